@@ -1,0 +1,1 @@
+"""DenseNet image classifier."""

@@ -1,0 +1,97 @@
+"""The command ``densenet``. One file a command below; no file outside this folder knows Click or Rich.
+
+A command's module is imported when it runs, so ``densenet --help`` starts in about the time of Click.
+Each defines ``command``. What is heavier still (numpy, an engine) is imported inside its function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from densenet_cli.errors import DensenetError
+
+COMMANDS = {
+    "predict": "Classify pictures: files, folders, globs, URLs or standard input.",
+    "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
+    "download-weights": "Fetch the published weights and check them.",
+    "cache": "Show what is stored on this machine; prune or verify it.",
+}
+"""Name -> what the list of commands says of it. The module is the name with underscores."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for, and not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the table's order, which is that of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, its module imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"densenet {version('densenet-cli')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version.")
+def densenet() -> None:
+    """Classify pictures with DenseNet.
+
+    \b
+    Examples:
+      densenet predict cat.jpg
+      densenet predict photos/ --variant 169 -o labels.csv
+      densenet summary --variant 201
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/output.md``)."""
+    try:
+        status = densenet.main(args, prog_name="densenet", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except DensenetError as error:
+        status = _report(error)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        status = 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`): no message, and none from the interpreter's own flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(error: DensenetError) -> int:
+    from densenet_cli.cli.console import is_verbose
+
+    if is_verbose():
+        import traceback
+
+        traceback.print_exception(error)
+    click.echo(f"Error: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,75 @@
+"""Where a command's words go: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_state = {"quiet": False, "verbose": False}
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not ctx.resilient_parsing:
+        _state[str(parameter.name)] = value
+
+
+def common_options(function: F) -> F:
+    """``--quiet`` and ``--verbose``, which every command takes."""
+    for option in (
+        click.option(
+            "--verbose", is_flag=True, expose_value=False, callback=_remember, help="Show a traceback with an error."
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, expose_value=False, callback=_remember, help="Say nothing but results and errors."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given."""
+    return _state["quiet"]
+
+
+def is_verbose() -> bool:
+    """Whether ``--verbose`` was given."""
+    return _state["verbose"]
+
+
+def say(message: str) -> None:
+    """A line on standard error, unless ``--quiet``."""
+    if not is_quiet():
+        click.echo(message, err=True)
+
+
+def warn(message: str) -> None:
+    """A line on standard error, always."""
+    click.echo(message, err=True)
+
+
+def show_progress() -> bool:
+    """Whether a progress bar has somebody to look at it: only on a terminal, and not with ``--quiet``."""
+    return not is_quiet() and sys.stderr.isatty()
+
+
+def stdout_console(**settings: Any) -> Console:
+    """A Rich console on standard output. It honours ``NO_COLOR``, pipes and ``COLUMNS`` by itself."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, **settings)
+
+
+def stderr_console() -> Console:
+    """A Rich console on standard error, for progress bars."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
