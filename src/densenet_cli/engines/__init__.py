@@ -1,0 +1,73 @@
+"""The engines: each runs a checkpoint's network on batches of pixels. A table; a third one is one more row."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from densenet_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.checkpoint import ModelMetadata
+
+    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Engine(Protocol):
+    """One network with its weights. Made quickly; what is slow to load is loaded by ``load``.
+
+    Attributes:
+        config: the network that the checkpoint holds.
+        metadata: what the checkpoint says of itself (labels, preprocessing, ...).
+    """
+
+    config: DenseNetConfig
+    metadata: ModelMetadata
+
+    def load(self) -> None:
+        """Get ready to run. ``run`` calls it where nobody else has."""
+        ...
+
+    def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
+        """Put pixels through the network.
+
+        Args:
+            batch: normalised RGB, (pictures, height, width, 3).
+            output: ``probabilities`` or ``logits``.
+
+        Returns:
+            (pictures, classes).
+        """
+        ...
+
+
+EMITTER = 1
+"""Goes up whenever ``onnx_graph`` emits another graph from the same arrays: cached graphs are then made anew."""
+
+ENGINES = {
+    "onnx": "densenet_cli.engines.onnx_engine:OnnxEngine",
+    "tensorflow": "densenet_cli.engines.tensorflow_engine:TensorFlowEngine",
+}
+"""Name -> the class, imported when it is asked for: ``Class(weights, config, threads)``."""
+
+DEFAULT = "onnx"
+
+
+def create(name: str, weights: Path, config: DenseNetConfig | None, threads: int) -> Engine:
+    """The engine called ``name`` on a checkpoint.
+
+    Args:
+        name: a key of ``ENGINES``; raises ``UsageError`` for any other.
+        weights: the checkpoint's file; raises ``CheckpointError`` where it can't be used.
+        config: the network it has to hold; None where the checkpoint itself tells.
+        threads: how many to compute with, at least 1.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"There is no engine {name!r}; there are {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), attribute)(weights, config, threads)
+    return engine

@@ -1,0 +1,214 @@
+"""Optimised ONNX graphs on disk, each in a folder whose name is a hash of all that it depends on.
+
+``<cache>/graphs/<key>/`` holds ``model.onnx``, its weights ``model.data`` (mapped into memory, not read) and
+``entry.json``: what it was made from, and size, mtime and ctime of both files. A graph fits one ONNX Runtime
+and one instruction set (its weights are blocked for the vector width), so both are part of the key. A folder is
+written aside, synced and renamed; one whose files aren't as recorded is made anew. Without a place to write,
+the graph is used from memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densenet_cli.paths import cache_dir
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights.identity import Identity
+
+if TYPE_CHECKING:
+    from densenet_cli.weights.checkpoint import Checkpoint, ModelMetadata
+
+MODEL, DATA, ENTRY = "model.onnx", "model.data", "entry.json"
+LAYOUT = 1
+"""Version of ``entry.json``."""
+
+
+@dataclass(frozen=True)
+class CachedGraph:
+    """A graph ready for a session: ``model`` is its path, or its bytes where it could not be kept."""
+
+    model: str | bytes
+    optimised: bool
+    config: DenseNetConfig
+    metadata: ModelMetadata
+
+
+def graphs_dir() -> Path:
+    """Where the graphs lie. May not exist."""
+    return cache_dir() / "graphs"
+
+
+def _instruction_set() -> str:
+    """The processor's vector instructions: a graph that another one optimised would be slow, or not run."""
+    from numpy._core._multiarray_umath import __cpu_features__ as features  # type: ignore[attr-defined]
+
+    return sys.platform + " " + " ".join(name for name, there in features.items() if there)
+
+
+def _key(identity: Identity, config: DenseNetConfig | None) -> str:
+    import hashlib
+
+    import onnxruntime
+
+    from densenet_cli.engines import EMITTER
+
+    parts = [identity.key(), repr(config), str(EMITTER), str(LAYOUT), onnxruntime.__version__, _instruction_set()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes when a file does: size, mtime and ctime in nanoseconds."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+    """The graph of a checkpoint: from the cache, else emitted, optimised and kept there.
+
+    Raises ``CheckpointError`` where the checkpoint can't be used. A cache that can't be read or written is none.
+    """
+    identity = Identity.of(weights)
+    folder = graphs_dir() / _key(identity, config)
+    found = _open(folder)
+    if found:
+        return found
+    from densenet_cli.engines import onnx_graph
+    from densenet_cli.weights import checkpoint
+
+    read = checkpoint.read(weights, config)
+    model = onnx_graph.emit(read.arrays, read.config)
+    try:
+        _store(folder, model, read, identity)
+    except OSError:
+        return CachedGraph(model, False, read.config, read.metadata)
+    return _open(folder) or CachedGraph(model, False, read.config, read.metadata)
+
+
+def _open(folder: Path) -> CachedGraph | None:
+    """The graph in ``folder``, if it is whole and as it was written."""
+    from densenet_cli.weights.checkpoint import ModelMetadata
+
+    try:
+        entry = json.loads((folder / ENTRY).read_bytes())
+        if any(_stamp(folder / name) != stamp for name, stamp in entry["stamps"].items()):
+            return None
+        config = DenseNetConfig.from_dict(entry["config"])
+        return CachedGraph(str(folder / MODEL), True, config, ModelMetadata.from_dict(entry["metadata"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> None:
+    """Optimise ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
+    import tempfile
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    try:
+        _optimise(model, aside)
+        names = (MODEL, DATA)
+        for name in names:
+            _sync(aside / name)
+        entry = {
+            "weights": identity.to_dict(),
+            "config": read.config.to_dict(),
+            "metadata": read.metadata.to_dict(),
+            "stamps": {name: _stamp(aside / name) for name in names},
+            "sha256": {name: _sha256(aside / name) for name in names},
+        }
+        (aside / ENTRY).write_text(json.dumps(entry))
+        _sync(aside / ENTRY)
+        if folder.exists():  # damaged, or another process was quicker: either way ours is as good
+            shutil.rmtree(folder, ignore_errors=True)
+        os.replace(aside, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _optimise(model: bytes, folder: Path) -> None:
+    """Let ONNX Runtime optimise as far as it can, and write what it would run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / MODEL)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no error class of its own for a full disk
+        raise OSError(str(error)) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What ``densenet cache`` shows of one cached graph.
+
+    Attributes:
+        folder: where it lies.
+        weights: path of the checkpoint that it was made from, None where the record can't be read.
+        size: bytes on disk.
+        state: ``current``, ``stale`` (other weights or versions), or ``damaged``.
+    """
+
+    folder: Path
+    weights: str | None
+    size: int
+    state: str
+
+
+def entries(verify: bool = False) -> Iterator[Entry]:
+    """Every cached graph. With ``verify`` the files are hashed, else only their recorded stamps are compared."""
+    root = graphs_dir()
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        yield _entry(folder, size, verify)
+
+
+def _entry(folder: Path, size: int, verify: bool) -> Entry:
+    try:
+        record = json.loads((folder / ENTRY).read_bytes())
+        identity = Identity.from_dict(record["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Entry(folder, None, size, "damaged")
+    if not _open(folder) or (verify and any(_sha256(folder / name) != sum_ for name, sum_ in record["sha256"].items())):
+        return Entry(folder, identity.path, size, "damaged")
+    return Entry(folder, identity.path, size, "current" if _is_current(folder, identity, record) else "stale")
+
+
+def _is_current(folder: Path, identity: Identity, record: dict[str, Any]) -> bool:
+    try:
+        if Identity.of(Path(identity.path)) != identity:
+            return False
+    except OSError:
+        return False
+    config = DenseNetConfig.from_dict(record["config"])
+    return folder.name in (_key(identity, config), _key(identity, None))
+
+
+def remove(entry: Entry) -> None:
+    """Delete a cached graph. Raises ``OSError`` where that is not allowed."""
+    shutil.rmtree(entry.folder)

@@ -1,0 +1,53 @@
+"""The reference engine: the Keras model on TensorFlow. Slow to start; its numbers are what the other is held against."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights import checkpoint
+
+if TYPE_CHECKING:
+    from densenet_cli.engines import FloatArray
+
+
+class TensorFlowEngine:
+    """See ``engines.Engine``."""
+
+    def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
+        read = checkpoint.read(weights, config)
+        self.config, self.metadata = read.config, read.metadata
+        self._arrays = read.arrays
+        self._threads = threads
+        self._model: Any = None
+
+    def load(self) -> None:
+        """Import TensorFlow and build the model."""
+        if self._model is not None:
+            return
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        import tensorflow as tf
+
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(self._threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            pass  # TensorFlow already runs in this process; its threads can't be changed any more.
+        import keras
+
+        from densenet_cli.engines import keras_layers
+
+        network = keras_layers.model(self.config)
+        keras_layers.set_arrays(network, self._arrays)
+        logits = network.get_layer("predictions").output
+        self._model = keras.Model(network.input, {"logits": logits, "probabilities": network.output})
+
+    def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
+        """See ``engines.Engine.run``."""
+        self.load()
+        return np.asarray(self._model.predict_on_batch(batch)[output], dtype=np.float32)

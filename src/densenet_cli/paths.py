@@ -1,0 +1,21 @@
+"""The two folders outside the package: the cache, which may be deleted at any time, and Keras' models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Where graphs and remembered checks lie: ``$DENSENET_CACHE``, else the platform's own place. May not exist."""
+    if given := os.environ.get("DENSENET_CACHE"):
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("densenet")
+
+
+def models_dir() -> Path:
+    """Where weights lie: ``$KERAS_HOME/models``, which Keras shares (default ``~/.keras/models``). May not exist."""
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".keras") / "models"

@@ -1,0 +1,155 @@
+"""Sources to outputs, streaming: decoded by threads, computed in batches, given back in input order.
+
+Three kinds of threads: one walks the sources, ``threads`` decode, and the caller's runs the engine while the
+others go on. At most ``window`` pictures are between the first and the last, so memory stays flat however
+many there are. A picture that fails travels on as its error, in its place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from densenet_cli.errors import PictureError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from densenet_cli.images.sources import Source
+
+    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+PATIENCE = 0.05
+"""Seconds to wait for one more source before a batch that isn't full is run: a slow writer at the other end
+of a pipe sees its results without having to close it."""
+
+
+class _Slot:
+    """One source on its way, and what became of it."""
+
+    __slots__ = ("ready", "result", "source")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.result: Any = None
+        self.ready = threading.Event()
+
+
+def stream(
+    sources: Iterable[Source],
+    load: Callable[[Source], Pixels],
+    run: Callable[[Pixels], FloatArray],
+    *,
+    batch_size: int,
+    threads: int,
+) -> Iterator[tuple[Source, FloatArray | PictureError]]:
+    """Each source with its outputs, in order.
+
+    Args:
+        sources: walked in a thread of its own, and not far ahead.
+        load: a source to pixels, uint8 (crops, side, side, 3), in a decoding thread; raises ``PictureError``.
+        run: pixels of several pictures, stacked, to outputs (rows, classes); in the caller's thread.
+        batch_size: pictures that ``run`` gets at once, at least 1.
+        threads: decoding threads, at least 1.
+
+    Yields:
+        The source, and either its outputs (crops, classes) or the error that it ended in.
+
+    Raises:
+        Whatever ``sources``, ``run`` or (other than ``PictureError``) ``load`` raise.
+    """
+    feed = _Feed(sources, load, window=3 * batch_size + threads, threads=threads)
+    try:
+        while batch := feed.batch(batch_size):
+            outputs = _run([slot.result for slot in batch], run)
+            for slot, output in zip(batch, outputs, strict=True):
+                yield slot.source, output
+    finally:
+        feed.stop()
+
+
+def _run(
+    results: list[Pixels | PictureError], run: Callable[[Pixels], FloatArray]
+) -> list[FloatArray | PictureError]:
+    """Outputs in the places of pixels; errors stay where they are."""
+    import numpy as np
+
+    pixels = [result for result in results if not isinstance(result, PictureError)]
+    if not pixels:
+        return [result for result in results if isinstance(result, PictureError)]
+    rows = run(np.concatenate(pixels))
+    parts = iter(np.split(rows, np.cumsum([len(crops) for crops in pixels])[:-1]))
+    return [result if isinstance(result, PictureError) else next(parts) for result in results]
+
+
+class _Feed:
+    """The threads in front of the engine. ``batch`` takes what they have done, in order."""
+
+    def __init__(
+        self, sources: Iterable[Source], load: Callable[[Source], Pixels], *, window: int, threads: int
+    ) -> None:
+        self._sources, self._load = sources, load
+        self._room = threading.Semaphore(window)
+        self._ordered: SimpleQueue[_Slot | BaseException | None] = SimpleQueue()
+        self._work: SimpleQueue[_Slot | None] = SimpleQueue()
+        self._threads = threads
+        self._stopped = False
+        self._ended = False
+        self._error: BaseException | None = None
+        # Daemons: neither a picture that takes minutes nor a pipe that stays silent may hold up the exit.
+        for target in [self._walk, *[self._decode] * threads]:
+            threading.Thread(target=target, daemon=True).start()
+
+    def _walk(self) -> None:
+        end: BaseException | None = None
+        try:
+            for source in self._sources:
+                self._room.acquire()
+                if self._stopped:
+                    break
+                slot = _Slot(source)
+                self._ordered.put(slot)
+                self._work.put(slot)
+        except BaseException as error:  # goes on in the caller's thread
+            end = error
+        self._ordered.put(end)
+        for _ in range(self._threads):
+            self._work.put(None)
+
+    def _decode(self) -> None:
+        while (slot := self._work.get()) is not None:
+            if not self._stopped:
+                try:
+                    slot.result = self._load(slot.source)
+                except BaseException as error:  # an unexpected one is raised in the caller's thread
+                    slot.result = error
+            slot.ready.set()
+
+    def batch(self, size: int) -> list[_Slot]:
+        """The next up to ``size`` slots, decoded; none at the end. An error comes behind all that was done before it."""
+        slots: list[_Slot] = []
+        while len(slots) < size and not self._ended:
+            try:
+                item = self._ordered.get(timeout=PATIENCE if slots else None)
+            except Empty:
+                break
+            if not isinstance(item, _Slot):
+                self._ended, self._error = True, item
+                break
+            item.ready.wait()
+            self._room.release()
+            if isinstance(item.result, BaseException) and not isinstance(item.result, PictureError):
+                self._ended, self._error = True, item.result
+                break
+            slots.append(item)
+        if not slots and self._error:
+            raise self._error
+        return slots
+
+    def stop(self) -> None:
+        """Let the threads end; what is not decoded yet stays undone."""
+        self._stopped = True
+        self._room.release()

@@ -1,0 +1,92 @@
+"""The stream keeps order, errors and bounds, whatever the batch size and the number of threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_cli.errors import UnreadableImage
+from densenet_cli.pipeline import stream
+
+
+def load(source):
+    """Source n: n % 3 + 1 crops of the value n; every fifth is broken."""
+    if source % 5 == 4:
+        raise UnreadableImage(f"{source} is broken")
+    time.sleep((source * 7919 % 3) / 2000)
+    return np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8)
+
+
+def run(pixels):
+    return pixels[:, 0, 0, :1].astype(np.float32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 40), batch_size=st.integers(1, 9), threads=st.integers(1, 4))
+def test_order_and_errors(count, batch_size, threads):
+    done = list(stream(range(count), load, run, batch_size=batch_size, threads=threads))
+    assert [source for source, _ in done] == list(range(count))
+    for source, output in done:
+        if source % 5 == 4:
+            assert isinstance(output, UnreadableImage)
+        else:
+            np.testing.assert_array_equal(output, np.full((source % 3 + 1, 1), source, dtype=np.float32))
+
+
+def test_the_walk_stays_close_ahead():
+    walked = []
+
+    def sources():
+        for number in range(10_000):
+            walked.append(number)
+            yield number
+
+    results = stream(sources(), load, run, batch_size=4, threads=2)
+    for _ in range(10):
+        next(results)
+    assert len(walked) < 60
+    results.close()
+
+
+def test_a_slow_source_does_not_hold_back_results():
+    release = threading.Event()
+
+    def sources():
+        yield 0
+        release.wait(30)
+        yield 1
+
+    results = stream(sources(), load, run, batch_size=8, threads=1)
+    assert next(results)[0] == 0
+    release.set()
+    assert next(results)[0] == 1
+
+
+def test_unexpected_errors_reach_the_caller():
+    def broken_walk():
+        yield 0
+        raise OSError("walk")
+
+    def broken_load(source):
+        raise ZeroDivisionError("load")
+
+    with pytest.raises(OSError, match="walk"):
+        list(stream(broken_walk(), load, run, batch_size=2, threads=2))
+    with pytest.raises(ZeroDivisionError, match="load"):
+        list(stream(range(3), broken_load, run, batch_size=2, threads=2))
+
+
+def test_threads_end_when_the_caller_leaves_early():
+    before = threading.active_count()
+    results = stream(range(1000), load, run, batch_size=2, threads=3)
+    next(results)
+    results.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
