@@ -71,9 +71,7 @@ def stream(
         feed.stop()
 
 
-def _run(
-    results: list[Pixels | PictureError], run: Callable[[Pixels], FloatArray]
-) -> list[FloatArray | PictureError]:
+def _run(results: list[Pixels | PictureError], run: Callable[[Pixels], FloatArray]) -> list[FloatArray | PictureError]:
     """Outputs in the places of pixels; errors stay where they are."""
     import numpy as np
 

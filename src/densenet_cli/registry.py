@@ -50,9 +50,7 @@ def _published(name: str, blocks: tuple[int, ...], md5: str) -> Variant:
 
 def _bc(depth: int, growth_rate: int) -> Variant:
     """DenseNet-BC for 32x32 pictures: three blocks of (depth - 4) / 6 layers, 2k maps out of the stem."""
-    config = DenseNetConfig(
-        ((depth - 4) // 6,) * 3, growth_rate, "cifar", 2 * growth_rate, classes=10, input_size=32
-    )
+    config = DenseNetConfig(((depth - 4) // 6,) * 3, growth_rate, "cifar", 2 * growth_rate, classes=10, input_size=32)
     return Variant(f"bc-{depth}-{growth_rate}", config, labels=None)
 
 

@@ -28,7 +28,12 @@ def common_options(function: F) -> F:
             "--verbose", is_flag=True, expose_value=False, callback=_remember, help="Show a traceback with an error."
         ),
         click.option(
-            "-q", "--quiet", is_flag=True, expose_value=False, callback=_remember, help="Say nothing but results and errors."
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Say nothing but results and errors.",
         ),
     ):
         function = option(function)

@@ -70,9 +70,7 @@ class ArithmeticOps:
         height, width, maps = x
         return self._add(name, "ZeroPadding2D", (height + 2 * padding, width + 2 * padding, maps))
 
-    def conv(
-        self, x: tuple[int, ...], name: str, *, filters: int, kernel: int, stride: int = 1
-    ) -> tuple[int, ...]:
+    def conv(self, x: tuple[int, ...], name: str, *, filters: int, kernel: int, stride: int = 1) -> tuple[int, ...]:
         height, width, maps = x
         if stride > 1:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
@@ -89,9 +87,7 @@ class ArithmeticOps:
     def relu(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
         return self._add(name, "Activation", x)
 
-    def _pool(
-        self, x: tuple[int, ...], name: str, kind: str, size: int, stride: int
-    ) -> tuple[int, ...]:
+    def _pool(self, x: tuple[int, ...], name: str, kind: str, size: int, stride: int) -> tuple[int, ...]:
         height, width, maps = x
         return self._add(name, kind, ((height - size) // stride + 1, (width - size) // stride + 1, maps))
 

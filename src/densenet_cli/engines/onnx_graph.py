@@ -58,7 +58,13 @@ class OnnxOps:
         self.graph: Graph = {}
 
     def _add(
-        self, name: str, kind: str, inputs: list[Tensor], channels: int, *arrays: np.ndarray[Any, Any], **attributes: Any
+        self,
+        name: str,
+        kind: str,
+        inputs: list[Tensor],
+        channels: int,
+        *arrays: np.ndarray[Any, Any],
+        **attributes: Any,
     ) -> Tensor:
         self.graph[name] = Node(kind, [x.name for x in inputs], list(arrays), attributes)
         return Tensor(name, channels)
@@ -85,9 +91,7 @@ class OnnxOps:
         return self._add(name, "Relu", [x], x.channels)
 
     def _pool(self, kind: str, x: Tensor, name: str, size: int, stride: int) -> Tensor:
-        return self._add(
-            name, kind, [x], x.channels, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[0] * 4
-        )
+        return self._add(name, kind, [x], x.channels, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[0] * 4)
 
     def max_pool(self, x: Tensor, name: str, *, size: int, stride: int) -> Tensor:
         return self._pool("MaxPool", x, name, size, stride)
@@ -175,7 +179,9 @@ def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
     for output in OUTPUTS:
         nodes.append(helper.make_node("Identity", [getattr(outputs, output).name], [output], name=f"{output}_out"))
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    results = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", config.classes]) for output in OUTPUTS]
+    results = [
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", config.classes]) for output in OUTPUTS
+    ]
     graph = helper.make_graph(nodes, "densenet", [pixels], results, initializers)
     model: onnx.ModelProto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
