@@ -1,0 +1,193 @@
+"""What a picture's classification is, and how it is written: a ``Prediction`` and its JSON, JSON Lines and CSV forms.
+
+The forms are a contract (``docs/output.md``). Two rules keep them exact whatever a file is called:
+
+- A name that is not UTF-8 (Python holds such bytes as lone surrogates) is written with backslash escapes, its own
+  backslashes doubled; JSON also gives its bytes whole. In CSV, which has no room for them, every backslash is doubled.
+- Probabilities are float32, written in the fewest decimals that give the same float32 again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One class a picture may show.
+
+    Attributes:
+        rank: 1 for the most probable class.
+        index: the class's number in the model's label table; without a table, its position in the head.
+        id: the class's WordNet id or the like, None where the table has none.
+        label: its readable name.
+        probability: a float32's value, in [0, 1].
+    """
+
+    rank: int
+    index: int
+    id: str | None
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a picture has no prediction: the name of a ``PictureError`` class, and its sentence."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """The failure that ``error`` stands for, without the traceback (and the pictures) that it holds on to."""
+        return cls(type(error).__name__, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One picture's result: its most probable classes in order, or the reason why there are none.
+
+    Attributes:
+        source: the picture's name, bytes that are not UTF-8 held as ``os.fsdecode`` does.
+        model: the model's name.
+        predictions: the best first; empty where ``--min-prob`` left none, and with an error.
+        error: None, unless the picture could not be classified.
+    """
+
+    source: str
+    model: str
+    predictions: tuple[Score, ...] = ()
+    error: Failure | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON's types. A probability that is no finite number is None."""
+        record: dict[str, Any] = {"source": self.source}
+        if not _is_unicode(self.source):
+            import base64
+
+            record["source"] = escaped(self.source)
+            record["source_bytes"] = base64.b64encode(_to_bytes(self.source)).decode()
+        record["model"] = unicode(self.model)
+        if self.error is not None:
+            record["error"] = {"type": self.error.type, "message": unicode(self.error.message)}
+        else:
+            record["predictions"] = [
+                {
+                    "rank": score.rank,
+                    "index": score.index,
+                    "id": None if score.id is None else unicode(score.id),
+                    "label": unicode(score.label),
+                    "probability": shortest(score.probability),
+                }
+                for score in self.predictions
+            ]
+        return record
+
+    def to_json(self) -> str:
+        """One line of JSON. Characters that a terminal would act on, or that can't be seen, are escaped."""
+        import json
+
+        line = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        if line.isprintable():
+            return line
+        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+    def to_rows(self) -> list[tuple[str, ...]]:
+        """The rows of ``CSV_COLUMNS``: one a class, or a single one where there is none or an error."""
+        first = (escaped(self.source), unicode(self.model))
+        if self.error is not None:
+            return [(*first, "", "", "", "", "", f"{self.error.type}: {unicode(self.error.message)}")]
+        if not self.predictions:
+            return [(*first, "", "", "", "", "", "")]
+        return [
+            (
+                *first,
+                str(score.rank),
+                str(score.index),
+                unicode(score.id or ""),
+                unicode(score.label),
+                "" if (probability := shortest(score.probability)) is None else repr(probability),
+                "",
+            )
+            for score in self.predictions
+        ]
+
+    def to_csv(self) -> str:
+        """The rows as lines of CSV; a field with a line break in it is quoted, so a line may hold one."""
+        return "".join(map(csv_line, self.to_rows()))
+
+
+def csv_line(fields: tuple[str, ...]) -> str:
+    """One row of CSV with a plain newline behind it."""
+    import csv
+
+    line: str = csv.writer(_Line).writerow(fields)
+    return line
+
+
+class _Line:
+    """A 'file' that hands back what is written to it. The csv module quotes a lone CR only if its row ends in one."""
+
+    @staticmethod
+    def write(line: str) -> str:
+        return line.removesuffix("\r\n") + "\n"
+
+
+def shortest(probability: float) -> float | None:
+    """The number whose decimals are the fewest that read as the same float32; None for NaN and the infinities."""
+    import numpy as np
+
+    value = np.float32(probability)
+    return float(str(value)) if np.isfinite(value) else None
+
+
+def escaped(name: str) -> str:
+    r"""A name as Unicode that can be turned back: ``\`` as ``\\``, a byte that is not UTF-8 as ``\xff``."""
+    return unicode(name.replace("\\", "\\\\"))
+
+
+def unicode(text: str) -> str:
+    r"""The text itself, or where it holds bytes that are not UTF-8, with those written as ``\xff``."""
+    return text if _is_unicode(text) else _to_bytes(text).decode("utf-8", "backslashreplace")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _to_bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no name on a disk decodes to
+        return name.encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How records make a file: ``head``, the records with ``between`` between them, ``foot``.
+
+    ``resumable``: whether an interrupted file can be gone on with.
+    """
+
+    encode: Callable[[Prediction], str]
+    head: str = ""
+    between: str = ""
+    foot: str = ""
+    resumable: bool = True
+
+
+FORMATS: dict[str, Format] = {
+    "json": Format(Prediction.to_json, "[\n", ",\n", "\n]\n", resumable=False),
+    "jsonl": Format(lambda prediction: prediction.to_json() + "\n"),
+    "csv": Format(Prediction.to_csv, ",".join(CSV_COLUMNS) + "\n"),
+}
+"""The formats a file of results can have, by name; a file's suffix is a dot and the name."""
