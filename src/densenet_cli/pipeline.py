@@ -45,6 +45,7 @@ def stream(
     *,
     batch_size: int,
     threads: int,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Source, FloatArray | PictureError]]:
     """Each source with its outputs, in order.
 
@@ -54,6 +55,7 @@ def stream(
         run: pixels of several pictures, stacked, to outputs (rows, classes); in the caller's thread.
         batch_size: pictures that ``run`` gets at once, at least 1.
         threads: decoding threads, at least 1.
+        prepare: called once, while the first pictures are being decoded: whatever ``run`` needs to be loaded.
 
     Yields:
         The source, and either its outputs (crops, classes) or the error that it ended in.
@@ -63,6 +65,7 @@ def stream(
     """
     feed = _Feed(sources, load, window=3 * batch_size + threads, threads=threads)
     try:
+        prepare()
         while batch := feed.batch(batch_size):
             outputs = _run([slot.result for slot in batch], run)
             for slot, output in zip(batch, outputs, strict=True):

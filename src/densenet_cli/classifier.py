@@ -1,0 +1,227 @@
+"""The public face: a network with its weights, and pictures in, labels out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densenet_cli import engines, labels, registry
+from densenet_cli.errors import CheckpointError, PictureError, UsageError
+from densenet_cli.images import decoding, sources
+from densenet_cli.images.preprocessing import WAYS, Preprocessing, normalize
+from densenet_cli.pipeline import stream
+from densenet_cli.results import Failure, Prediction, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from densenet_cli.images.sources import Source
+    from densenet_cli.weights.store import Progress
+
+    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+BATCH_SIZE = 8
+DECODE_MEMORY = 700
+TOP_K = 5
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Classifier:
+    """A DenseNet with its weights.
+
+    ``Classifier("121").predict("cat.jpg", top_k=5)`` gives a ``Prediction``.
+
+    Args:
+        variant: a name of the registry; 121 where neither it nor ``weights`` is given. With ``weights``, which then
+            must hold that network.
+        weights: a checkpoint's file (HDF5, ``.keras``, safetensors) instead of the variant's published one.
+        labels: a file of class names, one a line, instead of the model's own.
+        engine: ``onnx`` or ``tensorflow``.
+        preprocess: a name of ``images.preprocessing.WAYS``; None for the model's own way, else ``crop``.
+        exact: never decode a large JPEG at reduced scale.
+        ten_crop: average over the paper's ten crops (only with ``crop``).
+        batch_size: pictures computed at once, at least 1.
+        threads: threads that compute, and as many that decode; None for the number of cores.
+        decode_memory: megabytes that the pictures being decoded may hold together.
+        offline: never touch the network for weights.
+        base_url: where to fetch weights from, instead of the published places.
+        progress: called with (file name, bytes done, bytes in all or None) while weights arrive.
+
+    Raises:
+        UsageError: a value that isn't allowed, or labels of another number than the head's.
+        WeightsError: weights that can't be had, or don't fit.
+
+    Attributes:
+        model: the name that results carry: ``densenet121``, or the checkpoint's without its suffix.
+        weights: path of the checkpoint in use.
+        config: the network's configuration.
+        labels: a label for each position of the head.
+        preprocessing: how pictures are prepared.
+    """
+
+    def __init__(
+        self,
+        variant: str | None = None,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        engine: str = engines.DEFAULT,
+        preprocess: str | None = None,
+        exact: bool = False,
+        ten_crop: bool = False,
+        batch_size: int = BATCH_SIZE,
+        threads: int | None = None,
+        decode_memory: int = DECODE_MEMORY,
+        offline: bool = False,
+        base_url: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}.")
+        self._batch_size = batch_size
+        self._threads = threads or _cores()
+        self._budget = decoding.DecodeBudget(decode_memory)
+        if preprocess is not None and preprocess not in WAYS:
+            raise UsageError(f"There is no preprocessing {preprocess!r}; there are {', '.join(WAYS)}.")
+        if weights is None:
+            chosen = registry.get(variant or registry.DEFAULT)
+            self.model = chosen.model
+            self.weights = self._locate(chosen, offline, base_url, progress)
+            self._engine = engines.create(engine, self.weights, chosen.config, self._threads)
+        else:
+            self.weights = Path(weights)
+            self.model = self.weights.name.removesuffix(self.weights.suffix).removesuffix(".weights")
+            self._engine = engines.create(engine, self.weights, None, self._threads)
+            if variant is not None:
+                self._check_variant(registry.get(variant))
+        self.config = self._engine.config
+        metadata = self._engine.metadata
+        self.labels = self._choose_labels(labels)
+        way = preprocess or metadata.preprocess or "crop"
+        if ten_crop and way != "crop":
+            raise UsageError(f"Ten crops are taken with the preprocessing crop only, not with {way}.")
+        size = metadata.input_size or self.config.input_size
+        self.preprocessing = Preprocessing(way, size, exact=exact, ten_crop=ten_crop)
+
+    @staticmethod
+    def _locate(
+        variant: registry.Variant, offline: bool, base_url: str | None, progress: Progress | None
+    ) -> Path:
+        from densenet_cli.weights import store
+
+        return store.locate(variant, offline=offline, base_url=base_url, progress=progress)
+
+    def _check_variant(self, variant: registry.Variant) -> None:
+        """The checkpoint's layers must be the variant's; its head and input size are its own."""
+        found = self._engine.config
+        for field in ("blocks", "growth_rate", "stem", "stem_width", "compression"):
+            mine, asked = getattr(found, field), getattr(variant.config, field)
+            if mine != asked:
+                raise CheckpointError(
+                    f"{self.weights} does not hold the variant {variant.name}: its {field.replace('_', ' ')} "
+                    f"is {mine}, not {asked}. Leave out --variant to use it as it is."
+                )
+
+    def _choose_labels(self, path: str | os.PathLike[str] | None) -> labels.Labels:
+        classes = self.config.classes
+        if path is not None:
+            return labels.read_file(Path(path), classes)
+        if self._engine.metadata.labels is not None:
+            return self._engine.metadata.labels
+        table = labels.imagenet() if classes == IMAGENET_CLASSES else None
+        return table or labels.plain(classes)
+
+    def predict(self, picture: object, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+        """Classify one picture.
+
+        Args:
+            picture: a path, a URL, encoded bytes, a binary file object, a PIL image, or an array of uint8
+                (height, width, 3), RGB.
+            top_k: how many classes to give, at least 1; more than there are means all.
+            min_prob: leave out classes less probable, in [0, 1].
+
+        Raises:
+            PictureError: the picture can't be classified; the subclass says why.
+        """
+        source = sources.from_object(picture)
+        (_, output), *_ = self._stream([source], threads=1)
+        if isinstance(output, PictureError):
+            raise output
+        return self._prediction(source, output, top_k, min_prob)
+
+    def predict_many(
+        self, pictures: Iterable[object], top_k: int = TOP_K, min_prob: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Classify any number of pictures, streaming, in order; memory does not grow with their number.
+
+        Args:
+            pictures: what ``predict`` takes; a string or path may also be a folder or a glob. It is walked in a
+                thread of its own.
+            top_k: how many classes to give, at least 1.
+            min_prob: leave out classes less probable, in [0, 1].
+
+        Yields:
+            A ``Prediction`` a picture; where one failed, with its ``error`` set.
+        """
+        return self.classify(_expand(pictures), top_k, min_prob)
+
+    def classify(self, found: Iterable[Source], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
+        """Like ``predict_many``, on sources that were expanded already (``images.sources.expand``)."""
+        for source, output in self._stream(found, self._threads):
+            if isinstance(output, PictureError):
+                yield Prediction(source.name, self.model, error=Failure.of(output))
+            else:
+                yield self._prediction(source, output, top_k, min_prob)
+
+    def probabilities(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
+        """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
+        for source, output in self._stream(_expand(pictures), self._threads):
+            yield source.name, output
+
+    def _stream(self, found: Iterable[Source], threads: int) -> Iterator[tuple[Source, FloatArray | PictureError]]:
+        crops = 10 if self.preprocessing.ten_crop else 1
+        outputs = stream(
+            found,
+            partial(decoding.load, preprocessing=self.preprocessing, budget=self._budget),
+            self._run,
+            batch_size=-(-self._batch_size // crops),
+            threads=threads,
+            prepare=self._engine.load,
+        )
+        for source, output in outputs:
+            # One crop stays as it is: a mean over one row is that row, bit for bit.
+            yield source, output if isinstance(output, PictureError) else output.mean(axis=0)
+
+    def _run(self, pixels: Pixels) -> FloatArray:
+        return self._engine.run(normalize(pixels))
+
+    def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
+        if top_k < 1:
+            raise UsageError(f"top_k must be at least 1, not {top_k}.")
+        best = (-probabilities).argsort(kind="stable")[:top_k]
+        scores = (
+            Score(rank, label.index, label.id, label.name, float(probabilities[position]))
+            for rank, position in enumerate(best, start=1)
+            if probabilities[position] >= min_prob and (label := self.labels[position])
+        )
+        return Prediction(source.name, self.model, tuple(scores))
+
+
+IMAGENET_CLASSES = 1000
+
+
+def _expand(pictures: Iterable[object]) -> Iterator[Source]:
+    for picture in pictures:
+        if isinstance(picture, str | os.PathLike):
+            yield from sources.expand([os.fspath(picture)])
+        else:
+            yield sources.from_object(picture)

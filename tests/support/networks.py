@@ -1,0 +1,94 @@
+"""Random arrays on which a mistake in the network shows.
+
+Keras' default initialisation gives every class 0.001, and batch norm statistics of 0 and 1 hide an epsilon or a
+skipped layer. Here statistics are random, half of the variances are 1e-5 or less, signals keep their size through
+any depth, and the head is scaled so that the best class of a real photograph is neither sure nor unlikely.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from densenet_cli.engines.arithmetic import array_shapes
+from densenet_cli.registry import Variant
+from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+
+TINY = DenseNetConfig((1, 2), growth_rate=4, stem_width=8, classes=10, input_size=32)
+"""A network for tests of everything around a network; it answers in well under a millisecond."""
+
+TOP = 0.5
+"""The probability that ``random_arrays`` gives the best class of its calibration picture."""
+
+
+def tiny_variant(name: str = "test-tiny", **settings) -> Variant:
+    return Variant(name, TINY, labels=None, **settings)
+
+
+def random_batch_norm(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:
+    variance = np.where(rng.random(channels) < 0.5, rng.uniform(1e-7, 1e-5, channels), rng.uniform(0.5, 1.5, channels))
+    gamma = np.sqrt(variance + BN_EPSILON) * rng.uniform(0.7, 1.4, channels)
+    return {
+        "gamma": gamma,
+        "beta": rng.normal(0, 0.3, channels),
+        "moving_mean": rng.normal(0, 0.3, channels),
+        "moving_variance": variance,
+    }
+
+
+def uncalibrated(config: DenseNetConfig, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for layer, parts in array_shapes(config).items():
+        if "gamma" in parts:
+            values = random_batch_norm(rng, parts["gamma"][0])
+        else:
+            values = {
+                name: rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape) if name == "kernel" else np.zeros(shape)
+                for name, shape in parts.items()
+            }
+        arrays[layer] = {name: value.astype(np.float32) for name, value in values.items()}
+    return arrays
+
+
+def random_arrays(config: DenseNetConfig, seed: int = 0, picture: np.ndarray | None = None):
+    """Arrays of ``config``; the head's scale puts the best class of ``picture`` (normalised, one row) at ``TOP``."""
+    arrays = uncalibrated(config, seed)
+    if picture is None:
+        picture = np.random.default_rng(1).normal(0, 1, (1, config.input_size, config.input_size, 3))
+    logits = onnx_outputs(arrays, config, picture.astype(np.float32))[0].astype(np.float64)
+    low, high = 0.0, 1e4 / np.ptp(logits)
+    for _ in range(60):
+        scale = (low + high) / 2
+        weights = np.exp(scale * (logits - logits.max()))
+        low, high = (scale, high) if weights.max() / weights.sum() < TOP else (low, scale)
+    head = arrays["predictions"]
+    head["kernel"] = (head["kernel"] * scale).astype(np.float32)
+    head["bias"] = np.random.default_rng(seed + 1).normal(0, 0.01, head["bias"].shape).astype(np.float32)
+    return arrays
+
+
+def onnx_outputs(arrays, config: DenseNetConfig, batch: np.ndarray, output: str = "logits") -> np.ndarray:
+    """What the emitted graph gives, without a file or a cache between."""
+    import onnxruntime
+
+    from densenet_cli.engines import onnx_graph
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        onnx_graph.emit(arrays, config), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run([output], {"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2))})[0]
+
+
+@cache
+def tiny_weights(folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of ``TINY`` in ``folder``, in the published layout."""
+    from tests.support.checkpoints import write_legacy_h5
+
+    path = folder / f"tiny{seed}.h5"
+    write_legacy_h5(path, random_arrays(TINY, seed), TINY)
+    return path

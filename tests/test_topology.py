@@ -1,0 +1,102 @@
+"""The table of the configurations, and the arithmetic against Keras layer by layer."""
+
+from __future__ import annotations
+
+import pytest
+
+from densenet_cli import registry
+from densenet_cli.engines.arithmetic import array_shapes, layers
+from densenet_cli.topology import DenseNetConfig
+
+# parameters with the BN statistics, trainable ones, multiply-adds at the input size.
+# The first four are torchvision's published figures; the BC networks' trainable parameters are counted from the paper.
+TABLE = {
+    "121": (8_062_504, 7_978_856, 2.834e9),
+    "169": (14_307_880, 14_149_480, 3.360e9),
+    "201": (20_242_984, 20_013_928, 4.291e9),
+    "161": (28_900_936, 28_681_000, 7.728e9),
+    "264": (33_736_232, 33_337_704, 5.752e9),
+    "bc-100-12": (None, 769_162, None),
+    "bc-250-24": (None, 15_324_406, None),
+    "bc-190-40": (None, 25_624_430, None),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_table(name):
+    parameters, trainable, multiply_adds = TABLE[name]
+    found = layers(registry.get(name).config)
+    assert sum(layer.trainable for layer in found) == trainable
+    if parameters:
+        assert sum(layer.parameters for layer in found) == parameters
+    if multiply_adds:
+        assert round(sum(layer.multiply_adds for layer in found) / 1e9, 3) == multiply_adds / 1e9
+
+
+def test_the_table_is_the_registry():
+    assert set(TABLE) <= set(registry.VARIANTS)
+
+
+def keras_shape(tensor):
+    return tuple(tensor.shape)[1:]
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [(registry.get(name).config, None) for name in ("121", "169", "201", "161", "bc-100-12")]
+    + [(DenseNetConfig((2, 3), 6, "small", 10, 0.7, 7, 50), None), (registry.get("121").config, 225)],
+    ids=lambda value: str(value)[:60],
+)
+def test_arithmetic_equals_keras_layer_by_layer(keras, config, size):
+    from densenet_cli.engines import keras_layers
+
+    network = keras_layers.model(config)
+    side = size or config.input_size
+    shapes = {}
+    # The model takes any size; shapes come from running its layers on a symbolic picture of one size.
+    symbolic = keras.Input((side, side, 3))
+    clone = keras.models.clone_model(network, input_tensors=symbolic)
+    for layer in clone.layers:
+        shapes[layer.name] = layer
+    for expected in layers(config, size):
+        layer = shapes[expected.name]
+        assert type(layer).__name__ == expected.kind, expected.name
+        assert keras_shape(layer.output) == expected.output, expected.name
+        assert layer.count_params() == expected.parameters, expected.name
+        assert sum(weight.shape.num_elements() for weight in layer.trainable_weights) == expected.trainable
+        assert {weight.name: tuple(weight.shape) for weight in layer.weights} == expected.arrays
+    names = {layer.name for layer in clone.layers if type(layer).__name__ != "InputLayer"}
+    assert names == {layer.name for layer in layers(config, size)}
+
+
+@pytest.mark.parametrize("name", ["121", "169", "201"])
+def test_same_layers_as_keras_applications(keras, name):
+    theirs = getattr(keras.applications, f"DenseNet{name}")(weights=None)
+    held = {
+        layer.name: {weight.name: tuple(weight.shape) for weight in layer.weights}
+        for layer in theirs.layers
+        if layer.weights
+    }
+    assert held == array_shapes(registry.get(name).config)
+    assert theirs.count_params() == TABLE[name][0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"blocks": ()}, {"blocks": (0,)}, {"stem": "none"}, {"compression": 0}, {"compression": 1.5}, {"classes": 0}],
+)
+def test_a_configuration_checks_its_values(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        DenseNetConfig(**{"blocks": (1,), **settings})
+
+
+def test_a_picture_can_be_too_small():
+    with pytest.raises(ValueError, match="too small"):
+        layers(registry.get("121").config, 16)
+
+
+def test_a_configuration_survives_json():
+    import json
+
+    config = registry.get("bc-100-12").config
+    assert DenseNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
