@@ -1,0 +1,222 @@
+"""Records in a file that is as good as finished after every one of them.
+
+A record is one write at the end of the file; in a JSON array it goes over the closing bracket, with a new bracket
+behind it. So an interruption, even SIGKILL, leaves whole records, and a full disk is undone to the last of them. A power
+cut can take what the system had not yet stored, and ``--resume`` does that again: the disk is waited for at the end only.
+
+Nothing that was there is touched before the first record: weights that are missing cost no old results.
+An empty file counts as none. ``FILE.meta.json`` is written before the first byte of records, so records never lack it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from densenet_cli.durable import lock, sync, sync_folder, write_all, write_aside
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.records import N, RecordWriter
+from densenet_cli.results import Prediction, escaped, unicode
+from densenet_cli.resume import Survey, survey
+
+_CHUNK = 1 << 20
+
+
+class FileWriter(RecordWriter):
+    """Writes to a file; see ``open_records`` for the arguments.
+
+    Entering raises UsageError (the file holds something and neither ``resume`` nor ``overwrite`` was said; it was made
+    with other settings) and OutputError (it can't be written; another run is writing it; it is no file of records).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format_name: str,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+    ) -> None:
+        super().__init__(format_name)
+        self._name = unicode(str(path))
+        self._path = Path(os.path.realpath(path))
+        self._meta = path.with_name(f"{path.name}.meta.json")
+        self._format_name = format_name
+        self._settings = settings
+        self._resume = resume
+        self._overwrite = overwrite
+        self._retry_errors = retry_errors
+        self._found = Survey()
+        self._begun = False
+        self._end = 0
+        """Where the next record goes: behind the last whole one."""
+
+    def __enter__(self) -> Self:
+        with self._reporting():
+            self._file, self._created = _open(self._path)
+            try:
+                lock(self._file)
+                self._look()
+            except BaseException:
+                self._discard()
+                raise
+        return self
+
+    def _look(self) -> None:
+        """See what the file holds, without changing it."""
+        if os.fstat(self._file.fileno()).st_size == 0 or self._overwrite:
+            return
+        if not self._resume:
+            go_on = "go on with it by --resume, " if self.format.resumable else ""
+            raise UsageError(f"{self._name} exists; {go_on}replace it by --overwrite, or name another file.")
+        self._compare_settings()
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            self._found = survey(file, self._name, self._format_name, retry_errors=self._retry_errors)
+        self.recorded = sum(self._found.done.values())
+        self.recorded_errors = self._found.errors
+
+    def _compare_settings(self) -> None:
+        meta = unicode(str(self._meta))
+        try:
+            with open(self._meta, encoding="utf-8") as file:
+                before = json.load(file)
+        except FileNotFoundError:
+            raise UsageError(
+                f"{meta} is missing, so the settings of {self._name} are not known; start anew with --overwrite."
+            ) from None
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise UsageError(f"{meta} is damaged; start anew with --overwrite.")
+        now = json.loads(json.dumps(self._settings))
+        absent = object()
+        differing = [
+            f"{name} (now {json.dumps(now.get(name))}, before {json.dumps(before.get(name))})"
+            for name in now | before
+            if now.get(name, absent) != before.get(name, absent)
+        ]
+        if differing:
+            raise UsageError(
+                f"{self._name} was made with other settings: {', '.join(differing)}; "
+                "use those for --resume, or start anew with --overwrite."
+            )
+
+    def pending(self, sources: Iterable[N]) -> Iterator[N]:
+        """The sources without a record, in order, and behind them those whose error records are dropped.
+
+        A name counts as often as it has records, so a source given twice gets two.
+        """
+        done, retried = self._found.done.copy(), self._found.retried.copy()
+        last = []
+        for source in sources:
+            key = hash(escaped(source.name))
+            if done.get(key):
+                done[key] -= 1
+            elif retried.get(key):
+                retried[key] -= 1
+                last.append(source)
+            else:
+                yield source
+        yield from last
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one record whole, or leave the file as it was and raise OutputError."""
+        with self._reporting():
+            self._begin()
+            self._append(self.format.encode(prediction))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._end == 0:
+            self._discard()
+            return
+        with self._reporting() if kind is None else contextlib.suppress(OSError), self._file:
+            self._begin()
+            if self._end == 0:
+                self._append("")
+            sync(self._file)
+            sync_folder(self._path.parent)
+
+    def _begin(self) -> None:
+        """Make the file what the first record of this run goes behind."""
+        if self._begun:
+            return
+        size = self._found.size
+        if size and self._found.ranges[-1][1] > size:
+            self._compact()
+        else:
+            self._file.truncate(size)
+        if size == 0:
+            sync(self._file)
+            write_aside(self._meta, [json.dumps(dict(self._settings), indent=2).encode() + b"\n"]).close()
+        self._end = size
+        self._begun = True
+
+    def _compact(self) -> None:
+        """Leave only the ranges to keep, in a new file that takes the old one's place when it is whole."""
+
+        def chunks() -> Iterator[bytes]:
+            for start, stop in self._found.ranges:
+                self._file.seek(start)
+                while start < stop:
+                    chunk = self._file.read(min(_CHUNK, stop - start))
+                    if not chunk:
+                        raise OSError(errno.EIO, "it was cut meanwhile")
+                    start += len(chunk)
+                    yield chunk
+
+        mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
+        kept = write_aside(self._path, chunks(), mode)
+        self._file.close()
+        self._file = kept
+
+    def _append(self, record: str) -> None:
+        lead = self.format.between if self._end else self.format.head
+        data, foot = (lead + record).encode(), self.format.foot.encode()
+        try:
+            self._file.seek(self._end)
+            write_all(self._file, data + foot)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+                if self._end:
+                    self._file.seek(self._end)
+                    write_all(self._file, foot)
+            raise
+        self._end += len(data)
+
+    def _discard(self) -> None:
+        """Close, and leave no empty file that was not there before."""
+        with contextlib.suppress(OSError):
+            if self._created:
+                self._path.unlink()
+                if self._begun:
+                    self._meta.unlink()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = "; the records before are whole" if self._end else ""
+            way_on = ", and --resume goes on behind them" if kept and self.format.resumable else ""
+            raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
+
+
+def _open(path: Path) -> tuple[BinaryIO, bool]:
+    """The file, unbuffered, and whether it was made now."""
+    try:
+        return open(path, "x+b", buffering=0), True
+    except FileExistsError:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file") from None
+        return open(path, "r+b", buffering=0), False

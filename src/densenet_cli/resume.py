@@ -1,0 +1,141 @@
+"""What an interrupted file of records holds: which sources are done, and which bytes are kept.
+
+The last record is never kept, since it may be half of one: half a line of JSON, or some of a picture's rows in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+from densenet_cli.errors import OutputError
+from densenet_cli.results import CSV_COLUMNS, FORMATS, escaped
+
+
+@dataclass(slots=True)
+class Survey:
+    """What to keep of a file of records.
+
+    Attributes:
+        ranges: the bytes kept, as (start, stop), in order and apart from one another.
+        done: hash of a source's escaped name -> number of its records kept. (A hundred thousand take some 10 MB;
+            that two names share one of 2**64 hashes is no more likely than 1 in 10**9.)
+        retried: the same of the error records dropped.
+        errors: number of error records kept.
+    """
+
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    done: dict[int, int] = field(default_factory=dict)
+    retried: dict[int, int] = field(default_factory=dict)
+    errors: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of bytes kept."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    def keep(self, start: int, stop: int) -> None:
+        """Keep bytes behind the others."""
+        if self.ranges and self.ranges[-1][1] == start:
+            start = self.ranges.pop()[0]
+        if start < stop:
+            self.ranges.append((start, stop))
+
+
+class Record(NamedTuple):
+    """A record in the file, from ``start`` up to where the next one begins; ``source`` is the escaped name."""
+
+    start: int
+    source: str
+    failed: bool
+
+
+def survey(file: BinaryIO, name: str, format_name: str, *, retry_errors: bool) -> Survey:
+    """Read a file of records from its beginning; ``name`` is what messages call it.
+
+    Raises OutputError where anything but the end of the file is no record: it is then no file of ours, or damaged.
+    """
+    found = Survey()
+    head = FORMATS[format_name].head.encode()
+    start = file.read(len(head))
+    if start != head:
+        if head.startswith(start):
+            return found
+        raise OutputError(
+            f"{name} does not begin as this version's .{format_name} files do; start anew with --overwrite."
+        )
+    found.keep(0, len(head))
+    records = _READERS[format_name](file, len(head))
+    try:
+        record = next(records, None)
+        for following in records:
+            assert record is not None
+            key = hash(record.source)
+            if record.failed and retry_errors:
+                found.retried[key] = found.retried.get(key, 0) + 1
+            else:
+                found.keep(record.start, following.start)
+                found.done[key] = found.done.get(key, 0) + 1
+                found.errors += record.failed
+            record = following
+    except _NotARecord as error:
+        raise OutputError(
+            f"{name} is damaged: there is no record at byte {error.args[0]}; start anew with --overwrite."
+        ) from None
+    return found
+
+
+class _NotARecord(Exception):
+    """The byte where one should begin."""
+
+
+def _json_lines(file: BinaryIO, start: int) -> Iterator[Record]:
+    for line in file:
+        if not line.endswith(b"\n"):
+            yield Record(start, "", False)
+            return
+        try:
+            record = json.loads(line)
+            source = str(record["source"])
+            failed = "error" in record
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise _NotARecord(start) from None
+        yield Record(start, source if "source_bytes" in record else escaped(source), failed)
+        start += len(line)
+
+
+def _csv_records(file: BinaryIO, start: int) -> Iterator[Record]:
+    """A record begins at each row whose rank is 1, or that has none."""
+    csv.field_size_limit(sys.maxsize)  # a name may be longer than the 128 KiB that csv takes by itself
+    inside = False
+    for line in _csv_lines(file):
+        try:
+            (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
+            source, _, rank, *_, error = row
+        except (ValueError, csv.Error):
+            raise _NotARecord(start) from None
+        if len(row) != len(CSV_COLUMNS) or not (inside or rank in ("", "1")):
+            raise _NotARecord(start)
+        if rank in ("", "1"):
+            yield Record(start, source, error != "")
+        inside = rank != ""
+        start += len(line)
+
+
+def _csv_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Whole rows: up to a line break outside quotes, which is one behind an even number of quotes."""
+    row: list[bytes] = []
+    quoted = False
+    for line in file:
+        row.append(line)
+        quoted ^= line.count(b'"') % 2 == 1
+        if line.endswith(b"\n") and not quoted:
+            yield b"".join(row)
+            row.clear()
+
+
+_READERS = {"jsonl": _json_lines, "csv": _csv_records}
