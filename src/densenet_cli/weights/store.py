@@ -1,0 +1,233 @@
+"""The published weights on this machine: where they lie, whether they are right, and how they get there.
+
+They lie where Keras puts them, so either finds what the other fetched. A file counts only when its MD5 is the
+published one; that is measured when it arrives or is first met, and remembered with the file's identity. No
+option leaves the check out. A file of that name with other contents is somebody's: it is never used and never deleted
+(``force`` moves it aside).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from densenet_cli.errors import UsageError
+from densenet_cli.paths import models_dir
+from densenet_cli.registry import Variant, WeightsFile
+from densenet_cli.weights import Progress, refusals, verified
+from densenet_cli.weights.identity import Identity
+
+BASES = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
+    "https://github.com/keras-team/keras-applications/releases/download/densenet/",
+)
+"""Where the files are published, tried in this order; ``base_url`` or ``$DENSENET_BASE_URL`` takes their place."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What there is of a variant's weights.
+
+    Attributes:
+        variant: whose.
+        path: where the file lies or would lie.
+        size: bytes, None where there is no file.
+        md5: of its contents, None where it was never measured.
+        partial: bytes of an unfinished download.
+    """
+
+    variant: Variant
+    path: Path
+    size: int | None
+    md5: str | None
+    partial: int
+
+    @property
+    def state(self) -> Literal["ready", "unchecked", "wrong", "partial", "absent"]:
+        """In one word."""
+        if self.size is None:
+            return "partial" if self.partial else "absent"
+        if self.md5 is None:
+            return "unchecked"
+        return "ready" if self.md5 == _published(self.variant).md5 else "wrong"
+
+
+def locate(
+    variant: Variant, *, offline: bool = False, base_url: str | None = None, progress: Progress | None = None
+) -> Path:
+    """A variant's published weights as a file whose MD5 was checked, downloaded where there is none.
+
+    Args:
+        variant: one with published weights.
+        offline: don't touch the network.
+        base_url: as for ``download``.
+        progress: as for ``download``.
+
+    Raises:
+        WeightsUnavailable: there is no such file, it can't be fetched, or what lies in its place is another.
+    """
+    file = _published(variant)
+    path = models_dir() / file.name
+    if (found := _md5(path)) is None:
+        if offline:
+            raise refusals.offline(variant, path)
+        return download(variant, base_url=base_url, progress=progress)
+    if found != file.md5:
+        raise refusals.another(variant, path, str(found), file)
+    return path
+
+
+def download(
+    variant: Variant, *, base_url: str | None = None, force: bool = False, progress: Progress | None = None
+) -> Path:
+    """Fetch a variant's published weights, unless they are there; go on where an earlier download stopped.
+
+    Two processes that want the same file fetch it once: the second waits, and ``progress`` shows it the first one's.
+
+    Args:
+        variant: one with published weights.
+        base_url: http, https or file URL that takes the place of the published ones; the file's name is added to it.
+        force: fetch it even if it is there; a file with other contents is kept beside it as ``NAME.MD5.old``.
+        progress: told of every piece that arrives.
+
+    Returns:
+        Path of the file, its MD5 checked.
+
+    Raises:
+        UsageError: ``base_url`` (or ``$DENSENET_BASE_URL``) is no such URL.
+        WeightsUnavailable: what was tried, why each failed, and the ways on.
+    """
+    file = _published(variant)
+    bases = _bases(base_url)
+    path = models_dir() / file.name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path, progress):
+            found = _md5(path)
+            if found == file.md5 and not force:
+                return path
+            if found not in (None, file.md5) and not force:
+                raise refusals.another(variant, path, str(found), file)
+            _bring(variant, bases, path, progress)
+            if found not in (None, file.md5):
+                path.replace(path.with_name(f"{path.name}.{found}.old"))
+            _part(path).replace(path)
+            _sync(path.parent)
+            verified.remember(Identity.of(path), file.md5)
+            return path
+    except OSError as error:
+        raise refusals.unwritable(path, _partial(path), error) from error
+
+
+def status(variant: Variant) -> Status:
+    """What there is, as far as it is known without reading the file. Raises ``WeightsUnavailable``."""
+    path = models_dir() / _published(variant).name
+    try:
+        identity = Identity.of(path)
+    except FileNotFoundError:
+        return Status(variant, path, None, None, _partial(path))
+    except OSError as error:
+        raise refusals.unreadable(path, error) from error
+    return Status(variant, path, identity.size, verified.recall(identity), _partial(path))
+
+
+def verify(variant: Variant) -> Status:
+    """What there is, the file read and hashed now whatever is remembered of it. Raises ``WeightsUnavailable``."""
+    path = models_dir() / _published(variant).name
+    with suppress(FileNotFoundError):
+        try:
+            md5 = verified.measure(path)
+            return Status(variant, path, path.stat().st_size, md5, _partial(path))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise refusals.unreadable(path, error) from error
+    return Status(variant, path, None, None, _partial(path))
+
+
+def _published(variant: Variant) -> WeightsFile:
+    if variant.weights is None:
+        raise refusals.unpublished(variant)
+    return variant.weights
+
+
+def _bases(base_url: str | None) -> tuple[str, ...]:
+    given = base_url or os.environ.get("DENSENET_BASE_URL")
+    if not given:
+        return BASES
+    if not given.lower().startswith(("http://", "https://", "file:///", "file://localhost/")):
+        hint = f"; for a folder write {Path(given).absolute().as_uri()}" if "://" not in given else ""
+        raise UsageError(f"A base URL begins with http://, https:// or file:///, and {given!r} doesn't{hint}.")
+    return (given,)
+
+
+def _md5(path: Path) -> str | None:
+    """Of the file's contents, None where there is no file."""
+    try:
+        return verified.md5_of(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise refusals.unreadable(path, error) from error
+
+
+def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progress | None) -> None:
+    from densenet_cli.network import TransferError, redacted
+    from densenet_cli.weights.transfer import bring
+
+    file = _published(variant)
+    failed = {}
+    for base in bases:
+        url = f"{base.rstrip('/')}/{file.name}"
+        try:
+            return bring(file.name, url, _part(path), file.md5, progress)
+        except TransferError as error:
+            failed[redacted(url)] = error.reason
+    raise refusals.not_fetched(variant, path, failed)
+
+
+@contextmanager
+def _alone(path: Path, progress: Progress | None) -> Iterator[None]:
+    """Hold the file's lock; while another process has it, show how far its download is."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    while True:
+        try:
+            lock.acquire(timeout=0.5)
+            break
+        except Timeout:
+            if progress:
+                progress(path.name, _partial(path), None)
+    try:
+        yield
+        # Whoever waits for a lock that is gone finds the file there.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+    finally:
+        lock.release()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _partial(path: Path) -> int:
+    try:
+        return _part(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def _sync(folder: Path) -> None:
+    """Make the renaming last through a power cut, where folders can be synced."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
