@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.labels import Labels
+from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 
 if TYPE_CHECKING:
@@ -39,6 +39,17 @@ class ModelMetadata:
     input_size: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; ``from_dict`` reads it back."""
+        labels = None if self.labels is None else [[label.index, label.id, label.name] for label in self.labels]
+        return {**vars(self), "labels": labels}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelMetadata:
+        """The inverse of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+        labels = values["labels"]
+        return cls(**{**values, "labels": None if labels is None else tuple(ClassLabel(*label) for label in labels)})
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class Contents:
 
     Attributes:
         layers: its arrays.
+        size: bytes in which they lie; together they can't have more.
         named: False where the file has no names and ``layers`` is in the order of creation, class by class.
         config: the network that the file says it is; not yet believed.
         metadata: what else it says.
@@ -87,6 +99,7 @@ class Contents:
     """
 
     layers: StoredLayers
+    size: int
     named: bool = True
     config: DenseNetConfig | None = None
     metadata: ModelMetadata = field(default_factory=ModelMetadata)

@@ -80,7 +80,7 @@ def open_contents(path: Path) -> Iterator[Contents]:
     try:
         with safe_open(path, framework="numpy") as file:
             said = _metadata((file.metadata() or {}).get(METADATA_KEY))
-            yield Contents(_layers(file), **said)
+            yield Contents(_layers(file), path.stat().st_size, **said)
     except SafetensorError as error:
         raise CheckpointError(f"it is damaged or cut short ({error})") from error
 
@@ -166,7 +166,7 @@ def write(
     metadata: ModelMetadata | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a checkpoint that ``checkpoint.read`` reads back; ``path`` is at any moment the old file or the whole new one.
+    """Write a checkpoint that ``checkpoint.read`` reads back; at any moment ``path`` is the old file or the new one.
 
     With ``dtype`` "float16" the kernels are halved; vectors stay float32, since they are a few per cent of the bytes
     and variances near epsilon would lose most of their digits. The same arguments give the same bytes.
