@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from densenet_cli.errors import WeightsUnavailable
-from densenet_cli.registry import Variant, WeightsFile
+from densenet_cli.registry import Variant
 
 
 def unpublished(variant: Variant) -> WeightsUnavailable:
@@ -26,10 +26,16 @@ def not_fetched(variant: Variant, path: Path, tried: Mapping[str, str]) -> Weigh
     return WeightsUnavailable(f"{_missing(variant, path)}\nTried:{attempts}\n{_ways_on(variant)}")
 
 
-def another(variant: Variant, path: Path, found: str, expected: WeightsFile) -> WeightsUnavailable:
-    """A file of that name with other contents."""
+def absent(variant: Variant, path: Path) -> WeightsUnavailable:
+    """Not here, and nobody tried to fetch them."""
+    return WeightsUnavailable(_missing(variant, path))
+
+
+def another(variant: Variant, path: Path, found: str | None) -> WeightsUnavailable:
+    """A file of that name with other contents; ``found`` is its MD5."""
+    expected = variant.weights.md5 if variant.weights else None
     return WeightsUnavailable(
-        f"{path} is not the published file: its MD5 is {found}, not {expected.md5}. It was left as it is.\n"
+        f"{path} is not the published file: its MD5 is {found}, not {expected}. It was left as it is.\n"
         + _ways(
             {
                 f"densenet download-weights {variant.name} --force": "fetch the published one, keep this beside it",

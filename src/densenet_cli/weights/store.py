@@ -77,7 +77,7 @@ def locate(
             raise refusals.offline(variant, path)
         return download(variant, base_url=base_url, progress=progress)
     if found != file.md5:
-        raise refusals.another(variant, path, str(found), file)
+        raise refusals.another(variant, path, found)
     return path
 
 
@@ -102,7 +102,7 @@ def download(
         WeightsUnavailable: what was tried, why each failed, and the ways on.
     """
     file = _published(variant)
-    bases = _bases(base_url)
+    tried = bases(base_url)
     path = models_dir() / file.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +111,8 @@ def download(
             if found == file.md5 and not force:
                 return path
             if found not in (None, file.md5) and not force:
-                raise refusals.another(variant, path, str(found), file)
-            _bring(variant, bases, path, progress)
+                raise refusals.another(variant, path, found)
+            _bring(variant, tried, path, progress)
             if found not in (None, file.md5):
                 path.replace(path.with_name(f"{path.name}.{found}.old"))
             _part(path).replace(path)
@@ -149,13 +149,12 @@ def verify(variant: Variant) -> Status:
     return Status(variant, path, None, None, _partial(path))
 
 
-def _published(variant: Variant) -> WeightsFile:
-    if variant.weights is None:
-        raise refusals.unpublished(variant)
-    return variant.weights
+def bases(base_url: str | None) -> tuple[str, ...]:
+    """The URLs to try, in order: ``base_url``, else ``$DENSENET_BASE_URL``, else those of ``BASES``.
 
-
-def _bases(base_url: str | None) -> tuple[str, ...]:
+    Raises:
+        UsageError: it is no http, https or file URL.
+    """
     given = base_url or os.environ.get("DENSENET_BASE_URL")
     if not given:
         return BASES
@@ -163,6 +162,12 @@ def _bases(base_url: str | None) -> tuple[str, ...]:
         hint = f"; for a folder write {Path(given).absolute().as_uri()}" if "://" not in given else ""
         raise UsageError(f"A base URL begins with http://, https:// or file:///, and {given!r} doesn't{hint}.")
     return (given,)
+
+
+def _published(variant: Variant) -> WeightsFile:
+    if variant.weights is None:
+        raise refusals.unpublished(variant)
+    return variant.weights
 
 
 def _md5(path: Path) -> str | None:

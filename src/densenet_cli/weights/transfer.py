@@ -77,8 +77,7 @@ def size(part: Path) -> int:
 
 def _go_on(name: str, url: str, part: Path, progress: Progress | None) -> None:
     """Write what ``url`` sends over and behind what ``part`` has, which thus never gets shorter before the end."""
-    part.touch()
-    with _open(url, size(part)) as body, part.open("r+b") as file:
+    with _open(url, size(part)) as body, _writing(part) as file:
         file.seek(body.start)
         done = body.start
         for chunk in body.chunks:
@@ -91,6 +90,11 @@ def _go_on(name: str, url: str, part: Path, progress: Progress | None) -> None:
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _writing(part: Path) -> IO[bytes]:
+    part.touch()
+    return part.open("r+b")
 
 
 @contextmanager
