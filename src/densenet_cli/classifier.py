@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from densenet_cli.images.sources import Source
-    from densenet_cli.weights.store import Progress
+    from densenet_cli.weights import Progress
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
     Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -113,9 +113,7 @@ class Classifier:
         self.preprocessing = Preprocessing(way, size, exact=exact, ten_crop=ten_crop)
 
     @staticmethod
-    def _locate(
-        variant: registry.Variant, offline: bool, base_url: str | None, progress: Progress | None
-    ) -> Path:
+    def _locate(variant: registry.Variant, offline: bool, base_url: str | None, progress: Progress | None) -> Path:
         from densenet_cli.weights import store
 
         return store.locate(variant, offline=offline, base_url=base_url, progress=progress)

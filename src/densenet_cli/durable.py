@@ -77,12 +77,16 @@ def sync(file: BinaryIO | int) -> None:
             raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the folder's names are on the disk."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Wait until a file that somebody else wrote and closed is on the disk, or a folder's names are."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's names are on the disk."""
+    if sys.platform != "win32":
+        sync_path(folder)

@@ -130,7 +130,7 @@ class _Feed:
             slot.ready.set()
 
     def batch(self, size: int) -> list[_Slot]:
-        """The next up to ``size`` slots, decoded; none at the end. An error comes behind all that was done before it."""
+        """The next up to ``size`` slots, decoded; none at the end. An error comes behind all done before it."""
         slots: list[_Slot] = []
         while len(slots) < size and not self._ended:
             try:

@@ -78,9 +78,7 @@ def onnx_outputs(arrays, config: DenseNetConfig, batch: np.ndarray, output: str 
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        onnx_graph.emit(arrays, config), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(onnx_graph.emit(arrays, config), options, providers=["CPUExecutionProvider"])
     return session.run([output], {"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2))})[0]
 
 

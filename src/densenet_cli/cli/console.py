@@ -50,6 +50,15 @@ def is_verbose() -> bool:
     return _state["verbose"]
 
 
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal would act on or can't show (controls, undecodable bytes)."""
+    if text.isprintable():
+        return text
+    from densenet_cli.results import unicode
+
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in unicode(text))
+
+
 def say(message: str) -> None:
     """A line on standard error, unless ``--quiet``."""
     if not is_quiet():

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densenet_cli import durable
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights.contents import ModelMetadata
 from densenet_cli.weights.identity import Identity
 
 if TYPE_CHECKING:
-    from densenet_cli.weights.checkpoint import Checkpoint, ModelMetadata
+    from densenet_cli.weights.contents import Checkpoint
 
 MODEL, DATA, ENTRY = "model.onnx", "model.data", "entry.json"
 LAYOUT = 1
@@ -47,8 +49,9 @@ def graphs_dir() -> Path:
 
 def _instruction_set() -> str:
     """The processor's vector instructions: a graph that another one optimised would be slow, or not run."""
-    from numpy._core._multiarray_umath import __cpu_features__ as features  # type: ignore[attr-defined]
+    import importlib
 
+    features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
     return sys.platform + " " + " ".join(name for name, there in features.items() if there)
 
 
@@ -93,8 +96,6 @@ def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
 
 def _open(folder: Path) -> CachedGraph | None:
     """The graph in ``folder``, if it is whole and as it was written."""
-    from densenet_cli.weights.checkpoint import ModelMetadata
-
     try:
         entry = json.loads((folder / ENTRY).read_bytes())
         if any(_stamp(folder / name) != stamp for name, stamp in entry["stamps"].items()):
@@ -115,7 +116,7 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
         _optimise(model, aside)
         names = (MODEL, DATA)
         for name in names:
-            _sync(aside / name)
+            durable.sync_path(aside / name)
         entry = {
             "weights": identity.to_dict(),
             "config": read.config.to_dict(),
@@ -124,11 +125,11 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
             "sha256": {name: _sha256(aside / name) for name in names},
         }
         (aside / ENTRY).write_text(json.dumps(entry))
-        _sync(aside / ENTRY)
+        durable.sync_path(aside / ENTRY)
         if folder.exists():  # damaged, or another process was quicker: either way ours is as good
             shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
-        _sync(folder.parent)
+        durable.sync_folder(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -146,14 +147,6 @@ def _optimise(model: bytes, folder: Path) -> None:
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has no error class of its own for a full disk
         raise OSError(str(error)) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

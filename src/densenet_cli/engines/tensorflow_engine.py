@@ -1,4 +1,4 @@
-"""The reference engine: the Keras model on TensorFlow. Slow to start; its numbers are what the other is held against."""
+"""The reference engine: the Keras model on TensorFlow. Slow to start; the other is held against its numbers."""
 
 from __future__ import annotations
 

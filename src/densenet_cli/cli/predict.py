@@ -1,0 +1,154 @@
+"""``densenet predict``: pictures in, labels out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densenet_cli.cli.console import common_options, printable, say, warn
+from densenet_cli.cli.options import make_classifier, model_options
+from densenet_cli.results import FORMATS
+
+if TYPE_CHECKING:
+    from densenet_cli.classifier import Classifier
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", nargs=-1)
+@click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels a picture.")
+@click.option(
+    "--min-prob",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="P",
+    help="Leave out labels less probable than this, from 0 to 1.",
+)
+@model_options
+@click.option(
+    "--files-from",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Read one source a line from FILE (- for standard input).",
+)
+@click.option("--null", is_flag=True, help="Sources in --files-from end in NUL bytes instead of newlines.")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", *FORMATS]), help="[default: table, or what -o's suffix says]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write there: .json, .jsonl or .csv. FILE.meta.json beside it holds the settings.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted output file (.jsonl or .csv).")
+@click.option("--retry-errors", is_flag=True, help="With --resume: do the failed ones again.")
+@common_options
+def command(
+    source: tuple[str, ...],
+    top_k: int,
+    min_prob: float,
+    files_from: str | None,
+    null: bool,
+    format_: str | None,
+    output: str | None,
+    overwrite: bool,
+    resume: bool,
+    retry_errors: bool,
+    **model: Any,
+) -> int:
+    """Classify pictures.
+
+    SOURCE is a picture, a folder (searched recursively), a glob, an http(s) URL, or - for one picture on
+    standard input. Results come in order as they are ready; a picture that fails is one error among them.
+
+    \b
+    Exit status: 0 all done, 1 some picture failed, 2 wrong usage, 3 no weights
+    or unfit ones, 4 output can't be written, 130 interrupted.
+
+    \b
+    Examples:
+      densenet predict cat.jpg
+      densenet predict photos/ 'more/*.png' --variant 169 --format jsonl
+      densenet predict photos/ -o labels.csv --resume
+      find . -name '*.jpg' -print0 | densenet predict --files-from - --null
+      densenet predict scan.tif --weights model.safetensors -k 1
+    """
+    if not source and not files_from:
+        raise click.UsageError("Name a picture, a folder, a glob, a URL or -, or give --files-from.")
+    if null and not files_from:
+        raise click.UsageError("--null goes with --files-from.")
+    if files_from == "-" and "-" in source:
+        raise click.UsageError("Standard input is either a picture (-) or a list (--files-from -), not both.")
+    from densenet_cli import records
+    from densenet_cli.cli.progress import counting
+    from densenet_cli.images.sources import expand
+
+    kind = records.format_of(output, format_) if output else format_ or "table"
+    as_records = kind in FORMATS
+    # Contradictions in the options for output are found here, before anything is loaded.
+    writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
+    if as_records or resume or overwrite or retry_errors:
+        writing({})
+    classifier = make_classifier(**model)
+    found = expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
+    with ExitStack() as stack:
+        if as_records:
+            writer = stack.enter_context(writing(_settings(classifier, model["engine"], top_k, min_prob)))
+            if writer.recorded:
+                say(f"{writer.recorded:,} sources are recorded already; going on behind them.")
+            found, show, failed = writer.pending(found), writer.write, writer.recorded_errors
+        else:
+            from densenet_cli.cli.tables import Tables
+
+            show, failed = Tables().show, 0
+        counter = stack.enter_context(counting("pictures", quietly=not output and sys.stdout.isatty()))
+        for prediction in classifier.classify(found, top_k, min_prob):
+            show(prediction)
+            if prediction.error:
+                failed += 1
+                warn(f"{printable(prediction.source)}: {prediction.error.type}: {printable(prediction.error.message)}")
+            counter.advance()
+    return 1 if failed else 0
+
+
+def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
+    """The sources in the command line's order, then those of ``--files-from``."""
+    from densenet_cli.images.sources import read_list
+
+    yield from source
+    if files_from == "-":
+        yield from read_list(sys.stdin.buffer, null)
+    elif files_from:
+        with Path(files_from).open("rb") as file:
+            yield from read_list(file, null)
+
+
+def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:
+    """What the results depend on: a run with other settings must not be appended to the file."""
+    from densenet_cli.weights.verified import md5_of
+
+    preprocessing = classifier.preprocessing
+    return {
+        "model": classifier.model,
+        "weights_md5": md5_of(classifier.weights),
+        "labels": [label.name for label in classifier.labels],
+        "engine": engine,
+        "preprocess": preprocessing.way,
+        "input_size": preprocessing.input_size,
+        "exact": preprocessing.exact,
+        "ten_crop": preprocessing.ten_crop,
+        "top_k": top_k,
+        "min_prob": min_prob,
+    }
+
+
+def _say_skipped(files: int) -> None:
+    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no picture's suffix.")

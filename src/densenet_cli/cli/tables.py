@@ -1,0 +1,58 @@
+"""A picture's labels as one small table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from densenet_cli.cli.console import printable, stdout_console
+
+if TYPE_CHECKING:
+    from densenet_cli.results import Prediction
+
+BAR_WIDTH = 16
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+class Tables:
+    """Prints predictions one by one, as they come."""
+
+    def __init__(self) -> None:
+        self._console = stdout_console()
+        self._unicode = (self._console.encoding or "").lower().startswith("utf")
+
+    def show(self, prediction: Prediction) -> None:
+        """Print one picture's table. A failed picture has none: its reason stands on standard error."""
+        if prediction.error:
+            return
+        from rich.box import ASCII, SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        title = Text(printable(prediction.source), style="bold", overflow="fold")
+        title.append(f"  {prediction.model}", style="dim")
+        self._console.print(title)
+        if not prediction.predictions:
+            self._console.print("  no label is that probable", style="dim")
+            return
+        table = Table(box=SIMPLE_HEAD if self._unicode else ASCII, pad_edge=False, show_edge=False)
+        table.add_column("#", justify="right")
+        table.add_column("Label", overflow="fold")
+        table.add_column("WordNet id", no_wrap=True)
+        table.add_column("Probability", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True, width=BAR_WIDTH)
+        for score in prediction.predictions:
+            table.add_row(
+                str(score.rank),
+                printable(score.label),
+                printable(score.id or ""),
+                f"{score.probability:.2%}",
+                Text(self._bar(score.probability), style="green"),
+            )
+        self._console.print(table)
+        self._console.print()
+
+    def _bar(self, probability: float) -> str:
+        if not self._unicode:
+            return "#" * round(probability * BAR_WIDTH)
+        whole, part = divmod(round(probability * BAR_WIDTH * 8), 8)
+        return ("█" * whole + EIGHTHS[part]).rstrip()
