@@ -1,8 +1,9 @@
 """Records in a file that is as good as finished after every one of them.
 
 A record is one write at the end of the file; in a JSON array it goes over the closing bracket, with a new bracket
-behind it. So an interruption, even SIGKILL, leaves whole records, and a full disk is undone to the last of them. A power
-cut can take what the system had not yet stored, and ``--resume`` does that again: the disk is waited for at the end only.
+behind it. So an interruption, even SIGKILL, leaves whole records, and a full disk is undone to the last of them.
+The disk is waited for at the end only: a power cut can take what the system had not yet stored, and ``--resume``
+does that again.
 
 Nothing that was there is touched before the first record: weights that are missing cost no old results.
 An empty file counts as none. ``FILE.meta.json`` is written before the first byte of records, so records never lack it.
@@ -31,6 +32,7 @@ _CHUNK = 1 << 20
 class FileWriter(RecordWriter):
     """Writes to a file; see ``open_records`` for the arguments.
 
+    A file that would be refused for what it holds is refused at once, so that nobody waits for a model to hear it.
     Entering raises UsageError (the file holds something and neither ``resume`` nor ``overwrite`` was said; it was made
     with other settings) and OutputError (it can't be written; another run is writing it; it is no file of records).
     """
@@ -58,6 +60,8 @@ class FileWriter(RecordWriter):
         self._begun = False
         self._end = 0
         """Where the next record goes: behind the last whole one."""
+        with contextlib.suppress(OSError):
+            self._check_is_free(self._path.stat().st_size if self._path.is_file() else 0)
 
     def __enter__(self) -> Self:
         with self._reporting():
@@ -72,16 +76,20 @@ class FileWriter(RecordWriter):
 
     def _look(self) -> None:
         """See what the file holds, without changing it."""
-        if os.fstat(self._file.fileno()).st_size == 0 or self._overwrite:
+        size = os.fstat(self._file.fileno()).st_size
+        self._check_is_free(size)
+        if size == 0 or self._overwrite:
             return
-        if not self._resume:
-            go_on = "go on with it by --resume, " if self.format.resumable else ""
-            raise UsageError(f"{self._name} exists; {go_on}replace it by --overwrite, or name another file.")
         self._compare_settings()
         with open(self._file.fileno(), "rb", closefd=False) as file:
             self._found = survey(file, self._name, self._format_name, retry_errors=self._retry_errors)
         self.recorded = sum(self._found.done.values())
         self.recorded_errors = self._found.errors
+
+    def _check_is_free(self, size: int) -> None:
+        if size and not (self._resume or self._overwrite):
+            go_on = "go on with it by --resume, " if self.format.resumable else ""
+            raise UsageError(f"{self._name} exists; {go_on}replace it by --overwrite, or name another file.")
 
     def _compare_settings(self) -> None:
         meta = unicode(str(self._meta))
@@ -99,7 +107,7 @@ class FileWriter(RecordWriter):
         now = json.loads(json.dumps(self._settings))
         absent = object()
         differing = [
-            f"{name} (now {json.dumps(now.get(name))}, before {json.dumps(before.get(name))})"
+            name + _comparison(now.get(name), before.get(name))
             for name in now | before
             if now.get(name, absent) != before.get(name, absent)
         ]
@@ -210,6 +218,11 @@ class FileWriter(RecordWriter):
             kept = "; the records before are whole" if self._end else ""
             way_on = ", and --resume goes on behind them" if kept and self.format.resumable else ""
             raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
+
+
+def _comparison(now: object, before: object) -> str:
+    text = f" (now {json.dumps(now)}, before {json.dumps(before)})"
+    return text if len(text) < 200 else ""
 
 
 def _open(path: Path) -> tuple[BinaryIO, bool]:
