@@ -45,6 +45,8 @@ def open_file(source: Path | bytes) -> Iterator[Group]:
     from h5py import h5f, h5fd, h5p
 
     access = h5p.create(h5p.FILE_ACCESS)
+    # Closing it closes what was opened in it, even while a traceback holds some of that.
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
     if isinstance(source, bytes):
         size, name = len(source), b"archive"
         access.set_fileobj_driver(h5fd.fileobj_driver, BytesIO(source))
