@@ -1,0 +1,228 @@
+"""From a decoded picture to what a network sees: which part of it, at which size, in which numbers.
+
+Every way from a picture to ``input_size`` square pixels is here, and the one way from pixels to the network's numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from densenet_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    Box = tuple[float, float, float, float]
+
+WAYS: dict[str, str] = {
+    "crop": "shorter side to 256, the middle 224x224 (torchvision's)",
+    "squash": "straight to 224x224, whatever the shape",
+    "pad": "all of it inside 224x224, the rest in the mean colour",
+    "keras": "what keras.utils.load_img does: nearest pixels, no EXIF rotation, transparency dropped",
+}
+"""The values of ``--preprocess`` and what they do, at the usual input size."""
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's mean and standard deviation of each channel, of pixels in [0, 1]; those of keras and torchvision."""
+
+PAD_COLOUR = (124, 116, 104)
+"""The mean colour, nearly zero once normalised: what a convolution pads with."""
+
+WORKSPACE = 1 << 22
+"""Pixels that resizing may hold beyond the picture and the result: 1x5000 to a shorter side of 256 is 256x1,280,000."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes what the network sees.
+
+    Attributes:
+        way: a name in ``WAYS``.
+        input_size: pixels of the network's square input.
+        exact: decode large JPEGs at full scale. ``keras`` always does.
+        ten_crop: the paper's ten crops in place of one, with ``crop`` only.
+
+    Raises:
+        UsageError: an unknown way, an input size below 1, ten crops of another way.
+    """
+
+    way: str = "crop"
+    input_size: int = 224
+    exact: bool = False
+    ten_crop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise UsageError(f"There is no preprocessing {self.way!r}; there are {', '.join(WAYS)}.")
+        if self.input_size < 1:
+            raise UsageError(f"An input size is 1 or more, not {self.input_size}.")
+        if self.ten_crop and self.way != "crop":
+            raise UsageError(f"Ten crops are taken with --preprocess crop only, not with {self.way}.")
+
+    @property
+    def crops(self) -> int:
+        """How many squares one picture gives: 1 or 10."""
+        return 10 if self.ten_crop else 1
+
+    @property
+    def shorter_side(self) -> int:
+        """What ``crop`` resizes the shorter side to: 256 for an input of 224, and as 256 to 224 for another."""
+        return round(self.input_size * 256 / 224)
+
+    @property
+    def least_side(self) -> int | None:
+        """Pixels that a JPEG's shorter side must keep when it is decoded at reduced scale; None: full scale only."""
+        if self.exact or self.way == "keras":
+            return None
+        return self.shorter_side if self.way == "crop" else self.input_size
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in RGB, perhaps decoded at a reduced scale.
+
+    Attributes:
+        image: its pixels.
+        size: width and height at full scale.
+        box: the part of ``image`` that is the picture: decoding at reduced scale fills the last column and row up.
+    """
+
+    image: Image
+    size: tuple[int, int]
+    box: Box
+
+    @classmethod
+    def whole(cls, image: Image) -> Picture:
+        """A picture at full scale."""
+        return cls(image, image.size, (0, 0, *image.size))
+
+
+def apply(picture: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The pixels the network sees, uint8 of (crops, input_size, input_size, 3)."""
+    import numpy as np
+
+    side = preprocessing.input_size
+    match preprocessing.way:
+        case "crop":
+            squares = _crops(picture, preprocessing)
+        case "squash":
+            squares = [_resize(picture, (side, side))]
+        case "pad":
+            squares = [_pad(picture, side)]
+        case _:
+            squares = [_nearest(picture.image, side)]
+    return np.stack([np.asarray(square) for square in squares])
+
+
+def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """Width and height once the shorter side is ``shorter_side``: torchvision's ``Resize``, which rounds down."""
+    width, height = size
+    if width <= height:
+        return shorter_side, int(shorter_side * height / width)
+    return int(shorter_side * width / height), shorter_side
+
+
+def _crops(picture: Picture, preprocessing: Preprocessing) -> list[Image]:
+    """The middle square, or the four corners', the middle one, and the mirror image of each."""
+    from PIL.Image import Transpose
+
+    side = preprocessing.input_size
+    width, height = resized_size(picture.size, preprocessing.shorter_side)
+    right, bottom = width - side, height - side
+    middle = (round(right / 2), round(bottom / 2))  # torchvision's CenterCrop: half to even
+    if not preprocessing.ten_crop:
+        return _squares(picture, (width, height), [middle], side)
+    squares = _squares(picture, (width, height), [(0, 0), (right, 0), (0, bottom), (right, bottom), middle], side)
+    return squares + [square.transpose(Transpose.FLIP_LEFT_RIGHT) for square in squares]
+
+
+def _squares(picture: Picture, size: tuple[int, int], corners: list[tuple[int, int]], side: int) -> list[Image]:
+    """Squares of the picture resized to ``size``, by their upper left corners."""
+    if size[0] * size[1] <= WORKSPACE:
+        resized = _resize(picture, size)
+        return [resized.crop((left, top, left + side, top + side)) for left, top in corners]
+    # Too long a picture to be resized whole: the same pixels of the same filter, from the part that each square shows.
+    left0, top0, right0, bottom0 = picture.box
+    across, down = (right0 - left0) / size[0], (bottom0 - top0) / size[1]
+    return [
+        _resize(
+            replace(
+                picture,
+                box=(
+                    left0 + left * across,
+                    top0 + top * down,
+                    min(left0 + (left + side) * across, right0),
+                    min(top0 + (top + side) * down, bottom0),
+                ),
+            ),
+            (side, side),
+        )
+        for left, top in corners
+    ]
+
+
+def _resize(picture: Picture, size: tuple[int, int]) -> Image:
+    """The part of it that ``box`` says, at another size: bilinear, antialiased."""
+    from PIL.Image import Resampling
+
+    image, box = picture.image, picture.box
+    if size[0] > image.width and size[0] * (box[3] - box[1]) > WORKSPACE:
+        # Pillow widens before it shortens, and so would make a thin, high picture larger than either end.
+        image = image.resize((image.width, size[1]), Resampling.BILINEAR, (0, box[1], image.width, box[3]))
+        box = (box[0], 0, box[2], size[1])
+    return image.resize(size, Resampling.BILINEAR, box)
+
+
+def _pad(picture: Picture, side: int) -> Image:
+    from PIL import Image
+
+    width, height = picture.size
+    scale = side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    square = Image.new("RGB", (side, side), PAD_COLOUR)
+    square.paste(_resize(picture, size), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
+
+
+def _nearest(image: Image, side: int) -> Image:
+    from PIL.Image import Resampling
+
+    return image.resize((side, side), Resampling.NEAREST)
+
+
+@cache
+def _normalized_levels() -> NDArray[np.float32]:
+    """What each of the 256 levels of each channel becomes, (256, 3): keras' steps in keras' order, in float32."""
+    import numpy as np
+
+    levels = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
+    levels /= 255.0
+    for channel in range(3):
+        levels[:, channel] -= MEAN[channel]
+        levels[:, channel] /= STD[channel]
+    return levels
+
+
+def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The network's numbers: of [0, 1], minus the mean, over the standard deviation of each channel.
+
+    Bit for bit ``keras.applications.densenet.preprocess_input``; a table of all levels is faster than its arithmetic.
+
+    Args:
+        pixels: uint8 of (n, s, s, 3), RGB.
+
+    Returns:
+        float32 of the same shape.
+    """
+    import numpy as np
+
+    levels = _normalized_levels()
+    numbers = np.empty(pixels.shape, np.float32)
+    for channel in range(3):
+        numbers[..., channel] = levels[:, channel][pixels[..., channel]]
+    return numbers

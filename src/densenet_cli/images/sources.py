@@ -1,0 +1,185 @@
+"""What to classify: each argument turned into sources, lazily and always in the same order.
+
+A source is one picture that has a name, or the reason why there is none under that name. Nothing is opened
+here but folders: whether a file is a picture shows when it is decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+from densenet_cli.errors import PictureError, SourceNotFound, SourceUnreadable, UsageError
+from densenet_cli.images.folders import Found, Skipped, explain, walk
+from densenet_cli.images.globs import is_pattern, matches
+
+Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One picture to come.
+
+    Attributes:
+        name: what its result is called: the path as given plus the path below it, or the URL. A name that is not
+            UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` gives them back).
+        origin: where its bytes or pixels are: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image`` or
+            a uint8 array of (height, width, 3).
+        kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no picture.
+        error: set when the name leads to no picture.
+    """
+
+    name: str
+    origin: Any
+    kind: Kind
+    error: PictureError | None = None
+
+
+class StandardInput:
+    """The picture on standard input: a stream can be read once, so its bytes are kept for a second ``-``."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._data: bytes | None = None
+
+    def read(self, limit: int) -> bytes:
+        """Everything on it, but no more than ``limit`` bytes and one."""
+        with self._lock:
+            if self._data is None:
+                self._data = self._stream.read(limit + 1)
+            return self._data
+
+
+def expand(
+    arguments: Iterable[str],
+    *,
+    stdin: IO[bytes] | None = None,
+    on_skipped: Callable[[int], None] | None = None,
+) -> Iterator[Source]:
+    """The sources that ``arguments`` name, in their order.
+
+    Args:
+        arguments: files, folders (searched depth first, each folder's names sorted), globs (a path that exists is
+            never one), http(s) URLs, or ``-`` for a picture on standard input.
+        stdin: the binary stream behind ``-``; ``sys.stdin.buffer`` when None.
+        on_skipped: called once, at the end, with the number of files that were passed over in folders because
+            their suffix is no picture's; not called when there were none.
+    """
+    standard_input: StandardInput | None = None
+    skipped = 0
+    for argument in arguments:
+        if argument == "-":
+            standard_input = standard_input or StandardInput(stdin or sys.stdin.buffer)
+            yield Source("-", standard_input, "stdin")
+        elif is_url(argument):
+            yield _from_url(argument)
+        else:
+            for found in _expand_path(argument):
+                if isinstance(found, Skipped):
+                    skipped += found.files
+                else:
+                    yield _source(found)
+    if skipped and on_skipped:
+        on_skipped(skipped)
+
+
+def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
+    """The arguments that a binary stream lists, one a line, or one a NUL byte; empty ones are left out."""
+    separator = b"\0" if null else b"\n"
+    rest = b""
+    while chunk := file.read(1 << 16):
+        *entries, rest = (rest + chunk).split(separator)
+        for entry in entries:
+            yield from _argument(entry, null)
+    yield from _argument(rest, null)
+
+
+def _argument(entry: bytes, null: bool) -> Iterator[str]:
+    entry = entry if null else entry.removesuffix(b"\r")
+    if entry:
+        yield os.fsdecode(entry)
+
+
+def from_object(picture: object) -> Source:
+    """The source for what a Python caller holds.
+
+    Args:
+        picture: a path (str or ``os.PathLike``), an http(s) URL, the bytes of a picture's file, a binary file
+            object, a ``PIL.Image.Image``, a uint8 array of (height, width, 3), or a ``Source``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(picture, Source):
+        return picture
+    if isinstance(picture, str) and is_url(picture):
+        return _from_url(picture)
+    if isinstance(picture, str | os.PathLike):
+        path = os.fsdecode(picture)
+        return Source(path, path, "path")
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return Source("<bytes>", bytes(picture), "bytes")
+    if _is_instance(picture, "PIL.Image", "Image"):
+        return Source(str(getattr(picture, "filename", "") or "<image>"), picture, "image")
+    if _is_instance(picture, "numpy", "ndarray"):
+        return _from_array(picture)
+    if hasattr(picture, "read"):
+        name = getattr(picture, "name", None)
+        return Source(name if isinstance(name, str) else "<file>", picture, "file")
+    raise UsageError(
+        "A picture is a path, a URL, bytes, a binary file object, a PIL image or a uint8 array of "
+        f"(height, width, 3), not {type(picture).__name__}."
+    )
+
+
+def _is_instance(thing: object, module: str, name: str) -> bool:
+    """Whether it is of a class that nobody has an instance of before its module is imported."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(thing, kind)
+
+
+def _from_array(array: Any) -> Source:
+    if array.dtype.name != "uint8" or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UsageError(
+            f"An array of a picture is uint8, of (height, width, 3), not {array.dtype.name} of {tuple(array.shape)}."
+        )
+    return Source("<array>", array, "array")
+
+
+def is_url(argument: str) -> bool:
+    """Whether an argument is an http or https URL."""
+    return argument[:8].lower().startswith(("http://", "https://"))
+
+
+def _from_url(url: str) -> Source:
+    from densenet_cli.network import redacted
+
+    return Source(redacted(url), url, "url")
+
+
+def _expand_path(argument: str) -> Iterator[Found | Skipped]:
+    """The files below a path, the file itself, the matches of a glob, or one error."""
+    try:
+        mode = os.stat(argument).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(argument):
+            yield Found(argument, SourceNotFound("A symbolic link to nothing."))
+        elif is_pattern(argument):
+            for match in matches(argument):
+                yield from walk(match.path) if match.is_folder else (match,)
+        else:
+            yield Found(argument, SourceNotFound("No such file or folder."))
+    except (OSError, ValueError) as error:
+        yield Found(argument, SourceUnreadable(explain(error)))
+    else:
+        yield from walk(argument) if stat.S_ISDIR(mode) else (Found(argument),)
+
+
+def _source(found: Found) -> Source:
+    return Source(found.path, found.path, "nothing" if found.error else "path", found.error)
