@@ -97,9 +97,7 @@ def open_url(url: str, *, start: int = 0, limits: Limits = Limits()) -> Iterator
     Raises:
         TransferError: no connection, no such file, another scheme than http(s), too slow, cut off.
     """
-    import requests
-
-    with Deadline(limits.total) as deadline, requests.Session() as session:
+    with Deadline(limits.total) as deadline, _session() as session:
         with _reasons(limits, deadline):
             watch_connections(session, deadline)
             response = _follow(session, url, start, limits)
@@ -120,16 +118,24 @@ def redacted(url: str) -> str:
     return _printable(shown)
 
 
+def _session() -> Any:
+    import requests
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: Any) -> None:
+            """None: requests reads a redirect's body to its end, however long, even when told not to follow it."""
+
+    return Session()
+
+
 def _follow(session: Any, url: str, start: int, limits: Limits) -> Any:
     """The first response that is no redirect: status 200, or 206 with the range that was asked for."""
     for _ in range(MAX_REDIRECTS + 1):
         _check_scheme(url)
-        # requests would read a redirect's body to its end, however long that is; so it doesn't follow them itself.
         response = session.get(
             url,
             headers=HEADERS | ({"Range": f"bytes={start}-"} if start else {}),
             stream=True,
-            allow_redirects=False,
             timeout=(limits.connect, limits.read),
         )
         status = response.status_code
