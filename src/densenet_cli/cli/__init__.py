@@ -86,6 +86,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         # The reader has gone (`| head`): no message, and none from the interpreter's own flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except Exception as error:
+        status = _report_unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -98,3 +100,16 @@ def _report(error: DensenetError) -> int:
         traceback.print_exception(error)
     click.echo(f"Error: {error}", err=True)
     return error.exit_code
+
+
+def _report_unexpected(error: Exception) -> int:
+    """A mistake of ours: still no traceback for somebody who only wanted a label."""
+    from densenet_cli.cli.console import is_verbose
+
+    if is_verbose():
+        import traceback
+
+        traceback.print_exception(error)
+    hint = "" if is_verbose() else " --verbose shows where; please report it."
+    click.echo(f"Internal error: {type(error).__name__}: {error}.{hint}", err=True)
+    return 1

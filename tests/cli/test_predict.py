@@ -1,0 +1,283 @@
+"""``densenet predict``, end to end, with a tiny network: the path is what is tested."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli import Classifier, PictureError, registry
+from tests.support.command import densenet, process
+from tests.support.networks import TINY, tiny_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of one colour each, a broken one, and a file that is none."""
+    root = tmp_path / "pictures"
+    (root / "below").mkdir(parents=True)
+    for number, name in enumerate(["b.png", "a.jpg", "below/a.jpg", "z.bmp"]):
+        Image.new("RGB", (50 + number, 40), (60 * number, 255 - 60 * number, 30)).save(root / name)
+    (root / "broken.jpg").write_bytes(b"this is text")
+    (root / "notes.txt").write_text("nothing to see")
+    return root
+
+
+@pytest.fixture
+def picture(folder):
+    return folder / "a.jpg"
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_table(weights, picture):
+    result = densenet("predict", picture, "--weights", weights, "-k", 3)
+    assert result.status == 0
+    assert "tiny0" in result.out
+    assert result.out.count("class ") == 3
+    assert result.out.count("%") == 3
+    assert "█" in result.out
+    assert result.err == ""
+
+
+def test_json_lines_hold_the_contract(weights, folder):
+    result = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "-k", "2")
+    assert result.status == 1
+    found = records(result.out)
+    names = ["a.jpg", "b.png", os.path.join("below", "a.jpg"), "broken.jpg", "z.bmp"]
+    assert [record["source"] for record in found] == [str(folder / name) for name in names]
+    assert {record["model"] for record in found} == {"tiny0"}
+    broken = found.pop(3)
+    assert broken["error"]["type"] == "UnreadableImage"
+    assert broken["error"]["message"] in result.err
+    assert "1 file in folders passed over" in result.err
+    for record in found:
+        assert [score["rank"] for score in record["predictions"]] == [1, 2]
+        assert set(record["predictions"][0]) == {"rank", "index", "id", "label", "probability"}
+        first, second = (score["probability"] for score in record["predictions"])
+        assert 1 > first >= second > 0
+        assert first == float(str(np.float32(first)))
+
+
+def test_json_is_one_array(weights, folder):
+    result = densenet("predict", folder, "--weights", weights, "--format", "json")
+    assert len(json.loads(result.out)) == 5
+
+
+def test_csv(weights, folder):
+    result = densenet("predict", folder, "--weights", weights, "--format", "csv", "-k", "2")
+    rows = list(csv.DictReader(io.StringIO(result.out)))
+    assert list(rows[0]) == "source,model,rank,index,id,label,probability,error".split(",")
+    assert len(rows) == 4 * 2 + 1
+    assert [row["error"][:16] for row in rows if row["error"]] == ["UnreadableImage:"]
+
+
+def test_engines_and_threads_agree(weights, folder):
+    one = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--threads", 1, "--batch-size", 1)
+    two = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--threads", 4, "--batch-size", 32)
+    assert one.out == two.out
+    other = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--engine", "tensorflow")
+    for mine, theirs in zip(records(one.out), records(other.out), strict=True):
+        assert mine["source"] == theirs["source"]
+        for a, b in zip(mine.get("predictions", []), theirs.get("predictions", []), strict=True):
+            assert a["index"] == b["index"]
+            assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
+
+
+def test_sources_of_every_kind_in_any_mixture(weights, folder, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder / 'z.bmp'}\n{folder / 'gone.jpg'}\n")
+    data = (folder / "b.png").read_bytes()
+    result = densenet(
+        "predict", folder / "*.jpg", "-", folder / "below", "--files-from", listed, "--weights", weights,
+        "--format", "jsonl", stdin=data,
+    )  # fmt: skip
+    names = [record["source"].removeprefix(str(folder) + os.sep) for record in records(result.out)]
+    assert names == ["a.jpg", "broken.jpg", "-", os.path.join("below", "a.jpg"), "z.bmp", "gone.jpg"]
+    assert result.status == 1
+
+
+def test_null_separated_list_on_standard_input(weights, folder):
+    data = f"{folder / 'a.jpg'}\0{folder / 'b.png'}\0".encode()
+    result = densenet("predict", "--files-from", "-", "--null", "--weights", weights, "--format", "jsonl", stdin=data)
+    assert [os.path.basename(record["source"]) for record in records(result.out)] == ["a.jpg", "b.png"]
+
+
+def test_min_prob_leaves_an_empty_row(weights, picture):
+    result = densenet("predict", picture, "--weights", weights, "--format", "jsonl", "--min-prob", 1)
+    assert records(result.out)[0]["predictions"] == []
+    assert result.status == 0
+    shown = densenet("predict", picture, "--weights", weights, "--min-prob", 1)
+    assert "no label" in shown.out
+
+
+def test_more_labels_than_classes_means_all(weights, picture):
+    result = densenet("predict", picture, "--weights", weights, "--format", "jsonl", "-k", 10_000)
+    assert len(records(result.out)[0]["predictions"]) == TINY.classes
+
+
+def test_labels_file(weights, picture, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"thing {n}" for n in range(10)))
+    result = densenet("predict", picture, "--weights", weights, "--labels", labels)
+    assert "thing " in result.out
+    labels.write_text("only\ntwo")
+    result = densenet("predict", picture, "--weights", weights, "--labels", labels)
+    assert result.status == 2
+    assert "10 classes" in result.err and "2" in result.err
+
+
+def test_output_file_and_resume(weights, folder, tmp_path):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert densenet("predict", folder, "--weights", weights, "-o", whole).status == 1
+    assert densenet("predict", folder, "--weights", weights, "-o", cut).status == 1
+    data = whole.read_bytes()
+    assert json.loads((tmp_path / "whole.jsonl.meta.json").read_text())
+    cut.write_bytes(data[: len(data) // 2])
+    refused = densenet("predict", folder, "--weights", weights, "-o", cut)
+    assert refused.status in (2, 4) and "--resume" in refused.err and "--overwrite" in refused.err
+    result = densenet("predict", folder, "--weights", weights, "-o", cut, "--resume")
+    assert result.status == 1
+    assert cut.read_bytes() == data
+    other = densenet("predict", folder, "--weights", weights, "-o", cut, "--resume", "-k", 1)
+    assert other.status == 2 and "top_k" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "--files-from"),
+        (["x.jpg", "--variant", "122"], 2, "'121'"),
+        (["x.jpg", "--format", "xml"], 2, "jsonl"),
+        (["x.jpg", "--preprocess", "none"], 2, "squash"),
+        (["x.jpg", "--engine", "none"], 2, "tensorflow"),
+        (["x.jpg", "-o", "x.txt"], 2, "jsonl"),
+        (["x.jpg", "-o", "x.json", "--resume"], 2, "jsonl"),
+        (["x.jpg", "--resume"], 2, "--output"),
+        (["x.jpg", "--retry-errors"], 2, "--resume"),
+        (["x.jpg", "--null"], 2, "--files-from"),
+        (["-", "--files-from", "-"], 2, "not both"),
+        (["x.jpg", "--variant", "161", "--offline"], 3, "--weights"),
+        (["x.jpg", "--offline"], 3, "download-weights"),
+    ],
+)
+def test_wrong_usage_names_what_is_allowed(arguments, status, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = densenet("predict", *arguments)
+    assert result.status == status
+    assert words in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ten_crop(weights, picture):
+    ten = densenet("predict", picture, "--weights", weights, "--ten-crop", "--format", "jsonl")
+    assert len(records(ten.out)[0]["predictions"]) == 5
+    refused = densenet("predict", picture, "--weights", weights, "--ten-crop", "--preprocess", "pad")
+    assert refused.status == 2 and "crop" in refused.err
+
+
+def test_a_variant_that_the_weights_contradict(weights, picture):
+    result = densenet("predict", picture, "--weights", weights, "--variant", "121")
+    assert result.status == 3
+    assert "121" in result.err
+
+
+def test_weights_that_are_none(picture, tmp_path):
+    wrong = tmp_path / "wrong.h5"
+    wrong.write_bytes(b"no weights")
+    result = densenet("predict", picture, "--weights", wrong)
+    assert result.status == 3
+    assert "wrong.h5" in result.err
+
+
+def test_no_colour_in_a_pipe_and_narrow_terminals(weights, picture):
+    environment = {**os.environ, "COLUMNS": "40"}
+    result = process("predict", picture, "--weights", weights, env=environment)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(picture)))
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
+    import subprocess
+
+    script = f"'{sys.executable}' -m densenet_cli predict {' '.join([str(folder / 'a.jpg')] * 300)} --weights {weights} --format csv | head -n 1"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == ""
+    assert result.stdout == "source,model,rank,index,id,label,probability,error\n"
+
+
+def test_nothing_heavy_is_imported_for_help():
+    code = (
+        "import sys, densenet_cli.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'PIL', 'rich', 'onnxruntime', 'tensorflow', 'keras', 'h5py', 'onnx', 'requests'} & set(sys.modules)))"
+    )
+    import subprocess
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_only_what_is_needed_is_imported_for_a_picture(weights, picture):
+    """With the graph cached: no TensorFlow, no checkpoint reader, no download."""
+    Classifier(weights=weights).predict(picture)
+    code = (
+        "import sys, densenet_cli.cli as cli\n"
+        f"try: cli.main(['predict', {str(picture)!r}, '--weights', {str(weights)!r}])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'tensorflow', 'keras', 'h5py', 'onnx', 'requests', 'filelock', 'safetensors', 'asyncio', 'concurrent'} & set(sys.modules)))"
+    )
+    import subprocess
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+class TestPythonFace:
+    def test_every_kind_of_picture(self, weights, picture):
+        classifier = Classifier(weights=weights, exact=True)
+        expected = classifier.predict(str(picture), top_k=3).predictions
+        assert len(expected) == 3
+        with Image.open(picture) as image:
+            image.load()
+            pixels = np.asarray(image)
+            for same in (picture, picture.read_bytes(), io.BytesIO(picture.read_bytes()), image, pixels):
+                assert classifier.predict(same, top_k=3).predictions == expected
+
+    def test_an_error_is_raised(self, weights, folder):
+        with pytest.raises(PictureError):
+            Classifier(weights=weights).predict(folder / "broken.jpg")
+
+    def test_predict_many(self, weights, folder):
+        found = list(Classifier(weights=weights).predict_many([folder, np.zeros((9, 9, 3), np.uint8)]))
+        assert [prediction.error is None for prediction in found] == [True, True, True, False, True, True]
+
+    def test_a_registered_variant(self, weights, picture, tmp_path):
+        import hashlib
+
+        data = weights.read_bytes()
+        file = registry.WeightsFile("tiny.h5", hashlib.md5(data).hexdigest())
+        published = tmp_path / "mirror"
+        published.mkdir()
+        (published / "tiny.h5").write_bytes(data)
+        with registry.register(registry.Variant("test", TINY, file, labels=None)):
+            found = Classifier("test", base_url=published.as_uri()).predict(picture)
+            # With the variant known, a file of its layers is taken for it, input size included.
+            same = Classifier(weights=weights).predict(picture)
+        assert found.model == "densenettest"
+        assert found.predictions == same.predictions
