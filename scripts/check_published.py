@@ -33,8 +33,10 @@ def reference(name: str) -> keras.Model:
 
 def check(name: str, pictures: Sequence[Path]) -> bool:
     """Compare both engines on ``pictures``, print what was found, and say whether it is within bounds."""
-    path = store.download(registry.get(name))
-    print(f"DenseNet-{name}: {path.name}, {path.stat().st_size:,} bytes, MD5 {registry.get(name).weights.md5} as published")
+    variant = registry.get(name)
+    path = store.download(variant)
+    assert variant.weights
+    print(f"DenseNet-{name}: {path.name}, {path.stat().st_size:,} bytes, MD5 {variant.weights.md5} as published")
     loaded = [keras.utils.img_to_array(keras.utils.load_img(picture, target_size=(224, 224))) for picture in pictures]
     batch = keras.applications.densenet.preprocess_input(np.stack(loaded))
     theirs = reference(name)
@@ -44,7 +46,7 @@ def check(name: str, pictures: Sequence[Path]) -> bool:
     logits = pooled @ kernel + bias
     right = True
     for engine in engines.ENGINES:
-        running = engines.create(engine, path, registry.get(name).config, threads=os.cpu_count() or 1)
+        running = engines.create(engine, path, variant.config, threads=os.cpu_count() or 1)
         mine = running.run(batch)
         probability = np.abs(mine - probabilities).max()
         logit = (np.abs(running.run(batch, "logits") - logits) / np.ptp(logits, axis=1, keepdims=True)).max()
@@ -68,7 +70,8 @@ def _print_best(pictures: Sequence[Path], probabilities: np.ndarray[Any, Any]) -
 def main() -> int:
     """Check every published variant; the exit status."""
     pictures = sorted(SAMPLES.glob("*.jpg"))
-    return 0 if all([check(name, pictures) for name in registry.downloadable()]) else 1
+    results = [check(name, pictures) for name in registry.downloadable()]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_json_is_one_array(weights, folder):
 def test_csv(weights, folder):
     result = densenet("predict", folder, "--weights", weights, "--format", "csv", "-k", "2")
     rows = list(csv.DictReader(io.StringIO(result.out)))
-    assert list(rows[0]) == "source,model,rank,index,id,label,probability,error".split(",")
+    assert list(rows[0]) == ["source", "model", "rank", "index", "id", "label", "probability", "error"]
     assert len(rows) == 4 * 2 + 1
     assert [row["error"][:16] for row in rows if row["error"]] == ["UnreadableImage:"]
 
@@ -212,40 +213,52 @@ def test_no_colour_in_a_pipe_and_narrow_terminals(weights, picture):
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
-    import subprocess
-
-    script = f"'{sys.executable}' -m densenet_cli predict {' '.join([str(folder / 'a.jpg')] * 300)} --weights {weights} --format csv | head -n 1"
+    many = " ".join([str(folder / "a.jpg")] * 300)
+    script = f"'{sys.executable}' -m densenet_cli predict {many} --weights {weights} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr == ""
     assert result.stdout == "source,model,rank,index,id,label,probability,error\n"
 
 
-def test_nothing_heavy_is_imported_for_help():
+HEAVY = {"numpy", "PIL", "rich", "onnxruntime", "tensorflow", "keras", "h5py", "onnx", "requests"}
+NOT_FOR_A_PICTURE = {
+    "tensorflow",
+    "keras",
+    "h5py",
+    "onnx",
+    "requests",
+    "filelock",
+    "safetensors",
+    "asyncio",
+    "concurrent",
+}
+
+
+def imported(arguments, modules):
+    """Which of ``modules`` a run of the command has imported at its end."""
     code = (
         "import sys, densenet_cli.cli as cli\n"
-        "try: cli.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'numpy', 'PIL', 'rich', 'onnxruntime', 'tensorflow', 'keras', 'h5py', 'onnx', 'requests'} & set(sys.modules)))"
+        f"try: cli.main({list(map(str, arguments))!r})\n"
+        "except SystemExit as leaving: assert leaving.code == 0\n"
+        f"print(' '.join({modules!r} & set(sys.modules)))"
     )
-    import subprocess
-
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    return result.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]])
+def test_nothing_heavy_is_imported_for_help(arguments):
+    assert imported(arguments, HEAVY) == []
+
+
+def test_summary_needs_no_array():
+    assert set(imported(["summary"], HEAVY)) <= {"rich"}
 
 
 def test_only_what_is_needed_is_imported_for_a_picture(weights, picture):
     """With the graph cached: no TensorFlow, no checkpoint reader, no download."""
     Classifier(weights=weights).predict(picture)
-    code = (
-        "import sys, densenet_cli.cli as cli\n"
-        f"try: cli.main(['predict', {str(picture)!r}, '--weights', {str(weights)!r}])\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'tensorflow', 'keras', 'h5py', 'onnx', 'requests', 'filelock', 'safetensors', 'asyncio', 'concurrent'} & set(sys.modules)))"
-    )
-    import subprocess
-
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
+    assert imported(["predict", picture, "--weights", weights], NOT_FOR_A_PICTURE) == []
 
 
 class TestPythonFace:
