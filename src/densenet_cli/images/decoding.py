@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
     from densenet_cli.images.preprocessing import Box
 
-__all__ = ["DecodeBudget", "load"]
+__all__ = ["DecodeBudget", "decode", "load"]
+
+
+class _Whole:
+    """In the place of a ``Preprocessing``: the picture as it is, for somebody who prepares it in another way."""
+
+    way = "whole"
+
+    def __init__(self, least_side: int | None) -> None:
+        self.least_side = least_side
 
 
 def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | None = None) -> NDArray[np.uint8]:
@@ -44,6 +53,27 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
+    pixels: NDArray[np.uint8] = _guarded(source, preprocessing, budget)
+    return pixels
+
+
+def decode(source: Source, least_side: int | None = None, budget: DecodeBudget | None = None) -> Picture:
+    """The whole of one picture in RGB, upright: what ``load`` prepares. Safe to call from several threads at once.
+
+    Args:
+        source: the picture.
+        least_side: pixels that its shorter side has to keep; a large JPEG is decoded at a reduced scale. None for
+            full scale.
+        budget: the memory that it shares with the pictures of other threads, until it is decoded.
+
+    Raises:
+        PictureError: one of its subclasses, and nothing else, whatever the picture.
+    """
+    picture: Picture = _guarded(source, _Whole(least_side), budget)
+    return picture
+
+
+def _guarded(source: Source, preprocessing: Preprocessing | _Whole, budget: DecodeBudget | None) -> Any:
     try:
         return _load(source, preprocessing, budget or UNLIMITED)
     except PictureError as error:
@@ -55,7 +85,7 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     raise failure.with_traceback(None)
 
 
-def _load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget) -> NDArray[np.uint8]:
+def _load(source: Source, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
     quieten(budget)
     match source.kind:
         case "nothing":
@@ -69,7 +99,7 @@ def _load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget) ->
                 return _decode(encoded, preprocessing, budget)
 
 
-def _decode(encoded: Encoded, preprocessing: Preprocessing, budget: DecodeBudget) -> NDArray[np.uint8]:
+def _decode(encoded: Encoded, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
     """Header, memory, pixels."""
     format = identify(encoded.stream)
     held = encoded.size * (encoded.in_memory + format.reads_whole)
@@ -83,7 +113,7 @@ def _decode(encoded: Encoded, preprocessing: Preprocessing, budget: DecodeBudget
         return _see(image, (size, box) if box else None, preprocessing)
 
 
-def _reduce(image: Image, preprocessing: Preprocessing) -> Box | None:
+def _reduce(image: Image, preprocessing: Preprocessing | _Whole) -> Box | None:
     """Have a JPEG decoded at a half, a quarter or an eighth where that is still large enough.
 
     Returns:
@@ -96,24 +126,28 @@ def _reduce(image: Image, preprocessing: Preprocessing) -> Box | None:
     return drafted[1] if drafted else None
 
 
-def _see(image: Image, reduced: tuple[tuple[int, int], Box] | None, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _see(image: Image, reduced: tuple[tuple[int, int], Box] | None, preprocessing: Preprocessing | _Whole) -> Any:
     """The pixels that the network sees of an opened picture."""
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))
     # One name for every stage of it, so that each is gone once the next is there.
     if preprocessing.way == "keras":
         image = image if image.mode == "RGB" else image.convert("RGB")
-        return apply(Picture(image, size, box), preprocessing)
+        return _prepared(Picture(image, size, box), preprocessing)
     orientation = orientation_of(image)
     image = to_rgb(image)
-    return apply(upright(Picture(image, size, box), orientation), preprocessing)
+    return _prepared(upright(Picture(image, size, box), orientation), preprocessing)
+
+
+def _prepared(picture: Picture, preprocessing: Preprocessing | _Whole) -> Any:
+    return picture if isinstance(preprocessing, _Whole) else apply(picture, preprocessing)
 
 
 _callers_image = threading.Lock()
 """Pillow decodes a picture when it is first asked for pixels, and two threads may hold the same one of a caller's."""
 
 
-def _from_image(image: Image, preprocessing: Preprocessing, budget: DecodeBudget) -> NDArray[np.uint8]:
+def _from_image(image: Image, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
     """A caller's picture. Nothing is changed in it, but that Pillow may decode it now."""
     with budget.reserve(memory.of_image(image, image.size)):
         with _callers_image:
@@ -121,9 +155,9 @@ def _from_image(image: Image, preprocessing: Preprocessing, budget: DecodeBudget
         return _see(image, None, preprocessing)
 
 
-def _from_array(array: Any, preprocessing: Preprocessing, budget: DecodeBudget) -> NDArray[np.uint8]:
+def _from_array(array: Any, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
     from PIL import Image
 
     height, width, _ = array.shape
     with budget.reserve(4 * width * height):
-        return apply(Picture.whole(Image.fromarray(array)), preprocessing)
+        return _prepared(Picture.whole(Image.fromarray(array)), preprocessing)
