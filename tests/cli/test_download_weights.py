@@ -1,0 +1,139 @@
+"""``densenet download-weights`` as a whole process sees it: table, words, exit status."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner, Result
+
+from densenet_cli import cli, registry
+from densenet_cli.paths import models_dir
+from densenet_cli.weights import transfer
+from tests.support import servers
+from tests.support.published import DATA, MD5, NAME, TINY
+from tests.support.servers import FaultyServer
+
+
+@pytest.fixture(autouse=True)
+def tiny_alone(monkeypatch):
+    """The one published variant is a few bytes long."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(registry, "VARIANTS", {"161": registry.get("161"), TINY.name: TINY})
+
+
+@pytest.fixture
+def path():
+    models_dir().mkdir(parents=True)
+    return models_dir() / NAME
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["download-weights", *arguments])
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def row(out: str) -> list[str]:
+    (line,) = [line for line in out.splitlines() if NAME in line]
+    return line.split()
+
+
+def test_everything_published_is_fetched_when_none_is_named(capsys):
+    with FaultyServer(servers.serving(DATA)) as server:
+        status, out, err = run("--base-url", server.url, capsys=capsys)
+        assert (status, row(out)) == (0, [TINY.name, "ready", "0.4", "MB", NAME])
+        assert f"Fetching the weights of {TINY.model}." in err
+        assert str(models_dir()) in err
+        status, out, err = run(TINY.name, TINY.name, "--base-url", server.url, capsys=capsys)
+        assert (status, len(server.requests)) == (0, 1)
+        assert "Fetching" not in err
+    assert (models_dir() / NAME).read_bytes() == DATA
+
+
+def test_quiet_leaves_the_table_alone(capsys):
+    with FaultyServer(servers.serving(DATA)) as server:
+        status, out, err = run("--quiet", "--base-url", server.url, capsys=capsys)
+    assert (status, err) == (0, "")
+    assert row(out)[1] == "ready"
+
+
+def test_what_cant_be_had_ends_in_3_with_the_ways_on(capsys):
+    with FaultyServer(servers.status(404)) as server:
+        status, out, err = run("--base-url", server.url, capsys=capsys)
+    assert (status, row(out)) == (3, [TINY.name, "absent", NAME])
+    assert "404 Not Found" in err and "--base-url URL" in err and "--weights FILE" in err
+    assert "Traceback" not in err
+
+
+def test_list_only_looks(capsys, path):
+    with FaultyServer(servers.serving(DATA)):
+        assert row(run("--list", capsys=capsys)[1])[1] == "absent"
+        path.with_name(f"{NAME}.part").write_bytes(bytes(250_000))
+        status, out, _ = run("--list", capsys=capsys)
+        assert (status, row(out)) == (0, [TINY.name, "partial", "0.2", "MB", NAME])
+        path.write_bytes(DATA)
+        assert row(run("--list", capsys=capsys)[1])[1] == "unchecked"
+
+
+def test_verify_hashes_and_ends_in_3_when_something_is_wrong(capsys, path):
+    assert run("--verify", capsys=capsys)[0] == 0
+    status, _, err = run("--verify", TINY.name, capsys=capsys)
+    assert status == 3 and "not on this machine" in err
+    path.write_bytes(DATA)
+    status, out, _ = run("--verify", capsys=capsys)
+    assert (status, row(out)[1]) == (0, "ready")
+    path.write_bytes(b"mine")
+    status, out, err = run("--verify", capsys=capsys)
+    assert (status, row(out)[1]) == (3, "wrong")
+    assert MD5 in err and "--force" in err
+    assert path.read_bytes() == b"mine"
+
+
+def test_force_replaces_another_file_and_keeps_it(capsys, path):
+    path.write_bytes(b"mine")
+    with FaultyServer(servers.serving(DATA)) as server:
+        assert run("--base-url", server.url, capsys=capsys)[0] == 3
+        assert run("--force", "--base-url", server.url, capsys=capsys)[0] == 0
+    assert path.read_bytes() == DATA
+    assert [kept.read_bytes() for kept in path.parent.glob("*.old")] == [b"mine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["161"], f"'161' has no published weights; these variants have: {TINY.name}"),
+        (["nonsense"], f"'nonsense' has no published weights; these variants have: {TINY.name}"),
+        (["--list", "--verify"], "only look"),
+        (["--verify", "--force"], "only look"),
+        (["--list", "--base-url", "http://x/"], "only look"),
+        (["--base-url", "/media/usb"], "file:///media/usb"),
+        (["--base-url", "ftp://x/"], "http://, https:// or file:///"),
+    ],
+)
+def test_wrong_usage_ends_in_2_before_anything_is_done(capsys, arguments, said):
+    status, out, err = run(*arguments, capsys=capsys)
+    assert (status, out) == (2, "")
+    assert said in " ".join(err.split())
+    assert not models_dir().exists()
+
+
+def test_in_a_pipe_a_row_is_one_line_however_narrow_the_terminal_was(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert row(run("--list", capsys=capsys)[1]) == [TINY.name, "absent", NAME]
+
+
+def test_help_has_examples_and_the_states():
+    result: Result = CliRunner().invoke(cli.densenet, ["download-weights", "--help"])
+    assert result.exit_code == 0
+    for said in ("Examples:", "densenet download-weights --verify", "unchecked", "DENSENET_BASE_URL", "Exit status"):
+        assert said in result.output
+
+
+def test_names_complete_in_the_shell():
+    from densenet_cli.cli.download_weights import command
+
+    (variants,) = [parameter for parameter in command.params if parameter.name == "variants"]
+    context = command.make_context("download-weights", [], resilient_parsing=True)
+    assert [item.value for item in variants.type.shell_complete(context, variants, "ti")] == [TINY.name]
