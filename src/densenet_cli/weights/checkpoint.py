@@ -92,6 +92,7 @@ def _checkpoint(contents: Contents, config: DenseNetConfig | None) -> Checkpoint
     if config is None:
         config = recognition.recognise(shapes, contents.config)
     else:
+        recognition.check_kind(shapes)
         config = config.with_classes(recognition.head_width(shapes))
         said = contents.config
         if said is not None and said.stem != config.stem:

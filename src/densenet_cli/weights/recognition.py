@@ -22,6 +22,7 @@ def recognise(shapes: dict[str, ArrayShapes], said: DenseNetConfig | None) -> De
     layers, else from the one stem that fits. Raises ``CheckpointError`` where a layer is missing without which nothing
     can be told, where ``said`` is another network, and where the stem can't be told.
     """
+    check_kind(shapes)
     blocks = _blocks(shapes)
     kernel, _, _, width = _kernel(shapes, "conv1_conv", 4)
     stems = [name for name, stem in STEMS.items() if (stem.kernel, stem.norm) == (kernel, "conv1_bn" in shapes)]
@@ -58,10 +59,18 @@ def variant_of(config: DenseNetConfig) -> str | None:
     return None
 
 
+def check_kind(shapes: dict[str, ArrayShapes]) -> None:
+    """Raises ``CheckpointError`` for another architecture's layers, where to name one that is missing says little."""
+    if not any(BLOCK_LAYER.match(name) for name in shapes):
+        names = ", ".join(list(shapes)[:3])
+        raise CheckpointError(
+            f"none of its layers is a DenseNet's ({f'the first are {names}' if names else 'it has none'})"
+        )
+
+
 def head_width(shapes: dict[str, ArrayShapes]) -> int:
     """The number of classes. Raises ``CheckpointError`` where the network has no head."""
     if "predictions" not in shapes:
-        _kernel(shapes, "conv1_conv", 4)
         raise CheckpointError(
             "layer predictions is missing: a network saved without its head (include_top=False) can't classify"
         )

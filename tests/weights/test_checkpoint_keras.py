@@ -1,0 +1,153 @@
+"""Files that the installed Keras writes are read, and Keras reads what the tests' writers write."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from densenet_cli import registry
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights import checkpoint
+from tests.support import checkpoints as support
+from tests.support.networks import uncalibrated
+
+CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
+
+WAYS = {
+    "x.h5": lambda model, path: model.save(path),
+    "x.keras": lambda model, path: model.save(path),
+    "x.weights.h5": lambda model, path: model.save_weights(path),
+}
+
+
+@pytest.fixture(scope="module")
+def keras_layers(keras):
+    from densenet_cli.engines import keras_layers
+
+    return keras_layers
+
+
+@pytest.fixture(scope="module")
+def small(keras, keras_layers):
+    """A Keras model with random arrays and an optimizer that has state, and the arrays."""
+    arrays = uncalibrated(CONFIG)
+    model = keras_layers.model(CONFIG)
+    keras_layers.set_arrays(model, arrays)
+    model.compile(keras.optimizers.SGD(0.0, momentum=0.9), "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    return model, arrays
+
+
+def visit(path) -> dict[str, tuple[int, ...]]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: getattr(item, "shape", ())}))
+    return found
+
+
+def remove_names(path) -> None:
+    """Make of today's file one of Keras 3.0 to 3.3, which had no names."""
+    with h5py.File(path, "a") as file:
+        for group in file["layers"].values():
+            group["vars"].attrs.pop("name", None)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_what_keras_writes(tmp_path, small, name):
+    model, arrays = small
+    WAYS[name](model, tmp_path / name)
+    support.assert_same(checkpoint.read(tmp_path / name).arrays, arrays, CONFIG)
+
+
+def test_what_keras_wrote_before_it_had_names(tmp_path, small):
+    model, arrays = small
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    remove_names(path)
+    support.assert_same(checkpoint.read(path).arrays, arrays, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def published(keras, keras_layers):
+    """``keras.applications``' own DenseNet-121 with random arrays, the arrays and the configuration."""
+    config = registry.get("121").config.with_classes(3)
+    model = keras.applications.densenet.DenseNet121(weights=None, classes=3)
+    arrays = uncalibrated(config)
+    keras_layers.set_arrays(model, arrays)
+    return model, arrays, config
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_network_of_keras_applications(tmp_path, published, name):
+    model, arrays, config = published
+    WAYS[name](model, tmp_path / name)
+    found = checkpoint.read(tmp_path / name)
+    assert (found.variant, found.config) == ("121", config)
+    support.assert_same(found.arrays, arrays, config)
+
+
+def test_nameless_layers_of_keras_applications_come_in_the_order_of_creation(tmp_path, published):
+    model, arrays, config = published
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    remove_names(path)
+    found = checkpoint.read(path)
+    assert found.variant == "121"
+    support.assert_same(found.arrays, arrays, config)
+
+
+def test_keras_reads_the_published_layout_that_the_tests_write(tmp_path, published, keras_layers):
+    model, _, config = published
+    arrays = uncalibrated(config, seed=1)
+    support.write_legacy_h5(tmp_path / "x.h5", arrays, config)
+    model.load_weights(tmp_path / "x.h5")
+    support.assert_same(keras_layers.get_arrays(model), arrays, config)
+    keras_layers.set_arrays(model, published[1])
+
+
+def test_the_tests_write_datasets_where_keras_does(tmp_path, small):
+    model, arrays = small
+    model.save_weights(tmp_path / "theirs.weights.h5")
+    support.write_numbered_h5(tmp_path / "ours.weights.h5", arrays, CONFIG)
+    theirs = {name: shape for name, shape in visit(tmp_path / "theirs.weights.h5").items() if name.startswith("layers")}
+    assert {name: shape for name, shape in theirs.items() if shape} == {
+        name: shape for name, shape in visit(tmp_path / "ours.weights.h5").items() if shape
+    }
+    model.save(tmp_path / "theirs.h5")
+    support.write_legacy_h5(tmp_path / "ours.h5", arrays, CONFIG, False, below="model_weights", suffix="")
+    theirs = {name: shape for name, shape in visit(tmp_path / "theirs.h5").items() if name.startswith("model_weights")}
+    assert {name: shape for name, shape in theirs.items() if shape} == {
+        name: shape for name, shape in visit(tmp_path / "ours.h5").items() if shape
+    }
+
+
+def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_layers):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = keras_layers.model(CONFIG)
+    finally:
+        keras.config.set_dtype_policy(before)
+    for name in WAYS:
+        WAYS[name](model, tmp_path / name)
+        kernel = checkpoint.read(tmp_path / name).arrays["conv1_conv"]["kernel"]
+        expected = model.get_layer("conv1_conv").get_weights()[0].astype(np.float32)
+        np.testing.assert_array_equal(kernel, expected)
+        assert np.ptp(kernel) > 0
+
+
+def test_a_network_without_its_head_is_refused(tmp_path, keras):
+    model = keras.applications.densenet.DenseNet121(weights=None, include_top=False)
+    for name in ("x.h5", "x.weights.h5"):
+        WAYS[name](model, tmp_path / name)
+        with pytest.raises(checkpoint.CheckpointError, match=r"predictions is missing.*include_top=False"):
+            checkpoint.read(tmp_path / name)
+
+
+def test_another_architecture_is_refused(tmp_path, keras):
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
+    for name in WAYS:
+        WAYS[name](model, tmp_path / name)
+        with pytest.raises(checkpoint.CheckpointError, match="none of its layers is a DenseNet's"):
+            checkpoint.read(tmp_path / name)
