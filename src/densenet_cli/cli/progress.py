@@ -48,7 +48,7 @@ class DownloadBar:
 
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(24),
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
@@ -56,7 +56,8 @@ class DownloadBar:
             )
             self._progress.start()
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total)
+            # The whole name of a published file leaves no room for a bar in 80 columns.
+            self._tasks[name] = self._progress.add_task(name.partition("_")[0], total=total)
         self._progress.update(self._tasks[name], completed=done, total=total)
 
 
