@@ -266,6 +266,11 @@ def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
         with file_writer(path) as records:
             records.write(PREDICTIONS[0])
             assert "another run is writing it" in pool.apply(_try_to_enter, (path,))
+            for prediction in PREDICTIONS:
+                records.write(prediction)
+        with file_writer(path, resume=True, retry_errors=True) as records:
+            records.write(PREDICTIONS[2])  # the file is another one now, without its error
+            assert "another run is writing it" in pool.apply(_try_to_enter, (path,))
         assert pool.apply(_try_to_enter, (path,)) == "entered"
 
 

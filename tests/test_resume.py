@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_results import names, texts
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.records import RecordWriter, format_of, open_records
 from densenet_cli.results import FORMATS, Failure, Prediction, Score
+from tests.test_results import names, texts
 
 SETTINGS: dict[str, Any] = {"model": "densenet121", "top_k": 2, "labels": ["x"] * 1000}
 RESUMABLE = [name for name, format_ in FORMATS.items() if format_.resumable]

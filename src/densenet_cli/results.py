@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
 
@@ -171,8 +171,7 @@ def _to_bytes(name: str) -> bytes:
         return name.encode("utf-8", "surrogatepass")
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """How records make a file: ``head``, the records with ``between`` between them, ``foot``.
 
     ``resumable``: whether an interrupted file can be gone on with.

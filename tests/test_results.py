@@ -1,0 +1,186 @@
+"""The written forms of a prediction, held against the parsers that read them, whatever a file or a class is called."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from densenet_cli.errors import UnreadableImage
+from densenet_cli.results import CSV_COLUMNS, FORMATS, Failure, Prediction, Score, escaped, shortest
+
+CAT = Prediction(
+    "cat.jpg",
+    "densenet121",
+    (
+        Score(1, 285, "n02124075", "Egyptian cat", float(np.float32(0.8123))),
+        Score(2, 7, None, 'a "quoted", one', float(np.float32(1e-5))),
+    ),
+)
+BROKEN = Prediction("broken.png", "densenet121", error=Failure("UnreadableImage", "It is no picture."))
+
+names = st.text() | st.binary().map(os.fsdecode) | st.text(alphabet='\\x/\r\n",\x1b\u2028é\udcff\ud800')
+texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(alphabet='\\\r\n", \x00\x85é🐈')
+probabilities = st.floats(0, 1, width=32)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> Prediction:
+    source, model = draw(names), draw(texts)
+    if draw(st.booleans()):
+        return Prediction(source, model, error=Failure("UnreadableImage", draw(names)))
+    count = draw(st.integers(0, 4))
+    scores = (
+        Score(rank, draw(st.integers(0, 999)), draw(st.none() | texts.filter(bool)), draw(texts), draw(probabilities))
+        for rank in range(1, count + 1)
+    )
+    return Prediction(source, model, tuple(scores))
+
+
+def unescaped(text: str) -> bytes:
+    """What a reader of the documentation would write to get a name's bytes back from CSV."""
+    parts = re.split(rb"\\(\\|x[0-9a-f]{2})", text.encode())
+    parts[1::2] = [b"\\" if part == b"\\" else bytes.fromhex(part[1:].decode()) for part in parts[1::2]]
+    return b"".join(parts)
+
+
+def name_bytes(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
+
+
+def test_json_is_the_documented_record() -> None:
+    assert json.loads(CAT.to_json()) == {
+        "source": "cat.jpg",
+        "model": "densenet121",
+        "predictions": [
+            {"rank": 1, "index": 285, "id": "n02124075", "label": "Egyptian cat", "probability": 0.8123},
+            {"rank": 2, "index": 7, "id": None, "label": 'a "quoted", one', "probability": 1e-05},
+        ],
+    }
+    assert json.loads(BROKEN.to_json()) == {
+        "source": "broken.png",
+        "model": "densenet121",
+        "error": {"type": "UnreadableImage", "message": "It is no picture."},
+    }
+    assert Prediction("a", "m").to_json() == '{"source": "a", "model": "m", "predictions": []}'
+
+
+def test_csv_is_the_documented_rows() -> None:
+    assert FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error\n"
+    assert CAT.to_csv() == (
+        "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,\n"
+        'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,\n'
+    )
+    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: It is no picture.\n"
+    assert Prediction("a", "m").to_csv() == "a,m,,,,,,\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "source_bytes"),
+    [
+        ("Katze \N{CAT}.jpg", "Katze \N{CAT}.jpg", None),
+        ("back\\slash", "back\\slash", None),
+        ("back\\slash\udcff", r"back\\slash\xff", b"back\\slash\xff"),
+        ("new\nline", "new\nline", None),
+    ],
+)
+def test_a_name_in_json(name: str, source: str, source_bytes: bytes | None) -> None:
+    record = Prediction(name, "m").to_dict()
+    assert record["source"] == source
+    assert record.get("source_bytes") == (base64.b64encode(source_bytes).decode() if source_bytes else None)
+
+
+def test_a_name_in_csv_has_its_backslashes_doubled() -> None:
+    assert escaped("a\\b") == r"a\\b"
+    assert escaped("a\\b\udce9") == r"a\\b\xe9"
+
+
+def test_a_terminal_sees_no_escape_sequence_in_json() -> None:
+    name = "\x1b[2J\x9b31m\u202e\u2028\x7f\ngnp.exe🐈"
+    line = Prediction(name, "m").to_json()
+    assert line.isprintable() and "🐈" in line
+    assert json.loads(line)["source"] == name
+
+
+@given(predictions())
+@example(Prediction("\udcff\\\n", "m"))
+@example(Prediction("\ud800", "m", error=Failure("UnreadableImage", "\ud800\udcff")))
+def test_json_gives_back_every_prediction(prediction: Prediction) -> None:
+    line = prediction.to_json()
+    line.encode()
+    assert line.isprintable()
+    record = json.loads(line)
+    if "source_bytes" in record:
+        assert base64.b64decode(record["source_bytes"]) == name_bytes(prediction.source)
+        assert record["source"] == escaped(prediction.source)
+    else:
+        assert record["source"] == prediction.source
+    assert record["model"] == prediction.model
+    if prediction.error:
+        assert record["error"]["type"] == prediction.error.type
+    else:
+        scores = tuple(
+            Score(s["rank"], s["index"], s["id"], s["label"], float(np.float32(s["probability"])))
+            for s in record["predictions"]
+        )
+        assert scores == prediction.predictions
+
+
+@given(predictions())
+@example(Prediction("a\rb", "\r", (Score(1, 0, None, "\r", 0.5),)))
+def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
+    text = prediction.to_csv()
+    assert text.encode().endswith(b"\n") and not text.endswith("\r\n")
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), CSV_COLUMNS, strict=True))
+    assert len(rows) == max(1, len(prediction.predictions))
+    for row in rows:
+        assert unescaped(row["source"]) == name_bytes(prediction.source)
+        assert row["model"] == prediction.model
+    if prediction.error:
+        assert rows[0]["error"].startswith(f"{prediction.error.type}: ")
+    scores = tuple(
+        Score(int(r["rank"]), int(r["index"]), r["id"] or None, r["label"], float(np.float32(r["probability"])))
+        for r in rows
+        if r["rank"]
+    )
+    assert scores == prediction.predictions
+
+
+@given(probabilities)
+def test_a_probability_has_the_fewest_decimals_of_its_float32(probability: float) -> None:
+    written = shortest(probability)
+    assert written is not None
+    assert np.float32(written) == np.float32(probability)
+    digits = len(re.sub(r"e.*|\.0$|\.", "", repr(written)).lstrip("0"))
+    assert digits <= 9
+    assert all(np.float32(f"{probability:.{fewer}g}") != np.float32(probability) for fewer in range(1, digits))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_leaves_json_valid(value: float) -> None:
+    prediction = Prediction("a", "m", (Score(1, 0, None, "x", value),))
+    assert json.loads(prediction.to_json())["predictions"][0]["probability"] is None
+    assert prediction.to_rows()[0][CSV_COLUMNS.index("probability")] == ""
+
+
+def test_a_failure_is_its_errors_class_and_sentence() -> None:
+    assert Failure.of(UnreadableImage("It is no picture.")) == BROKEN.error
+
+
+def test_importing_results_imports_nothing_heavy() -> None:
+    code = "import sys, densenet_cli.results; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "json", "csv", "base64", "click", "rich"} & set(loaded)
