@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 16
 EIGHTHS = " ▏▎▍▌▋▊▉"
+ROOM_FOR_BAR = 68
+ROOM_FOR_ID = 46
+"""Columns of a terminal below which the bar, and then the id, are left out: the label is what people came for."""
 
 
 class Tables:
@@ -37,17 +40,20 @@ class Tables:
         table = Table(box=SIMPLE_HEAD if self._unicode else ASCII, pad_edge=False, show_edge=False)
         table.add_column("#", justify="right")
         table.add_column("Label", overflow="fold")
-        table.add_column("WordNet id", no_wrap=True)
+        with_id, with_bar = self._console.width >= ROOM_FOR_ID, self._console.width >= ROOM_FOR_BAR
+        if with_id:
+            table.add_column("WordNet id", no_wrap=True)
         table.add_column("Probability", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, width=BAR_WIDTH)
+        if with_bar:
+            table.add_column("", no_wrap=True, width=BAR_WIDTH)
         for score in prediction.predictions:
-            table.add_row(
-                str(score.rank),
-                printable(score.label),
-                printable(score.id or ""),
-                f"{score.probability:.2%}",
-                Text(self._bar(score.probability), style="green"),
-            )
+            cells: list[str | Text] = [str(score.rank), printable(score.label)]
+            if with_id:
+                cells.append(printable(score.id or ""))
+            cells.append(f"{score.probability:.2%}")
+            if with_bar:
+                cells.append(Text(self._bar(score.probability), style="green"))
+            table.add_row(*cells)
         self._console.print(table)
         self._console.print()
 
