@@ -299,7 +299,7 @@ def test_killed_at_random_moments(output: Path) -> None:
     chance = random.Random(7)
     kills = 0
     deadline = time.monotonic() + 60
-    while kills < 5 and time.monotonic() < deadline:
+    while kills < 3 and time.monotonic() < deadline:
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(output)], cwd=ROOT)
         before = output.stat().st_size if output.exists() else 0
         while child.poll() is None and (not output.exists() or output.stat().st_size <= before):
@@ -310,7 +310,7 @@ def test_killed_at_random_moments(output: Path) -> None:
         kills += child.returncode == -signal.SIGKILL
         if child.returncode == 0:
             output.unlink()
-    assert kills == 5
+    assert kills == 3
     subprocess.run([sys.executable, "-c", CHILD, str(output)], cwd=ROOT, check=True)
     assert output.read_bytes() == expected.read_bytes()
     assert json.loads(output.with_name(output.name + ".meta.json").read_text()) == SETTINGS
