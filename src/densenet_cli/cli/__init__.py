@@ -19,6 +19,7 @@ from densenet_cli.errors import DensenetError
 COMMANDS = {
     "predict": "Classify pictures: files, folders, globs, URLs or standard input.",
     "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
+    "evaluate": "Measure a model on pictures whose classes are known.",
     "train": "Train a network of your own on class folders.",
     "download-weights": "Fetch the published weights and check them.",
     "cache": "Show what is stored on this machine; prune or verify it.",

@@ -1,0 +1,7 @@
+"""Measuring a classifier on pictures whose classes are known."""
+
+from densenet_cli.evaluation.measuring import Example, evaluate, measure
+from densenet_cli.evaluation.report import Report
+from densenet_cli.evaluation.tally import Outcome, Tally
+
+__all__ = ["Example", "Outcome", "Report", "Tally", "evaluate", "measure"]
