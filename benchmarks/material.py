@@ -1,0 +1,187 @@
+"""What is measured with: random weights in the published layout, and pictures made from scikit-image's photographs.
+
+The published weights may not be there where this runs, and the time of a network does not depend on its numbers, so
+weights are random (those of the tests, whose answers are neither sure nor all alike). The photographs are crops of the
+six that scikit-image ships in full colour, enlarged, mirrored, brightened and given a camera's grain, so that no two files
+are alike and their JPEGs are as large as ImageNet's.
+
+As a script it makes them: ``material.py KIND FOLDER [COUNT]``, in a process of its own (see ``processes``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import processes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "hubble_deep_field.jpg",
+)
+SIZE = (500, 375)
+"""Of a photograph: the commonest size in ImageNet."""
+GRAIN = 7
+"""Standard deviation of the grain, of 255: with it a JPEG of quality 95 has about 110 kB."""
+LARGE_SIZE = (4000, 3000)
+
+
+class Material:
+    """A folder that fills as things are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _made(self, kind: str, name: str, *arguments: object) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            processes.run(processes.script("material", kind, path, *arguments))
+        return path
+
+    def weights(self) -> Path:
+        """A DenseNet-121 of 1,000 classes in the published layout."""
+        return self._made("weights", "densenet121.h5")
+
+    def tiny_weights(self) -> Path:
+        """A network of a few layers for pictures of 32x32."""
+        return self._made("tiny_weights", "tiny.safetensors")
+
+    def photographs(self, count: int) -> Path:
+        """A folder of ``count`` JPEGs of ``SIZE``."""
+        return self._made("photographs", f"photographs-{count}", count)
+
+    def large_photographs(self, count: int) -> Path:
+        """A folder of ``count`` 12-megapixel JPEGs."""
+        return self._made("large_photographs", f"large-{count}", count)
+
+    def tiny_pictures(self, count: int) -> Path:
+        """A folder of ``count`` names of a few tiny JPEGs (hard links)."""
+        return self._made("tiny_pictures", f"tiny-{count}", count)
+
+    def empty(self) -> Path:
+        """A new folder."""
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
+
+@contextmanager
+def temporary() -> Iterator[Material]:
+    """Material that is gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="densenet-benchmarks-") as folder:
+        yield Material(Path(folder))
+
+
+def weights(path: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from densenet_cli.registry import VARIANTS
+    from tests.support.checkpoints import write_legacy_h5
+    from tests.support.networks import random_arrays
+
+    config = VARIANTS["121"].config
+    write_legacy_h5(path, random_arrays(config), config)
+
+
+def tiny_weights(path: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from densenet_cli.weights import safetensors_file
+    from tests.support.networks import TINY, random_arrays
+
+    safetensors_file.write(path, random_arrays(TINY), TINY)
+
+
+def photographs(folder: Path, count: int) -> None:
+    folder.mkdir()
+    originals = _originals()
+    for number in range(count):
+        picture = _photograph(originals, number, SIZE if number % 4 else SIZE[::-1])
+        picture.save(folder / f"{number:06d}.jpg", quality=95)
+
+
+def large_photographs(folder: Path, count: int) -> None:
+    """Every other one is a photograph enlarged; the others are mosaics, as sharp in every pixel as the originals."""
+    from PIL import Image
+
+    folder.mkdir()
+    originals = _originals()
+    for number in range(count):
+        if number % 2:
+            picture = Image.new("RGB", LARGE_SIZE)
+            for tile in range(64):
+                place = (tile % 8 * 500, tile // 8 * 375)
+                picture.paste(_photograph(originals, 1000 + 64 * number + tile, SIZE), place)
+        else:
+            picture = _photograph(originals, number, LARGE_SIZE)
+        picture.save(folder / f"{number:06d}.jpg", quality=90)
+
+
+def tiny_pictures(folder: Path, count: int) -> None:
+    """Ten files; everything else is a link to one of them."""
+    folder.mkdir()
+    originals = _originals()
+    for number in range(count):
+        path = folder / f"{number:06d}.jpg"
+        if number < 10:
+            _photograph(originals, number, (48, 48)).save(path, quality=90)
+        else:
+            os.link(folder / f"{number % 10:06d}.jpg", path)
+
+
+def _originals() -> list[Image]:
+    import skimage.data
+    from PIL import Image
+
+    folder = Path(skimage.data.__file__).parent
+    return [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
+
+
+def _photograph(originals: list[Image], number: int, size: tuple[int, int]) -> Image:
+    """The ``number``th variation; the same number gives the same picture."""
+    import numpy as np
+    from PIL import Image, ImageEnhance
+
+    rng = np.random.default_rng(number)
+    original = originals[number % len(originals)]
+    scale = rng.uniform(0.55, 0.95) * min(original.width / size[0], original.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = rng.uniform(0, original.width - width), rng.uniform(0, original.height - height)
+    picture = original.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.8, 1.2))
+    return _with_grain(picture, rng)
+
+
+def _with_grain(picture: Image, rng: np.random.Generator) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(picture, np.float32)
+    pixels = pixels + rng.standard_normal(pixels.shape, np.float32) * GRAIN
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+KINDS = {
+    function.__name__: function for function in (weights, tiny_weights, photographs, large_photographs, tiny_pictures)
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Make what is measured with.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("count", type=int, nargs="*")
+    asked = parser.parse_args()
+    KINDS[asked.kind](asked.path, *asked.count)
