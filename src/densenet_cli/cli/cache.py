@@ -72,8 +72,12 @@ def _prune(graphs: list[Entry]) -> list[Entry]:
         except OSError as error:
             warn(f"{printable(str(graph.folder))} can't be removed: {error.strerror or error}.")
             left.append(graph)
-    say(f"Removed {len(graphs) - len(left)} graph{'' if len(graphs) - len(left) == 1 else 's'}, {megabytes(freed)}.")
+    say(f"Removed {_graphs(len(graphs) - len(left))}, {megabytes(freed)}.")
     return left
+
+
+def _graphs(number: int) -> str:
+    return f"{number} graph{'' if number == 1 else 's'}"
 
 
 def megabytes(size: int) -> str:
@@ -126,4 +130,4 @@ def _print(files: list[Status], graphs: list[Entry]) -> None:
         source = printable(Path(graph.weights).name) if graph.weights else ""
         table.add_row(graph.folder.name[:8], graph.state, megabytes(graph.size), source)
     console.print(table)
-    console.print(f"{len(graphs)} graphs, {megabytes(sum(graph.size for graph in graphs))}")
+    console.print(f"{_graphs(len(graphs))}, {megabytes(sum(graph.size for graph in graphs))}")

@@ -60,10 +60,19 @@ MODEL_OPTIONS = (
         help="What computes: ONNX Runtime, or Keras on TensorFlow (slow to start).",
     ),
     click.option(
-        "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures computed at once."
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Pictures computed at once.",
     ),
     click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads that decode and compute.  [default: number of cores]"
+        "--threads",
+        type=click.IntRange(min=1),
+        show_default="number of cores",
+        metavar="N",
+        help="Threads that decode and compute.",
     ),
     click.option("--offline", is_flag=True, help="Never touch the network."),
 )

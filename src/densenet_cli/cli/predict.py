@@ -21,13 +21,21 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", nargs=-1)
-@click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels a picture.")
+@click.option(
+    "-k",
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Labels a picture; more than there are means all.",
+)
 @click.option(
     "--min-prob",
     type=click.FloatRange(0, 1),
     default=0.0,
     metavar="P",
-    help="Leave out labels less probable than this, from 0 to 1.",
+    help="Leave out labels less probable than this.",
 )
 @model_options
 @click.option(
@@ -38,7 +46,10 @@ if TYPE_CHECKING:
 )
 @click.option("--null", is_flag=True, help="Sources in --files-from end in NUL bytes instead of newlines.")
 @click.option(
-    "--format", "format_", type=click.Choice(["table", *FORMATS]), help="[default: table, or what -o's suffix says]"
+    "--format",
+    "format_",
+    type=click.Choice(["table", *FORMATS]),
+    help="How results are written.  [default: table, or what -o's suffix says]",
 )
 @click.option(
     "-o",
