@@ -3,7 +3,7 @@
 Paths are strings here, as in ``images.sources``: what stands in them goes into results as it was given.
 """
 
-# ruff: noqa: PTH (a Path would not keep what it was given)
+# ruff: noqa: PTH118, PTH120, PTH122 -- a Path would not keep what it was given
 
 from __future__ import annotations
 

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-NAMED = 250
-"""With more classes only some are named, or the letters would be smaller than pixels."""
 COUNTED = 30
 """With more classes the cells have no room for their counts."""
+NAMED = 250
+"""With more classes only some are named, or the letters would be smaller than pixels."""
 CELLS = 1000
 """With more classes neighbours share a cell."""
 LONGEST = 28
 """Letters of a class's name."""
+OTHERS = "(other classes)"
+DARK = 0.3
+"""Share from which a cell is so dark that its count is written in white."""
 INK, SOFT, RIGHT, GAP = "#222222", "#8a8a8a", "#3b6ea8", "#d9694f"
 
 
@@ -39,19 +42,36 @@ def confusion_matrix(report: Report) -> bytes:
 
     names, counts = _matrix(report)
     rows, columns = counts.shape
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # Inches: large enough for the names, no larger than a screen takes well.
-    side = min(max(5.0, 0.42 * rows if rows <= COUNTED else 3 + 0.075 * rows), 20.0)
-    figure = Figure(figsize=(side + 2.6, side + 2.2), dpi=120 if rows <= COUNTED else 150, layout="constrained")
-    axes = figure.add_subplot()
+    shares = np.ma.masked_equal(counts / counts.sum(axis=1, keepdims=True), 0)
+    # In inches, and laid out by hand: having matplotlib measure a thousand names takes twenty seconds.
+    cell = 0.42 if rows <= COUNTED else 0.075 if rows <= NAMED else 18 / rows
+    points = 9.0 if rows <= COUNTED else 4.6 if rows <= NAMED else 6.0
+    width, height = max(cell * columns, 3.5), max(cell * rows, 3.5)
+    margin = 0.6 + max(map(len, (*names, OTHERS))) * points * 0.6 / 72
+    size = (margin + width + 1.3, margin + height + 0.6)
+    figure = Figure(figsize=size, dpi=120 if rows <= COUNTED else 150)
+    axes = figure.add_axes((margin / size[0], margin / size[1], width / size[0], height / size[1]))
     # The root makes a mistake of one in a hundred visible beside a diagonal of nearly 1.
     image = axes.imshow(
-        shares, cmap="Blues" if rows <= COUNTED else "magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
+        shares,
+        cmap="Blues" if rows <= COUNTED else "magma_r",
+        norm=PowerNorm(0.5, 0, 1),
+        interpolation="nearest",
+        aspect="auto",
     )
     if rows <= COUNTED:
         _write_counts(axes, counts, shares)
-    _name(axes, names, columns > rows)
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
+    else:
+        _rule(axes, rows)
+    _name(axes, names, columns > rows, points)
+    long = min(height, 6.0)
+    bar = figure.colorbar(
+        image,
+        cax=figure.add_axes(
+            ((margin + width + 0.25) / size[0], (margin + height - long) / size[1], 0.18 / size[0], long / size[1])
+        ),
+        ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
+    )
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     bar.set_label("share of the true class's pictures")
     bar.outline.set_visible(False)
@@ -81,30 +101,30 @@ def _short(result: ClassResult) -> str:
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
-    rows, columns = counts.shape
-    size = max(5.5, min(9.0, 110 / rows))
-    for row in range(rows):
-        for column in range(columns):
-            if counts[row, column]:
-                # On the root's scale half of the range is at a quarter.
-                colour = "white" if shares[row, column] > 0.3 else INK
-                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=size, color=colour)
+    import numpy as np
+
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > DARK else INK
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=colour)
 
 
-def _name(axes: Axes, names: list[str], has_others: bool) -> None:
-    rows = len(names)
-    step = 1 if rows <= NAMED else -(-rows // 100)
-    size = 9.0 if rows <= 15 else max(3.6, min(9.0, 8 if rows <= COUNTED else 5.2 if rows <= 120 else 4.2))
-    if step > 1:
-        size = 6.0
-    places = list(range(0, rows, step))
+def _rule(axes: Axes, rows: int) -> None:
+    """Lines that lead the eye from a cell to its names."""
+    for place in range(0, rows, 10 if rows <= NAMED else 100):
+        axes.axhline(place - 0.5, color=SOFT, linewidth=0.3, alpha=0.5)
+        axes.axvline(place - 0.5, color=SOFT, linewidth=0.3, alpha=0.5)
+
+
+def _name(axes: Axes, names: list[str], has_others: bool, points: float) -> None:
+    step = 1 if len(names) <= NAMED else -(-len(names) // 120)
+    places = list(range(0, len(names), step))
     shown = [names[place] for place in places]
-    across = (places, shown) if not has_others else ([*places, rows], [*shown, "(other classes)"])
-    axes.set_xticks(across[0], across[1], rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(places, shown, fontsize=size, parse_math=False)
+    axes.set_yticks(places, shown, fontsize=points, parse_math=False)
+    if has_others:
+        places, shown = [*places, len(names)], [*shown, OTHERS]
+    axes.set_xticks(places, shown, rotation=90, fontsize=points, parse_math=False)
     axes.tick_params(length=2, color=SOFT, pad=2)
-    for spine in axes.spines.values():
-        spine.set_color(SOFT)
+    axes.spines[:].set_color(SOFT)
 
 
 def reliability_diagram(report: Report) -> bytes:
