@@ -1,0 +1,114 @@
+"""The wheel: what is in it, and that it works outside of the checkout, in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from densenet_cli import registry
+from densenet_cli.engines.arithmetic import layers
+from tests.support.networks import tiny_weights
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "densenet_cli"
+MOST_BYTES = 16_000_000
+
+
+def pip(*arguments: object) -> None:
+    command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--disable-pip-version-check"]
+    subprocess.run(command, check=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    pip("wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def elsewhere(wheel, tmp_path_factory) -> Path:
+    """The scripts of a new environment with the wheel in it; it sees this one's packages, for the dependencies.
+
+    A ``.pth`` file in a folder that another ``.pth`` names is not read, so an editable installation isn't seen.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
+    scripts = folder / ("Scripts" if sys.platform == "win32" else "bin")
+    pip("--python", scripts / "python", "install", "--no-deps", "--no-index", wheel)
+    found = subprocess.run(
+        [scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    (Path(found.stdout.strip()) / "dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
+    return scripts
+
+
+def run(elsewhere: Path, cwd: Path, program: str, *arguments: object) -> str:
+    result = subprocess.run(
+        [elsewhere / program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    inside = {name.removeprefix("densenet_cli/") for name in names if name.startswith("densenet_cli/")}
+    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    assert inside == {path for path in there if "__pycache__" not in path}
+    assert {"py.typed", "data/imagenet.tsv", "data/README.md", "cli/__init__.py"} <= inside
+    others = {name.split("/", 1)[1] for name in names if not name.startswith("densenet_cli/")}
+    assert others == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert not [name for name in names if name.endswith((".jpg", ".png", ".pyc")) or "test" in name.lower()]
+    assert wheel.stat().st_size < MOST_BYTES
+
+
+def test_its_metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+    assert metadata["Name"] == "densenet-cli"
+    assert metadata["License-Expression"] == "MIT"
+    assert {"test", "dev", "bench", "heic"} <= set(metadata.get_all("Provides-Extra", []))
+    needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line}
+    assert {"tensorflow", "numpy", "pillow", "click", "rich", "onnx", "onnxruntime", "h5py", "safetensors"} <= needed
+    assert metadata.get_payload().startswith("# densenet\n")
+
+
+def test_it_works_outside_of_the_checkout(elsewhere, tmp_path):
+    code = "import densenet_cli; print(densenet_cli.__file__)"
+    assert Path(run(elsewhere, tmp_path, "python", "-c", code).strip()).is_relative_to(elsewhere.parent)
+    assert run(elsewhere, tmp_path, "densenet", "--version").startswith("densenet 0.")
+    assert "predict" in run(elsewhere, tmp_path, "python", "-m", "densenet_cli", "--help")
+    summary = json.loads(run(elsewhere, tmp_path, "densenet", "summary", "--format", "json"))
+    assert summary["parameters"] == sum(layer.parameters for layer in layers(registry.get("121").config, 224))
+
+
+def test_it_classifies(elsewhere, tmp_path):
+    Image.new("RGB", (60, 50), (200, 120, 40)).save(tmp_path / "cat.jpg")
+    weights = tiny_weights(tmp_path)
+    first = run(elsewhere, tmp_path, "densenet", "predict", "cat.jpg", "--weights", weights, "--format", "jsonl")
+    record = json.loads(first)
+    assert record["source"] == "cat.jpg"
+    assert [score["rank"] for score in record["predictions"]] == [1, 2, 3, 4, 5]
+    # From the cached graph, and with the labels that ship inside.
+    code = (
+        "import sys; from densenet_cli import Classifier, labels; "
+        "print(labels.imagenet()[285].name); print(Classifier(weights=sys.argv[1]).predict('cat.jpg').to_json())"
+    )
+    name, second = run(elsewhere, tmp_path, "python", "-c", code, weights).splitlines()
+    assert name == "Egyptian cat"
+    assert json.loads(second) == record
