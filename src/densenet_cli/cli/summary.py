@@ -19,6 +19,16 @@ POOLS = {
 }
 
 
+SHORT_KINDS = {
+    "ZeroPadding2D": "ZeroPad",
+    "BatchNormalization": "BatchNorm",
+    "MaxPooling2D": "MaxPool",
+    "AveragePooling2D": "AvgPool",
+    "GlobalAveragePooling2D": "GlobalAvgPool",
+}
+"""Keras' names where they are too long for a table of 80 columns."""
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--variant",
@@ -132,7 +142,7 @@ def _print_table(variant: registry.Variant, size: int, found: Sequence[Layer], e
         table.add_column(heading, justify="right", no_wrap=True)
     if every_layer:
         for layer in found:
-            table.add_row(layer.name, layer.kind, *_numbers(layer.output, [layer]))
+            table.add_row(layer.name, SHORT_KINDS.get(layer.kind, layer.kind), *_numbers(layer.output, [layer]))
     else:
         for name, members in _stages(found):
             table.add_row(name, _describe(members), *_numbers(members[-1].output, members))

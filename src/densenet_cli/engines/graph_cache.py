@@ -77,28 +77,49 @@ def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
 
     Raises ``CheckpointError`` where the checkpoint can't be used. A cache that can't be read or written is none.
     """
-    identity = Identity.of(weights)
+    identity = _identity(weights)
     folder = graphs_dir() / _key(identity, config)
     found = _open(folder)
     if found:
         return found
+    read, model = _emit(weights, config)
+    try:
+        _store(folder, model, read, identity)
+    except OSError:
+        found = None
+    else:
+        found = _open(folder)
+    return found or CachedGraph(model, False, read.config, read.metadata)
+
+
+def without_cache(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+    """The graph of a checkpoint, made now and kept in memory alone. Raises as ``obtain``."""
+    read, model = _emit(weights, config)
+    return CachedGraph(model, False, read.config, read.metadata)
+
+
+def _identity(weights: Path) -> Identity:
+    from densenet_cli.errors import CheckpointError
+
+    try:
+        return Identity.of(weights)
+    except OSError as error:
+        raise CheckpointError(f"{weights} can't be read: {error.strerror or error}.") from error
+
+
+def _emit(weights: Path, config: DenseNetConfig | None) -> tuple[Checkpoint, bytes]:
     from densenet_cli.engines import onnx_graph
     from densenet_cli.weights import checkpoint
 
     read = checkpoint.read(weights, config)
-    model = onnx_graph.emit(read.arrays, read.config)
-    try:
-        _store(folder, model, read, identity)
-    except OSError:
-        return CachedGraph(model, False, read.config, read.metadata)
-    return _open(folder) or CachedGraph(model, False, read.config, read.metadata)
+    return read, onnx_graph.emit(read.arrays, read.config)
 
 
 def _open(folder: Path) -> CachedGraph | None:
     """The graph in ``folder``, if it is whole and as it was written."""
     try:
         entry = json.loads((folder / ENTRY).read_bytes())
-        if any(_stamp(folder / name) != stamp for name, stamp in entry["stamps"].items()):
+        if any(_stamp(folder / name) != entry["stamps"][name] for name in (MODEL, DATA)):
             return None
         config = DenseNetConfig.from_dict(entry["config"])
         return CachedGraph(str(folder / MODEL), True, config, ModelMetadata.from_dict(entry["metadata"]))
@@ -126,9 +147,9 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
         }
         (aside / ENTRY).write_text(json.dumps(entry))
         durable.sync_path(aside / ENTRY)
-        if folder.exists():  # damaged, or another process was quicker: either way ours is as good
+        if not _open(folder):  # else another process was quicker, and somebody may be loading its graph
             shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
+            os.replace(aside, folder)
         durable.sync_folder(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

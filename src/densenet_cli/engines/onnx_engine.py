@@ -18,12 +18,20 @@ class OnnxEngine:
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
         self._graph = graph_cache.obtain(weights, config)
         self.config, self.metadata = self._graph.config, self._graph.metadata
+        self._made_from = (weights, config)
         self._threads = threads
         self._session: Any = None
 
     def load(self) -> None:
         """Make the session."""
-        if self._session is None:
+        if self._session is not None:
+            return
+        try:
+            self._session = _session(self._graph, self._threads)
+        except Exception:  # ONNX Runtime has no one class for a graph that another process has just removed
+            if not self._graph.optimised:
+                raise
+            self._graph = graph_cache.without_cache(*self._made_from)
             self._session = _session(self._graph, self._threads)
 
     def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:

@@ -1,0 +1,59 @@
+"""``densenet cache``: what it shows, removes and finds damaged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from densenet_cli.engines import graph_cache
+from tests.support.checkpoints import write_legacy_h5
+from tests.support.command import densenet
+from tests.support.networks import TINY, random_arrays
+from tests.support.pictures import photograph
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "mine.h5"
+    write_legacy_h5(path, random_arrays(TINY), TINY)
+    picture = tmp_path / "a.png"
+    photograph().save(picture)
+    assert densenet("predict", picture, "--weights", path).status == 0
+    return path
+
+
+def states():
+    return [graph["state"] for graph in json.loads(densenet("cache", "--format", "json").out)["graphs"]]
+
+
+def test_an_empty_cache():
+    result = densenet("cache")
+    assert result.status == 0
+    assert "absent" in result.out and "none" in result.out
+
+
+def test_shows_graphs_and_where_they_come_from(weights):
+    result = densenet("cache")
+    assert "mine.h5" in result.out and "current" in result.out
+    assert str(graph_cache.graphs_dir()) in result.out
+    assert states() == ["current"]
+
+
+def test_prune_leaves_what_is_current(weights):
+    assert densenet("cache", "--prune").status == 0
+    assert states() == ["current"]
+    weights.unlink()
+    assert states() == ["stale"]
+    result = densenet("cache", "--prune")
+    assert "Removed 1 graph," in result.err
+    assert states() == []
+
+
+def test_verify_fails_on_damage(weights):
+    assert densenet("cache", "--verify").status == 0
+    (folder,) = graph_cache.graphs_dir().iterdir()
+    (folder / graph_cache.DATA).write_bytes(b"")
+    result = densenet("cache", "--verify")
+    assert result.status == 3
+    assert str(folder) in result.err

@@ -1,0 +1,60 @@
+"""``densenet summary``: totals, formats, narrow and wide."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from densenet_cli import registry
+from tests.support.command import densenet, process
+
+
+@pytest.mark.parametrize(
+    ("variant", "totals"),
+    [
+        ("121", "8,062,504 parameters, 7,978,856 of them trainable; 2.834 G"),
+        ("161", "28,900,936 parameters, 28,681,000 of them trainable; 7.728 G"),
+    ],
+)
+def test_totals(variant, totals):
+    result = densenet("summary", "--variant", variant)
+    assert result.status == 0
+    assert totals in result.out
+    assert result.err == ""
+
+
+def test_every_layer():
+    result = densenet("summary", "--layers")
+    assert "conv5_block16_2_conv" in result.out
+
+
+@pytest.mark.parametrize("variant", registry.VARIANTS)
+def test_json_adds_up(variant):
+    found = json.loads(densenet("summary", "--variant", variant, "--format", "json").out)
+    assert found["model"] == f"densenet{variant}"
+    for total in ("parameters", "trainable", "multiply_adds"):
+        assert found[total] == sum(stage[total] for stage in found["stages"])
+        assert found[total] == sum(layer[total] for stage in found["stages"] for layer in stage["layers"])
+    assert found["stages"][-1]["output_shape"] == [registry.get(variant).config.classes]
+
+
+def test_another_input_size():
+    result = densenet("summary", "--input-size", "448")
+    assert "14x14x1024" in result.out
+    refused = densenet("summary", "--input-size", "16")
+    assert refused.status == 2 and "too small" in refused.err
+
+
+def test_an_unknown_variant_names_those_there_are():
+    result = densenet("summary", "--variant", "12")
+    assert result.status == 2 and "bc-190-40" in result.err
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_fits_the_terminal(columns):
+    result = process("summary", env={**os.environ, "COLUMNS": columns})
+    lines = result.stdout.splitlines()
+    assert all("Dense block" not in line or "conv)" in line for line in lines)
+    assert max(map(len, lines)) <= max(int(columns), 84)
