@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import engines, labels, registry
-from densenet_cli.errors import CheckpointError, PictureError, UsageError
+from densenet_cli.errors import CheckpointError, DownloadFailed, PictureError, UsageError
 from densenet_cli.images import decoding, sources
 from densenet_cli.images.preprocessing import WAYS, Preprocessing, normalize
 from densenet_cli.pipeline import stream
@@ -51,7 +50,7 @@ class Classifier:
         batch_size: pictures computed at once, at least 1.
         threads: threads that compute, and as many that decode; None for the number of cores.
         decode_memory: megabytes that the pictures being decoded may hold together.
-        offline: never touch the network for weights.
+        offline: never touch the network, neither for weights nor for pictures.
         base_url: where to fetch weights from, instead of the published places.
         progress: called with (file name, bytes done, bytes in all or None) while weights arrive.
 
@@ -87,6 +86,7 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}.")
+        self._offline = offline
         self._batch_size = batch_size
         self._threads = threads or _cores()
         self._budget = decoding.DecodeBudget(decode_memory)
@@ -189,7 +189,7 @@ class Classifier:
         crops = 10 if self.preprocessing.ten_crop else 1
         outputs = stream(
             found,
-            partial(decoding.load, preprocessing=self.preprocessing, budget=self._budget),
+            self._load,
             self._run,
             batch_size=-(-self._batch_size // crops),
             threads=threads,
@@ -198,6 +198,11 @@ class Classifier:
         for source, output in outputs:
             # One crop stays as it is: a mean over one row is that row, bit for bit.
             yield source, output if isinstance(output, PictureError) else output.mean(axis=0)
+
+    def _load(self, source: Source) -> Pixels:
+        if self._offline and source.kind == "url":
+            raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
+        return decoding.load(source, self.preprocessing, self._budget)
 
     def _run(self, pixels: Pixels) -> FloatArray:
         return self._engine.run(normalize(pixels))

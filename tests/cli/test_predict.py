@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -294,3 +296,40 @@ class TestPythonFace:
             same = Classifier(weights=weights).predict(picture)
         assert found.model == "densenettest"
         assert found.predictions == same.predictions
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, asked):
+    output = tmp_path / "out.jsonl"
+    many = tmp_path / "many.txt"
+    many.write_text(f"{folder / 'a.jpg'}\n" * 200_000)
+    command = [
+        sys.executable,
+        "-m",
+        "densenet_cli",
+        "predict",
+        "--files-from",
+        many,
+        "--weights",
+        weights,
+        "-o",
+        output,
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while (not output.exists() or output.stat().st_size < 5000) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(asked)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "Interrupted."
+    assert len(records(output.read_text())) >= 10
+
+
+def test_offline_leaves_urls_alone(weights, picture):
+    result = densenet(
+        "predict", "http://127.0.0.1:9/a.jpg", picture, "--weights", weights, "--offline", "--format", "jsonl"
+    )
+    first, second = records(result.out)
+    assert first["error"]["type"] == "DownloadFailed" and "offline" in first["error"]["message"]
+    assert "predictions" in second

@@ -26,7 +26,7 @@ def densenet(*arguments: object, stdin: bytes = b"") -> Result:
         io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape") for data in (stdin, b"", b"")
     ]
     console._state.update(quiet=False, verbose=False)
-    with mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]):
+    with mock.patch("signal.signal"), mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]):
         try:
             cli.main(
                 [os.fspath(argument) if isinstance(argument, os.PathLike) else str(argument) for argument in arguments]

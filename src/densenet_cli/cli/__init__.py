@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -73,6 +74,8 @@ def densenet() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/output.md``)."""
+    # Asked to end is interrupted: what is finished is written, a JSON array is closed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = densenet.main(args, prog_name="densenet", standalone_mode=False)
     except click.ClickException as error:
