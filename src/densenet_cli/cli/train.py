@@ -3,41 +3,221 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from densenet_cli.cli.console import common_options, say
+from densenet_cli import registry
+from densenet_cli.cli.console import common_options, say, warn
+from densenet_cli.topology import STEMS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+PREPROCESS = ("crop", "squash", "pad", "keras")
+"""``images.preprocessing.WAYS``, written again so that the help page needs no numpy; a test holds them equal."""
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--cache", type=click.Path(path_type=Path), required=True)
-@click.option("--resume", is_flag=True)
+class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.3 only
+    """``6,12,24,16`` as a list."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """The numbers. Raises ``click.BadParameter``."""
+        try:
+            return [int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 6,12,24,16.", param, ctx)
+
+
+SETTINGS = (
+    click.option("--variant", type=click.Choice(list(registry.VARIANTS)), help="Train this network.  [default: 121]"),
+    click.option("--blocks", type=Blocks(), help="Layers in each dense block."),
+    click.option("--growth-rate", type=int, metavar="K", help="Feature maps that a layer adds."),
+    click.option("--stem", type=click.Choice(list(STEMS)), help="What comes before the first block."),
+    click.option("--stem-width", type=int, metavar="N", help="Feature maps out of the stem."),
+    click.option("--compression", type=float, metavar="SHARE", help="Feature maps that a transition keeps."),
+    click.option("--input-size", type=int, metavar="PIXELS", help="Side of the pictures that the model is made for."),
+    click.option("--preprocess", type=click.Choice(PREPROCESS), help="How those are prepared.  [default: crop]"),
+    click.option("--from", "start", metavar="VARIANT|FILE", help="Start from its weights, with a new head."),
+    click.option("--freeze", metavar="STAGE", help="Keep the layers up to that stage (conv1, conv2, ...) as they are."),
+    click.option(
+        "--unfreeze-after", type=int, metavar="EPOCHS", help="Let them learn after so many.  [default: never]"
+    ),
+    click.option("--epochs", type=int, help="All at the input size.  [default: 30]"),
+    click.option("--sizes", metavar="SIZExEPOCHS,...", help="Pictures that grow: 32x5,48x4."),
+    click.option("--batch-size", type=int, metavar="N", help="Pictures a step.  [default: 64]"),
+    click.option("--learning-rate", type=float, metavar="RATE", help="Its peak.  [default: 0.1]"),
+    click.option("--schedule", type=click.Choice(["cosine", "step"]), help="How it falls.  [default: cosine]"),
+    click.option("--warmup", type=float, metavar="EPOCHS", help="How long it grows first.  [default: 1]"),
+    click.option("--momentum", type=float, metavar="M", help="Nesterov's.  [default: 0.9]"),
+    click.option("--weight-decay", type=float, metavar="L2", help="Of kernels, not of BN and biases.  [default: 1e-4]"),
+    click.option("--label-smoothing", type=float, metavar="SHARE", help="[default: 0.1]"),
+    click.option(
+        "--augmentation",
+        type=click.Choice(["crop", "pad", "none"]),
+        help="Random-resized crops, padded crops (the paper's C10+), or none.  [default: crop]",
+    ),
+    click.option(
+        "--crop-area", type=float, metavar="SHARE", help="Least area of a random-resized crop.  [default: 0.35]"
+    ),
+    click.option("--flip/--no-flip", default=None, help="Mirror every other picture.  [default: flip]"),
+    click.option(
+        "--averaging", type=int, metavar="STEPS", help="Average the weights over so many; 0: don't.  [default: 500]"
+    ),
+    click.option("--class-weights/--no-class-weights", default=None, help="Weigh rare classes more.  [default: no]"),
+    click.option("--validation", type=int, metavar="N", help="Pictures a class to split off.  [default: 10]"),
+    click.option(
+        "--patience", type=int, metavar="EPOCHS", help="Stop after so many without progress.  [default: never]"
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+        help="What to compute in.  [default: float32]",
+    ),
+    click.option("--seed", type=int, help="Repeats a run.  [default: 0]"),
+)
+"""What decides the result: settings of ``training.settings.Settings``, or what stands for some. A recipe may hold them."""
+
+
+def settings_options(function: F) -> F:
+    """Add ``SETTINGS`` to a command, which gets None for what isn't given."""
+    for option in reversed(SETTINGS):
+        function = option(function)
+    return function
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": False})
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
+)
+@click.option(
+    "--val", type=FOLDER, metavar="FOLDER", help="Class folders to measure on, instead of splitting some off."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option("--overwrite", is_flag=True, help="Begin anew in a folder that holds a run.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="TOML",
+    help="A recipe: settings in a file; options count for more.",
+)
+@settings_options
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads that prepare pictures.  [default: number of cores]"
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(min=0),
+    default=180.0,
+    metavar="SECONDS",
+    help="Save the state so often, and at every epoch's end.  [default: 180]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where decoded pictures are kept.  [default: in the cache]",
+)
+@click.option(
+    "--cache-limit",
+    type=click.IntRange(min=0),
+    default=8000,
+    metavar="MB",
+    help="Decode larger collections anew in each epoch.  [default: 8000]",
+)
+@click.option("--skip-unreadable", is_flag=True, help="Leave pictures out that can't be decoded.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
 @common_options
-def command(folder: Path, config_file: Path, output: Path, cache: Path, resume: bool) -> None:
-    """Train a network on the class folders in FOLDER."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from densenet_cli.training import folders, store
-    from densenet_cli.training.loop import Part, Run, Step
-    from densenet_cli.training.settings import Settings, read_toml, write_toml
+def command(
+    folder: Path,
+    output: Path,
+    val: Path | None,
+    resume: bool,
+    overwrite: bool,
+    config: Path | None,
+    threads: int | None,
+    save_every: float,
+    cache: Path | None,
+    cache_limit: int,
+    skip_unreadable: bool,
+    offline: bool,
+    **options: Any,
+) -> int:
+    """Train a network on the pictures in FOLDER/<class>/.
 
-    settings = Settings.from_dict(read_toml(config_file))
-    training, validation = folders.split(folders.scan(folder), settings.validation, settings.seed)
-    output.mkdir(parents=True, exist_ok=True)
-    parts = [Part(store.mapped(part, cache), part.targets) for part in (training, validation)]
+    In the output folder are, at any moment: model.safetensors (the best weights so far, averaged, with labels and
+    everything else that predict and evaluate need), log.csv, settings.toml (a recipe for --config) and the state
+    that --resume goes on from, however the run ended. With --resume no settings need be given again.
 
-    def on_step(step: Step) -> None:
-        if step.batch % 50 == 0:
-            say(
-                f"epoch {step.epoch + 1} size {step.size} {step.batch}/{step.batches} loss {step.loss:.4f} "
-                f"accuracy {step.accuracy:.4f} {step.seconds:.0f} s"
-            )
+    \b
+    Examples:
+      densenet train photos/ -o run --from 121 --freeze conv4 --unfreeze-after 2 --epochs 10
+      densenet train cifar/train -o run --variant bc-100-12 --augmentation pad --epochs 40
+      densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
+      densenet train photos/ -o run --resume
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from densenet_cli import paths
+    from densenet_cli.cli.training_progress import TrainingProgress
+    from densenet_cli.training import recipe, result, session, state
+    from densenet_cli.training.ways import Ways
 
-    run = Run(settings, training.classes, *parts, output, on_step=on_step, on_epoch=lambda row: say(str(row)))
-    write_toml(output / "settings.toml", settings)
+    said = {name: value for name, value in options.items() if value is not None}
+    said_in_recipe = recipe.read(config) if config else {}
     if resume:
-        run.restore()
-    run.train()
+        settings = recipe.resumed(state.load(output).settings, said_in_recipe, said)
+    else:
+        settings = recipe.settings(said_in_recipe, said)
+    place = session.Place(folder, val, output, cache or paths.cache_dir() / "pictures", cache_limit)
+    with TrainingProgress() as progress:
+        ways = Ways(
+            threads=threads or os.cpu_count() or 1,
+            save_every=save_every,
+            skip_unreadable=skip_unreadable,
+            on_step=progress.step,
+            on_epoch=progress.epoch,
+        )
+        with session.open_run(
+            place, settings, ways, resume=resume, overwrite=overwrite, offline=offline, on_decoded=progress.decoded
+        ) as run:
+            with _stopping(run.stop):
+                run.train()
+            _draw_curves(output, run.state.history)
+    if not run.is_finished:
+        warn(f"Stopped, and saved: densenet train {folder} -o {output} --resume goes on.")
+        return 130
+    end = run.state
+    say(f"{output / result.FILE}: validation accuracy {end.best:.1%}, after epoch {end.best_epoch} of {end.epoch}.")
+    return 0
+
+
+@contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run behind the step at hand, its state saved; a second one doesn't wait."""
+
+    def heard(number: int, _frame: object) -> None:
+        stop()
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _draw_curves(output: Path, history: list[dict[str, float]]) -> None:
+    from densenet_cli.training import curves
+
+    try:
+        curves.draw(output, history)
+    except ImportError:
+        warn("No curves were drawn: that needs matplotlib (pip install matplotlib).")

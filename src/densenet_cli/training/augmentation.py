@@ -1,57 +1,67 @@
-"""What training does to a picture before the network sees it. Pixels in, pixels out: all uint8 RGB."""
+"""What training does to a picture before the network sees it; ``images.preprocessing`` is its counterpart in use."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from densenet_cli.images.preprocessing import PAD_COLOUR, Picture
 from densenet_cli.training.settings import Settings
+
+if TYPE_CHECKING:
+    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 ASPECT = (3 / 4, 4 / 3)
 """Range of width over height of a random-resized crop (Szegedy et al., "Going Deeper with Convolutions", 2015)."""
 
+MARGIN = 8
+"""A padded crop is shifted by up to one part in so many of the side: 4 of 32 pixels in the DenseNet paper's C10+."""
 
-def random_resized_crop(pixels: np.ndarray, size: int, least_area: float, generator: np.random.Generator) -> np.ndarray:
-    """A part of ``pixels`` of random area (``least_area`` to 1) and aspect, resized to ``(size, size, 3)``."""
-    height, width = pixels.shape[:2]
-    area = height * width * generator.uniform(least_area, 1)
+
+def augment(picture: Picture, size: int, settings: Settings, generator: np.random.Generator) -> Pixels:
+    """One training picture as ``settings`` say: uint8 (size, size, 3)."""
+    if settings.augmentation == "crop":
+        pixels = random_resized_crop(picture, size, settings.crop_area, generator)
+    elif settings.augmentation == "pad":
+        pixels = padded_crop(picture, size, generator)
+    else:
+        pixels = _resized(picture, _middle_square(picture), size)
+    return pixels[:, ::-1] if settings.flip and generator.random() < 0.5 else pixels
+
+
+def random_resized_crop(picture: Picture, size: int, least_area: float, generator: np.random.Generator) -> Pixels:
+    """A part of random area (``least_area`` to 1 of the whole), aspect and place, resized."""
+    left, top, right, bottom = picture.box
+    width, height = right - left, bottom - top
+    area = width * height * generator.uniform(least_area, 1)
     aspect = math.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     wide, high = min(width, math.sqrt(area * aspect)), min(height, math.sqrt(area / aspect))
-    left, top = generator.uniform(0, width - wide), generator.uniform(0, height - high)
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + high)))
+    left += generator.random() * (width - wide)
+    top += generator.random() * (height - high)
+    return _resized(picture, (left, top, min(right, left + wide), min(bottom, top + high)), size)
 
 
-def padded_crop(pixels: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """The paper's C10+: ``(size, size, 3)`` out of the picture with an eighth of its side in zeros around it."""
-    whole = fit(pixels, size)
-    margin = max(1, size // 8)
-    padded = np.pad(whole, ((margin, margin), (margin, margin), (0, 0)))
-    top, left = generator.integers(0, 2 * margin + 1, 2)
+def padded_crop(picture: Picture, size: int, generator: np.random.Generator) -> Pixels:
+    """The middle square, shifted by up to an eighth; the mean colour, which is zero to the network, moves in."""
+    pixels = _resized(picture, _middle_square(picture), size)
+    margin = max(1, size // MARGIN)
+    padded = np.empty((size + 2 * margin, size + 2 * margin, 3), np.uint8)
+    padded[:] = PAD_COLOUR
+    padded[margin:-margin, margin:-margin] = pixels
+    top, left = generator.integers(0, 2 * margin, 2, endpoint=True)
     return padded[top : top + size, left : left + size]
 
 
-def fit(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of ``pixels``, resized to ``(size, size, 3)``."""
-    height, width = pixels.shape[:2]
-    if height == width == size:
-        return pixels
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
+def _middle_square(picture: Picture) -> tuple[float, float, float, float]:
+    left, top, right, bottom = picture.box
+    side = min(right - left, bottom - top)
+    left, top = (left + right - side) / 2, (top + bottom - side) / 2
+    return left, top, left + side, top + side
 
 
-def augment(pixels: np.ndarray, size: int, settings: Settings, generator: np.random.Generator) -> np.ndarray:
-    """One training picture, ``(size, size, 3)``, as ``settings`` say."""
-    if settings.augmentation == "crop":
-        pixels = random_resized_crop(pixels, size, settings.crop_area, generator)
-    elif settings.augmentation == "pad":
-        pixels = padded_crop(pixels, size, generator)
-    else:
-        pixels = fit(pixels, size)
-    if settings.flip and generator.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    return pixels
+def _resized(picture: Picture, box: tuple[float, float, float, float], size: int) -> Pixels:
+    from PIL.Image import Resampling
+
+    return np.asarray(picture.image.resize((size, size), Resampling.BILINEAR, box))

@@ -1,93 +1,165 @@
-"""Batches, made on a thread beside the step. A batch is a function of seed, epoch and number: no random state to save."""
+"""Batches, made on threads beside the step. Each is a function of seed, epoch and number: no random state to save."""
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from densenet_cli.training.augmentation import augment, fit
+from densenet_cli.errors import PictureError, UsageError
+from densenet_cli.images.preprocessing import Preprocessing, apply, normalize
+from densenet_cli.training.augmentation import augment
+from densenet_cli.training.pictures import Pictures
 from densenet_cli.training.settings import Settings
-from densenet_cli.training.store import Pictures
 
-AHEAD = 8
-"""Batches that wait for their step."""
+if TYPE_CHECKING:
+    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
+LEAST_SHARE = 5
+"""Of a class that has few pictures, one in so many at most is kept for validation."""
+
+AHEAD = 4
+"""Batches that are being made, or wait for their step, beside one for each thread."""
 
 
-def normalize(pixels: np.ndarray) -> np.ndarray:
-    """uint8 pixels as the network's float32 input."""
-    return (pixels.astype(np.float32) / np.float32(255) - MEAN) / DEVIATION
+@dataclass(frozen=True)
+class Part:
+    """Some pictures out of many.
+
+    Attributes:
+        pictures: all of them.
+        indices: int64 (n,), which ones.
+        targets: int64 (n,), the class of each.
+    """
+
+    pictures: Pictures
+    indices: Indices
+    targets: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def select(self, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> Part:
+        """Those of its pictures for which ``chosen`` is true."""
+        return Part(self.pictures, self.indices[chosen], self.targets[chosen])
+
+
+def split(part: Part, classes: tuple[str, ...], a_class: int, seed: int) -> tuple[Part, Part]:
+    """``part`` in two, for training and for validation.
+
+    Of each class ``a_class`` pictures, or a fifth where that is fewer, are chosen by ``seed`` for validation. Raises
+    ``UsageError`` for a class of fewer than five pictures.
+    """
+    generator = np.random.default_rng(seed)
+    held = np.zeros(len(part), dtype=bool)
+    for index, name in enumerate(classes):
+        members = np.flatnonzero(part.targets == index)
+        count = min(a_class, len(members) // LEAST_SHARE)
+        if count < 1:
+            raise UsageError(
+                f"The class {name!r} has {len(members)} pictures, too few to split some off for validation (at least "
+                f"{LEAST_SHARE}): add some, or give --val FOLDER."
+            )
+        held[generator.permutation(members)[:count]] = True
+    return part.select(~held), part.select(held)
 
 
 class Batch(NamedTuple):
     """Normalised pictures, float32 (n, size, size, 3), and their classes, int64 (n,)."""
 
-    pixels: np.ndarray
-    targets: np.ndarray
+    pixels: FloatArray
+    targets: Indices
 
 
-class Batches:
-    """The batches of a set of training pictures."""
+class TrainingBatches:
+    """The augmented batches of the epochs of a run.
 
-    def __init__(self, pictures: Pictures, targets: np.ndarray, settings: Settings) -> None:
-        self._pictures = pictures
-        self._targets = targets
+    Args:
+        part: the pictures to train on.
+        settings: of the run.
+        threads: that make batches.
+        skip_unreadable: put another picture of the same class in the place of one that can't be decoded.
+    """
+
+    def __init__(self, part: Part, settings: Settings, threads: int, skip_unreadable: bool = False) -> None:
+        self._part = part
         self._settings = settings
+        self._threads = threads
+        self._skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
-        """In an epoch; pictures that don't fill a last batch wait for the next epoch's order."""
-        return max(1, len(self._targets) // self._settings.batch_size)
+        """Batches in an epoch. What doesn't fill a last one is left out, another few pictures each time."""
+        return max(1, len(self._part) // self._settings.batch_size)
 
     def make(self, epoch: int, number: int) -> Batch:
-        """Batch ``number`` of ``epoch``, the same at every call."""
-        settings = self._settings
-        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._targets))
+        """Batch ``number`` of ``epoch``, both counted from 0: the same at every call. Raises ``PictureError``."""
+        settings, size = self._settings, self._settings.size_at(epoch)
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._part))
         chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
-        generator = np.random.default_rng((settings.seed, epoch, number + 1))
-        size = settings.size_at(epoch)
-        pixels = np.stack([augment(self._pictures[i], size, settings, generator) for i in chosen])
-        return Batch(normalize(pixels), self._targets[chosen])
+        pixels = np.empty((len(chosen), size, size, 3), np.uint8)
+        for place, member in enumerate(chosen):
+            generator = np.random.default_rng((settings.seed, epoch, member))
+            pixels[place] = augment(self._picture(member, generator), size, settings, generator)
+        return Batch(normalize(pixels), self._part.targets[chosen])
+
+    def _picture(self, member: int, generator: np.random.Generator) -> Any:
+        part = self._part
+        try:
+            return part.pictures[part.indices[member]]
+        except PictureError:
+            if not self._skip_unreadable:
+                raise
+        same = generator.permutation(np.flatnonzero(part.targets == part.targets[member]))
+        for other in same[same != member]:
+            try:
+                return part.pictures[part.indices[other]]
+            except PictureError:
+                continue
+        raise PictureError("No picture of its class can be decoded.")
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``first`` on, made on a thread."""
-        made: queue.Queue[Batch | BaseException] = queue.Queue(AHEAD)
-        stopped = threading.Event()
-
-        def put(item: Batch | BaseException) -> None:
-            while not stopped.is_set():
-                try:
-                    return made.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def work() -> None:
+        """The batches of ``epoch`` from number ``first`` on."""
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self._threads) as pool:
             try:
                 for number in range(first, len(self)):
-                    if stopped.is_set():
-                        return
-                    put(self.make(epoch, number))
-            except BaseException as error:
-                put(error)
+                    waiting.append(pool.submit(self.make, epoch, number))
+                    if len(waiting) >= self._threads + AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+
+def measuring_batches(
+    part: Part, preprocessing: Preprocessing, batch_size: int, threads: int, skip_unreadable: bool = False
+) -> Iterator[Batch]:
+    """All pictures of ``part`` once, in order, as ``predict`` prepares them. Raises ``PictureError``."""
+
+    def see(index: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         try:
-            for _ in range(first, len(self)):
-                item = made.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+            pixels: np.ndarray[Any, np.dtype[np.uint8]] = apply(part.pictures[index], preprocessing)[0]
+            return pixels
+        except PictureError:
+            if not skip_unreadable:
+                raise
+            return None
 
-
-def whole(pictures: Pictures, indices: range, size: int) -> np.ndarray:
-    """Normalised pictures as measuring sees them: nothing random, float32 (n, size, size, 3)."""
-    return normalize(np.stack([fit(pictures[i], size) for i in indices]))
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(part), batch_size):
+            place = slice(first, first + batch_size)
+            seen = [
+                (pixels, target)
+                for pixels, target in zip(pool.map(see, part.indices[place]), part.targets[place], strict=True)
+                if pixels is not None
+            ]
+            if seen:
+                yield Batch(
+                    normalize(np.stack([pixels for pixels, _ in seen])), np.array([target for _, target in seen])
+                )

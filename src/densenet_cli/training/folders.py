@@ -1,15 +1,22 @@
-"""Class folders: which pictures there are, which class each shows, and which are kept for validation."""
+"""Class folders: which pictures there are, which class each shows, and what the classes are called."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli import labels
 from densenet_cli.errors import UsageError
+from densenet_cli.images.folders import Found, walk
 
-SUFFIXES = frozenset("jpg jpeg jpe jfif png gif webp bmp tif tiff avif heic heif jp2 j2k ppm pgm pbm pnm tga ico".split())
+if TYPE_CHECKING:
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -17,68 +24,70 @@ class Collection:
     """Pictures and their classes.
 
     Attributes:
-        classes: folder names, sorted; the position is the class.
-        paths: one a picture.
+        folder: what all of them lie below.
+        classes: names of the class folders, sorted; the position is the class.
+        paths: of the pictures, each class's sorted.
         targets: int64 (pictures,), the class of each.
     """
 
+    folder: Path
     classes: tuple[str, ...]
-    paths: tuple[Path, ...]
-    targets: np.ndarray
+    paths: tuple[str, ...]
+    targets: Indices
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def select(self, indices: np.ndarray) -> Collection:
-        """Some of the pictures, all of the classes."""
-        return Collection(self.classes, tuple(self.paths[i] for i in indices), self.targets[indices])
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith("."))
+    def fingerprint(self) -> str:
+        """Changes with the pictures' names and classes, not with the place where the folder lies."""
+        names = [os.fsencode(os.path.relpath(path, self.folder)).hex() for path in self.paths]
+        return hashlib.sha256(json.dumps([self.classes, names]).encode()).hexdigest()
 
 
 def scan(folder: Path, classes: tuple[str, ...] | None = None) -> Collection:
-    """The pictures of ``folder/<class>/``, each class's sorted.
+    """The pictures of ``folder/<class>/``, searched recursively.
 
-    ``classes`` is given where they are known already (a validation folder). Raises ``UsageError`` for fewer than two
-    classes, a class without a picture, or one that is not among ``classes``.
+    ``classes`` are given where they are known already (a folder for validation, which may lack some). Raises
+    ``UsageError``: fewer than two classes, a class without a picture, one that is not among ``classes``, a folder that
+    can't be listed, a name that can't be a label.
     """
-    if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.")
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"The folder {folder} can't be listed: {error.strerror}.") from None
     if classes is None:
         if len(names) < 2:
             raise UsageError(
-                f"{folder} has {'one class folder' if names else 'no class folder'}; "
-                "training needs two or more, each with its pictures."
+                f"{folder} has {'only one class folder' if names else 'no class folders'}, and training needs two or "
+                "more: FOLDER/<class>/<picture>."
             )
-        classes = names
+        classes = tuple(names)
     elif strangers := sorted(set(names) - set(classes)):
-        raise UsageError(f"{folder} has a class {strangers[0]!r} that the training pictures lack.")
-    paths: list[Path] = []
+        raise UsageError(f"{folder} has the class {strangers[0]!r}, which the training pictures lack.")
+    elif not names:
+        raise UsageError(f"{folder} has no class folders.")
+    paths: list[str] = []
     targets: list[int] = []
     for name in names:
-        pictures = _pictures(folder / name)
-        if not pictures:
-            raise UsageError(f"The class folder {folder / name} has no picture in it.")
-        paths += pictures
-        targets += [classes.index(name)] * len(pictures)
-    return Collection(classes, tuple(paths), np.array(targets, dtype=np.int64))
+        found = _pictures(folder / name)
+        paths += found
+        targets += [classes.index(name)] * len(found)
+    return Collection(folder, classes, tuple(paths), np.array(targets, np.int64))
 
 
-def split(collection: Collection, a_class: int, seed: int) -> tuple[Collection, Collection]:
-    """Training and validation pictures: of each class ``a_class`` chosen by ``seed`` are kept for validation.
+def _pictures(folder: Path) -> list[str]:
+    if not labels.is_clean(folder.name) or folder.name != folder.name.encode(errors="replace").decode():
+        raise UsageError(f"The class folder {str(folder)!r} has a name that can't be a label: give it another.")
+    found = [entry for entry in walk(str(folder)) if isinstance(entry, Found)]
+    for entry in found:
+        if entry.error:
+            raise UsageError(f"The class folder {entry.path} can't be used: {entry.error}")
+    return [entry.path for entry in found]
 
-    A class of few pictures gives at most a fifth of them; raises ``UsageError`` where that is not one.
-    """
-    generator = np.random.default_rng(seed)
-    held = np.zeros(len(collection), dtype=bool)
-    for index, name in enumerate(collection.classes):
-        members = np.flatnonzero(collection.targets == index)
-        count = min(a_class, len(members) // 5)
-        if count < 1:
-            raise UsageError(f"The class {name!r} has {len(members)} pictures, too few to split; give --val DIR.")
-        held[generator.permutation(members)[:count]] = True
-    return collection.select(np.flatnonzero(~held)), collection.select(np.flatnonzero(held))
+
+def class_labels(classes: tuple[str, ...]) -> labels.Labels:
+    """ImageNet's labels where every folder is named by one of its WordNet ids, else the folders' names."""
+    known = {label.id: label for label in labels.imagenet()}
+    if all(name in known for name in classes):
+        return tuple(known[name] for name in classes)
+    return tuple(labels.ClassLabel(index, None, name) for index, name in enumerate(classes))

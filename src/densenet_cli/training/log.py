@@ -1,4 +1,4 @@
-"""The log of a run: a CSV file with a row an epoch, written whole so that it never holds half a row."""
+"""The log of a run: a CSV file with a row an epoch, replaced as a whole so that it never holds half a row."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import csv
 import io
 from pathlib import Path
 
-COLUMNS = (
-    "epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds"
-)  # fmt: skip
+from densenet_cli import durable
+from densenet_cli.errors import OutputError
+
+FILE = "log.csv"
+COLUMNS = ("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds")
+"""``epoch`` counts from 1; ``seconds`` are those trained since the run's start, over all sittings."""
 
 
-def write(path: Path, history: list[dict[str, float]]) -> None:
-    """Put ``history`` in ``path``, in place of what was there."""
+def write(folder: Path, history: list[dict[str, float]]) -> None:
+    """Put ``history``, whose rows have ``COLUMNS``, into the log in ``folder``. Raises ``OutputError``."""
     text = io.StringIO()
     rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     rows.writeheader()
     rows.writerows({name: _short(row[name]) for name in COLUMNS} for row in history)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text.getvalue(), "utf-8")
-    temporary.replace(path)
+    try:
+        durable.write_aside(folder / FILE, [text.getvalue().encode()]).close()
+    except OSError as error:
+        raise OutputError(f"The log {folder / FILE} can't be written: {error.strerror}.") from error
 
 
 def _short(value: float) -> str:

@@ -3,188 +3,222 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from densenet_cli.engines import keras_layers
-from densenet_cli.training import log, state
-from densenet_cli.training.averaging import EVERY, Average
-from densenet_cli.training.batches import Batches, whole
+from densenet_cli.errors import PictureError, UsageError
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.labels import Labels
+from densenet_cli.training import log, network, result, state
+from densenet_cli.training.averaging import Average
+from densenet_cli.training.batches import Part, TrainingBatches, measuring_batches
+from densenet_cli.training.measuring import Measured, measure
 from densenet_cli.training.schedule import learning_rate
 from densenet_cli.training.settings import Settings
-from densenet_cli.training.store import Pictures
+from densenet_cli.training.ways import Step, Ways
 
-MEASURE_BATCH = 100
+if TYPE_CHECKING:
+    from densenet_cli.training.batches import FloatArray, Indices
+    from densenet_cli.weights.contents import Arrays
 
-
-@dataclass(frozen=True)
-class Step:
-    """What a reporter hears after each step: running means of the epoch so far."""
-
-    epoch: int
-    batch: int
-    batches: int
-    size: int
-    loss: float
-    accuracy: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Part:
-    """Pictures and their classes, int64 (n,)."""
-
-    pictures: Pictures
-    targets: np.ndarray
-
-
-def compile_for_training(network: keras.Model, settings: Settings) -> None:
-    """Give ``network`` (which puts out logits) its loss and optimizer.
-
-    Keras decouples weight decay from the momentum; divided by ``1 - momentum`` it is worth the L2 factor of the paper.
-    """
-    optimizer = keras.optimizers.SGD(
-        settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay / (1 - settings.momentum),
-    )
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    network.compile(
-        optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-        metrics=["categorical_accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    network.optimizer.build(network.trainable_variables)
-
-
-def measure(network: keras.Model, part: Part, size: int) -> dict[str, float]:
-    """Loss, top-1 and top-5 accuracy of ``network`` on ``part``, pictures ``size`` pixels a side, nothing random."""
-    loss = top1 = top5 = 0.0
-    for first in range(0, len(part.targets), MEASURE_BATCH):
-        chosen = range(first, min(first + MEASURE_BATCH, len(part.targets)))
-        logits = np.asarray(network.predict_on_batch(whole(part.pictures, chosen, size)), np.float64)
-        target = part.targets[chosen.start : chosen.stop]
-        own = logits[np.arange(len(target)), target]
-        high = logits.max(axis=1)
-        loss += float((np.log(np.exp(logits - high[:, None]).sum(axis=1)) + high - own).sum())
-        rank = (logits > own[:, None]).sum(axis=1)
-        top1 += int((rank < 1).sum())
-        top5 += int((rank < 5).sum())
-    count = len(part.targets)
-    return {"val_loss": loss / count, "val_accuracy": top1 / count, "val_top5": top5 / count}
+MEASURING_BATCH = 64
 
 
 class Run:
-    """One run in one folder: ``state.npz`` and ``log.csv`` are always those of a moment that was."""
+    """One run in one folder.
+
+    Args:
+        settings: what to compute.
+        labels: of the classes.
+        training, validation: the pictures.
+        begun: the state to go on from, or that of a run at its start.
+        folder: where ``state.npz``, ``log.csv`` and ``model.safetensors`` go; each is whole at any moment.
+        ways: how to go about it.
+        arrays: to start from, by layer; not looked at where the state has arrays.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        classes: tuple[str, ...],
+        labels: Labels,
         training: Part,
         validation: Part,
+        begun: state.State,
         folder: Path,
-        *,
-        save_every: float = 180.0,
-        on_step: Callable[[Step], None] | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
+        ways: Ways,
+        arrays: Arrays | None = None,
     ) -> None:
         self.settings = settings
-        self.classes = classes
-        self.training = training
-        self.validation = validation
-        self.folder = folder
-        self.save_every = save_every
-        self.on_step = on_step
-        self.on_epoch = on_epoch
+        self.state = begun
+        self._labels = labels
+        self._validation = validation
+        self._folder = folder
+        self._ways = ways
+        self._batches = TrainingBatches(training, settings, ways.threads, ways.skip_unreadable)
+        self._config = settings.config(len(labels))
         keras.utils.set_random_seed(settings.seed)
-        keras.config.set_dtype_policy(settings.precision)
-        self.network = keras_layers.model(settings.config(len(classes)), "logits")
-        compile_for_training(self.network, settings)
-        self.average = Average(self.network.get_weights(), settings.averaging)
-        self.state = state.State(settings=settings.to_dict(), classes=list(classes))
-        self.sums = np.zeros(3)
+        self._network = network.build(self._config, settings.precision)
+        self._measured = network.build(self._config, "float32")
+        self._weights_of = _class_weights(training, len(labels), settings)
+        network.put(self._network, arrays or {})
+        network.freeze(self._network, settings.freeze if settings.is_frozen_at(begun.epoch) else "")
+        network.compile_for_training(self._network, settings)
+        self._average = Average(self._network.get_weights(), settings.averaging)
+        if begun.arrays:
+            self._restore()
+        self._seconds_a_pixel = 0.0
+        self._stopping = False
 
-    def save(self) -> None:
-        """Write the state as it is between two steps."""
-        variables = self.network.weights + self.network.optimizer.variables
-        self.state.arrays = {f"variable.{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
-        self.state.arrays |= {f"average.{i}": mean for i, mean in enumerate(self.average.weights)}
-        self.state.arrays |= {"updates": np.array(self.average.updates), "sums": self.sums}
-        state.save(self.folder / "state.npz", self.state)
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.state.stopped or self.state.epoch >= self.settings.epochs
 
-    def restore(self) -> None:
-        """Take up the state that ``save`` wrote."""
-        self.state = state.load(self.folder / "state.npz")
-        arrays = self.state.arrays
-        for i, variable in enumerate(self.network.weights + self.network.optimizer.variables):
-            variable.assign(arrays[f"variable.{i}"])
-        self.average.weights = [arrays[f"average.{i}"] for i in range(len(self.average.weights))]
-        self.average.updates = int(arrays["updates"])
-        self.sums = arrays["sums"]
+    def stop(self) -> None:
+        """Let ``train`` save the state and return behind the step at hand."""
+        self._stopping = True
 
     def train(self) -> None:
-        """Go on from where the state stands to the end."""
-        while self.state.epoch < self.settings.epochs:
+        """Go on from where the state stands, to the end or until ``stop`` is called.
+
+        Raises ``PictureError`` for a picture that can't be decoded and ``OutputError`` for a file that can't be
+        written. Before it raises or returns the state is saved, where it can be.
+        """
+        while not self.is_finished:
             self._train_epoch()
+            if self._stopping:
+                return
             self._finish_epoch()
 
     def _train_epoch(self) -> None:
-        settings, here = self.settings, self.state
-        batches = Batches(self.training.pictures, self.training.targets, settings)
-        labels = np.eye(len(self.classes), dtype=np.float32)
-        saved = last = time.monotonic()
-        for batch in batches.epoch(here.epoch, here.batch):
-            step = here.epoch * len(batches) + here.batch
-            self.network.optimizer.learning_rate = learning_rate(settings, (step + 1) / len(batches))
-            self.network.reset_metrics()
-            result = self.network.train_on_batch(batch.pixels, labels[batch.targets], return_dict=True)
-            count = len(batch.targets)
-            self.sums += count * np.array([result["loss"], result["categorical_accuracy"], 1.0])
-            here.batch += 1
-            if (step + 1) % EVERY == 0:
-                self.average.update(self.network.get_weights())
-            now = time.monotonic()
-            here.seconds += now - last
-            last = now
-            if self.on_step:
-                loss, accuracy = self.sums[:2] / self.sums[2]
-                size = settings.size_at(here.epoch)
-                self.on_step(Step(here.epoch, here.batch, len(batches), size, loss, accuracy, here.seconds))
-            if now - saved > self.save_every:
-                self.save()
-                saved = time.monotonic()
+        """The rest of the epoch, or as much of it as ``stop`` lets."""
+        here, ways = self.state, self._ways
+        saved = time.monotonic()
+        try:
+            for batch in self._batches.epoch(here.epoch, here.batch):
+                self._step(*batch)
+                if self._stopping:
+                    self._save()
+                    return
+                if time.monotonic() - saved > ways.save_every:
+                    self._save()
+                    saved = time.monotonic()
+        except PictureError:
+            self._save()
+            raise
 
-    def _finish_epoch(self) -> None:
+    def _step(self, pixels: FloatArray, targets: Indices) -> None:
         settings, here = self.settings, self.state
         began = time.monotonic()
-        own = self.network.get_weights()
-        self.network.set_weights(self.average.weights)
-        measured = measure(self.network, self.validation, settings.input_size)
-        self.network.set_weights(own)
+        step = here.epoch * len(self._batches) + here.batch + 1
+        self._network.optimizer.learning_rate = learning_rate(settings, step / len(self._batches))
+        self._network.reset_metrics()
+        wanted = np.eye(len(self._labels), dtype=np.float32)[targets]
+        weights = self._weights_of[targets] if self._weights_of is not None else None
+        found = self._network.train_on_batch(pixels, wanted, weights, return_dict=True)
+        if not np.isfinite(found["loss"]):
+            raise UsageError(
+                f"The loss is no longer finite in epoch {here.epoch + 1}: the run can't go on. Start it anew with a "
+                "lower --learning-rate or a longer --warmup; its last saved state is left as it was."
+            )
+        here.loss += float(found["loss"]) * len(targets)
+        here.correct += float(found["categorical_accuracy"]) * len(targets)
+        here.seen += len(targets)
+        here.batch += 1
+        if self._average.is_due(step):
+            self._average.update(self._network.get_weights())
+        taken = time.monotonic() - began
+        here.seconds += taken
+        self._tell(taken)
+
+    def _tell(self, taken: float) -> None:
+        settings, here = self.settings, self.state
+        size = settings.size_at(here.epoch)
+        a_pixel = taken / size**2
+        self._seconds_a_pixel += (a_pixel - self._seconds_a_pixel) * (0.02 if self._seconds_a_pixel else 1)
+        batches_left = len(self._batches) - here.batch
+        pixels_left = batches_left * size**2 + sum(
+            len(self._batches) * settings.size_at(epoch) ** 2 for epoch in range(here.epoch + 1, settings.epochs)
+        )
+        self._ways.on_step(
+            Step(
+                here.epoch + 1,
+                settings.epochs,
+                here.batch,
+                len(self._batches),
+                size,
+                here.loss / here.seen,
+                here.correct / here.seen,
+                pixels_left * self._seconds_a_pixel,
+            )
+        )
+
+    def _finish_epoch(self) -> None:
+        """Measure, keep the model if it is the best, write the log, and save the state at the next epoch's start."""
+        settings, here = self.settings, self.state
+        began = time.monotonic()
+        measured = self._measure()
         here.seconds += time.monotonic() - began
-        loss, accuracy = (float(value) for value in self.sums[:2] / self.sums[2])
         row: dict[str, float] = {
             "epoch": here.epoch + 1,
             "size": settings.size_at(here.epoch),
             "learning_rate": learning_rate(settings, here.epoch + 1),
-            "loss": loss,
-            "accuracy": accuracy,
-            **measured,
+            "loss": here.loss / here.seen,
+            "accuracy": here.correct / here.seen,
+            "val_loss": measured.loss,
+            "val_accuracy": measured.top1,
+            "val_top5": measured.top5,
             "seconds": here.seconds,
         }
         here.history.append(row)
-        if measured["val_accuracy"] > here.best:
-            here.best, here.best_epoch = measured["val_accuracy"], here.epoch
-            np.savez(self.folder / "best.npz", *self.average.weights)
-        here.epoch, here.batch, self.sums = here.epoch + 1, 0, np.zeros(3)
-        self.save()
-        log.write(self.folder / "log.csv", here.history)
-        if self.on_epoch:
-            self.on_epoch(row)
+        here.epoch, here.batch = here.epoch + 1, 0
+        here.loss, here.correct, here.seen = 0.0, 0.0, 0
+        if measured.top1 > here.best:
+            here.best, here.best_epoch = measured.top1, here.epoch
+            arrays = keras_layers.get_arrays(self._measured)
+            result.write(self._folder, arrays, self._config, self._labels, settings, measured, here.epoch)
+        here.stopped = 0 < settings.patience <= here.epoch - here.best_epoch
+        if settings.is_frozen_at(here.epoch - 1) and not settings.is_frozen_at(here.epoch):
+            network.freeze(self._network, "")
+            network.compile_for_training(self._network, settings)
+        log.write(self._folder, here.history)
+        self._save()
+        self._ways.on_epoch(row)
+
+    def _measure(self) -> Measured:
+        settings, ways = self.settings, self._ways
+        self._measured.set_weights(self._average.weights if settings.averaging else self._network.get_weights())
+        preprocessing = Preprocessing(settings.preprocess, settings.input_size)
+        batches = measuring_batches(
+            self._validation, preprocessing, MEASURING_BATCH, ways.threads, ways.skip_unreadable
+        )
+        return measure(self._measured, batches)
+
+    def _variables(self) -> list[keras.Variable]:
+        return [*self._network.weights, *self._network.optimizer.variables]
+
+    def _save(self) -> None:
+        here = self.state
+        here.updates = self._average.updates
+        here.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}
+        here.arrays |= {f"average.{n}": mean for n, mean in enumerate(self._average.weights)}
+        state.save(self._folder, here)
+
+    def _restore(self) -> None:
+        arrays = self.state.arrays
+        for n, variable in enumerate(self._variables()):
+            variable.assign(arrays[f"variable.{n}"])
+        self._average.weights = [arrays[f"average.{n}"] for n in range(len(self._average.weights))]
+        self._average.updates = self.state.updates
+
+
+def _class_weights(training: Part, classes: int, settings: Settings) -> FloatArray | None:
+    """Class -> weight: as rare as it is, 1 on average over the pictures."""
+    if not settings.class_weights:
+        return None
+    counts = np.bincount(training.targets, minlength=classes)
+    return (len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
