@@ -6,16 +6,17 @@ Each defines ``command``. What is heavier still (numpy, an engine) is imported i
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from densenet_cli.errors import DensenetError
+from densenet_cli.errors import DensenetError, OutputError
 
 COMMANDS = {
     "predict": "Classify pictures: files, folders, globs, URLs or standard input.",
@@ -26,6 +27,10 @@ COMMANDS = {
     "cache": "Show what is stored on this machine; prune or verify it.",
 }
 """Name -> what the list of commands says of it. The module is the name with underscores."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more (``| head``)."""
 
 
 class LazyGroup(click.Group):
@@ -42,6 +47,13 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Left to itself Click ends with status 1, and no word, where a reader has gone."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list, from the table alone."""
@@ -86,13 +98,24 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         status = 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`): no message, and none from the interpreter's own flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
+        _silence_stdout()
         status = 0
+    except OSError as error:
+        # Output to a file names it; that without a name went to standard output.
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _silence_stdout()
+            status = _report(OutputError(f"Standard output can't be written: {error.strerror}."))
+        else:
+            status = _report_unexpected(error)
     except Exception as error:
         status = _report_unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter's own flush at exit from failing once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: DensenetError) -> int:

@@ -79,7 +79,12 @@ def stdout_console(**settings: Any) -> Console:
     """A Rich console on standard output. It honours ``NO_COLOR``, pipes and ``COLUMNS`` by itself."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, **settings)
+    class StandardOutput(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich itself would leave with status 1 where a reader has gone; ``cli.main`` knows better."""
+            raise  # the error that Rich is handling as it calls this
+
+    return StandardOutput(highlight=False, markup=False, emoji=False, **settings)
 
 
 def stderr_console() -> Console:

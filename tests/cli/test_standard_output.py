@@ -1,0 +1,40 @@
+"""A standard output that goes away, or is full: a status and at most a sentence, for every form of output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.support.networks import tiny_weights
+
+
+@pytest.fixture(params=["summary", "cache", "table", "jsonl"])
+def arguments(request, tmp_path):
+    if request.param in ("summary", "cache"):
+        return [request.param]
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    return ["predict", tmp_path / "a.png", "--weights", tiny_weights(tmp_path), "--format", request.param]
+
+
+def densenet(arguments, stdout):
+    command = [sys.executable, "-m", "densenet_cli", *map(str, arguments)]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+
+
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as stdout:
+        result = densenet(arguments, stdout)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_full_disk_is_said(arguments):
+    with open("/dev/full", "wb") as stdout:
+        result = densenet(arguments, stdout)
+    assert result.returncode == 4
+    assert result.stderr == "Error: Standard output can't be written: No space left on device.\n"
