@@ -23,7 +23,7 @@ from tests.support.servers import FaultyServer
 def in_a_hurry(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=1, read=0.3, total=None))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=10, total=None))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ LOST = transfer.CHUNK
 def in_a_hurry(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=1, read=0.3, total=None))
+    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=10, total=None))
 
 
 def part() -> Path:
@@ -69,7 +69,8 @@ def child(code: str, *arguments: object, **options: object) -> subprocess.Popen:
         servers.lying(DATA, len(DATA) + 10),
     ],
 )
-def test_a_cut_download_goes_on_where_it_stopped(fault):
+def test_a_cut_download_goes_on_where_it_stopped(fault, monkeypatch):
+    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=0.5, total=None))
     with FaultyServer(fault, servers.serving(DATA)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
         first, *later = starts(server)
@@ -127,7 +128,7 @@ def test_a_partial_file_of_something_else_is_found_out_and_fetched_anew(junk):
     part().write_bytes(junk)
     with FaultyServer(servers.serving(DATA)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
-        assert starts(server)[-1] == 0
+        assert starts(server) == [len(junk), 0]
 
 
 def test_a_partial_file_that_is_whole_needs_no_server():
@@ -265,6 +266,43 @@ def test_a_device_that_is_full():
     part().symlink_to("/dev/full")
     with FaultyServer(servers.serving(DATA)) as server:
         assert "The disk is full: 0 bytes" in refusal(server.url)
+
+
+ON_A_SMALL_DISK = """
+import subprocess
+from densenet_cli.errors import WeightsUnavailable
+from densenet_cli.paths import models_dir
+home = str(models_dir().parent)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", home], check=True)
+try:
+    store.download(TINY, base_url=sys.argv[1])
+except WeightsUnavailable as error:
+    print(error, flush=True)
+subprocess.run(["mount", "-o", "remount,size=2m", home], check=True)
+print(store.download(TINY, base_url=sys.argv[1]).read_bytes() == DATA)
+"""
+
+
+IN_A_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
+
+
+def may_mount() -> bool:
+    probe = [*IN_A_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs Linux and user namespaces")
+def test_a_small_disk_that_gets_more_room():
+    models_dir().parent.mkdir(parents=True)
+    with FaultyServer(servers.serving(DATA)) as server:
+        command = [*IN_A_NAMESPACE, sys.executable, "-c", CHILD + ON_A_SMALL_DISK, server.url]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert run.returncode == 0, run.stderr
+        first, kept = starts(server)
+    assert first == 0 and 256 * 1024 - LOST <= kept <= 256 * 1024
+    said, went_on = run.stdout.splitlines()
+    assert f"The disk is full: {kept:,} bytes" in said
+    assert went_on == "True"
 
 
 @pytest.fixture
