@@ -125,8 +125,8 @@ class Classifier:
             mine, asked = getattr(found, field), getattr(variant.config, field)
             if mine != asked:
                 raise CheckpointError(
-                    f"{self.weights} does not hold the variant {variant.name}: its {field.replace('_', ' ')} "
-                    f"is {mine}, not {asked}. Leave out --variant to use it as it is."
+                    f"{self.weights} does not hold the variant {variant.name}: it has {field.replace('_', ' ')} "
+                    f"{mine} instead of {asked}. Leave out --variant to use it as it is."
                 )
 
     def _choose_labels(self, path: str | os.PathLike[str] | None) -> labels.Labels:

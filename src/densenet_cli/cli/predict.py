@@ -17,6 +17,7 @@ from densenet_cli.results import FORMATS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
+    from densenet_cli.labels import Labels
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -150,7 +151,7 @@ def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) 
     return {
         "model": classifier.model,
         "weights_md5": md5_of(classifier.weights),
-        "labels": [label.name for label in classifier.labels],
+        "labels": _digest(classifier.labels),
         "engine": engine,
         "preprocess": preprocessing.way,
         "input_size": preprocessing.input_size,
@@ -159,6 +160,14 @@ def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) 
         "top_k": top_k,
         "min_prob": min_prob,
     }
+
+
+def _digest(labels: Labels) -> str:
+    """The label table in 16 hexadecimal digits, to notice another one."""
+    import hashlib
+
+    text = "\n".join(f"{label.index}\t{label.id}\t{label.name}" for label in labels)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _say_skipped(files: int) -> None:
