@@ -42,7 +42,7 @@ class Matcher:
             return [by_id]
         if found := self._names.get(name) or self._folded.get(_fold(name)):
             return found
-        by_index = self._indices.get(name.lstrip("0") or "0")
+        by_index = self._indices.get(name.lstrip("0") or name[:1])
         return [] if by_index is None else [by_index]
 
     def match(self, names: Iterable[str], what: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from densenet_cli.evaluation.report import ClassResult, Report
 from densenet_cli.evaluation.statistics import Proportion
+from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def _matrix(report: Report) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _short(result: ClassResult) -> str:
-    name = result.label.name
+    name = unicode(result.label.name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
@@ -177,7 +178,7 @@ PLOTS: dict[str, Callable[[Report], bytes]] = {
 
 
 def _title(axes: Any, text: str) -> None:
-    axes.set_title(text, fontsize=11, color=INK, pad=10, parse_math=False)
+    axes.set_title(unicode(text), fontsize=11, color=INK, pad=10, parse_math=False)
 
 
 def _png(figure: Figure) -> bytes:

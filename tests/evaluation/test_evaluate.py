@@ -1,0 +1,307 @@
+"""``densenet evaluate``, end to end, with a tiny network: its numbers are those of ``predict`` and scikit-learn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics
+
+from densenet_cli import Classifier
+from densenet_cli.evaluation import Example, Outcome, evaluate, mistakes
+from densenet_cli.labels import ClassLabel, imagenet
+from densenet_cli.weights import safetensors_file
+from densenet_cli.weights.checkpoint import ModelMetadata
+from tests.support.command import densenet
+from tests.support.networks import TINY, random_arrays
+
+NAMES = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
+USED = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
+
+
+def write_model(path, labels):
+    metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, training={}, accuracy={})
+    safetensors_file.write(path, random_arrays(TINY), TINY, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(NAMES))
+    return write_model(tmp_path_factory.mktemp("weights") / "zoo.safetensors", labels)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Six pictures a class, some of them deeper down."""
+    root = tmp_path_factory.mktemp("pictures") / "val"
+    rng = np.random.default_rng(5)
+    for name in USED:
+        for number in range(6):
+            path = root / name / ("deeper" if number % 2 else ".") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = rng.normal(0, rng.integers(1, 256), (cells := rng.choice([1, 2, 8, 32]), cells, 3))
+            pixels = np.clip(rng.integers(0, 256, 3) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).resize((40, 36)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def truth(weights, pictures, tmp_path_factory):
+    """Sources, true positions and probabilities, from the Python face."""
+    os.environ["DENSENET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    paths = [str(path) for path in sorted(pictures.rglob("*.png"))]
+    rows = np.array([row for _, row in Classifier(weights=weights).probabilities(paths)])
+    return paths, np.array([USED[os.path.relpath(path, pictures).split("/")[0]] for path in paths]), rows
+
+
+def report_of(*arguments, status=0):
+    result = densenet("evaluate", *arguments, "--format", "json")
+    assert result.status == status, result.err
+    return json.loads(result.out)
+
+
+def test_numbers(weights, pictures, truth):
+    report = report_of(pictures, "--weights", weights)
+    _, true, rows = truth
+    predicted = rows.argmax(axis=1)
+    assert (report["pictures"], report["failed"], report["classes"], report["competing_classes"]) == (24, 0, 4, 10)
+    assert report["top1"]["value"] == metrics.accuracy_score(true, predicted)
+    assert report["top5"]["value"] == metrics.top_k_accuracy_score(true, rows, k=5, labels=range(10))
+    assert 0 < report["top1"]["value"] < 1, "a test on all or nothing would prove little"
+    loss = metrics.log_loss(true, rows.astype(np.float64), labels=range(10))
+    assert report["negative_log_likelihood"] == pytest.approx(loss, rel=1e-4)
+    assert [row["label"] for row in report["per_class"]] == ["sea cow", "elk", "gnu", "hen"]
+    matrix = np.zeros((10, 10), int)
+    for t, p, count in report["confusion"]:
+        matrix[t, p] = count
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(true, predicted, labels=range(10)))
+    assert report["settings"]["preprocess"] == "squash"
+    assert len(report["settings"]["weights_md5"]) == 32
+
+
+def test_both_engines_and_ways(weights, pictures, truth, keras):
+    onnx = report_of(pictures, "--weights", weights, "--batch-size", 5, "--threads", 3)
+    tensorflow = report_of(pictures, "--weights", weights, "--engine", "tensorflow")
+    assert tensorflow["settings"]["engine"] == "tensorflow"
+    assert tensorflow["confusion"] == onnx["confusion"]
+    assert tensorflow["negative_log_likelihood"] == pytest.approx(onnx["negative_log_likelihood"], rel=1e-4)
+    crops = report_of(pictures, "--weights", weights, "--preprocess", "crop", "--ten-crop")
+    assert crops["settings"]["ten_crop"] is True
+    assert crops["negative_log_likelihood"] != onnx["negative_log_likelihood"]
+
+
+def test_python_face(weights, truth):
+    paths, true, rows = truth
+    report = evaluate(Classifier(weights=weights), (Example(p, int(t)) for p, t in zip(paths, true, strict=True)))
+    assert report.top1.successes == (rows.argmax(axis=1) == true).sum()
+
+
+def test_table(weights, pictures):
+    result = densenet("evaluate", pictures, "--weights", weights)
+    assert result.status == 0
+    assert result.err == ""
+    for words in ("zoo  24 pictures of 4 classes", "Top-1 accuracy", "95 % interval", "sea cow", "Most often confused"):
+        assert words in result.out
+    assert "Top-5" not in densenet("evaluate", pictures, "--weights", weights, "--restrict").out
+
+
+def test_restrict(weights, pictures, truth):
+    report = report_of(pictures, "--weights", weights, "--restrict")
+    _, true, rows = truth
+    among = [2, 4, 6, 7]
+    assert report["competing_classes"] == 4
+    assert report["top1"]["correct"] == (np.array(among)[rows[:, among].argmax(axis=1)] == true).sum()
+
+
+def test_csv(weights, pictures, tmp_path, truth):
+    paths, true, _ = truth
+    by_folder = report_of(pictures, "--weights", weights)
+    del by_folder["settings"]
+    absolute = tmp_path / "absolute.csv"
+    with absolute.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(
+            [("Label", "note", "PATH"), *((NAMES[t], "x", p) for p, t in zip(paths, true, strict=True))]
+        )
+    relative = tmp_path / "relative.csv"
+    lines = [f"{os.path.relpath(p, pictures)},{t}\n" for p, t in zip(paths, true, strict=True)]
+    relative.write_text("path,label\n\n" + "".join(lines))
+    beside = pictures.parent / "beside.csv"
+    beside.write_text("path,label\n" + "".join(f"val/{line}" for line in lines))
+    for arguments in (("--csv", absolute), (pictures, "--csv", relative), ("--csv", beside)):
+        report = report_of(*arguments, "--weights", weights)
+        assert report.pop("settings")["pictures"] == str(arguments[-1])
+        assert report == by_folder
+
+
+def test_files(weights, pictures, tmp_path, truth):
+    out, wrong, plots = tmp_path / "report.json", tmp_path / "wrong.csv", tmp_path / "new" / "plots"
+    arguments = ("evaluate", pictures, "--weights", weights, "-o", out, "--mistakes", wrong, "--plots", plots)
+    result = densenet(*arguments)
+    assert result.status == 0
+    assert "Top-1" in result.out
+    assert json.loads(out.read_text()) == report_of(pictures, "--weights", weights)
+
+    paths, true, rows = truth
+    with wrong.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    predicted = rows.argmax(axis=1)
+    expected = sorted(np.flatnonzero(predicted != true), key=lambda n: (-rows[n].max(), n))
+    assert [row["source"] for row in found] == [paths[n] for n in expected]
+    for row, n in zip(found, expected, strict=True):
+        assert (int(row["true_index"]), int(row["predicted_index"])) == (true[n], predicted[n])
+        assert (row["true_label"], row["predicted_label"]) == (NAMES[true[n]], NAMES[predicted[n]])
+        assert np.float32(row["probability"]) == pytest.approx(rows[n].max(), abs=1e-6)
+        assert np.float32(row["true_probability"]) == pytest.approx(rows[n, true[n]], abs=1e-6)
+        assert int(row["true_rank"]) == 1 + (rows[n] > rows[n, true[n]]).sum()
+
+    assert sorted(path.name for path in plots.iterdir()) == ["confusion_matrix.png", "reliability_diagram.png"]
+    for path in plots.iterdir():
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 400
+
+    for option, path in (("-o", out), ("--mistakes", wrong), ("--plots", plots)):
+        refused = densenet("evaluate", pictures, "--weights", weights, option, path)
+        assert (refused.status, refused.out) == (2, "")
+        assert "--overwrite" in refused.err
+    assert densenet(*arguments, "--overwrite").status == 0
+
+
+def test_a_bad_picture_is_counted(weights, pictures, tmp_path):
+    root = tmp_path / "val"
+    for name in ("ant", "dog"):
+        (root / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), "red" if name == "ant" else "blue").save(root / name / "good.png")
+    (root / "ant" / "bad.jpg").write_bytes(b"this is text")
+    (root / "gnu").mkdir()
+    Image.new("RGB", (40, 40)).save(root / "stray.png")
+    (root / "notes.txt").write_text("nothing")
+    (root / "dog" / "notes.txt").write_text("nothing")
+    (root / ".hidden").mkdir()
+    result = densenet("evaluate", root, "--weights", weights, "--format", "json")
+    assert result.status == 1
+    report = json.loads(result.out)
+    assert (report["pictures"], report["failed"], report["classes"]) == (2, 1, 2)
+    assert report["failures"][0]["source"] == str(root / "ant" / "bad.jpg")
+    assert result.err.splitlines()[0].startswith(f"{root}/ant/bad.jpg: UnreadableImage: ")
+    assert result.err.splitlines()[1:] == [
+        "1 picture outside the class folders left out.",
+        "1 file in folders passed over: no picture's suffix.",
+        "1 class folder without a picture: gnu.",
+    ]
+
+
+def test_one_class_is_measured(weights, tmp_path):
+    (tmp_path / "val" / "hen").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "val" / "hen" / "a.png")
+    assert report_of(tmp_path / "val", "--weights", weights)["classes"] == 1
+    refused = densenet("evaluate", tmp_path / "val", "--weights", weights, "--restrict")
+    assert refused.status == 2
+    assert "one class only" in refused.err
+
+
+def test_folders_that_cannot_be_measured(weights, pictures, tmp_path):
+    empty, flat, strange, hollow = (tmp_path / name for name in ("empty", "flat", "strange", "hollow"))
+    for folder in (empty, flat, strange / "zebra", strange / "ant", hollow / "ant"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(flat / "a.png")
+    (flat / "file.txt").write_text("x")
+    for folder, status, words in (
+        (tmp_path / "none", 2, "can't be listed: No such file or directory"),
+        (flat / "file.txt", 2, "is no folder; a table of paths and labels is given by --csv"),
+        (empty, 2, "has no class folder in it."),
+        (flat, 2, "has no class folder in it, only 1 picture."),
+        (strange, 2, "1 of the 2 class folders of"),
+        (hollow, 1, "No picture"),
+    ):
+        result = densenet("evaluate", folder, "--weights", weights)
+        assert (result.status, result.out) == (status, "")
+        assert words in result.err
+    assert densenet("evaluate", "--weights", weights).status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has no column 'path' and none 'label'"),
+        (b"path,name\na.png,ant\n", "has no column 'label'"),
+        (b"path,label\n", "has no row below its header"),
+        (b"path,label\na.png,ant\nb.png\n", "Row 3 of"),
+        (b"path,label\n,ant\n", "has no path"),
+        (b"path,label\na.png,zebra\n", "1 of the 1 labels in"),
+        (b"\xff\xfep\0a\0t\0h\0,\0l\0", "has no column"),
+        (b"path,label\n" + b"x" * 200_000 + b",ant\n", "is no CSV file"),
+    ],
+)
+def test_tables_that_cannot_be_measured(weights, tmp_path, content, words):
+    file = tmp_path / "a.csv"
+    file.write_bytes(content)
+    result = densenet("evaluate", "--csv", file, "--weights", weights)
+    assert (result.status, result.out) == (2, "")
+    assert words in result.err
+
+
+def test_a_table_of_missing_pictures(weights, tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"path,label\nno.png,ant\nb\xff\\.png,Bee\n")
+    result = densenet("evaluate", "--csv", file, "--weights", weights)
+    assert result.status == 1
+    assert "no.png: SourceNotFound" in result.err
+    assert "None of the 2 pictures could be classified" in result.err
+
+
+def test_outputs_that_cannot_be_written(weights, pictures, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for arguments, status, words in (
+        (("-o", tmp_path / "report.txt"), 2, "end in .json"),
+        (("--mistakes", tmp_path / "wrong.json"), 2, "end in .csv"),
+        (("-o", tmp_path / "none" / "report.json"), 4, "there is no folder"),
+        (("--plots", tmp_path / "file" / "plots"), 4, "there is no folder"),
+    ):
+        result = densenet("evaluate", pictures, "--weights", weights, *arguments)
+        assert (result.status, result.out) == (status, "")
+        assert words in result.err
+
+
+def test_names_are_written_as_predict_writes_them():
+    labels = imagenet()
+    (_, line) = mistakes.to_csv([Outcome("a\\b\udcff.png", 0, 5, 0.1, 0.05, 3)], labels)
+    assert line.startswith(r"a\\b\xff.png,0,n01440764,tench,")
+
+
+def test_interrupted(weights, pictures, tmp_path):
+    """What was measured is written, and says that it is not all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        paths = [str(path) for path in sorted((pictures / "hen").rglob("*.png"))] * 5
+        paths.append(f"http://127.0.0.1:{silent.getsockname()[1]}/never.png")
+        table, out = tmp_path / "table.csv", tmp_path / "report.json"
+        table.write_text("path,label\n" + "".join(f"{path},hen\n" for path in paths))
+        command = [sys.executable, "-m", "densenet_cli", "evaluate", "--csv", table, "--weights", weights, "-o", out]
+        running = subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NO_PROXY": "127.0.0.1"},
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        time.sleep(2)  # the pictures before it are done by then
+        running.send_signal(signal.SIGINT)
+        shown, said = running.communicate(timeout=60)
+        connection.close()
+    assert running.returncode == 130, said
+    assert "Interrupted" in shown
+    report = json.loads(out.read_text())
+    assert report["interrupted"] is True
+    assert 0 < report["pictures"] < len(paths)

@@ -1,0 +1,56 @@
+"""The plots are drawn for any number of classes and any names."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli.evaluation import outputs, plots
+from densenet_cli.labels import ClassLabel
+from tests.support.measured import Fake
+
+
+def drawn(report, draw):
+    with Image.open(io.BytesIO(draw(report))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def report(classes, pictures=60, names=None):
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet(np.full(classes, 0.3), pictures).astype(np.float32)
+    fake = Fake(rows)
+    if names:
+        fake.labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
+    return fake.evaluate(rng.integers(0, classes, pictures))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 60, 300, 1200])
+@pytest.mark.parametrize("name", list(plots.PLOTS))
+def test_any_number_of_classes(classes, name):
+    pixels = drawn(report(classes, pictures=2 * classes), plots.PLOTS[name])
+    assert min(pixels.shape[:2]) > 400
+    assert max(pixels.shape[:2]) < 4000
+    assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 20
+
+
+def test_any_names():
+    names = ["$x^", "a" * 300, "\\frac{", "猫", "$\\alpha$", "%", "\udcff", "<b>", "{}", "_"]
+    for draw in plots.PLOTS.values():
+        drawn(report(10, names=names), draw)
+
+
+def test_the_matrix_is_the_reports():
+    """Its diagonal is dark and the rest white where every picture is right."""
+    fake = Fake(np.eye(4, dtype=np.float32))
+    names, counts = plots._matrix(fake.evaluate([0, 1, 2, 3]))
+    assert names == ["class 0", "class 1", "class 2", "class 3"]
+    np.testing.assert_array_equal(counts, np.eye(4))
+    _, others = plots._matrix(fake.evaluate([0, 0, 1, 1]))
+    np.testing.assert_array_equal(others, [[1, 1, 0], [0, 0, 2]])
+
+
+def test_file_names():
+    assert tuple(plots.PLOTS) == outputs.PLOTS

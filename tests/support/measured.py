@@ -1,0 +1,41 @@
+"""Measurements without a network: a classifier that gives what it is told to."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from densenet_cli import labels
+from densenet_cli.evaluation import Example, Report, evaluate
+from densenet_cli.images.preprocessing import Preprocessing
+
+
+class Fake:
+    """Stands for a ``Classifier``: picture n gets ``outputs[n]``, probabilities or an error."""
+
+    model = "fake"
+    preprocessing = Preprocessing()
+
+    def __init__(self, outputs) -> None:
+        self.outputs = outputs
+        rows = [output for output in outputs if isinstance(output, np.ndarray)]
+        self.labels = labels.plain(len(rows[0]) if rows else 1000)
+
+    def probabilities(self, sources):
+        for source, output in zip(sources, self.outputs, strict=False):
+            yield source.name, output
+
+    def evaluate(self, truths, **settings) -> Report:
+        return evaluate(self, [Example(str(n), int(truth)) for n, truth in enumerate(truths)], **settings)
+
+
+@st.composite
+def truths_and_probabilities(draw):
+    """True classes (n,) and probabilities (n, classes), float32, no two of a row equal."""
+    classes, count = draw(st.integers(2, 12)), draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    truths = rng.integers(0, draw(st.integers(1, classes)), count)
+    logits = rng.normal(0, draw(st.sampled_from([0.1, 1.0, 4.0])), (count, classes))
+    logits[np.arange(count), truths] += draw(st.sampled_from([0.0, 2.0]))
+    rows = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return truths, (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
