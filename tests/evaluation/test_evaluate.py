@@ -18,6 +18,7 @@ from sklearn import metrics
 
 from densenet_cli import Classifier
 from densenet_cli.evaluation import Example, Outcome, evaluate, mistakes
+from densenet_cli.images import folders
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors_file
 from densenet_cli.weights.checkpoint import ModelMetadata
@@ -78,7 +79,8 @@ def test_numbers(weights, pictures, truth):
     assert report["top1"]["value"] == metrics.accuracy_score(true, predicted)
     assert report["top5"]["value"] == metrics.top_k_accuracy_score(true, rows, k=5, labels=range(10))
     assert 0 < report["top1"]["value"] < 1, "a test on all or nothing would prove little"
-    loss = metrics.log_loss(true, rows.astype(np.float64), labels=range(10))
+    wide = rows.astype(np.float64)
+    loss = metrics.log_loss(true, wide / wide.sum(axis=1, keepdims=True), labels=range(10))
     assert report["negative_log_likelihood"] == pytest.approx(loss, rel=1e-4)
     assert [row["label"] for row in report["per_class"]] == ["sea cow", "elk", "gnu", "hen"]
     matrix = np.zeros((10, 10), int)
@@ -199,6 +201,20 @@ def test_a_bad_picture_is_counted(weights, pictures, tmp_path):
         "1 file in folders passed over: no picture's suffix.",
         "1 class folder without a picture: gnu.",
     ]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_failure(weights, pictures, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("ELK"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(folders.os, "scandir", refuse)
+    report = report_of(pictures, "--weights", weights, status=1)
+    assert (report["pictures"], report["classes"], report["failed"]) == (18, 3, 1)
+    assert report["failures"][0]["error"]["type"] == "SourceUnreadable"
 
 
 def test_one_class_is_measured(weights, tmp_path):
