@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import engines, registry
-from densenet_cli.cli.console import show_progress
+from densenet_cli.cli.console import say, show_progress
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
@@ -85,12 +85,24 @@ def model_options(function: F) -> F:
     return function
 
 
+class _Announcement:
+    """In the place of a progress bar: one line for a file that is being fetched."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def update(self, name: str, done: int, total: int | None) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            say(f"Fetching {name}{f' ({total / 1e6:.0f} MB)' if total else ''}.")
+
+
 def make_classifier(**options: Any) -> Classifier:
     """The classifier that ``model_options`` describe, its weights fetched behind a progress bar if need be."""
     from densenet_cli.classifier import Classifier
 
     if not show_progress():
-        return Classifier(**options)
+        return Classifier(**options, progress=_Announcement().update)
     from densenet_cli.cli.progress import DownloadBar
 
     with DownloadBar() as bar:

@@ -81,7 +81,7 @@ class ArithmeticOps:
 
     def batch_norm(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
         shape = (x[-1],)
-        arrays: ArrayShapes = {part: shape for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+        arrays: ArrayShapes = dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), shape)
         return self._add(name, "BatchNormalization", x, arrays, trainable=2 * x[-1])
 
     def relu(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:

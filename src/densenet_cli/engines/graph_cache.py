@@ -10,7 +10,6 @@ the graph is used from memory.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -149,7 +148,7 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
         durable.sync_path(aside / ENTRY)
         if not _open(folder):  # else another process was quicker, and somebody may be loading its graph
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(aside, folder)
+            aside.replace(folder)
         durable.sync_folder(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
