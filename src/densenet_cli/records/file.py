@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, Self
 
 from densenet_cli.durable import lock, sync, sync_folder, write_all, write_aside
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.records import N, RecordWriter
+from densenet_cli.records.resume import Survey, survey
+from densenet_cli.records.writers import N, RecordWriter
 from densenet_cli.results import Prediction, escaped, unicode
-from densenet_cli.resume import Survey, survey
 
 _CHUNK = 1 << 20
 

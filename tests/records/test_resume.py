@@ -279,12 +279,12 @@ def test_a_name_longer_than_csv_takes_by_itself(tmp_path: Path) -> None:
 
 # --- real processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 CHILD = """
 import sys
 from pathlib import Path
-from tests.test_resume import many, run
+from tests.records.test_resume import many, run
 run(Path(sys.argv[1]), many(), resume=True)
 """
 
