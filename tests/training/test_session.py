@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.training import folders, session, state
 from densenet_cli.training.ways import Ways
 from tests.training.digits import SETTINGS
@@ -133,6 +134,18 @@ def test_resuming_from_a_file_that_is_no_state(tmp_path):
     for damaged in (before[:1000], b"", b"PK\3\4 and nothing else"):
         (where.output / state.FILE).write_bytes(damaged)
         assert "not the state of a run" in refused(where, resume=True)
+
+
+def test_a_disk_that_is_full_is_said_and_the_last_state_stays(tmp_path, monkeypatch):
+    where, before = begin(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        state.save(where.output, state.load(where.output))
+    assert (where.output / state.FILE).read_bytes() == before
 
 
 def test_two_runs_in_one_folder(tmp_path):

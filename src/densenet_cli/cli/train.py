@@ -163,7 +163,6 @@ def command(
       densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
       densenet train photos/ -o run --resume
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from densenet_cli import paths
     from densenet_cli.cli.training_progress import TrainingProgress
     from densenet_cli.training import recipe, result, session, state

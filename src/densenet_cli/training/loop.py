@@ -107,9 +107,9 @@ class Run:
                 if time.monotonic() - saved > ways.save_every:
                     self._save()
                     saved = time.monotonic()
-        except PictureError:
+        except PictureError as error:
             self._save()
-            raise
+            raise type(error)(f"{error} Repair it, or give --skip-unreadable; --resume goes on from here.") from None
 
     def _step(self, pixels: FloatArray, targets: Indices) -> None:
         settings, here = self.settings, self.state
@@ -122,8 +122,8 @@ class Run:
         found = self._network.train_on_batch(pixels, wanted, weights, return_dict=True)
         if not np.isfinite(found["loss"]):
             raise UsageError(
-                f"The loss is no longer finite in epoch {here.epoch + 1}: the run can't go on. Start it anew with a "
-                "lower --learning-rate or a longer --warmup; its last saved state is left as it was."
+                f"The loss is no longer finite in epoch {here.epoch + 1}: start the run anew with a "
+                "lower --learning-rate or a longer --warmup."
             )
         here.loss += float(found["loss"]) * len(targets)
         here.correct += float(found["categorical_accuracy"]) * len(targets)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HEAD = "predictions"
 BN_MOMENTUM = 0.9
-"""What a batch norm keeps of its moving statistics at a step. With Keras' 0.99 a run of 100 steps would still be measured
-with a third of the statistics it began with; the averaged weights average these as well."""
+"""What a batch norm keeps of its moving statistics at a step. With Keras' 0.99 a third of those that a run begins with
+would be left after 100 steps. The averaged weights average these as well."""
 
 AFTER_ALL = 1_000
 """The stage of what follows the last block: never frozen."""

@@ -31,7 +31,7 @@ RECORD = np.dtype(
         ("width", "<i8"),
         ("full", "<i8", (2,)),
         ("box", "<f8", (4,)),
-        ("error", "S200"),
+        ("error", "S400"),
     ]
 )
 """Where a picture's pixels lie in the mapped file, what ``Picture`` says of them, and why there are none."""
@@ -86,7 +86,10 @@ class Streamed:
 
     def __getitem__(self, index: int, /) -> Picture:
         path = self._paths[index]
-        return decode(Source(path, path, "path"), self._least_side)
+        try:
+            return decode(Source(path, path, "path"), self._least_side)
+        except PictureError as error:
+            raise type(error)(f"{path}: {error}") from None
 
 
 class Mapped:
@@ -169,7 +172,7 @@ def _decoded(pictures: Pictures, count: int, threads: int) -> Iterable[Picture |
 
 def _append(file: IO[bytes], record: Any, picture: Picture | PictureError) -> None:
     if isinstance(picture, PictureError):
-        record["error"] = str(picture).encode()[: RECORD["error"].itemsize]
+        record["error"] = str(picture).encode(errors="backslashreplace")[: RECORD["error"].itemsize]
         return
     pixels = np.asarray(picture.image)
     record["offset"] = file.tell()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.training import folders, recipe, result, state
+from densenet_cli.training import backend, folders, recipe, result, state
 from densenet_cli.training.batches import Part, split
 from densenet_cli.training.folders import Collection
 from densenet_cli.training.pictures import Mapped, Pictures, open_pictures
@@ -92,7 +92,8 @@ def open_run(
     with _alone_in(place.output):
         parts = _parts(place, training, validation, settings, ways, on_decoded)
         arrays = None
-        # Keras, and with it TensorFlow, is imported once everything else has turned out well.
+        # Everything else has turned out well: now it is worth the seconds that this takes.
+        backend.load()
         from densenet_cli.training import network
         from densenet_cli.training.loop import Run
 
@@ -169,8 +170,8 @@ def _readable(collection: Collection, pictures: Pictures, skip: bool) -> folders
     """
     bad = pictures.unreadable() if isinstance(pictures, Mapped) else {}
     if bad and not skip:
-        named = "; ".join(f"{collection.paths[n]}: {reason}" for n, reason in list(bad.items())[:NAMED])
-        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        named = " ".join(list(bad.values())[:NAMED])
+        more = f" And {len(bad) - NAMED} more." if len(bad) > NAMED else ""
         raise UsageError(
             f"{len(bad)} of {len(collection)} pictures can't be decoded: {named}{more} Repair or remove them, or leave "
             "them out with --skip-unreadable."
