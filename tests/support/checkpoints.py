@@ -43,13 +43,13 @@ def write_legacy_h5(
         root = file.create_group(below) if below else file
         names = ["input_1", *dict.fromkeys(layer.name for layer in layers(config)), *arrays]
         stored = [OLD_NAMES.get(name, name) if old_names else name for name in dict.fromkeys(names)]
-        root.attrs["layer_names"] = [name.encode() for name in stored]
+        root.attrs["layer_names"] = np.array([name.encode() for name in stored])
         root.attrs["backend"] = b"tensorflow"
         root.attrs["keras_version"] = b"2.1.5"
         for name, layer in zip(stored, dict.fromkeys(names), strict=True):
             group = root.create_group(name)
             held = arrays.get(layer, {})
-            group.attrs["weight_names"] = [f"{name}/{part}{suffix}".encode() for part in held]
+            group.attrs["weight_names"] = np.array([f"{name}/{part}{suffix}".encode() for part in held])
             for part, values in held.items():
                 group.create_dataset(f"{name}/{part}{suffix}", data=values.astype(dtype))
 
