@@ -2,8 +2,8 @@
 
 The published weights may not be there where this runs, and the time of a network does not depend on its numbers, so
 weights are random (those of the tests, whose answers are neither sure nor all alike). The photographs are crops of the
-six that scikit-image ships in full colour, enlarged, mirrored, brightened and given a camera's grain, so that no two files
-are alike and their JPEGs are as large as ImageNet's.
+six that scikit-image ships in full colour, enlarged, mirrored, brightened and given a camera's grain, so that no two
+files are alike and their JPEGs are as large as ImageNet's.
 
 As a script it makes them: ``material.py KIND FOLDER [COUNT]``, in a process of its own (see ``processes``).
 """
@@ -39,6 +39,8 @@ SIZE = (500, 375)
 GRAIN = 7
 """Standard deviation of the grain, of 255: with it a JPEG of quality 95 has about 110 kB."""
 LARGE_SIZE = (4000, 3000)
+LARGE_KINDS = ("enlarged", "mosaic")
+"""Which the large photographs are in turn: a photograph enlarged, or 64 side by side, as sharp as they are."""
 
 
 class Material:
@@ -112,13 +114,12 @@ def photographs(folder: Path, count: int) -> None:
 
 
 def large_photographs(folder: Path, count: int) -> None:
-    """Every other one is a photograph enlarged; the others are mosaics, as sharp in every pixel as the originals."""
     from PIL import Image
 
     folder.mkdir()
     originals = _originals()
     for number in range(count):
-        if number % 2:
+        if LARGE_KINDS[number % 2] == "mosaic":
             picture = Image.new("RGB", LARGE_SIZE)
             for tile in range(64):
                 place = (tile % 8 * 500, tile // 8 * 375)

@@ -27,6 +27,15 @@ UNITS_OF_MAXRSS = 1 if sys.platform == "darwin" else 1024
 DENSENET = [str(Path(sysconfig.get_path("scripts")) / "densenet")]
 
 
+EVERYWHERE = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "KERAS_BACKEND": "tensorflow",
+    # Where Python may not keep what it compiled, a checkout's modules are compiled at every start, installed ones never.
+    "PYTHONDONTWRITEBYTECODE": None,
+}
+"""Environment of every process that is measured; None takes a variable out."""
+
+
 def script(name: str, *arguments: object) -> list[str]:
     """The command that runs another script of this folder."""
     return [sys.executable, str(HERE / f"{name}.py"), *map(str, arguments)]
@@ -51,8 +60,8 @@ def run(command: Sequence[str], environment: Mapping[str, str | None] | None = N
     Raises:
         SystemExit: it failed; what it said is shown.
     """
-    variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
-    for name, value in (environment or {}).items():
+    variables = dict(os.environ)
+    for name, value in {**EVERYWHERE, **(environment or {})}.items():
         if value is None:
             variables.pop(name, None)
         else:
