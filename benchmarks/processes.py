@@ -30,8 +30,9 @@ DENSENET = [str(Path(sysconfig.get_path("scripts")) / "densenet")]
 EVERYWHERE = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "KERAS_BACKEND": "tensorflow",
-    # Where Python may not keep what it compiled, a checkout's modules are compiled at every start, installed ones never.
+    # With it a checkout's modules are compiled at every start; installed ones never are.
     "PYTHONDONTWRITEBYTECODE": None,
+    "PYTHONUNBUFFERED": None,
 }
 """Environment of every process that is measured; None takes a variable out."""
 
