@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from densenet_cli.engines.arithmetic import ArrayShapes, array_shapes
+from densenet_cli.engines import arithmetic
+from densenet_cli.engines.arithmetic import ArrayShapes
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import naming, recognition
@@ -97,7 +98,7 @@ def _checkpoint(contents: Contents, config: DenseNetConfig | None) -> Checkpoint
         said = contents.config
         if said is not None and said.stem != config.stem:
             raise CheckpointError(f"its metadata say that its stem is {said.stem!r} instead of {config.stem!r}")
-    _check_shapes(shapes, array_shapes(config))
+    _check_shapes(shapes, _expected(config, contents.metadata))
     arrays = _read(layers, contents.bn_epsilon)
     return Checkpoint(arrays, config, contents.metadata, recognition.variant_of(config))
 
@@ -115,6 +116,15 @@ def _check_size(layers: StoredLayers, available: int) -> None:
             size += math.prod(stored.shape) * ITEM_SIZE[stored.dtype]
     if count > MAX_ARRAYS or size > available:
         raise CheckpointError(f"it claims {count} arrays of {size} bytes together, more than lie in it")
+
+
+def _expected(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
+    """What the file has to hold, if pictures of the size that it asks for go through the network at all."""
+    try:
+        arithmetic.layers(config, metadata.input_size)
+        return arithmetic.array_shapes(config)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> None:
@@ -144,7 +154,7 @@ def _what_it_is(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]
         name = recognition.variant_of(config)
     except CheckpointError:
         return ""
-    return f" (these are the layers of variant {name})" if name and array_shapes(config) != expected else ""
+    return f" (these are the layers of variant {name})" if name and arithmetic.array_shapes(config) != expected else ""
 
 
 def _read(layers: StoredLayers, bn_epsilon: float) -> Arrays:

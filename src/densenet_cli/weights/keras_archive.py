@@ -17,7 +17,7 @@ from densenet_cli.weights import hdf5_file, keras_layouts
 from densenet_cli.weights.contents import Contents
 
 MEMBER = "model.weights.h5"
-MAX_DIRECTORY = 1 << 20
+MAX_DIRECTORY = 1 << 18
 """Bytes that the archive's directory may have; three members need 200."""
 MAX_RATIO = 4
 """How much smaller packing may have made the weights; those of a real network shrink by a tenth."""

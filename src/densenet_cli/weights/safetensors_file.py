@@ -30,6 +30,9 @@ TORCH_EPSILON = 1e-5
 MAX_HEADER = 8 << 20
 """Bytes of JSON before the arrays; the largest network's is 200 kB."""
 
+MAX_SIDE = 4096
+"""Pixels a side of the picture that a network may ask for."""
+
 NORM_ARRAYS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 HEAD_ARRAYS = {"weight": "kernel", "bias": "bias"}
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
@@ -134,8 +137,11 @@ def _metadata(text: str | None) -> dict[str, Any]:
             _optional(values["training"], dict) or {},
             _optional(values["accuracy"], dict) or {},
         )
-        if metadata.input_size is not None and not 1 <= metadata.input_size <= 4096:
-            raise ValueError(f"input_size is {metadata.input_size}")
+        for size in (config.growth_rate, config.stem_width, config.classes, config.input_size, *config.blocks):
+            _optional(size, int)
+        for size in (config.input_size, metadata.input_size or 1):
+            if not 1 <= size <= MAX_SIDE:
+                raise ValueError(f"input_size is {size}")
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"its metadata are malformed ({type(error).__name__}: {error})") from error
     return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
