@@ -10,8 +10,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.support import checkpoints as support
-from tests.support.networks import uncalibrated
 
 from densenet_cli import labels, registry
 from densenet_cli.engines.arithmetic import array_shapes
@@ -20,6 +18,8 @@ from densenet_cli.labels import ClassLabel
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors_file
 from densenet_cli.weights.checkpoint import ModelMetadata
+from tests.support import checkpoints as support
+from tests.support.networks import uncalibrated
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 

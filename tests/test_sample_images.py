@@ -1,0 +1,21 @@
+"""The photographs that ship: few, small, real, and each with its source and licence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+SAMPLES = Path(__file__).parents[1] / "sample_images"
+
+
+def test_every_photograph_is_small_and_accounted_for(photographs):
+    assert 4 <= len(photographs) <= 8
+    assert sum(path.stat().st_size for path in photographs) < 1_000_000
+    rows = [line for line in (SAMPLES / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [path.name for path in photographs]
+    assert all("CC0 1.0" in row or "public domain" in row for row in rows)
+    for path in photographs:
+        with Image.open(path) as picture:
+            assert picture.format == "JPEG" and min(picture.size) >= 256
+            picture.load()
