@@ -6,7 +6,9 @@ Imports neither Pillow nor numpy before the first picture: that can run beside t
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import PictureError, UnreadableImage
 from densenet_cli.images import memory
@@ -25,18 +27,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from densenet_cli.images.headers import Size
     from densenet_cli.images.preprocessing import Box
 
 __all__ = ["DecodeBudget", "decode", "load"]
 
-
-class _Whole:
-    """In the place of a ``Preprocessing``: the picture as it is, for somebody who prepares it in another way."""
-
-    way = "whole"
-
-    def __init__(self, least_side: int | None) -> None:
-        self.least_side = least_side
+T = TypeVar("T")
 
 
 def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | None = None) -> NDArray[np.uint8]:
@@ -53,8 +49,13 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
-    pixels: NDArray[np.uint8] = _guarded(source, preprocessing, budget)
-    return pixels
+    aim = _Aim(
+        lambda picture: apply(picture, preprocessing),
+        preprocessing.least_side,
+        preprocessing.shorter_side,
+        as_is=preprocessing.way == "keras",
+    )
+    return _guarded(source, aim, budget)
 
 
 def decode(source: Source, least_side: int | None = None, budget: DecodeBudget | None = None) -> Picture:
@@ -69,13 +70,29 @@ def decode(source: Source, least_side: int | None = None, budget: DecodeBudget |
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
-    picture: Picture = _guarded(source, _Whole(least_side), budget)
-    return picture
+    return _guarded(source, _Aim(lambda picture: picture, least_side), budget)
 
 
-def _guarded(source: Source, preprocessing: Preprocessing | _Whole, budget: DecodeBudget | None) -> Any:
+@dataclass(frozen=True)
+class _Aim(Generic[T]):
+    """What a picture is decoded for.
+
+    Attributes:
+        use: what is made of it.
+        least_side: pixels that its shorter side has to keep; None for full scale.
+        resized_side: what ``use`` resizes the shorter side to; 0 where it doesn't.
+        as_is: in RGB as Pillow converts it, neither laid on white nor turned upright.
+    """
+
+    use: Callable[[Picture], T]
+    least_side: int | None
+    resized_side: int = 0
+    as_is: bool = False
+
+
+def _guarded(source: Source, aim: _Aim[T], budget: DecodeBudget | None) -> T:
     try:
-        return _load(source, preprocessing, budget or UNLIMITED)
+        return _load(source, aim, budget or UNLIMITED)
     except PictureError as error:
         failure = error
     except Exception as error:
@@ -85,79 +102,79 @@ def _guarded(source: Source, preprocessing: Preprocessing | _Whole, budget: Deco
     raise failure.with_traceback(None)
 
 
-def _load(source: Source, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
+def _load(source: Source, aim: _Aim[T], budget: DecodeBudget) -> T:
     quieten(budget)
     match source.kind:
         case "nothing":
             raise source.error or UnreadableImage("There is no picture.")
         case "image":
-            return _from_image(source.origin, preprocessing, budget)
+            return _from_image(source.origin, aim, budget)
         case "array":
-            return _from_array(source.origin, preprocessing, budget)
+            return _from_array(source.origin, aim, budget)
         case _:
             with opened(source) as encoded:
-                return _decode(encoded, preprocessing, budget)
+                return _from_file(encoded, aim, budget)
 
 
-def _decode(encoded: Encoded, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
+def _from_file(encoded: Encoded, aim: _Aim[T], budget: DecodeBudget) -> T:
     """Header, memory, pixels."""
     format = identify(encoded.stream)
-    held = encoded.size * (encoded.in_memory + format.reads_whole)
-    if format.header:
-        with budget.reserve(held + memory.of_header(format.name, *format.header(encoded.stream))):
-            return _see(format.open(encoded.stream), None, preprocessing)
+    held = encoded.size if encoded.in_memory else 0
+    if format.size:
+        size = format.size(encoded.stream)
+        needed = memory.of_opened(format.name, size, encoded.size) + memory.of_resizing(size, aim.resized_side)
+        with budget.reserve(held + needed):
+            return _see(format.open(encoded.stream), aim)
     image = format.open(encoded.stream)
     size = image.size
-    box = _reduce(image, preprocessing)
-    with budget.reserve(held + memory.of_image(image, size)):
-        return _see(image, (size, box) if box else None, preprocessing)
+    box = _reduce(image, aim.least_side)
+    needed = memory.of_image(image, size, encoded.size) + memory.of_resizing(image.size, aim.resized_side)
+    with budget.reserve(held + needed):
+        return _see(image, aim, (size, box) if box else None)
 
 
-def _reduce(image: Image, preprocessing: Preprocessing | _Whole) -> Box | None:
+def _reduce(image: Image, least_side: int | None) -> Box | None:
     """Have a JPEG decoded at a half, a quarter or an eighth where that is still large enough.
 
     Returns:
         The part of the reduced picture that the whole one takes; None where the scale stays.
     """
-    side = preprocessing.least_side
-    if image.format != "JPEG" or side is None or min(image.size) < 2 * side:
+    if image.format != "JPEG" or least_side is None or min(image.size) < 2 * least_side:
         return None
-    drafted = image.draft(None, (side, side))
+    drafted = image.draft(None, (least_side, least_side))
     return drafted[1] if drafted else None
 
 
-def _see(image: Image, reduced: tuple[tuple[int, int], Box] | None, preprocessing: Preprocessing | _Whole) -> Any:
-    """The pixels that the network sees of an opened picture."""
+def _see(image: Image, aim: _Aim[T], reduced: tuple[Size, Box] | None = None) -> T:
+    """Decode an opened picture and use it."""
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))
     # One name for every stage of it, so that each is gone once the next is there.
-    if preprocessing.way == "keras":
+    if aim.as_is:
         image = image if image.mode == "RGB" else image.convert("RGB")
-        return _prepared(Picture(image, size, box), preprocessing)
+        return aim.use(Picture(image, size, box))
     orientation = orientation_of(image)
     image = to_rgb(image)
-    return _prepared(upright(Picture(image, size, box), orientation), preprocessing)
-
-
-def _prepared(picture: Picture, preprocessing: Preprocessing | _Whole) -> Any:
-    return picture if isinstance(preprocessing, _Whole) else apply(picture, preprocessing)
+    return aim.use(upright(Picture(image, size, box), orientation))
 
 
 _callers_image = threading.Lock()
 """Pillow decodes a picture when it is first asked for pixels, and two threads may hold the same one of a caller's."""
 
 
-def _from_image(image: Image, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
+def _from_image(image: Image, aim: _Aim[T], budget: DecodeBudget) -> T:
     """A caller's picture. Nothing is changed in it, but that Pillow may decode it now."""
-    with budget.reserve(memory.of_image(image, image.size)):
+    with _callers_image:
+        needed = memory.of_image(image, image.size) + memory.of_resizing(image.size, aim.resized_side)
+    with budget.reserve(needed):
         with _callers_image:
             image.load()
-        return _see(image, None, preprocessing)
+        return _see(image, aim)
 
 
-def _from_array(array: Any, preprocessing: Preprocessing | _Whole, budget: DecodeBudget) -> Any:
+def _from_array(array: Any, aim: _Aim[T], budget: DecodeBudget) -> T:
     from PIL import Image
 
-    height, width, _ = array.shape
-    with budget.reserve(4 * width * height):
-        return _prepared(Picture.whole(Image.fromarray(array)), preprocessing)
+    size = array.shape[1], array.shape[0]
+    with budget.reserve(4 * size[0] * size[1] + memory.of_resizing(size, aim.resized_side)):
+        return aim.use(Picture.whole(Image.fromarray(array)))

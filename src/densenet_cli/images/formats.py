@@ -14,12 +14,10 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING
 
 from densenet_cli.errors import UnreadableImage
+from densenet_cli.images.headers import PNG_SIGNATURE, Size, icon_size, webp_size
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
-
-Header = tuple[tuple[int, int], str]
-"""Size and mode, as the first bytes of a picture say."""
 
 SIGNATURE_BYTES = 32
 
@@ -32,16 +30,14 @@ class Format:
         name: Pillow's name for it.
         plugin: the module that reads it, and its class there.
         fits: whether a file's first ``SIGNATURE_BYTES`` are this format's.
-        header: given for a format whose plugin decodes, or sets its decoder up, as it opens the file: what it will
-            take has to be known before.
-        reads_whole: how many times its plugin keeps the whole file in memory.
+        size: given for a format whose plugin decodes, or makes room for the pixels, as it opens the file: reads
+            width and height before that.
     """
 
     name: str
     plugin: tuple[str, str]
     fits: Callable[[bytes], bool]
-    header: Callable[[IO[bytes]], Header] | None = None
-    reads_whole: int = 0
+    size: Callable[[IO[bytes]], Size] | None = None
 
     def open(self, stream: IO[bytes]) -> ImageFile:
         """Read the header. Not ``Image.open``: its limit of pixels is the budget's matter here."""
@@ -107,38 +103,6 @@ def _is_tga(start: bytes) -> bool:
     return start[1] < 2 and start[2] in (1, 2, 3, 9, 10, 11) and width > 0 < height and depth in (1, 8, 16, 24, 32)
 
 
-def _webp_header(stream: IO[bytes]) -> Header:
-    stream.seek(12)
-    start = stream.read(18)
-    kind = start[:4]
-    if kind == b"VP8X" and len(start) == 18:
-        width, height = (int.from_bytes(start[i : i + 3], "little") + 1 for i in (12, 15))
-    elif kind == b"VP8 " and len(start) == 18:
-        width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", start, 14))
-    elif kind == b"VP8L" and len(start) >= 13:
-        bits = int.from_bytes(start[9:13], "little")
-        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
-        raise UnreadableImage("A damaged WebP header.")
-    return (width, height), "RGBA"
-
-
-def _ico_header(stream: IO[bytes]) -> Header:
-    """The largest of the pictures in an icon. Their own headers count: the icon's table can say anything."""
-    stream.seek(4)
-    (count,) = struct.unpack("<H", stream.read(2))
-    table = stream.read(16 * count)
-    width = height = 0
-    for index in range(count):
-        (offset,) = struct.unpack_from("<I", table, 16 * index + 12)
-        stream.seek(offset)
-        start = stream.read(24)
-        # A PNG, or a BMP without its file header.
-        size = struct.unpack_from(">ii", start, 16) if start[:4] == b"\x89PNG" else struct.unpack_from("<ii", start, 4)
-        width, height = max(width, abs(size[0])), max(height, abs(size[1]))
-    return (width, height), "RGBA"
-
-
 def _fit_transparent_colour(picture: ImageFile) -> None:
     """Bring a PNG's transparent colour to the 8 bits that its pixels get; Pillow leaves it at the file's depth."""
     colour = picture.info.get("transparency")
@@ -153,21 +117,20 @@ def _fit_transparent_colour(picture: ImageFile) -> None:
 
 FORMATS = (
     Format("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff")),
-    Format("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(b"\x89PNG\r\n\x1a\n")),
+    Format("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
     Format("GIF", ("PIL.GifImagePlugin", "GifImageFile"), lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
-    Format("WEBP", ("PIL.WebPImagePlugin", "WebPImageFile"), _is_webp, _webp_header, reads_whole=2),
+    Format("WEBP", ("PIL.WebPImagePlugin", "WebPImageFile"), _is_webp, webp_size),
     Format("BMP", ("PIL.BmpImagePlugin", "BmpImageFile"), lambda start: start.startswith(b"BM")),
     Format(
         "TIFF",
         ("PIL.TiffImagePlugin", "TiffImageFile"),
         lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     ),
-    Format("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _brand(b"avif", b"avis"), reads_whole=2),
+    Format("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _brand(b"avif", b"avis")),
     Format(
         "HEIF",
         ("pillow_heif", "HeifImageFile"),
         _brand(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-        reads_whole=2,
     ),
     Format(
         "JPEG2000",
@@ -175,6 +138,6 @@ FORMATS = (
         lambda start: start.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
     ),
     Format("PPM", ("PIL.PpmImagePlugin", "PpmImageFile"), lambda start: start[:1] == b"P" and start[1:2] in b"123456f"),
-    Format("ICO", ("PIL.IcoImagePlugin", "IcoImageFile"), lambda start: start.startswith(b"\0\0\1\0"), _ico_header),
+    Format("ICO", ("PIL.IcoImagePlugin", "IcoImageFile"), lambda start: start.startswith(b"\0\0\1\0"), icon_size),
     Format("TGA", ("PIL.TgaImagePlugin", "TgaImageFile"), _is_tga),
 )

@@ -1,0 +1,186 @@
+"""Pictures for tests: photographs, every mode that Pillow knows, every format and mode that is read, and broken ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
+
+
+@cache
+def _photograph(name: str) -> Image.Image:
+    return Image.fromarray(getattr(skimage.data, name)())
+
+
+def photograph(name: str = "chelsea", size: tuple[int, int] | None = None) -> Image.Image:
+    """A real photograph in RGB, at its own size (about 500 pixels) or another."""
+    picture = _photograph(name)
+    return picture.resize(size, Image.Resampling.BICUBIC) if size else picture.copy()
+
+
+def gray16(picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Its 16-bit brightness: exactly 257 times that of 8 bits."""
+    return np.asarray(picture.convert("L")).astype(np.uint16) * 257
+
+
+def translucent(picture: Image.Image) -> Image.Image:
+    """The picture in RGBA, from clear on the left to opaque on the right."""
+    ramp = np.linspace(0, 255, picture.width).round().astype(np.uint8)
+    layer = picture.convert("RGBA")
+    layer.putalpha(Image.fromarray(np.tile(ramp, (picture.height, 1))))
+    return layer
+
+
+def _palette_with_transparency(picture: Image.Image) -> Image.Image:
+    result = picture.convert("P", palette=Image.Palette.ADAPTIVE)
+    result.info["transparency"] = bytes(range(0, 256, 4)) + b"\xff" * 192
+    return result
+
+
+def _with_transparent_colour(mode: str) -> Callable[[Image.Image], Image.Image]:
+    def make(picture: Image.Image) -> Image.Image:
+        result = picture.convert(mode)
+        result.info["transparency"] = result.getpixel((0, 0))
+        return result
+
+    return make
+
+
+MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    **{mode: lambda picture, mode=mode: picture.convert(mode) for mode in ("1", "L", "P", "RGB", "RGBX")},
+    **{mode: lambda picture, mode=mode: picture.convert(mode) for mode in ("CMYK", "YCbCr", "LAB", "HSV", "I", "F")},
+    "RGBA": translucent,
+    "RGBa": lambda picture: translucent(picture).convert("RGBa"),
+    "LA": lambda picture: translucent(picture).convert("LA"),
+    "La": lambda picture: translucent(picture).convert("LA").convert("La"),
+    "PA": lambda picture: translucent(picture).convert("PA"),
+    "P transparent": _palette_with_transparency,
+    "1 transparent": _with_transparent_colour("1"),
+    "L transparent": _with_transparent_colour("L"),
+    "RGB transparent": _with_transparent_colour("RGB"),
+    "I;16": lambda picture: Image.fromarray(gray16(picture)),
+    "I;16L": lambda picture: Image.frombytes("I;16L", picture.size, gray16(picture).astype("<u2").tobytes()),
+    "I;16B": lambda picture: Image.frombytes("I;16B", picture.size, gray16(picture).astype(">u2").tobytes()),
+}
+"""Name -> a photograph in RGB to a picture of that mode, with and without transparency."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A way to write a picture: format, mode (a key of ``MODES``) and Pillow's options."""
+
+    format: str
+    mode: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = " ".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.format} {self.mode} {options}".rstrip()
+
+    def encode(self, picture: Image.Image) -> bytes:
+        """The file of a photograph in RGB."""
+        return encode(MODES[self.mode](picture), self.format, **self.options)
+
+
+def _encodings() -> Iterator[Encoding]:
+    for format, modes in {
+        "JPEG": ("L", "RGB", "CMYK"),
+        "PNG": ("1", "L", "P", "P transparent", "L transparent", "RGB transparent", "LA", "RGB", "RGBA", "I;16"),
+        "GIF": ("1", "L", "P", "RGBA"),
+        "WEBP": ("RGB", "RGBA"),
+        "BMP": ("1", "L", "P", "RGB", "RGBA"),
+        "TIFF": ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I", "F"),
+        "AVIF": ("L", "RGB", "RGBA"),
+        "JPEG2000": ("L", "LA", "RGB", "RGBA", "CMYK", "I;16"),
+        "PPM": ("1", "L", "RGB", "I;16", "F"),
+        "ICO": ("RGBA",),
+        "TGA": ("1", "L", "P", "LA", "RGB", "RGBA"),
+    }.items():
+        for mode in modes:
+            yield Encoding(format, mode)
+    yield Encoding("JPEG", "RGB", {"progressive": True})
+    yield Encoding("JPEG", "RGB", {"progressive": True, "subsampling": 0})
+    yield Encoding("JPEG", "CMYK", {"progressive": True})
+    yield Encoding("WEBP", "RGBA", {"lossless": True})
+    yield Encoding("ICO", "RGBA", {"bitmap_format": "bmp"})
+    yield Encoding("TGA", "RGB", {"compression": "tga_rle"})
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd"):
+        for mode in ("1", "L", "RGB", "RGBA", "I;16", "F"):
+            yield Encoding("TIFF", mode, {"compression": compression})
+    yield Encoding("TIFF", "RGB", {"compression": "jpeg"})
+    yield Encoding("TIFF", "1", {"compression": "group4"})
+
+
+ENCODINGS = tuple(_encodings())
+"""Every format and mode that Pillow writes and the program reads, TIFF in its compressions."""
+
+
+def encode(picture: Image.Image, format: str, **options: Any) -> bytes:
+    """The picture's file."""
+    file = io.BytesIO()
+    if format == "ICO":
+        options = {"sizes": [picture.size], **options}
+    if "transparency" in picture.info and format == "PNG":
+        options = {"transparency": picture.info["transparency"], **options}
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def rotated(picture: Image.Image, orientation: int, format: str = "JPEG", **options: Any) -> bytes:
+    """A file whose EXIF block says ``orientation``, and whose pixels are turned so that it looks like ``picture``."""
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(picture.transpose(undo) if undo is not None else picture, format, exif=exif, **options)
+
+
+def png(samples: np.ndarray[Any, Any], depth: int, colour: int, **chunks: bytes) -> bytes:
+    """A PNG of samples that Pillow can't write: (height, width * channels) of ``depth`` bits each.
+
+    Args:
+        samples: whole numbers of ``depth`` bits.
+        depth: 1, 2, 4, 8 or 16.
+        colour: PNG's colour type: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA.
+        chunks: further chunks by name, before the pixels.
+    """
+    height, row = samples.shape
+    width = row // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    if depth == 16:
+        rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
+    else:
+        bits = (samples.astype(np.uint8)[:, :, None] >> np.arange(depth - 1, -1, -1)) & 1
+        rows = np.packbits(bits.reshape(height, -1), axis=1)
+    pixels = zlib.compress(b"".join(b"\0" + line.tobytes() for line in rows))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *((name.encode(), data) for name, data in chunks.items())]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in [*parts, (b"IDAT", pixels), (b"IEND", b"")])
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def animation(format: str, frames: int = 3, size: tuple[int, int] = (120, 80)) -> bytes:
+    """A film whose first picture is ``photograph("chelsea", size)`` and whose others are other photographs."""
+    names = [PHOTOGRAPHS[index % len(PHOTOGRAPHS)] for index in range(frames)]
+    first, *others = [photograph(name, size) for name in names]
+    return encode(first, format, save_all=True, append_images=others, duration=50)
