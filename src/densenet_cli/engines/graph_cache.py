@@ -10,7 +10,6 @@ the graph is used from memory.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,6 +127,7 @@ def _open(folder: Path) -> CachedGraph | None:
 
 def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> None:
     """Optimise ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
+    import shutil
     import tempfile
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -224,4 +224,6 @@ def _is_current(folder: Path, identity: Identity, record: dict[str, Any]) -> boo
 
 def remove(entry: Entry) -> None:
     """Delete a cached graph. Raises ``OSError`` where that is not allowed."""
+    import shutil
+
     shutil.rmtree(entry.folder)
