@@ -29,12 +29,14 @@ class Variant:
         name: what ``--variant`` takes.
         config: the network.
         weights: its published checkpoint; None where there is none (``predict`` then needs ``--weights``).
+        packaged: path of the checkpoint that ships inside the package, from ``data/``; None for all but the small one.
         labels: name of the label table that ships inside the package, None for plain indices.
     """
 
     name: str
     config: DenseNetConfig
     weights: WeightsFile | None = None
+    packaged: str | None = None
     labels: str | None = "imagenet"
 
     @property

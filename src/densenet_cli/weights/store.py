@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from densenet_cli.durable import sync_folder
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import models_dir
 from densenet_cli.registry import Variant, WeightsFile
@@ -26,6 +27,10 @@ BASES = (
     "https://github.com/keras-team/keras-applications/releases/download/densenet/",
 )
 """Where the files are published, tried in this order; ``base_url`` or ``$DENSENET_BASE_URL`` takes their place."""
+
+
+PACKAGED = Path(__file__).parents[1] / "data"
+"""Where the checkpoints lie that ship inside the package."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,10 @@ class Status:
 def locate(
     variant: Variant, *, offline: bool = False, base_url: str | None = None, progress: Progress | None = None
 ) -> Path:
-    """A variant's published weights as a file whose MD5 was checked, downloaded where there is none.
+    """A variant's weights as a file: the one in this package, else the published one, fetched where there is none.
 
     Args:
-        variant: one with published weights.
+        variant: one with weights of its own. The MD5 of a published file was checked.
         offline: don't touch the network.
         base_url: as for ``download``.
         progress: as for ``download``.
@@ -70,6 +75,8 @@ def locate(
     Raises:
         WeightsUnavailable: there is no such file, it can't be fetched, or what lies in its place is another.
     """
+    if variant.packaged:
+        return PACKAGED / variant.packaged
     file = _published(variant)
     path = models_dir() / file.name
     if (found := _md5(path)) is None:
@@ -116,7 +123,7 @@ def download(
             if found not in (None, file.md5):
                 path.replace(path.with_name(f"{path.name}.{found}.old"))
             _part(path).replace(path)
-            _sync(path.parent)
+            sync_folder(path.parent)
             verified.remember(Identity.of(path), file.md5)
             return path
     except OSError as error:
@@ -226,13 +233,3 @@ def _partial(path: Path) -> int:
         return _part(path).stat().st_size
     except OSError:
         return 0
-
-
-def _sync(folder: Path) -> None:
-    """Make the renaming last through a power cut, where folders can be synced."""
-    with suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
