@@ -31,7 +31,9 @@ def to_eight_bits(image: Image) -> Image:
     transparent = image.info.get("transparency")
     result = pillow.new("L", image.size)
     for top, band in _bands(image):
-        numbers = np.nan_to_num(band.astype(np.float64), copy=False, nan=least, posinf=greatest, neginf=least)
+        with np.errstate(invalid="ignore"):  # of a NaN that signals
+            numbers = band.astype(np.float64)
+        np.nan_to_num(numbers, copy=False, nan=least, posinf=greatest, neginf=least)
         levels = np.rint((numbers - least) * factor).astype(np.uint8)
         if isinstance(transparent, int):
             levels[band == transparent] = 255

@@ -76,10 +76,14 @@ class Preprocessing:
 
     @property
     def least_side(self) -> int | None:
-        """Pixels that a JPEG's shorter side must keep when it is decoded at reduced scale; None: full scale only."""
+        """Pixels that a JPEG's shorter side must keep when it is decoded at reduced scale; None: full scale only.
+
+        Twice as many as it is resized to: no pixel of a photograph then ends more than 5/255 from where full scale
+        puts it (most not 1/255). Once as many would save 4 of 17 ms on 12 megapixels, and be up to 21/255 off.
+        """
         if self.exact or self.way == "keras":
             return None
-        return self.shorter_side if self.way == "crop" else self.input_size
+        return 2 * (self.shorter_side if self.way == "crop" else self.input_size)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 LONGEST = 200
 
+NONSENSE = "A damaged picture: its header makes no sense."
+
 WORDS = {
     "MemoryError": "There is not enough memory to decode it.",
-    "RecursionError": "A damaged picture: its parts are nested too deep.",
+    "RecursionError": NONSENSE,
+    "KeyError": NONSENSE,
+    "IndexError": NONSENSE,
+    "TypeError": NONSENSE,
+    "AttributeError": NONSENSE,
+    "AssertionError": NONSENSE,
+    "error": NONSENSE,  # struct's
 }
-"""Exceptions that carry no words of their own, by name."""
+"""Exceptions whose own words, if any, say nothing of the picture, by name."""
 
 
 def reason(error: BaseException) -> str:
-    """One line of printable characters, at most ``LONGEST`` of them and a few."""
+    """One line of printable characters, not many more than ``LONGEST``."""
     name = type(error).__name__
     if name in WORDS:
         return WORDS[name]
