@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if find_spec(name)]
 
 TOLERANCE = 2e-3
-"""Relative, of a loss. The backends add in other orders, and steps make more of such differences: with float32 they
-are below 1e-6 after the first step."""
+"""Relative, of a loss. The backends add in other orders, and steps make more of such differences: in float32, epochs'
+training losses were 1e-4 apart after 25 steps and after 50, validation losses up to 1.5e-3."""
 
 FIRST_TOLERANCE = 1e-5
 """The same of the first step, whose loss no step has come before."""

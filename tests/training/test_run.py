@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import PictureError, UsageError
@@ -226,3 +227,30 @@ def test_a_streamed_picture_that_breaks_is_named_and_costs_nothing(digits, tmp_p
     kept = state.load(tmp_path / "run")
     end = train(where, SHORT, resume=True, ways=Ways(skip_unreadable=True))
     assert (kept.epoch, end.epoch) == (0, 2)
+
+
+def test_ctrl_c_saves_and_resuming_needs_no_settings(digits, tmp_path, keras, monkeypatch):
+    from click.testing import CliRunner
+
+    from densenet_cli.cli import train, training_progress
+
+    recipe.write(tmp_path / "recipe.toml", SHORT)
+    where = [str(digits), "-o", str(tmp_path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr(training_progress.TrainingProgress, "step", lambda _, step: _interrupt_at(step.batch, 4))
+        first = CliRunner().invoke(
+            train.command, [*where, "--config", str(tmp_path / "recipe.toml")], standalone_mode=False
+        )
+    assert first.return_value == 130
+    assert "--resume" in first.output
+    assert (state.load(tmp_path / "run").epoch, state.load(tmp_path / "run").batch) == (0, 4)
+    second = CliRunner().invoke(train.command, [*where, "--resume"], standalone_mode=False)
+    assert second.return_value == 0, second.output
+    assert "validation accuracy" in second.output
+    with Image.open(tmp_path / "run" / "curves.png") as image:
+        assert image.width > 500
+
+
+def _interrupt_at(batch: int, wanted: int) -> None:
+    if batch == wanted:
+        signal.raise_signal(signal.SIGINT)
