@@ -9,14 +9,12 @@ import click
 
 from densenet_cli import engines, registry
 from densenet_cli.cli.console import say, show_progress
+from densenet_cli.images.preprocessing import WAYS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-PREPROCESS = ("crop", "squash", "pad", "keras")
-"""``images.preprocessing.WAYS``, written again so that the help page needs no numpy; a test holds them equal."""
 
 MODEL_OPTIONS = (
     click.option(
@@ -38,7 +36,7 @@ MODEL_OPTIONS = (
     ),
     click.option(
         "--preprocess",
-        type=click.Choice(PREPROCESS),
+        type=click.Choice(list(WAYS)),
         help="How a picture becomes the network's input: shorter side then centre; straight; with borders; "
         "exactly as keras.utils.load_img.  [default: the model's own, else crop]",
     ),

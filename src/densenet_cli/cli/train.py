@@ -13,13 +13,12 @@ import click
 
 from densenet_cli import registry
 from densenet_cli.cli.console import common_options, say, warn
+from densenet_cli.images.preprocessing import WAYS
 from densenet_cli.topology import STEMS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-PREPROCESS = ("crop", "squash", "pad", "keras")
-"""``images.preprocessing.WAYS``, written again so that the help page needs no numpy; a test holds them equal."""
 
 
 class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.3 only
@@ -43,7 +42,7 @@ SETTINGS = (
     click.option("--stem-width", type=int, metavar="N", help="Feature maps out of the stem."),
     click.option("--compression", type=float, metavar="SHARE", help="Feature maps that a transition keeps."),
     click.option("--input-size", type=int, metavar="PIXELS", help="Side of the pictures that the model is made for."),
-    click.option("--preprocess", type=click.Choice(PREPROCESS), help="How those are prepared.  [default: crop]"),
+    click.option("--preprocess", type=click.Choice(list(WAYS)), help="How those are prepared.  [default: crop]"),
     click.option("--from", "start", metavar="VARIANT|FILE", help="Start from its weights, with a new head."),
     click.option("--freeze", metavar="STAGE", help="Keep the layers up to that stage (conv1, conv2, ...) as they are."),
     click.option(
