@@ -107,8 +107,6 @@ class Classifier:
         metadata = self._engine.metadata
         self.labels = self._choose_labels(labels)
         way = preprocess or metadata.preprocess or "crop"
-        if ten_crop and way != "crop":
-            raise UsageError(f"Ten crops are taken with the preprocessing crop only, not with {way}.")
         size = metadata.input_size or self.config.input_size
         self.preprocessing = Preprocessing(way, size, exact=exact, ten_crop=ten_crop)
 

@@ -81,7 +81,7 @@ SETTINGS = (
     ),
     click.option("--seed", type=int, help="Repeats a run.  [default: 0]"),
 )
-"""What decides the result: settings of ``training.settings.Settings``, or what stands for some. A recipe may hold them."""
+"""What decides the result: those of ``training.settings.Settings``, or what stands for some; a recipe may hold them."""
 
 
 def settings_options(function: F) -> F:
