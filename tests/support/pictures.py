@@ -1,4 +1,4 @@
-"""Pictures for tests: photographs, every mode that Pillow knows, every format and mode that is read, and broken ones."""
+"""Pictures for tests: photographs in every mode that Pillow knows and every format that is read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _with_transparent_colour(mode: str) -> Callable[[Image.Image], Image.Image]:
 
 MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     **{mode: lambda picture, mode=mode: picture.convert(mode) for mode in ("1", "L", "P", "RGB", "RGBX")},
-    **{mode: lambda picture, mode=mode: picture.convert(mode) for mode in ("CMYK", "YCbCr", "LAB", "HSV", "I", "F")},
+    **{mode: lambda picture, mode=mode: picture.convert(mode) for mode in ("CMYK", "YCbCr", "LAB", "HSV")},
+    **{mode: lambda picture, mode=mode: picture.convert("L").convert(mode) for mode in ("I", "F")},
     "RGBA": translucent,
     "RGBa": lambda picture: translucent(picture).convert("RGBa"),
     "LA": lambda picture: translucent(picture).convert("LA"),

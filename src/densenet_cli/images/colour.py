@@ -36,7 +36,7 @@ def is_transparent(image: Image) -> bool:
 def _on_white(image: Image) -> Image:
     from PIL import Image as pillow
 
-    layer = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+    layer = image if image.mode in ("RGBA", "LA") else image.convert("LA" if image.mode == "La" else "RGBA")
     canvas = pillow.new("RGB", image.size, WHITE)
     canvas.paste(layer, (0, 0), layer)
     return canvas

@@ -54,7 +54,17 @@ class _Search:
             yield from self._listed(folder, part, rest)
         elif rest:
             yield from self.below(os.path.join(folder, part), rest)
-        elif os.path.lexists(path := os.path.join(folder, part)):
+        else:
+            yield from self._named(os.path.join(folder, part))
+
+    def _named(self, path: str) -> Iterator[Found]:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError) as error:
+            yield Found(path, SourceUnreadable(explain(error)))
+        else:
             yield from self._found(path)
 
     def _any_depth(self, folder: str, parts: tuple[str, ...]) -> Iterator[Found]:

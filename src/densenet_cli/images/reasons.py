@@ -27,4 +27,6 @@ def reason(error: BaseException) -> str:
     words = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     if len(words) > LONGEST:
         words = f"{words[:LONGEST]}..."
+    if isinstance(error, ImportError):
+        return f"Pillow can't be used: {words.rstrip('.')}."
     return f"A damaged picture: {words.rstrip('.') or name}."
