@@ -72,8 +72,8 @@ class Material:
         return self._made("large_photographs", f"large-{count}", count)
 
     def tiny_pictures(self, count: int) -> Path:
-        """A folder of ``count`` names of a few tiny JPEGs (hard links)."""
-        return self._made("tiny_pictures", f"tiny-{count}", count)
+        """A list of ``count`` names of a few tiny JPEGs (hard links), one a line."""
+        return self._made("tiny_pictures", f"tiny-{count}.txt", count)
 
     def empty(self) -> Path:
         """A new folder."""
@@ -129,8 +129,9 @@ def large_photographs(folder: Path, count: int) -> None:
         picture.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def tiny_pictures(folder: Path, count: int) -> None:
-    """Ten files; everything else is a link to one of them."""
+def tiny_pictures(listed: Path, count: int) -> None:
+    """Ten files beside the list; everything else is a link to one of them."""
+    folder = listed.with_suffix("")
     folder.mkdir()
     originals = _originals()
     for number in range(count):
@@ -139,6 +140,7 @@ def tiny_pictures(folder: Path, count: int) -> None:
             _photograph(originals, number, (48, 48)).save(path, quality=90)
         else:
             os.link(folder / f"{number % 10:06d}.jpg", path)
+    listed.write_text("".join(f"{folder}/{number:06d}.jpg\n" for number in range(count)))
 
 
 def _originals() -> list[Image]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from material import Material
 from processes import DENSENET, run
 from report import Table, verdict
@@ -15,16 +17,17 @@ def measure(material: Material, effort: Effort) -> list[Table]:
     environment = {"DENSENET_CACHE": str(material.empty())}
     weights = material.tiny_weights()
     most = effort.of(100_000, 3_000)
-    names = sorted(material.tiny_pictures(most).iterdir())
+    names = material.tiny_pictures(most)
     counts = [most // 100, most // 10, most]
     samples = {}
     for count in [10, *counts]:  # the first makes the graph
         listed = material.empty() / "pictures.txt"
-        listed.write_text("".join(f"{name}\n" for name in names[:count]))
+        with names.open() as lines, listed.open("w") as file:
+            file.writelines(islice(lines, count))
         output = str(material.empty() / "x.jsonl")
         command = [*DENSENET, "predict", "--files-from", str(listed), "--weights", str(weights), "-o", output]
         samples[count] = run(command, environment)
-    growth = samples[most].memory / samples[counts[0]].memory
+    growth = samples[most].megabytes / samples[counts[0]].megabytes
     rows = [
         (f"{count:,}", f"{samples[count].megabytes:.1f} MB", f"{count / samples[count].seconds:,.0f}")
         for count in counts

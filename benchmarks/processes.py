@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import sysconfig
@@ -44,14 +45,18 @@ def script(name: str, *arguments: object) -> list[str]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One process: seconds of wall time, bytes of peak resident memory, and what it printed."""
+    """One process: seconds of wall time, bytes of peak resident memory, what it printed, and our own peak."""
 
     seconds: float
     memory: int
     output: str
+    ours: int
 
     @property
     def megabytes(self) -> float:
+        """Peak memory. Raises SystemExit where it is not the process's own but what it inherited."""
+        if self.memory <= self.ours:
+            sys.exit(f"The measuring process takes {self.ours:,} bytes itself: it can't see how little another takes.")
         return self.memory / MEGABYTE
 
 
@@ -79,7 +84,8 @@ def run(command: Sequence[str], environment: Mapping[str, str | None] | None = N
         output = out.read().decode()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{complaints.decode()}")
-    return Sample(seconds, usage.ru_maxrss * UNITS_OF_MAXRSS, output)
+    ours = resource.getrusage(resource.RUSAGE_SELF)
+    return Sample(seconds, usage.ru_maxrss * UNITS_OF_MAXRSS, output, ours.ru_maxrss * UNITS_OF_MAXRSS)
 
 
 def answer(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Any:
