@@ -25,6 +25,13 @@ test: $(INSTALLED) ## Run the tests (minutes)
 test-slow: $(INSTALLED) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
+test-backends: $(INSTALLED) ## Train the same steps on TensorFlow, JAX and PyTorch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
+	$(BIN)/python -m pytest -m slow tests/training/test_backends.py
+
+fuzz: $(INSTALLED) ## Read many damaged checkpoints (about ten minutes)
+	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
+
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +56,4 @@ wheel: $(INSTALLED) ## Build the wheel into dist/
 clean: ## Remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help venv demo test test-slow lint format docs benchmark check-published wheel clean
+.PHONY: help venv demo test test-slow test-backends fuzz lint format docs benchmark check-published wheel clean

@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 import pytest
 from PIL import Image
-from scripts import help_pages
 
 from densenet_cli import errors, registry
 from densenet_cli.cli import COMMANDS, densenet
@@ -21,6 +20,7 @@ from densenet_cli.images.folders import SUFFIXES
 from densenet_cli.images.preprocessing import WAYS
 from densenet_cli.results import CSV_COLUMNS, FORMATS
 from densenet_cli.weights import store
+from scripts import help_pages
 from tests.support import command
 from tests.support.networks import tiny_variant, tiny_weights
 
