@@ -333,3 +333,13 @@ def test_offline_leaves_urls_alone(weights, picture):
     first, second = records(result.out)
     assert first["error"]["type"] == "DownloadFailed" and "offline" in first["error"]["message"]
     assert "predictions" in second
+
+
+def test_nothing_is_kept_in_the_home_but_the_cache(weights, picture, tmp_path):
+    """ONNX Runtime's telemetry would keep a device id and its events there, and send them."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    environment |= {"HOME": str(home), "DENSENET_CACHE": str(tmp_path / "elsewhere")}
+    assert process("predict", picture, "--weights", weights, env=environment).returncode == 0
+    assert list(home.rglob("*")) == []

@@ -20,7 +20,7 @@ from densenet_cli import durable
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights.contents import ModelMetadata
-from densenet_cli.weights.identity import Identity
+from densenet_cli.weights.identity import Identity, digest
 
 if TYPE_CHECKING:
     from densenet_cli.weights.contents import Checkpoint
@@ -54,14 +54,12 @@ def _instruction_set() -> str:
 
 
 def _key(identity: Identity, config: DenseNetConfig | None) -> str:
-    import hashlib
-
     import onnxruntime
 
     from densenet_cli.engines import EMITTER
 
     parts = [identity.key(), repr(config), str(EMITTER), str(LAYOUT), onnxruntime.__version__, _instruction_set()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return digest("\n".join(parts).encode())
 
 
 def _stamp(path: Path) -> list[int]:
