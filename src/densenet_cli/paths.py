@@ -15,6 +15,11 @@ def cache_dir() -> Path:
     return user_cache_path("densenet")
 
 
+def pictures_dir() -> Path:
+    """Where training keeps decoded pictures, in the cache. May not exist."""
+    return cache_dir() / "pictures"
+
+
 def models_dir() -> Path:
     """Where weights lie: ``$KERAS_HOME/models``, which Keras shares (default ``~/.keras/models``). May not exist."""
     home = os.environ.get("KERAS_HOME")

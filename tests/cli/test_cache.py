@@ -7,6 +7,7 @@ import json
 import pytest
 
 from densenet_cli.engines import graph_cache
+from densenet_cli.paths import pictures_dir
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet
 from tests.support.networks import TINY, random_arrays
@@ -57,3 +58,13 @@ def test_verify_fails_on_damage(weights):
     result = densenet("cache", "--verify")
     assert result.status == 3
     assert str(folder) in result.err
+
+
+def test_decoded_pictures_are_shown_and_pruned():
+    folder = pictures_dir()
+    folder.mkdir(parents=True)
+    (folder / "a.pixels").write_bytes(bytes(3_000_000))
+    result = densenet("cache")
+    assert str(folder) in result.out and "3.0 MB" in result.out
+    assert densenet("cache", "--prune").status == 0
+    assert list(folder.iterdir()) == []

@@ -10,6 +10,7 @@ import click
 
 from densenet_cli import registry
 from densenet_cli.cli.console import common_options, printable, say, stdout_console, warn
+from densenet_cli.paths import models_dir, pictures_dir
 
 if TYPE_CHECKING:
     from densenet_cli.engines.graph_cache import Entry
@@ -20,16 +21,18 @@ DAMAGED = 3
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--prune", is_flag=True, help="Remove graphs of other versions, of weights that are gone, and damaged ones."
+    "--prune",
+    is_flag=True,
+    help="Remove graphs of other versions, of weights that are gone, and damaged ones; and training's decoded pictures.",
 )
 @click.option("--verify", is_flag=True, help="Read and hash every file, instead of comparing size and times.")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @common_options
 def command(prune: bool, verify: bool, format_: str) -> int:
-    """Show what is stored on this machine: published weights, and graphs made from checkpoints.
+    """Show what is stored on this machine: published weights, graphs made from checkpoints, decoded pictures.
 
-    Graphs may be deleted at any time; they are made anew when they are needed. Published weights are deleted by
-    nobody but you. Exit status 3 where --verify finds a damaged file.
+    Graphs and pictures may be deleted at any time; they are made anew when they are needed. Published weights are
+    deleted by nobody but you. Exit status 3 where --verify finds a damaged file.
 
     \b
     Examples:
@@ -45,11 +48,13 @@ def command(prune: bool, verify: bool, format_: str) -> int:
     graphs = list(graph_cache.entries(verify))
     if prune:
         graphs = _prune(graphs)
+        _prune_pictures()
         verified.prune()
     if format_ == "json":
         click.echo(json.dumps(_as_json(files, graphs), indent=2))
     else:
         _print(files, graphs)
+        _print_pictures()
     damaged = [str(file.path) for file in files if file.state == "wrong"]
     damaged += [str(graph.folder) for graph in graphs if graph.state == "damaged"]
     for path in damaged:
@@ -80,6 +85,27 @@ def _graphs(number: int) -> str:
     return f"{number} graph{'' if number == 1 else 's'}"
 
 
+def _pictures() -> list[Path]:
+    folder = pictures_dir()
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def _prune_pictures() -> None:
+    """A training that has them open keeps them; the next one decodes anew."""
+    for path in _pictures():
+        try:
+            path.unlink()
+        except OSError as error:
+            warn(f"{printable(str(path))} can't be removed: {error.strerror or error}.")
+
+
+def _print_pictures() -> None:
+    if size := sum(path.stat().st_size for path in _pictures()):
+        stdout_console().print(
+            f"Decoded pictures in {printable(str(pictures_dir()))}: {megabytes(size)}", soft_wrap=True
+        )
+
+
 def megabytes(size: int) -> str:
     """A number of bytes for people."""
     return f"{size / 1e6:,.1f} MB"
@@ -87,9 +113,10 @@ def megabytes(size: int) -> str:
 
 def _as_json(files: list[Status], graphs: list[Entry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
-    from densenet_cli.paths import models_dir
 
     return {
+        "pictures_folder": str(pictures_dir()),
+        "pictures_size": sum(path.stat().st_size for path in _pictures()),
         "weights_folder": str(models_dir()),
         "weights": [
             {"variant": file.variant.name, "path": str(file.path), "size": file.size, "state": file.state}
@@ -108,7 +135,6 @@ def _print(files: list[Status], graphs: list[Entry]) -> None:
     from rich.table import Table
 
     from densenet_cli.engines.graph_cache import graphs_dir
-    from densenet_cli.paths import models_dir
 
     console = stdout_console()
     console.print(f"Weights in {printable(str(models_dir()))}", soft_wrap=True)

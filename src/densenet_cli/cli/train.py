@@ -173,7 +173,7 @@ def command(
         settings = recipe.resumed(state.load(output).settings, said_in_recipe, said)
     else:
         settings = recipe.settings(said_in_recipe, said)
-    place = session.Place(folder, val, output, cache or paths.cache_dir() / "pictures", cache_limit)
+    place = session.Place(folder, val, output, cache or paths.pictures_dir(), cache_limit)
     with TrainingProgress() as progress:
         ways = Ways(
             threads=threads or os.cpu_count() or 1,
