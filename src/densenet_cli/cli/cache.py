@@ -23,7 +23,7 @@ DAMAGED = 3
 @click.option(
     "--prune",
     is_flag=True,
-    help="Remove graphs of other versions, of weights that are gone, and damaged ones; and training's decoded pictures.",
+    help="Remove graphs that are stale or damaged, and training's decoded pictures.",
 )
 @click.option("--verify", is_flag=True, help="Read and hash every file, instead of comparing size and times.")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
