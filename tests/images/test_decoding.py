@@ -241,10 +241,12 @@ class TestFilesThatAreNoPictures:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_comes_out_upright(orientation, format):
     picture = photograph("coffee", (301, 200))
-    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 95}, "JPEG": {"quality": 97}}.get(format, {})
+    options = {"WEBP": {"lossless": True, "method": 0}, "AVIF": {"quality": 95}, "JPEG": {"quality": 97}}.get(
+        format, {}
+    )
     turned = seen(rotated(picture, orientation, format, **options)).astype(int)
     difference = np.abs(turned - seen(picture))
-    assert difference.mean() < 1.5
+    assert difference.mean() < 4  # turned wrongly, 20 and more
     if format in ("PNG", "TIFF", "WEBP"):
         assert not difference.any()
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
 DEEP_MODES = SIXTEEN_BIT_MODES | {"I", "F"}
 
-BAND_PIXELS = 1 << 18
+BAND_PIXELS = 1 << 16
 """Pixels that are worked on at a time: the numbers in between take many times a picture's own memory."""
 
 

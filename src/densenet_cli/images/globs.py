@@ -68,20 +68,24 @@ class _Search:
             yield from self._found(path)
 
     def _any_depth(self, folder: str, parts: tuple[str, ...]) -> Iterator[Found]:
+        """``parts`` begins with ``**``: what comes after it, from this folder and every one below it."""
         rest = parts[1:]
         if not rest:
-            if os.path.isdir(folder or "."):
-                yield Found(folder or ".", is_folder=True)
+            yield Found(folder or ".", is_folder=True)
             return
-        if self._is_new(folder, len(rest)):
-            names = self._names(folder)
-            if isinstance(names, Found):
-                yield names
-                return
-            yield from self.below(folder, rest)
-            for name in names:
-                if not name.startswith(".") and os.path.isdir(path := os.path.join(folder, name)):
-                    yield from self._any_depth(path, parts)
+        # A stack, because a tree may be deeper than Python's recursion.
+        open_folders = [iter((folder,))]
+        while open_folders:
+            here = next(open_folders[-1], None)
+            if here is None:
+                open_folders.pop()
+            elif self._is_new(here, len(rest)):
+                names = self._names(here)
+                if isinstance(names, Found):
+                    yield names
+                else:
+                    yield from self.below(here, rest)
+                    open_folders.append(_folders(here, names))
 
     def _is_new(self, folder: str, remaining: int) -> bool:
         """Whether this folder comes to this part of the pattern for the first time: links can lead in circles."""
@@ -121,3 +125,10 @@ class _Search:
             return []
         except OSError as error:
             return Found(folder, SourceUnreadable(f"This folder can't be listed: {explain(error)}"))
+
+
+def _folders(parent: str, names: list[str]) -> Iterator[str]:
+    """Those of the names in a folder that are folders, and not hidden."""
+    for name in names:
+        if not name.startswith(".") and os.path.isdir(path := os.path.join(parent, name)):
+            yield path

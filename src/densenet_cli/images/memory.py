@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.TiffImagePlugin import TiffImageFile
 
-FIXED = 2 << 20
-"""Bytes that any picture takes: decoders' tables, buffers of files."""
+FIXED = 4 << 20
+"""Bytes that any picture takes: decoders' tables, buffers of files, rows of other depths being brought to 8 bits."""
 
 WEBP = 17
 ICO = 18
@@ -31,7 +31,8 @@ HEIF = 16
 """Both for 10 bits and full colour resolution, which a header as Pillow reads it doesn't tell."""
 
 PPM_IN_PYTHON = 14
-"""Netpbm files written in digits, or with an odd greatest value, are decoded by Python code."""
+PPM_DIGITS = 24 << 20
+"""Netpbm files with an odd greatest value, or in digits, are decoded by Python code: a megabyte of digits at a time."""
 
 JPEG2000_BLOCK = 700
 """Bytes that openjpeg spends on each block and its place in the index, whatever the block's size."""
@@ -77,9 +78,9 @@ def _decoding(image: Image, full_size: Size, encoded: int) -> int:
         case "AVIF":
             return pixels * AVIF.get(image.mode, AVIF_OTHERS) + 2 * encoded
         case "JPEG2000":
-            return picture + _jpeg2000_planes(opened.fp)
+            return picture + _jpeg2000_planes(opened.fp) + 2 * encoded
         case "PPM" if opened.tile[0].codec_name != "raw":
-            return pixels * PPM_IN_PYTHON
+            return pixels * PPM_IN_PYTHON + (PPM_DIGITS if opened.tile[0].codec_name == "ppm_plain" else 0)
         case _:
             return picture
 

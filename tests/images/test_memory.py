@@ -1,0 +1,201 @@
+"""The estimate of what decoding takes, held against what it took: each picture in a process of its own, on Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli.images.decoding import DecodeBudget, load
+from densenet_cli.images.headers import has_one_scan, icon_size, jpeg2000_codestream, webp_size
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import from_object
+from tests.support.pictures import ENCODINGS, MODES, animation, encode, photograph, rotated
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
+
+SIZE = (1400, 1000)
+SMALL = (900, 600)
+"""For what Python code decodes."""
+
+MARGIN = 3 << 20
+"""Bytes by which a measurement may differ from one run to the next: what the allocator keeps."""
+
+
+class Recording(DecodeBudget):
+    """A budget that admits everything and writes down what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 40)
+        self.asked: list[int] = []
+
+    @contextmanager
+    def reserve(self, needed: int) -> Iterator[None]:
+        self.asked.append(needed)
+        yield
+
+
+def asked_and_taken(make: Callable[[], bytes], path, preprocessing: Preprocessing) -> tuple[int, int]:
+    """What is reserved for a picture and what decoding it took, in bytes."""
+    in_child(lambda: path.write_bytes(make()))
+
+    def measure() -> str:
+        ctypes.CDLL(None).malloc_trim(0)
+        before = status("VmRSS")
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # forget the peak so far
+        budget = Recording()
+        load(from_object(str(path)), preprocessing, budget)
+        return f"{budget.asked[0]} {status('VmHWM') - before}"
+
+    asked, taken = in_child(measure).split()
+    return int(asked), int(taken)
+
+
+def in_child(work: Callable[[], object]) -> str:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    assert answer
+    return answer
+
+
+def status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_imported():
+    """What is imported on the way is not the picture's."""
+    for encoding in ENCODINGS:
+        for way in ("crop", "keras"):
+            load(from_object(encoding.encode(photograph("coffee", (64, 48)))), Preprocessing(way))
+
+
+def flat_netpbm(header: bytes, channels: int, dtype: str, most: int) -> Callable[[], bytes]:
+    def make() -> bytes:
+        levels = np.arange(SMALL[0] * SMALL[1] * channels) % (most + 1)
+        return header + b" %d %d %d\n" % (*SMALL, most) + levels.astype(dtype).tobytes()
+
+    return make
+
+
+def digits() -> bytes:
+    return b"P3 %d %d 255\n" % SMALL + b"255 17 4 " * (SMALL[0] * SMALL[1])
+
+
+def run_length_bmp() -> bytes:
+    row = b"".join(bytes([10, index % 256]) for index in range(SIZE[0] // 10)) + b"\0\0"
+    data = row * SIZE[1] + b"\0\1"
+    palette = bytes(index // 4 for index in range(1024))
+    info = struct.pack("<IiiHHIIiiII", 40, *SIZE, 1, 8, 1, len(data), 0, 0, 256, 256)
+    return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + info + palette + data
+
+
+def large(mode: str = "RGB") -> Image.Image:
+    return MODES[mode](photograph("coffee", SIZE))
+
+
+OTHERS: dict[str, Callable[[], bytes]] = {
+    "AVIF full colour": lambda: encode(large(), "AVIF", subsampling="4:4:4"),
+    "JPEG2000 irreversible": lambda: encode(large(), "JPEG2000", irreversible=True),
+    "JPEG2000 in blocks of 4x4": lambda: encode(photograph(), "JPEG2000", codeblock_size=(4, 4)),
+    "JPEG2000 in small precincts": lambda: encode(
+        photograph(), "JPEG2000", codeblock_size=(4, 4), precinct_size=(16, 16), num_resolutions=3
+    ),
+    "PPM in digits": digits,
+    "PGM of 1000 levels": flat_netpbm(b"P5", 1, ">u2", 1000),
+    "PPM of 1000 levels": flat_netpbm(b"P6", 3, ">u2", 1000),
+    "BMP in runs": run_length_bmp,
+    "TIFF in one strip": lambda: encode(large(), "TIFF", compression="tiff_lzw", tiffinfo={278: SIZE[1]}),
+    "GIF film": lambda: animation("GIF", size=SIZE),
+    "WebP film": lambda: animation("WEBP", size=SIZE),
+    "JPEG to be turned": lambda: rotated(large(), 6),
+    "PNG to be turned": lambda: rotated(large(), 6, "PNG"),
+    "TIFF to be turned": lambda: rotated(large(), 6, "TIFF", compression="tiff_lzw"),
+    "long": lambda: encode(photograph("coffee", (20, 70_000)), "PNG"),
+    "icon": lambda: encode(photograph("coffee", (256, 256)), "ICO"),
+}
+GENEROUS = ("JPEG2000 in small precincts", "long")
+"""Rare pictures for which more is asked than they take."""
+
+CASES = {
+    str(encoding): (lambda e=encoding: e.encode(large()))
+    for encoding in ENCODINGS
+    if encoding.format != "ICO" and (encoding.mode == "RGB" or encoding.options.get("compression") is None)
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *OTHERS])
+def test_decoding_takes_no_more_than_was_asked_for(name, tmp_path):
+    make = {**CASES, **OTHERS}[name]
+    asked, taken = asked_and_taken(make, tmp_path / "x", Preprocessing(exact=True))
+    assert taken <= asked + MARGIN
+    if name not in GENEROUS:  # nor so much more that pictures wait, or are refused, for nothing
+        assert asked <= 2 * taken + 2 * MARGIN
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"progressive": True, "subsampling": 0}])
+def test_a_jpeg_counts_at_its_reduced_scale(options, tmp_path):
+    asked, taken = asked_and_taken(
+        lambda: encode(photograph("coffee", (6000, 4000)), "JPEG", **options), tmp_path / "x", Preprocessing()
+    )
+    assert taken <= asked + MARGIN
+    assert asked < 6000 * 4000 * (2 if not options else 7 if options.get("subsampling") == 0 else 4)
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_of_several_scans_is_told_apart(mode):
+    picture = MODES[mode](photograph("coffee", (60, 40)))
+    assert has_one_scan(opened(encode(picture, "JPEG")))
+    assert not has_one_scan(opened(encode(picture, "JPEG", progressive=True)))
+
+
+def test_a_scan_for_each_channel_is_told_apart():
+    data = bytearray(encode(photograph("coffee", (60, 40)), "JPEG"))
+    scan = data.index(b"\xff\xda")
+    data[scan : scan + 14] = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    assert not has_one_scan(opened(bytes(data)))
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}])
+@pytest.mark.parametrize("size", [(1, 1), (301, 203), (16383, 2)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_size_of_a_webp(mode, size, options):
+    assert webp_size(io.BytesIO(encode(Image.new(mode, size), "WEBP", **options))) == size
+
+
+@pytest.mark.parametrize("bitmap", ["bmp", "png"])
+def test_the_size_of_an_icon_is_that_of_its_pictures(bitmap):
+    data = bytearray(encode(photograph("coffee", (64, 48)).convert("RGBA"), "ICO", bitmap_format=bitmap))
+    data[6:8] = b"\x10\x10"  # what the table says of it
+    width, height = icon_size(io.BytesIO(data))
+    assert (width, height) in ((64, 48), (64, 96))  # a BMP counts its mask in its height
+
+
+@pytest.mark.parametrize("no_jp2", [True, False])
+def test_the_codestream_of_a_jpeg_2000(no_jp2):
+    data = encode(photograph("coffee", (61, 43)), "JPEG2000", no_jp2=no_jp2, codeblock_size=(8, 16))
+    codestream = jpeg2000_codestream(io.BytesIO(data))
+    assert (codestream.size, codestream.components, codestream.block) == ((61, 43), 3, 128)
