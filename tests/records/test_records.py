@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import resource
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.records import RecordWriter, StreamWriter, format_of, open_records
+from densenet_cli.records import file as records_file
 from densenet_cli.results import FORMATS, Failure, Prediction, Score
 
 SETTINGS: dict[str, Any] = {"model": "densenet121", "top_k": 2}
@@ -222,7 +225,7 @@ def test_a_full_disk_leaves_whole_records(output: Path, room: int) -> None:
     assert ("--resume" in str(full.value)) == (output.suffix != ".json")
     if output.suffix != ".json":
         with file_writer(output, resume=True) as records:
-            assert records.recorded == written - 1
+            assert records.recorded == written
 
 
 def test_a_disk_full_from_the_start_leaves_nothing(output: Path) -> None:
@@ -274,6 +277,114 @@ def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
         assert pool.apply(_try_to_enter, (path,)) == "entered"
 
 
+def _in_another_process(code: str, path: Path) -> str:
+    """Run ``code`` with ``path`` and ``open_records`` at hand; a process of its own, since locks are a process's."""
+    start = f"from pathlib import Path; from tests.records.test_records import *; path = Path({str(path)!r})\n"
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", start + code], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+
+
+WHOLE_RUN = "write(path, PREDICTIONS, resume=path.suffix != '.json', overwrite=path.suffix == '.json')"
+
+
+@contextmanager
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> Iterator[None]:
+    """Once, between opening the file and locking it, something happens."""
+    lock = records_file.lock
+    todo = [happens]
+
+    def late(file: Any) -> None:
+        if todo:
+            todo.pop()()
+        lock(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records_file, "lock", late)
+        yield
+    assert not todo
+
+
+def test_the_loser_of_two_that_start_at_once_leaves_the_file_of_the_winner(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see no file; the loser makes it, and the winner locks it."""
+    code = "with file_writer(path) as records:\n print(flush=True); input(); [records.write(p) for p in PREDICTIONS]"
+    winner: list[subprocess.Popen[str]] = []
+
+    def wins() -> None:
+        start = f"from pathlib import Path; from tests.records.test_records import *; path = Path({str(output)!r})\n"
+        winner.append(
+            subprocess.Popen(
+                [sys.executable, "-c", start + code],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        assert winner[0].stdout and winner[0].stdout.readline() == "\n"
+
+    with meanwhile(monkeypatch, wins), pytest.raises(OutputError, match="another run is writing it"):
+        write(output, PREDICTIONS)
+    assert output.exists()
+    winner[0].communicate("\n")
+    assert winner[0].returncode == 0
+    assert len(parse(output.read_bytes().decode(), output.suffix[1:])) == 3
+
+
+def test_a_run_that_another_overtook_from_start_to_end_leaves_its_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        meanwhile(monkeypatch, lambda: _in_another_process(WHOLE_RUN, output)),
+        pytest.raises(UsageError, match="exists"),
+    ):
+        write(output, PREDICTIONS[:1])
+    assert len(parse(output.read_bytes().decode(), output.suffix[1:])) == 3
+
+
+def test_a_file_taken_away_before_it_is_locked_is_made_anew(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run that failed before its first record takes its empty file away."""
+    output.touch()
+    with meanwhile(monkeypatch, output.unlink):
+        write(output, PREDICTIONS)
+    assert len(parse(output.read_bytes().decode(), output.suffix[1:])) == 3
+
+
+def test_a_file_replaced_before_it_is_locked_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out.jsonl"
+    write(output, PREDICTIONS[:2])
+
+    def replaced() -> None:
+        write(tmp_path / "new.jsonl", PREDICTIONS[:1])
+        (tmp_path / "new.jsonl").replace(output)
+
+    with meanwhile(monkeypatch, replaced):
+        write(output, PREDICTIONS[2:], resume=True)
+    assert parse(output.read_bytes().decode(), "jsonl") == ["a.jpg", "c.jpg"]
+
+
+def test_a_missing_folder_is_found_before_anything_is_loaded(output: Path) -> None:
+    with pytest.raises(OutputError, match=r"can't be written: there is no folder .*missing\.$"):
+        file_writer(output.parent / "missing" / output.name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "descriptor"])
+def test_no_regular_file_is_refused_before_anything_is_loaded(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    read, written = os.pipe()
+    path = Path(f"/dev/fd/{written}") if kind == "descriptor" else tmp_path / kind
+    try:
+        with pytest.raises(OutputError, match=r"no regular file; -o - "):
+            open_records(path, "csv", SETTINGS)
+    finally:
+        os.close(read)
+        os.close(written)
+
+
 # --- options
 
 
@@ -290,6 +401,10 @@ def test_the_suffix_picks_the_format() -> None:
         ("csv", None, "names no format"),
         ("out.csv", "json", "contradicts the suffix"),
         ("out.csv", "table", "a file takes json, jsonl or csv"),
+        ("", None, "the name of a file, or - for"),
+        ("", "csv", "the name of a file, or - for"),
+        ("/dev/stdout", None, "write -o - for that"),
+        ("/dev/stdout", "csv", "write -o - for that"),
     ]:
         with pytest.raises(UsageError, match=message):
             format_of(output, given)

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write there: .json, .jsonl or .csv. FILE.meta.json beside it holds the settings.",
+    help="Write there: .json, .jsonl or .csv (- for standard output). FILE.meta.json beside it holds the settings.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted output file (.jsonl or .csv).")
@@ -103,7 +103,9 @@ def command(
     from densenet_cli.cli.progress import counting
     from densenet_cli.images.sources import expand
 
-    kind = records.format_of(output, format_) if output else format_ or "table"
+    if output == "-":
+        output = None
+    kind = format_ or "table" if output is None else records.format_of(output, format_)
     as_records = kind in FORMATS
     # Contradictions in the options for output are found here, before anything is loaded.
     writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
@@ -113,8 +115,11 @@ def command(
     found = expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
     with ExitStack() as stack:
         if as_records:
-            writer = stack.enter_context(writing(_settings(classifier, model["engine"], top_k, min_prob)))
-            if writer.recorded:
+            settings = _settings(classifier, model["engine"], top_k, min_prob) if output else {}
+            writer = stack.enter_context(writing(settings))
+            if writer.recorded == 1:
+                say("1 source is recorded already; going on behind it.")
+            elif writer.recorded:
                 say(f"{writer.recorded:,} sources are recorded already; going on behind them.")
             found, show, failed = writer.pending(found), writer.write, writer.recorded_errors
         else:

@@ -21,12 +21,18 @@ from densenet_cli.results import FORMATS, unicode
 
 __all__ = ["RecordWriter", "StreamWriter", "format_of", "open_records"]
 
+_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
 
 def format_of(output: str | Path, given: str | None = None) -> str:
     """The format of an output file: its suffix's, in whatever case; ``given`` (``--format``) for another suffix.
 
-    Raises UsageError: neither says a format, or they say two.
+    Raises UsageError: neither says a format, or they say two; or that is no name of a file.
     """
+    if not str(output):
+        raise UsageError("--output needs the name of a file, or - for standard output.")
+    if str(output) in _STANDARD_OUTPUT:
+        raise UsageError(f"{output} is standard output: write -o - for that, with --format.")
     suffix = Path(output).suffix.lower().removeprefix(".")
     if given is not None and given not in FORMATS:
         raise UsageError(f"--format {given} is for the screen; a file takes {_allowed('')}.")
@@ -67,7 +73,7 @@ def open_records(
         overwrite: replace ``output`` if it exists, once the first record is there.
         retry_errors: with ``resume``, drop the error records and do their sources last.
 
-    Raises UsageError for options that contradict each other.
+    Raises UsageError for options that contradict each other, and what ``FileWriter`` raises at once.
     """
     if resume and overwrite:
         raise UsageError("--resume keeps the output file and --overwrite replaces it; choose one.")

@@ -32,7 +32,8 @@ _CHUNK = 1 << 20
 class FileWriter(RecordWriter):
     """Writes to a file; see ``open_records`` for the arguments.
 
-    A file that would be refused for what it holds is refused at once, so that nobody waits for a model to hear it.
+    A file that would be refused for what it holds, or where it is, is refused at once, so that nobody waits for a model
+    to hear it: UsageError, OutputError.
     Entering raises UsageError (the file holds something and neither ``resume`` nor ``overwrite`` was said; it was made
     with other settings) and OutputError (it can't be written; another run is writing it; it is no file of records).
     """
@@ -57,17 +58,30 @@ class FileWriter(RecordWriter):
         self._overwrite = overwrite
         self._retry_errors = retry_errors
         self._found = Survey()
+        self._doubtful = b""
+        """The last record, where that may be half of one; it is put back unless its source is done again."""
         self._begun = False
         self._end = 0
         """Where the next record goes: behind the last whole one."""
-        with contextlib.suppress(OSError):
-            self._check_is_free(self._path.stat().st_size if self._path.is_file() else 0)
+        with self._reporting():
+            self._check_is_possible(path)
+
+    def _check_is_possible(self, path: Path) -> None:
+        # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
+        is_file = path.is_file()
+        if not is_file and path.exists():
+            raise OutputError(
+                f"{self._name} can't be written: it is no regular file; -o - with --format writes to standard output."
+            )
+        if not self._path.parent.is_dir():
+            folder = unicode(str(self._path.parent))
+            raise OutputError(f"{self._name} can't be written: there is no folder {folder}.")
+        self._check_is_free(self._path.stat().st_size if is_file else 0)
 
     def __enter__(self) -> Self:
         with self._reporting():
             self._file, self._created = _open(self._path)
             try:
-                lock(self._file)
                 self._look()
             except BaseException:
                 self._discard()
@@ -82,7 +96,16 @@ class FileWriter(RecordWriter):
             return
         self._compare_settings()
         with open(self._file.fileno(), "rb", closefd=False) as file:
-            self._found = survey(file, self._name, self._format_name, retry_errors=self._retry_errors)
+            self._found = survey(
+                file,
+                self._name,
+                self._format_name,
+                top_k=self._settings.get("top_k"),
+                retry_errors=self._retry_errors,
+            )
+            if doubtful := self._found.doubtful:
+                file.seek(doubtful.start)
+                self._doubtful = file.read(doubtful.stop - doubtful.start)
         self.recorded = sum(self._found.done.values())
         self.recorded_errors = self._found.errors
 
@@ -140,6 +163,8 @@ class FileWriter(RecordWriter):
         with self._reporting():
             self._begin()
             self._append(self.format.encode(prediction))
+        if (doubtful := self._found.doubtful) and doubtful.key == hash(escaped(prediction.source)):
+            self._doubtful = b""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._end == 0:
@@ -147,8 +172,8 @@ class FileWriter(RecordWriter):
             return
         with self._reporting() if kind is None else contextlib.suppress(OSError), self._file:
             self._begin()
-            if self._end == 0:
-                self._append("")
+            if self._doubtful or self._end == 0:
+                self._append(self._doubtful.decode())
             sync(self._file)
             sync_folder(self._path.parent)
 
@@ -226,7 +251,31 @@ def _comparison(now: object, before: object) -> str:
 
 
 def _open(path: Path) -> tuple[BinaryIO, bool]:
-    """The file, unbuffered, and whether it was made now."""
+    """The file, unbuffered and locked, and whether it was made now.
+
+    Between opening and locking, another run can have put a new file there, or taken its own away: then once more.
+    """
+    for _ in range(100):
+        try:
+            file, created = _open_once(path)
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                continue
+            raise
+        try:
+            lock(file)
+            here = os.fstat(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(here, path.stat()):
+                    return file, created and here.st_size == 0
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    raise OSError(errno.EBUSY, "other runs keep replacing it")
+
+
+def _open_once(path: Path) -> tuple[BinaryIO, bool]:
     try:
         return open(path, "x+b", buffering=0), True
     except FileExistsError:

@@ -1,6 +1,7 @@
 """What an interrupted file of records holds: which sources are done, and which bytes are kept.
 
-The last record is never kept, since it may be half of one: half a line of JSON, or some of a picture's rows in CSV.
+Half a record at the end is not kept. A line of JSON is half where its line break is missing. In CSV some of a picture's
+rows can be missing without a trace, because ``--min-prob`` leaves out rows too; such a last record is the doubtful one.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class Survey:
             that two names share one of 2**64 hashes is no more likely than 1 in 10**9.)
         retried: the same of the error records dropped.
         errors: number of error records kept.
+        doubtful: the last record, if it looks whole and may yet be half of one; it is in none of the others.
     """
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     done: dict[int, int] = field(default_factory=dict)
     retried: dict[int, int] = field(default_factory=dict)
     errors: int = 0
+    doubtful: Record | None = None
 
     @property
     def size(self) -> int:
@@ -47,15 +50,29 @@ class Survey:
 
 
 class Record(NamedTuple):
-    """A record in the file, from ``start`` up to where the next one begins; ``source`` is the escaped name."""
+    """A record in the file, its bytes from ``start`` up to ``stop``; ``source`` is the escaped name."""
 
     start: int
+    stop: int
     source: str
     failed: bool
+    doubtful: bool = False
+
+    @property
+    def key(self) -> int:
+        """What ``Survey`` counts it under."""
+        return hash(self.source)
 
 
-def survey(file: BinaryIO, name: str, format_name: str, *, retry_errors: bool) -> Survey:
-    """Read a file of records from its beginning; ``name`` is what messages call it.
+def survey(file: BinaryIO, name: str, format_name: str, *, top_k: int | None, retry_errors: bool) -> Survey:
+    """Read a file of records from its beginning.
+
+    Args:
+        file: at its beginning.
+        name: what messages call it.
+        format_name: a key of ``FORMATS``.
+        top_k: the most rows that a record in CSV has, if that is known.
+        retry_errors: leave out the error records.
 
     Raises OutputError where anything but the end of the file is no record: it is then no file of ours, or damaged.
     """
@@ -69,19 +86,16 @@ def survey(file: BinaryIO, name: str, format_name: str, *, retry_errors: bool) -
             f"{name} does not begin as this version's .{format_name} files do; start anew with --overwrite."
         )
     found.keep(0, len(head))
-    records = _READERS[format_name](file, len(head))
     try:
-        record = next(records, None)
-        for following in records:
-            assert record is not None
-            key = hash(record.source)
-            if record.failed and retry_errors:
-                found.retried[key] = found.retried.get(key, 0) + 1
+        for record in _READERS[format_name](file, len(head), top_k):
+            if record.doubtful:
+                found.doubtful = record
+            elif record.failed and retry_errors:
+                found.retried[record.key] = found.retried.get(record.key, 0) + 1
             else:
-                found.keep(record.start, following.start)
-                found.done[key] = found.done.get(key, 0) + 1
+                found.keep(record.start, record.stop)
+                found.done[record.key] = found.done.get(record.key, 0) + 1
                 found.errors += record.failed
-            record = following
     except _NotARecord as error:
         raise OutputError(
             f"{name} is damaged: there is no record at byte {error.args[0]}; start anew with --overwrite."
@@ -93,10 +107,9 @@ class _NotARecord(Exception):
     """The byte where one should begin."""
 
 
-def _json_lines(file: BinaryIO, start: int) -> Iterator[Record]:
+def _json_lines(file: BinaryIO, start: int, _top_k: int | None) -> Iterator[Record]:
     for line in file:
         if not line.endswith(b"\n"):
-            yield Record(start, "", False)
             return
         try:
             record = json.loads(line)
@@ -104,26 +117,37 @@ def _json_lines(file: BinaryIO, start: int) -> Iterator[Record]:
             failed = "error" in record
         except (ValueError, TypeError, KeyError, RecursionError):
             raise _NotARecord(start) from None
-        yield Record(start, source if "source_bytes" in record else escaped(source), failed)
-        start += len(line)
+        stop = start + len(line)
+        yield Record(start, stop, source if "source_bytes" in record else escaped(source), failed)
+        start = stop
 
 
-def _csv_records(file: BinaryIO, start: int) -> Iterator[Record]:
+def _csv_records(file: BinaryIO, start: int, top_k: int | None) -> Iterator[Record]:
     """A record begins at each row whose rank is 1, or that has none."""
     csv.field_size_limit(sys.maxsize)  # a name may be longer than the 128 KiB that csv takes by itself
-    inside = False
+    record: Record | None = None
+    last = ""
     for line in _csv_lines(file):
         try:
             (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
             source, _, rank, *_, error = row
         except (ValueError, csv.Error):
             raise _NotARecord(start) from None
-        if len(row) != len(CSV_COLUMNS) or not (inside or rank in ("", "1")):
+        if len(row) != len(CSV_COLUMNS) or not (last or rank in ("", "1")):
             raise _NotARecord(start)
+        stop = start + len(line)
         if rank in ("", "1"):
-            yield Record(start, source, error != "")
-        inside = rank != ""
-        start += len(line)
+            if record:
+                yield record
+            record = Record(start, stop, source, error != "")
+        elif record:
+            record = record._replace(stop=stop)
+        last = rank
+        start = stop
+    if record and last in ("", str(top_k)):
+        yield record
+    elif record and file.tell() == start:  # no half row behind it, which could be one of its own
+        yield record._replace(doubtful=True)
 
 
 def _csv_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -1,0 +1,88 @@
+"""Where ``densenet predict`` writes its results: ``-o`` in all its forms, and what is in the file in the end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from densenet_cli.weights import verified
+from tests.support.command import densenet, process
+from tests.support.networks import tiny_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = [tmp_path / f"{name}.png" for name in ("cat", "coffee", "dog")]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (40, 50), (100 * number, 10, 200)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+@pytest.mark.parametrize("options", [["-k", 1], ["--min-prob", 0.05], ["-k", 1000], ["--min-prob", 1]])
+def test_resuming_without_a_source_keeps_its_record(weights, pictures, tmp_path, name, options):
+    output = tmp_path / name
+    arguments = ["--weights", weights, "-o", output, *options]
+    assert densenet("predict", *pictures[:2], *arguments).status == 0
+    whole = output.read_bytes()
+    assert densenet("predict", pictures[0], *arguments, "--resume").status == 0
+    assert output.read_bytes() == whole
+    assert densenet("predict", pictures[2], *arguments, "--resume").status == 0
+    text = output.read_text()
+    assert all(str(picture) in text for picture in pictures)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_the_number_of_sources_recorded_already_is_said(weights, pictures, tmp_path, name):
+    arguments = ["--weights", weights, "-o", tmp_path / name, "-k", 1]
+    densenet("predict", pictures[0], *arguments)
+    one = densenet("predict", *pictures[:2], *arguments, "--resume")
+    assert "1 source is recorded already; going on behind it." in one.err
+    two = densenet("predict", *pictures, *arguments, "--resume")
+    assert "2 sources are recorded already; going on behind them." in two.err
+
+
+def test_a_missing_folder_is_found_before_the_weights_are_missed(pictures, tmp_path):
+    result = densenet("predict", pictures[0], "--offline", "-o", tmp_path / "missing" / "x.csv")
+    assert result.status == 4
+    assert "there is no folder" in result.err
+
+
+def test_a_dash_is_standard_output(weights, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    plain = densenet("predict", pictures[0], "--weights", weights, "--format", "jsonl")
+    dashed = densenet("predict", pictures[0], "--weights", weights, "--format", "jsonl", "-o", "-")
+    assert (dashed.status, dashed.out) == (0, plain.out)
+    assert json.loads(dashed.out)["source"] == str(pictures[0])
+    table = densenet("predict", pictures[0], "--weights", weights, "-o", "-")
+    assert table.status == 0 and "tiny0" in table.out
+    refused = densenet("predict", pictures[0], "--weights", weights, "-o", "-", "--format", "csv", "--resume")
+    assert refused.status == 2 and "--resume needs a file" in refused.err
+    assert sorted({*tmp_path.iterdir()} - {tmp_path / "cache"}) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
+@pytest.mark.parametrize(("output", "words"), [("", "needs the name of a file"), ("/dev/stdout", "-o -")])
+def test_what_is_no_name_of_a_file_is_refused(weights, pictures, output, words, options):
+    result = process("predict", pictures[0], "--weights", weights, "-o", output, *options)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+def test_only_a_file_needs_the_digest_of_the_weights(weights, pictures, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(verified, "md5_of", lambda path: asked.append(path) or "0" * 32)
+    arguments = ["predict", pictures[0], "--weights", weights]
+    assert densenet(*arguments, "--format", "jsonl").status == 0
+    assert densenet(*arguments, "--format", "csv", "-o", "-").status == 0
+    assert asked == []
+    assert densenet(*arguments, "-o", tmp_path / "r.csv").status == 0
+    assert asked == [weights]
