@@ -17,7 +17,7 @@ OF_THE_ENGINE = 0.9
 
 def multiply_adds() -> int:
     """Of DenseNet-121 for one picture, the transitions' pools moved before their convolutions: a quarter of those."""
-    from densenet_cli.engines.arithmetic import layers
+    from densenet_cli.arithmetic import layers
     from densenet_cli.registry import VARIANTS
 
     return sum(

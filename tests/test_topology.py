@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from densenet_cli import registry
-from densenet_cli.engines.arithmetic import array_shapes, layers
+from densenet_cli.arithmetic import array_shapes, layers
 from densenet_cli.topology import DenseNetConfig
 
 # parameters with the BN statistics, trainable ones, multiply-adds at the input size.

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli import registry
-from densenet_cli.engines.arithmetic import layers
+from densenet_cli.arithmetic import layers
 from tests.support.networks import tiny_weights
 
 ROOT = Path(__file__).parents[1]

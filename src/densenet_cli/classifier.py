@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import engines, labels, registry
-from densenet_cli.errors import CheckpointError, DownloadFailed, PictureError, UsageError
+from densenet_cli.errors import CheckpointError, DownloadFailed, PictureError, UnreadableImage, UsageError
 from densenet_cli.images import decoding, sources
-from densenet_cli.images.preprocessing import WAYS, Preprocessing, normalize
+from densenet_cli.images.preprocessing import Preprocessing, normalize
 from densenet_cli.pipeline import stream
 from densenet_cli.results import Failure, Prediction, Score
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 8
 DECODE_MEMORY = 700
 TOP_K = 5
+IMAGENET_CLASSES = 1000
 
 
 def _cores() -> int:
@@ -90,8 +91,7 @@ class Classifier:
         self._batch_size = batch_size
         self._threads = threads or _cores()
         self._budget = decoding.DecodeBudget(decode_memory)
-        if preprocess is not None and preprocess not in WAYS:
-            raise UsageError(f"There is no preprocessing {preprocess!r}; there are {', '.join(WAYS)}.")
+        Preprocessing(preprocess or "crop", exact=exact, ten_crop=ten_crop)  # refused before anything is fetched
         if weights is None:
             chosen = registry.get(variant or registry.DEFAULT)
             self.model = chosen.model
@@ -100,9 +100,7 @@ class Classifier:
         else:
             self.weights = Path(weights)
             self.model = self.weights.name.removesuffix(self.weights.suffix).removesuffix(".weights")
-            self._engine = engines.create(engine, self.weights, None, self._threads)
-            if variant is not None:
-                self._check_variant(registry.get(variant))
+            self._engine = self._open(engine, variant)
         self.config = self._engine.config
         metadata = self._engine.metadata
         self.labels = self._choose_labels(labels)
@@ -116,16 +114,16 @@ class Classifier:
 
         return store.locate(variant, offline=offline, base_url=base_url, progress=progress)
 
-    def _check_variant(self, variant: registry.Variant) -> None:
-        """The checkpoint's layers must be the variant's; its head and input size are its own."""
-        found = self._engine.config
-        for field in ("blocks", "growth_rate", "stem", "stem_width", "compression"):
-            mine, asked = getattr(found, field), getattr(variant.config, field)
-            if mine != asked:
-                raise CheckpointError(
-                    f"{self.weights} does not hold the variant {variant.name}: it has {field.replace('_', ' ')} "
-                    f"{mine} instead of {asked}. Leave out --variant to use it as it is."
-                )
+    def _open(self, engine: str, variant: str | None) -> engines.Engine:
+        """The engine on ``self.weights``, which must hold ``variant`` where one is asked for (its head aside)."""
+        if variant is None:
+            return engines.create(engine, self.weights, None, self._threads)
+        config = registry.get(variant).config
+        try:
+            return engines.create(engine, self.weights, config, self._threads)
+        except CheckpointError as error:
+            said = f"{error} The variant {variant} was asked for; without it the file decides."
+            raise CheckpointError(said) from error
 
     def _choose_labels(self, path: str | os.PathLike[str] | None) -> labels.Labels:
         classes = self.config.classes
@@ -148,6 +146,7 @@ class Classifier:
         Raises:
             PictureError: the picture can't be classified; the subclass says why.
         """
+        _check_selection(top_k, min_prob)
         source = sources.from_object(picture)
         (_, output), *_ = self._stream([source], threads=1)
         if isinstance(output, PictureError):
@@ -167,11 +166,18 @@ class Classifier:
 
         Yields:
             A ``Prediction`` a picture; where one failed, with its ``error`` set.
+
+        Raises:
+            UsageError: ``pictures`` is itself one picture, or another value that isn't allowed.
         """
         return self.classify(_expand(pictures), top_k, min_prob)
 
     def classify(self, found: Iterable[Source], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
         """Like ``predict_many``, on sources that were expanded already (``images.sources.expand``)."""
+        _check_selection(top_k, min_prob)
+        return self._classify(found, top_k, min_prob)
+
+    def _classify(self, found: Iterable[Source], top_k: int, min_prob: float) -> Iterator[Prediction]:
         for source, output in self._stream(found, self._threads):
             if isinstance(output, PictureError):
                 yield Prediction(source.name, self.model, error=Failure.of(output))
@@ -184,12 +190,11 @@ class Classifier:
             yield source.name, output
 
     def _stream(self, found: Iterable[Source], threads: int) -> Iterator[tuple[Source, FloatArray | PictureError]]:
-        crops = 10 if self.preprocessing.ten_crop else 1
         outputs = stream(
             found,
             self._load,
             self._run,
-            batch_size=-(-self._batch_size // crops),
+            batch_size=-(-self._batch_size // self.preprocessing.crops),
             threads=threads,
             prepare=self._engine.load,
         )
@@ -203,11 +208,14 @@ class Classifier:
         return decoding.load(source, self.preprocessing, self._budget)
 
     def _run(self, pixels: Pixels) -> FloatArray:
-        return self._engine.run(normalize(pixels))
+        import numpy as np
+
+        outputs = self._engine.run(normalize(pixels))
+        if not np.isfinite(outputs).all():
+            raise CheckpointError(f"{self.weights} holds a network whose answer to a picture is no number.")
+        return outputs
 
     def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
-        if top_k < 1:
-            raise UsageError(f"top_k must be at least 1, not {top_k}.")
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = (
             Score(rank, label.index, label.id, label.name, float(probabilities[position]))
@@ -217,12 +225,25 @@ class Classifier:
         return Prediction(source.name, self.model, tuple(scores))
 
 
-IMAGENET_CLASSES = 1000
+def _check_selection(top_k: int, min_prob: float) -> None:
+    if top_k < 1:
+        raise UsageError(f"top_k must be at least 1, not {top_k}.")
+    if not 0 <= min_prob <= 1:
+        raise UsageError(f"min_prob must lie between 0 and 1, not {min_prob}.")
 
 
 def _expand(pictures: Iterable[object]) -> Iterator[Source]:
-    for picture in pictures:
-        if isinstance(picture, str | os.PathLike):
-            yield from sources.expand([os.fspath(picture)])
-        else:
-            yield sources.from_object(picture)
+    """The sources in any number of pictures. Raises ``UsageError`` at once for what is itself a picture."""
+    if isinstance(pictures, str | bytes | bytearray | os.PathLike) or hasattr(pictures, "shape"):
+        raise UsageError(f"Several pictures are given as a list of them, not as one {type(pictures).__name__}.")
+    return (source for picture in pictures for source in _expand_one(picture))
+
+
+def _expand_one(picture: object) -> Iterator[Source]:
+    if isinstance(picture, str | os.PathLike):
+        yield from sources.expand([os.fsdecode(picture)])
+        return
+    try:
+        yield sources.from_object(picture)
+    except UsageError as error:  # one among many is its own error, not the others' end
+        yield sources.Source(f"<{type(picture).__name__}>", None, "nothing", UnreadableImage(str(error)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from densenet_cli.errors import UsageError
+
 
 def cache_dir() -> Path:
     """Where graphs and remembered checks lie: ``$DENSENET_CACHE``, else the platform's own place. May not exist."""
@@ -12,7 +14,10 @@ def cache_dir() -> Path:
         return Path(given).expanduser()
     from platformdirs import user_cache_path
 
-    return user_cache_path("densenet")
+    try:
+        return user_cache_path("densenet")
+    except RuntimeError:  # no home: a place where nothing can be kept, which is no reason to stop
+        return Path(os.devnull) / "densenet"
 
 
 def pictures_dir() -> Path:
@@ -23,4 +28,7 @@ def pictures_dir() -> Path:
 def models_dir() -> Path:
     """Where weights lie: ``$KERAS_HOME/models``, which Keras shares (default ``~/.keras/models``). May not exist."""
     home = os.environ.get("KERAS_HOME")
-    return (Path(home).expanduser() if home else Path.home() / ".keras") / "models"
+    try:
+        return (Path(home).expanduser() if home else Path.home() / ".keras") / "models"
+    except RuntimeError:
+        raise UsageError("There is no home folder to keep weights in: set KERAS_HOME, or give --weights.") from None

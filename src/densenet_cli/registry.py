@@ -30,14 +30,12 @@ class Variant:
         config: the network.
         weights: its published checkpoint; None where there is none (``predict`` then needs ``--weights``).
         packaged: path of the checkpoint that ships inside the package, from ``data/``; None for all but the small one.
-        labels: name of the label table that ships inside the package, None for plain indices.
     """
 
     name: str
     config: DenseNetConfig
     weights: WeightsFile | None = None
     packaged: str | None = None
-    labels: str | None = "imagenet"
 
     @property
     def model(self) -> str:
@@ -53,7 +51,7 @@ def _published(name: str, blocks: tuple[int, ...], md5: str) -> Variant:
 def _bc(depth: int, growth_rate: int) -> Variant:
     """DenseNet-BC for 32x32 pictures: three blocks of (depth - 4) / 6 layers, 2k maps out of the stem."""
     config = DenseNetConfig(((depth - 4) // 6,) * 3, growth_rate, "cifar", 2 * growth_rate, classes=10, input_size=32)
-    return Variant(f"bc-{depth}-{growth_rate}", config, labels=None)
+    return Variant(f"bc-{depth}-{growth_rate}", config)
 
 
 VARIANTS: dict[str, Variant] = {

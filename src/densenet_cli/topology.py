@@ -3,7 +3,7 @@
 Huang et al., "Densely Connected Convolutional Networks", CVPR 2017 (https://arxiv.org/abs/1608.06993).
 Layer names are those of ``keras.applications.densenet``, so that its checkpoints load by name.
 
-Whoever wants a network hands ``build`` an op set: ``engines.arithmetic`` counts shapes, parameters and
+Whoever wants a network hands ``build`` an op set: ``arithmetic`` counts shapes, parameters and
 multiply-adds, ``engines.keras_layers`` makes a Keras model, ``engines.onnx_graph`` an ONNX graph.
 """
 

@@ -290,7 +290,7 @@ class TestPythonFace:
         published = tmp_path / "mirror"
         published.mkdir()
         (published / "tiny.h5").write_bytes(data)
-        with registry.register(registry.Variant("test", TINY, file, labels=None)):
+        with registry.register(registry.Variant("test", TINY, file)):
             found = Classifier("test", base_url=published.as_uri()).predict(picture)
             # With the variant known, a file of its layers is taken for it, input size included.
             same = Classifier(weights=weights).predict(picture)

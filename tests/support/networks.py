@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densenet_cli.engines.arithmetic import array_shapes
+from densenet_cli.arithmetic import array_shapes
 from densenet_cli.registry import Variant
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 
@@ -21,7 +21,7 @@ TINY = DenseNetConfig((1, 2), growth_rate=4, stem_width=8, classes=10, input_siz
 
 
 def tiny_variant(name: str = "test-tiny", **settings) -> Variant:
-    return Variant(name, TINY, labels=None, **settings)
+    return Variant(name, TINY, **settings)
 
 
 def random_batch_norm(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densenet_cli.engines.arithmetic import array_shapes
+from densenet_cli.arithmetic import array_shapes
 from densenet_cli.training import folders
 from densenet_cli.weights import safetensors_file
 from densenet_cli.weights.contents import ModelMetadata

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densenet_cli import labels, registry
-from densenet_cli.engines.arithmetic import array_shapes
+from densenet_cli.arithmetic import array_shapes
 from densenet_cli.errors import CheckpointError, OutputError
 from densenet_cli.labels import ClassLabel
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig

@@ -7,17 +7,19 @@ Each defines ``command``. What is heavier still (numpy, an engine) is imported i
 from __future__ import annotations
 
 import atexit
-import errno
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
+from densenet_cli.cli.console import is_verbose, warn
 from densenet_cli.errors import DensenetError, OutputError
 
 COMMANDS = {
@@ -94,22 +96,24 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Asked to end is interrupted: what is finished is written, a JSON array is closed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _mend_streams()
     try:
         status = densenet.main(args, prog_name="densenet", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         status = error.exit_code
     except DensenetError as error:
         status = _report(error)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        warn("Interrupted.")
         status = 130
     except ReaderGone:
         _silence_stdout()
         status = 0
     except OSError as error:
         # Output to a file names it; that without a name went to standard output.
-        if error.errno == errno.ENOSPC and error.filename is None:
+        if error.errno and error.filename is None:
             _silence_stdout()
             status = _report(OutputError(f"Standard output can't be written: {error.strerror}."))
         else:
@@ -119,30 +123,36 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _mend_streams() -> None:
+    """Standard streams that are closed become empty ones; what an output's encoding lacks is written with escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long-lived as the process)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _silence_stdout() -> None:
     """Keep the interpreter's own flush at exit from failing once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: DensenetError) -> int:
-    from densenet_cli.cli.console import is_verbose
-
     if is_verbose():
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"Error: {error}", err=True)
+    warn(f"Error: {error}")
     return error.exit_code
 
 
 def _report_unexpected(error: Exception) -> int:
     """A mistake of ours: still no traceback for somebody who only wanted a label."""
-    from densenet_cli.cli.console import is_verbose
-
     if is_verbose():
         import traceback
 
         traceback.print_exception(error)
     hint = "" if is_verbose() else " --verbose shows where; please report it."
-    click.echo(f"Internal error: {type(error).__name__}: {error}.{hint}", err=True)
+    warn(f"Internal error: {type(error).__name__}: {error}.{hint}")
     return 1

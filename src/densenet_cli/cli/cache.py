@@ -10,10 +10,14 @@ import click
 
 from densenet_cli import registry
 from densenet_cli.cli.console import common_options, printable, say, stdout_console, warn
+from densenet_cli.errors import WeightsUnavailable
 from densenet_cli.paths import models_dir, pictures_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from densenet_cli.engines.graph_cache import Entry
+    from densenet_cli.registry import Variant
     from densenet_cli.weights.store import Status
 
 DAMAGED = 3
@@ -44,7 +48,7 @@ def command(prune: bool, verify: bool, format_: str) -> int:
     from densenet_cli.weights import store, verified
 
     look = store.verify if verify else store.status
-    files = [look(registry.get(name)) for name in registry.downloadable()]
+    files = list(_look(look))
     graphs = list(graph_cache.entries(verify))
     if prune:
         graphs = _prune(graphs)
@@ -60,6 +64,15 @@ def command(prune: bool, verify: bool, format_: str) -> int:
     for path in damaged:
         warn(f"{printable(path)} is not what it should be.")
     return DAMAGED if damaged and verify else 0
+
+
+def _look(look: Callable[[Variant], Status]) -> Iterator[Status]:
+    """The published weights; one that can't be read is said and left out."""
+    for name in registry.downloadable():
+        try:
+            yield look(registry.get(name))
+        except WeightsUnavailable as error:
+            warn(str(error))
 
 
 def _prune(graphs: list[Entry]) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -62,12 +63,13 @@ def printable(text: str) -> str:
 def say(message: str) -> None:
     """A line on standard error, unless ``--quiet``."""
     if not is_quiet():
-        click.echo(message, err=True)
+        warn(message)
 
 
 def warn(message: str) -> None:
-    """A line on standard error, always."""
-    click.echo(message, err=True)
+    """A line on standard error, always; nothing in it acts on a terminal. Nobody reading it is no reason to stop."""
+    with suppress(OSError):
+        click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def show_progress() -> bool:

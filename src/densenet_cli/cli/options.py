@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import engines, registry
+from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY
 from densenet_cli.cli.console import say, show_progress
 from densenet_cli.images.preprocessing import WAYS
 
@@ -24,7 +25,7 @@ MODEL_OPTIONS = (
     ),
     click.option(
         "--weights",
-        type=click.Path(exists=True, dir_okay=False),
+        type=click.Path(),
         metavar="FILE",
         help="Use this checkpoint (HDF5, .keras, .safetensors) instead of the variant's own.",
     ),
@@ -45,7 +46,7 @@ MODEL_OPTIONS = (
     click.option(
         "--decode-memory",
         type=click.IntRange(min=1),
-        default=700,
+        default=DECODE_MEMORY,
         show_default=True,
         metavar="MB",
         help="What the pictures being decoded may hold together.",
@@ -59,15 +60,15 @@ MODEL_OPTIONS = (
     ),
     click.option(
         "--batch-size",
-        type=click.IntRange(min=1),
-        default=8,
+        type=click.IntRange(1, 4096),
+        default=BATCH_SIZE,
         show_default=True,
         metavar="N",
         help="Pictures computed at once.",
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1024),
         show_default="number of cores",
         metavar="N",
         help="Threads that decode and compute.",

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from densenet_cli import registry
+from densenet_cli.arithmetic import Layer, layers
 from densenet_cli.cli.console import common_options, stdout_console
-from densenet_cli.engines.arithmetic import Layer, layers
 
 POOLS = {
     "MaxPooling2D": "max pool",
@@ -27,6 +27,10 @@ SHORT_KINDS = {
     "GlobalAveragePooling2D": "GlobalAvgPool",
 }
 """Keras' names where they are too long for a table of 80 columns."""
+
+
+LEAST_WIDTH = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
+"""Columns of terminal from which on these are shown."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,19 +139,21 @@ def _print_table(variant: registry.Variant, size: int, found: Sequence[Layer], e
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("Layer", "Kind") if every_layer else ("Stage", "Layers"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("Output", "Parameters", "Mult-adds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if every_layer:
-        for layer in found:
-            table.add_row(layer.name, SHORT_KINDS.get(layer.kind, layer.kind), *_numbers(layer.output, [layer]))
-    else:
-        for name, members in _stages(found):
-            table.add_row(name, _describe(members), *_numbers(members[-1].output, members))
-    totals = _total(found)
     console = stdout_console()
+    # What a narrow terminal has no room for goes column by column, the names last.
+    headings = ["Layer", "Kind"] if every_layer else ["Stage", "Layers"]
+    headings += ["Output", "Parameters", "Mult-adds"]
+    kept = [heading for heading in headings if console.width >= LEAST_WIDTH.get(heading, 0)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in kept:
+        table.add_column(heading, justify="left" if heading in headings[:2] else "right", no_wrap=True)
+    rows = [(layer.name, SHORT_KINDS.get(layer.kind, layer.kind), [layer]) for layer in found]
+    if not every_layer:
+        rows = [(name, _describe(members), members) for name, members in _stages(found)]
+    for name, kind, members in rows:
+        cells = dict(zip(headings, (name, kind, *_numbers(members[-1].output, members)), strict=True))
+        table.add_row(*(cells[heading] for heading in kept))
+    totals = _total(found)
     console.print(f"DenseNet-{variant.name}, input {size} x {size} x 3, growth rate {variant.config.growth_rate}")
     console.print(table)
     console.print(

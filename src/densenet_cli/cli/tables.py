@@ -32,7 +32,7 @@ class Tables:
         from rich.text import Text
 
         title = Text(printable(prediction.source), style="bold", overflow="fold")
-        title.append(f"  {prediction.model}", style="dim")
+        title.append(f"  {printable(prediction.model)}", style="dim")
         self._console.print(title)
         if not prediction.predictions:
             self._console.print("  no label is that probable", style="dim")

@@ -157,8 +157,8 @@ def command(
 
     \b
     Examples:
-      densenet train photos/ -o run --from 121 --freeze conv4 --unfreeze-after 2 --epochs 10
-      densenet train cifar/train -o run --variant bc-100-12 --augmentation pad --epochs 40
+      densenet train photos/ -o run --from 121 --freeze conv4 --epochs 10
+      densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
       densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
       densenet train photos/ -o run --resume
     """

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from densenet_cli.weights.contents import Checkpoint
 
 MODEL, DATA, ENTRY = "model.onnx", "model.data", "entry.json"
+ASIDE = ".new-"
+"""How the name of a folder begins that is still being written."""
+ABANDONED = 3600.0
+"""Seconds after which nobody is writing it any more."""
 LAYOUT = 1
 """Version of ``entry.json``."""
 
@@ -129,7 +135,7 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
     import tempfile
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder.parent))
     try:
         _optimise(model, aside)
         names = (MODEL, DATA)
@@ -193,21 +199,42 @@ class Entry:
 
 def entries(verify: bool = False) -> Iterator[Entry]:
     """Every cached graph. With ``verify`` the files are hashed, else only their recorded stamps are compared."""
-    root = graphs_dir()
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        yield _entry(folder, size, verify)
+    try:
+        folders = sorted(graphs_dir().iterdir())
+    except OSError:
+        return
+    for folder in folders:
+        if folder.name.startswith(ASIDE) and _age(folder) < ABANDONED:
+            continue  # another process is writing it
+        yield _entry(folder, _size(folder), verify)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for file in (folder, *folder.rglob("*")):
+        with suppress(OSError):  # gone meanwhile
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _age(folder: Path) -> float:
+    """Seconds since it was made, or last written to."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _entry(folder: Path, size: int, verify: bool) -> Entry:
     try:
         record = json.loads((folder / ENTRY).read_bytes())
         identity = Identity.from_dict(record["weights"])
+        sums = {name: record["sha256"][name] for name in (MODEL, DATA)}
+        whole = _open(folder) and not (verify and any(_sha256(folder / name) != sums[name] for name in sums))
+        state = "damaged" if not whole else "current" if _is_current(folder, identity, record) else "stale"
+        return Entry(folder, identity.path, size, state)
     except (OSError, ValueError, KeyError, TypeError):
         return Entry(folder, None, size, "damaged")
-    if not _open(folder) or (verify and any(_sha256(folder / name) != sum_ for name, sum_ in record["sha256"].items())):
-        return Entry(folder, identity.path, size, "damaged")
-    return Entry(folder, identity.path, size, "current" if _is_current(folder, identity, record) else "stale")
 
 
 def _is_current(folder: Path, identity: Identity, record: dict[str, Any]) -> bool:
@@ -224,4 +251,7 @@ def remove(entry: Entry) -> None:
     """Delete a cached graph. Raises ``OSError`` where that is not allowed."""
     import shutil
 
-    shutil.rmtree(entry.folder)
+    if entry.folder.is_dir():
+        shutil.rmtree(entry.folder)
+    else:
+        entry.folder.unlink(missing_ok=True)

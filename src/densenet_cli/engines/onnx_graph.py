@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, build
 
 if TYPE_CHECKING:
@@ -159,11 +160,19 @@ def move_pools(graph: Graph) -> None:
                 setattr(conv, part, mine)
 
 
+def _as_float32(array: np.ndarray[Any, Any], layer: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    with np.errstate(over="ignore"):
+        narrowed = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(narrowed).all():
+        raise CheckpointError(f"The checkpoint can't be used: values of {layer} are too large for float32.")
+    return narrowed
+
+
 def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
     """The network as a serialised ONNX model with its weights inside.
 
     Input ``pixels``: float32 (batch, 3, height, width), normalised RGB, any size. Outputs ``logits`` and
-    ``probabilities``: float32 (batch, classes).
+    ``probabilities``: float32 (batch, classes). Raises ``CheckpointError`` where a number leaves float32's range.
     """
     ops = OnnxOps(arrays)
     outputs = build(ops, config, Tensor(INPUT, 3))
@@ -174,7 +183,7 @@ def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
         inputs = list(node.inputs)
         for position, array in enumerate(node.arrays):
             inputs.append(f"{name}/{position}")
-            initializers.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), inputs[-1]))
+            initializers.append(numpy_helper.from_array(_as_float32(array, name), inputs[-1]))
         nodes.append(helper.make_node(node.kind, inputs, [name], name=name, **node.attributes))
     for output in OUTPUTS:
         nodes.append(helper.make_node("Identity", [getattr(outputs, output).name], [output], name=f"{output}_out"))

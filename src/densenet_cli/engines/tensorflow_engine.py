@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli.engines import backend
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 
@@ -29,8 +30,8 @@ class TensorFlowEngine:
         """Import TensorFlow and build the model."""
         if self._model is not None:
             return
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ["KERAS_BACKEND"] = "tensorflow"
+        backend.load()
         import tensorflow as tf
 
         try:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from densenet_cli.engines import backend
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.training import backend, folders, recipe, result, state
+from densenet_cli.training import folders, recipe, result, state
 from densenet_cli.training.batches import Part, split
 from densenet_cli.training.folders import Collection
 from densenet_cli.training.pictures import Mapped, Pictures, open_pictures

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from densenet_cli.engines import arithmetic
-from densenet_cli.engines.arithmetic import ArrayShapes
+from densenet_cli import arithmetic
+from densenet_cli.arithmetic import ArrayShapes
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import naming, recognition

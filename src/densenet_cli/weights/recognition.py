@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from densenet_cli import registry
-from densenet_cli.engines.arithmetic import ArrayShapes
+from densenet_cli.arithmetic import ArrayShapes
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import STEMS, DenseNetConfig
 
@@ -46,7 +46,7 @@ def recognise(shapes: dict[str, ArrayShapes], said: DenseNetConfig | None) -> De
         return variant.config.with_classes(found.classes)
     if len(stems) > 1:
         raise CheckpointError(
-            f"nothing tells whether its first convolution has stride 1 or 2 ({' or '.join(stems)}): name the variant"
+            f"nothing tells if its first convolution has stride 1 or 2 ({' or '.join(stems)}): name it with --variant"
         )
     return replace(found, compression=_compression(transitions))
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.engines.arithmetic import array_shapes
+from densenet_cli.arithmetic import array_shapes
 from densenet_cli.errors import CheckpointError, OutputError
 from densenet_cli.labels import ClassLabel, Labels, is_clean
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
