@@ -9,7 +9,7 @@ import time
 import pytest
 
 from densenet_cli.errors import DownloadFailed
-from densenet_cli.network import Limits, fetch, redacted
+from densenet_cli.network import Limits, fetch, redacted, shortened
 from tests.support import servers
 from tests.support.servers import FaultyServer
 
@@ -139,6 +139,13 @@ def test_no_credentials_in_any_message():
     assert redacted("https://user:secret@host:8/p?key=1#x") == "https://host:8/p?key=1#x"
     assert redacted("https://host/@someone/1.jpg") == "https://host/@someone/1.jpg"
     assert redacted("https://host/\x1b[2J\n") == "https://host/\\x1b[2J"
+
+
+def test_a_long_url_is_shortened_in_messages_only():
+    url = f"https://host/{'x' * 400}/1.jpg"
+    assert redacted(url) == url
+    assert shortened(url) == url[:297] + "..."
+    assert shortened(url[:300]) == url[:300]
 
 
 def test_a_proxy_that_is_not_there_is_named_without_its_password(monkeypatch):

@@ -108,7 +108,7 @@ def open_url(url: str, *, start: int = 0, limits: Limits = Limits()) -> Iterator
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be shown: without user and password, on one line, in printable characters."""
+    """A URL as it may be shown, at its full length: without user and password, on one line, in printable characters."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises where a password with a slash in it was taken for a port
@@ -116,6 +116,11 @@ def redacted(url: str) -> str:
     except ValueError:
         shown = url.rpartition("@")[2]
     return _printable(shown)
+
+
+def shortened(text: str) -> str:
+    """No more of it than fits in a message: 300 characters."""
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _session() -> Any:
@@ -239,7 +244,9 @@ def _reason(error: Exception, limits: Limits) -> TransferError:
         return TransferError("the name of the server is not known here (no network?)")
     if among(requests.exceptions.SSLError):
         problem = next((str(cause.verify_message) for cause in causes if hasattr(cause, "verify_message")), "")
-        return TransferError("the secure connection failed" + (f": {_printable(problem)}" if problem else ""))
+        return TransferError(
+            "the secure connection failed" + (f": {shortened(_printable(problem))}" if problem else "")
+        )
     if among(ConnectionRefusedError):
         return TransferError("the server refuses connections")
     if among(requests.exceptions.ContentDecodingError, urllib3.DecodeError):
@@ -250,7 +257,7 @@ def _reason(error: Exception, limits: Limits) -> TransferError:
         return TransferError("the server cut the connection", passing=True)
     numbered = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
     if numbered:
-        return TransferError(_printable(str(numbered.strerror)).lower())
+        return TransferError(shortened(_printable(str(numbered.strerror)).lower()))
     if among(ValueError):
         return TransferError("that is no valid URL")
     return TransferError("no connection to the server")
@@ -269,6 +276,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _printable(text: str) -> str:
-    """Nothing that moves a terminal's cursor, and no more than a line of it."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return shown if len(shown) <= 300 else f"{shown[:297]}..."
+    """On one line, and nothing in it that moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -68,6 +68,21 @@ class TestOrigins:
         with path.open("rb") as file:
             assert np.array_equal(seen(file), expected)
 
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_file_objects_that_give_other_bytes_in_pieces(self, path, expected, kind):
+        class InPieces(io.BytesIO):
+            def read(self, size=-1):
+                return kind(super().read(min(size, 1000)))
+
+        data = path.read_bytes()
+        assert np.array_equal(seen(InPieces(data)), expected)
+        (source,) = expand(["-"], stdin=InPieces(data))
+        assert np.array_equal(load(source, Preprocessing()), expected)
+
+    @pytest.mark.parametrize("text", ["", "a text"])
+    def test_file_objects_that_give_text(self, text):
+        assert "gives text" in str(error_of(io.StringIO(text)))
+
     def test_array(self, expected):
         assert np.array_equal(seen(np.asarray(photograph("rocket"))), expected)
 

@@ -207,6 +207,11 @@ def test_a_cache_that_cant_be_written_costs_only_the_memory(path, monkeypatch):
     assert store.status(TINY).state == "unchecked"
 
 
+def test_pruning_a_cache_that_can_be_none(monkeypatch):
+    monkeypatch.setenv("DENSENET_CACHE", os.devnull)
+    assert verified.prune() == []
+
+
 def test_records_of_files_that_are_gone_are_pruned(path):
     path.write_bytes(DATA)
     store.locate(TINY)

@@ -320,6 +320,7 @@ if os.geteuid() == 0:
 from densenet_cli.errors import WeightsUnavailable
 try:
     print(store.locate(TINY, base_url=sys.argv[1]))
+    print(store.download(TINY, base_url=sys.argv[1]))
 except WeightsUnavailable as error:
     print(error)
 """
@@ -348,7 +349,7 @@ def test_weights_in_a_folder_and_with_a_cache_that_cant_be_written_are_used(open
     for _ in range(2):
         environment = {**os.environ, "KERAS_HOME": str(open_folder), "DENSENET_CACHE": str(open_folder / "cache")}
         process = child(AS_NOBODY, "http://127.0.0.1:9/", env=environment)
-        assert process.communicate(timeout=30) == (f"{open_folder}/models/{NAME}\n", "")
+        assert process.communicate(timeout=30) == (f"{open_folder}/models/{NAME}\n" * 2, "")
     (open_folder / "models").chmod(0o755)
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from densenet_cli.errors import SourceNotFound, SourceUnreadable, UnreadableImage
 from densenet_cli.images.folders import explain
-from densenet_cli.images.sources import Source
+from densenet_cli.images.sources import Source, read_bytes
 
 BYTES_LIMIT = 64 << 20
 """The largest picture, in bytes, taken from a URL, standard input or a file object: those are held in memory."""
@@ -91,13 +91,11 @@ def _read(source: Source) -> bytes:
 
             return fetch(source.origin, limit=BYTES_LIMIT)
         case "stdin":
-            data = source.origin.read(BYTES_LIMIT)
+            data: bytes = source.origin.read(BYTES_LIMIT)
         case "file":
-            data = source.origin.read(BYTES_LIMIT + 1)
+            data = read_bytes(source.origin, BYTES_LIMIT)
         case _:
             return bytes(source.origin)
-    if not isinstance(data, bytes):
-        raise UnreadableImage("A file object that gives text: open it in binary mode.")
     if len(data) > BYTES_LIMIT:
         raise UnreadableImage(f"More than {BYTES_LIMIT >> 20} MiB, the most that is read from a stream.")
     return data

@@ -26,23 +26,31 @@ def matches(pattern: str) -> Iterator[Found]:
     """The files and folders that a glob matches, folder by folder, each folder's names sorted.
 
     ``**`` is any number of folders, none included; at the end of a pattern it is a folder with all that is below, and
-    with a part after it only files match (a folder would give its pictures a second time). Hidden names match only
+    with a part after it only files match (a folder would give its pictures a second time). A pattern that ends in ``/``
+    matches folders only, and of those that ``**`` leads to none that lies in another. Hidden names match only
     a part that begins with a dot. A folder that can't be listed on the way is an error, and so is a glob that
     matches nothing.
     """
     root = pattern[: len(pattern) - len(pattern.lstrip("/"))]
     parts = tuple(part for part in pattern.split("/") if part)
     found_any = False
-    for found in _Search(files_only=ANY_FOLDERS in parts[:-1] and parts[-1] != ANY_FOLDERS).below(root, parts):
+    any_depth = ANY_FOLDERS in parts[:-1]
+    folders_only = pattern.endswith("/")
+    files_only = any_depth and parts[-1] != ANY_FOLDERS and not folders_only
+    given: set[str] = set()
+    for found in _Search(files_only, folders_only).below(root, parts):
         found_any = True
+        if any_depth and found.is_folder and not _add(found.path, given):
+            continue
         yield found
     if not found_any:
         yield Found(pattern, SourceNotFound("Nothing matches this glob."))
 
 
 class _Search:
-    def __init__(self, files_only: bool) -> None:
+    def __init__(self, files_only: bool, folders_only: bool) -> None:
         self._files_only = files_only
+        self._folders_only = folders_only
         self._seen: set[tuple[int, int, int]] = set()
 
     def below(self, folder: str, parts: tuple[str, ...]) -> Iterator[Found]:
@@ -115,7 +123,7 @@ class _Search:
 
     def _found(self, path: str) -> Iterator[Found]:
         is_folder = os.path.isdir(path)
-        if not (is_folder and self._files_only):
+        if not (self._files_only if is_folder else self._folders_only):
             yield Found(path, is_folder=is_folder)
 
     def _names(self, folder: str) -> list[str] | Found:
@@ -132,3 +140,13 @@ def _folders(parent: str, names: list[str]) -> Iterator[str]:
     for name in names:
         if not name.startswith(".") and os.path.isdir(path := os.path.join(parent, name)):
             yield path
+
+
+def _add(folder: str, given: set[str]) -> bool:
+    """Put a folder among those given; False where it, or one that it lies in, is there already."""
+    path = os.path.realpath(folder)
+    parts = path.split(os.sep)
+    if not given.isdisjoint(os.sep.join(parts[:count]) or os.sep for count in range(1, len(parts) + 1)):
+        return False
+    given.add(path)
+    return True

@@ -13,12 +13,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Literal
+from weakref import WeakSet
 
-from densenet_cli.errors import PictureError, SourceNotFound, SourceUnreadable, UsageError
+from densenet_cli.errors import PictureError, SourceNotFound, SourceUnreadable, UnreadableImage, UsageError
 from densenet_cli.images.folders import Found, Skipped, explain, walk
 from densenet_cli.images.globs import is_pattern, matches
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
+
+_lists: WeakSet[IO[bytes]] = WeakSet()
+"""The streams that ``read_list`` has begun to read: none of them is a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,27 @@ class StandardInput:
         """Everything on it, but no more than ``limit`` bytes and one."""
         with self._lock:
             if self._data is None:
-                self._data = self._stream.read(limit + 1)
+                self._data = read_bytes(self._stream, limit)
             return self._data
+
+
+def read_bytes(stream: Any, limit: int) -> bytes:
+    """Everything that a file object gives, in however many pieces, but not many more than ``limit`` bytes.
+
+    Raises:
+        UnreadableImage: it gives text.
+    """
+    pieces: list[bytes] = []
+    room = limit + 1
+    while room > 0:
+        piece = stream.read(room)
+        if not isinstance(piece, bytes | bytearray | memoryview | None):
+            raise UnreadableImage("A file object that gives text: open it in binary mode.")
+        if not piece:
+            break
+        pieces.append(bytes(piece))
+        room -= len(pieces[-1])
+    return b"".join(pieces)
 
 
 def expand(
@@ -75,8 +98,13 @@ def expand(
     skipped = 0
     for argument in arguments:
         if argument == "-":
-            standard_input = standard_input or StandardInput(stdin or sys.stdin.buffer)
-            yield Source("-", standard_input, "stdin")
+            stream = stdin or sys.stdin.buffer
+            if stream in _lists:
+                error = SourceUnreadable("Standard input is the list of sources, so it can't be a picture too.")
+                yield Source("-", None, "nothing", error)
+            else:
+                standard_input = standard_input or StandardInput(stream)
+                yield Source("-", standard_input, "stdin")
         elif is_url(argument):
             yield _from_url(argument)
         else:
@@ -90,10 +118,15 @@ def expand(
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
-    """The arguments that a binary stream lists, one a line, or one a NUL byte; empty ones are left out."""
+    """The arguments that a binary stream lists, one a line, or one a NUL byte; empty ones are left out.
+
+    Each is there as soon as its end was written, however slowly the others come.
+    """
+    _lists.add(file)
+    read = getattr(file, "read1", file.read)
     separator = b"\0" if null else b"\n"
     rest = b""
-    while chunk := file.read(1 << 16):
+    while chunk := read(1 << 16):
         *entries, rest = (rest + chunk).split(separator)
         for entry in entries:
             yield from _argument(entry, null)
@@ -149,7 +182,8 @@ def _from_array(array: Any) -> Source:
         raise UsageError(
             f"An array of a picture is uint8, of (height, width, 3), not {array.dtype.name} of {tuple(array.shape)}."
         )
-    return Source("<array>", array, "array")
+    # Whoever reads a film fills one array again and again, and this one is looked at later.
+    return Source("<array>", array.copy(), "array")
 
 
 def is_url(argument: str) -> bool:

@@ -113,6 +113,9 @@ def download(
     path = models_dir() / file.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Before the lock, which can't be had in a folder that others filled and closed.
+        if not force and _md5(path) == file.md5:
+            return path
         with _alone(path, progress):
             found = _md5(path)
             if found == file.md5 and not force:
@@ -188,7 +191,7 @@ def _md5(path: Path) -> str | None:
 
 
 def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progress | None) -> None:
-    from densenet_cli.network import TransferError, redacted
+    from densenet_cli.network import TransferError, redacted, shortened
     from densenet_cli.weights.transfer import bring
 
     file = _published(variant)
@@ -198,7 +201,7 @@ def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progr
         try:
             return bring(file.name, url, _part(path), file.md5, progress)
         except TransferError as error:
-            failed[redacted(url)] = error.reason
+            failed[shortened(redacted(url))] = error.reason
     raise refusals.not_fetched(variant, path, failed)
 
 

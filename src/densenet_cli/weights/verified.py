@@ -62,7 +62,7 @@ def md5_of(path: Path) -> str:
 def prune() -> list[Path]:
     """Delete the records of files that are gone or no longer what they were; returns those deleted."""
     gone = []
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for record in sorted(folder().iterdir()):
             if not _still_true(record):
                 with suppress(OSError):
