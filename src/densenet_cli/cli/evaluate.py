@@ -83,7 +83,7 @@ def command(
     Examples:
       densenet evaluate val/
       densenet evaluate val/ --weights model.safetensors --mistakes wrong.csv
-      densenet evaluate val/ --variant 169 --ten-crop -o report.json --plots plots/
+      densenet evaluate val/ --variant 169 -o report.json --plots plots/
       densenet evaluate --csv test.csv --format json
     """
     if folder is None and csv_file is None:
