@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from densenet_cli import errors, registry
-from densenet_cli.cli import COMMANDS, densenet
 from densenet_cli.arithmetic import layers
+from densenet_cli.cli import COMMANDS, densenet
 from densenet_cli.images.folders import SUFFIXES
 from densenet_cli.images.preprocessing import WAYS
 from densenet_cli.results import CSV_COLUMNS, FORMATS

@@ -112,7 +112,7 @@ def _encodings() -> Iterator[Encoding]:
     yield Encoding("JPEG", "RGB", {"progressive": True})
     yield Encoding("JPEG", "RGB", {"progressive": True, "subsampling": 0})
     yield Encoding("JPEG", "CMYK", {"progressive": True})
-    yield Encoding("WEBP", "RGBA", {"lossless": True})
+    yield Encoding("WEBP", "RGBA", {"lossless": True, "method": 0})
     yield Encoding("ICO", "RGBA", {"bitmap_format": "bmp"})
     yield Encoding("TGA", "RGB", {"compression": "tga_rle"})
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd"):
