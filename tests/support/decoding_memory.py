@@ -1,0 +1,65 @@
+"""Measures what decoding takes: ``python -m tests.support.decoding_memory`` answers each path with two numbers.
+
+A line is ``exact`` or ``reduced`` and a path. The numbers are the bytes that were reserved for the picture and those
+by which the process grew at its peak. Each picture is decoded in a fork of a process that has imported everything
+and decoded nothing large.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from densenet_cli.images.decoding import DecodeBudget, load
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import from_object
+from tests.support.pictures import ENCODINGS, photograph
+
+
+class Recording(DecodeBudget):
+    """A budget that admits everything and keeps in mind what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 40)
+        self.asked = 0
+
+    @contextmanager
+    def reserve(self, needed: int) -> Iterator[None]:
+        self.asked = needed
+        yield
+
+
+def measure(path: str, preprocessing: Preprocessing) -> str:
+    ctypes.CDLL(None).malloc_trim(0)
+    before = status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak so far
+    budget = Recording()
+    load(from_object(path), preprocessing, budget)
+    return f"{budget.asked} {status('VmHWM') - before}"
+
+
+def status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+
+def main() -> None:
+    for encoding in ENCODINGS:
+        load(from_object(encoding.encode(photograph("coffee", (64, 48)))), Preprocessing())
+    for line in sys.stdin:
+        exact, _, path = line.rstrip("\n").partition(" ")
+        child = os.fork()
+        if child == 0:
+            try:
+                print(measure(path, Preprocessing(exact=exact == "exact")), flush=True)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
