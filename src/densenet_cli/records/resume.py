@@ -122,14 +122,23 @@ def _json_lines(file: BinaryIO, start: int, _top_k: int | None) -> Iterator[Reco
         start = stop
 
 
+def _csv_row(line: bytes) -> list[str]:
+    """One row's fields; a name may be longer than the 128 KiB that csv takes by itself."""
+    usual = csv.field_size_limit(sys.maxsize)
+    try:
+        (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
+    finally:
+        csv.field_size_limit(usual)
+    return row
+
+
 def _csv_records(file: BinaryIO, start: int, top_k: int | None) -> Iterator[Record]:
     """A record begins at each row whose rank is 1, or that has none."""
-    csv.field_size_limit(sys.maxsize)  # a name may be longer than the 128 KiB that csv takes by itself
     record: Record | None = None
     last = ""
     for line in _csv_lines(file):
         try:
-            (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
+            row = _csv_row(line)
             source, _, rank, *_, error = row
         except (ValueError, csv.Error):
             raise _NotARecord(start) from None
