@@ -12,6 +12,8 @@ from report import Table, verdict
 from suite import Effort, alone
 
 BATCHES = (1, 4, 8, 16, 32)
+APART = "apart"
+WAYS = (*map(str, BATCHES), APART)
 OF_THE_ENGINE = 0.9
 
 
@@ -31,30 +33,33 @@ def measure(material: Material, effort: Effort) -> list[Table]:
     folder = material.photographs(count)
     environment = {"DENSENET_CACHE": str(material.empty())}
     ours = [*DENSENET, "predict", str(folder), "--weights", str(weights), "-o"]
-    rounds = effort.of(3, 1)
+    rounds = effort.of(2, 1)
     run([*DENSENET, "predict", str(next(folder.iterdir())), "--weights", str(weights)], environment)
     command, keras, products = [], [], []
-    bare: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    bare: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         command.append(run([*ours, str(material.empty() / "x.jsonl")], environment))
         # In turn with the command, all sizes each time: the machine is as warm for one as for the other.
         rates = processes.answer(script("bare_engine", weights, effort.of(320, 32), *BATCHES), environment)
-        for batch in BATCHES:
-            bare[batch].append(rates[str(batch)])
+        for way in WAYS:
+            bare[way].append(rates[way])
         # A build of BLAS that was told of another processor would make the comparison meaningless.
         products.append(processes.answer(script("matrix_product"), BLAS))
         keras.append(run(script("keras_folder", weights, folder, material.empty() / "keras.jsonl")))
-    engine = {batch: median(rates) for batch, rates in bare.items()}
-    best = max(engine, key=lambda batch: engine[batch])
+    engine = {way: median(rates) for way, rates in bare.items()}
+    apart = engine.pop(APART)
+    best = max(engine, key=lambda way: engine[way])
     rate, keras_rate = count / seconds_of(command), count / seconds_of(keras)
     share, ratio = rate / engine[best], rate / keras_rate
     work = 2 * multiply_adds() / 1e9
     rows = (
         ("the whole command, `-o x.jsonl`", f"{rate:.1f}", spread(command), f"{memory_of(command):.0f} MB"),
         ("Keras, `model.predict` over tf.data", f"{keras_rate:.1f}", spread(keras), f"{memory_of(keras):.0f} MB"),
-        *((f"the engine alone, batch {batch}", f"{engine[batch]:.1f}", "", "") for batch in BATCHES),
-        ("the command, of the engine at its best", f"**{share:.1%}**", "", ""),
+        *((f"the engine alone, batch {way}", f"{engine[way]:.1f}", "", "") for way in engine),
+        ("the engine alone, a picture a thread", f"{apart:.1f}", "", ""),
+        ("the command, of the engine at its best batch size", f"**{share:.1%}**", "", ""),
         ("target", f"{OF_THE_ENGINE:.0%} ({verdict(share, least=OF_THE_ENGINE)})", "", ""),
+        ("the command, of the engine with a picture a thread", f"{rate / apart:.1%}", "", ""),
         ("the command, times Keras", f"**{ratio:.2f}**", "", f"1/{memory_of(keras) / memory_of(command):.1f}"),
     )
     columns = (f"{count:,} photographs", "pictures/s", "whole run, s", "peak memory")
@@ -63,7 +68,8 @@ def measure(material: Material, effort: Effort) -> list[Table]:
         f"processes, start and end included; the photographs have {_mean_size(folder):.0f} kB on average."
     )
     arithmetic = (
-        ("the engine alone, at its best", f"{engine[best] * work:.0f}"),
+        ("the engine alone, at its best batch size", f"{engine[best] * work:.0f}"),
+        ("the engine alone, a picture a thread", f"{apart * work:.0f}"),
         ("the whole command", f"{rate * work:.0f}"),
         ("numpy's float32 matrix product, 2,048 x 2,048", f"{median(products):.0f}"),
     )

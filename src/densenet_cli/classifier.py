@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from densenet_cli.weights import Progress
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 BATCH_SIZE = 8
 DECODE_MEMORY = 700
@@ -202,15 +201,15 @@ class Classifier:
             # One crop stays as it is: a mean over one row is that row, bit for bit.
             yield source, output if isinstance(output, PictureError) else output.mean(axis=0)
 
-    def _load(self, source: Source) -> Pixels:
+    def _load(self, source: Source) -> FloatArray:
         if self._offline and source.kind == "url":
             raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
-        return decoding.load(source, self.preprocessing, self._budget)
+        return normalize(decoding.load(source, self.preprocessing, self._budget))
 
-    def _run(self, pixels: Pixels) -> FloatArray:
+    def _run(self, pixels: FloatArray) -> FloatArray:
         import numpy as np
 
-        outputs = self._engine.run(normalize(pixels))
+        outputs = self._engine.run(pixels)
         if not np.isfinite(outputs).all():
             raise CheckpointError(f"{self.weights} holds a network whose answer to a picture is no number.")
         return outputs

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from densenet_cli.images.sources import Source
 
-    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 PATIENCE = 0.05
@@ -40,8 +39,8 @@ class _Slot:
 
 def stream(
     sources: Iterable[Source],
-    load: Callable[[Source], Pixels],
-    run: Callable[[Pixels], FloatArray],
+    load: Callable[[Source], FloatArray],
+    run: Callable[[FloatArray], FloatArray],
     *,
     batch_size: int,
     threads: int,
@@ -51,7 +50,7 @@ def stream(
 
     Args:
         sources: walked in a thread of its own, and not far ahead.
-        load: a source to pixels, uint8 (crops, side, side, 3), in a decoding thread; raises ``PictureError``.
+        load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``PictureError``.
         run: pixels of several pictures, stacked, to outputs (rows, classes); in the caller's thread.
         batch_size: pictures that ``run`` gets at once, at least 1.
         threads: decoding threads, at least 1.
@@ -74,7 +73,9 @@ def stream(
         feed.stop()
 
 
-def _run(results: list[Pixels | PictureError], run: Callable[[Pixels], FloatArray]) -> list[FloatArray | PictureError]:
+def _run(
+    results: list[FloatArray | PictureError], run: Callable[[FloatArray], FloatArray]
+) -> list[FloatArray | PictureError]:
     """Outputs in the places of pixels; errors stay where they are."""
     import numpy as np
 
@@ -90,7 +91,7 @@ class _Feed:
     """The threads in front of the engine. ``batch`` takes what they have done, in order."""
 
     def __init__(
-        self, sources: Iterable[Source], load: Callable[[Source], Pixels], *, window: int, threads: int
+        self, sources: Iterable[Source], load: Callable[[Source], FloatArray], *, window: int, threads: int
     ) -> None:
         self._sources, self._load = sources, load
         self._room = threading.Semaphore(window)
