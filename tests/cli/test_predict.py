@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli import Classifier, PictureError, registry
-from tests.support.command import densenet, process
+from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import TINY, tiny_weights
 
 
@@ -315,7 +315,7 @@ def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, as
         "-o",
         output,
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as running:
         deadline = time.monotonic() + 60
         while (not output.exists() or output.stat().st_size < 5000) and time.monotonic() < deadline:
             time.sleep(0.02)

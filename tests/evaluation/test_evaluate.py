@@ -22,7 +22,7 @@ from densenet_cli.images import folders
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors_file
 from densenet_cli.weights.checkpoint import ModelMetadata
-from tests.support.command import densenet
+from tests.support.command import densenet, hear_interrupts
 from tests.support.networks import TINY, random_arrays
 
 NAMES = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
@@ -309,6 +309,7 @@ def test_interrupted(weights, pictures, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
+            preexec_fn=hear_interrupts,
         )
         silent.settimeout(60)
         connection, _ = silent.accept()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ def densenet(*arguments: object, stdin: bytes = b"") -> Result:
     assert "Traceback" not in err, err
     assert isinstance(status, int)
     return Result(status, out, err)
+
+
+def hear_interrupts() -> None:
+    """For ``preexec_fn``: a shell's background job ignores SIGINT, and so would all that it starts, tests among it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def read(stream: io.TextIOWrapper) -> str:
