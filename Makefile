@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml
 venv: $(INSTALLED) ## Make the virtual environment with the project in it
 
 demo: $(INSTALLED) ## Classify the sample pictures
-	$(BIN)/densenet predict sample_images
+	$(BIN)/densenet predict sample_images --variant tiny -k 3
 
 test: $(INSTALLED) ## Run the tests (minutes)
 	$(BIN)/python -m pytest -m "not slow"

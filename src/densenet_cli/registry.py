@@ -62,6 +62,11 @@ VARIANTS: dict[str, Variant] = {
         _published("201", (6, 12, 48, 32), "1ceb130c1ea1b78c3bf6114dbdfd8807"),
         Variant("161", DenseNetConfig((6, 12, 36, 24), growth_rate=48, stem_width=96)),
         Variant("264", DenseNetConfig((6, 12, 64, 48))),
+        Variant(
+            "tiny",
+            DenseNetConfig((2, 4, 6, 4), growth_rate=48, stem="small", stem_width=96, classes=200, input_size=64),
+            packaged="densenet-tiny.safetensors",
+        ),
         _bc(100, 12),
         _bc(250, 24),
         _bc(190, 40),

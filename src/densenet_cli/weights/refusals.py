@@ -72,10 +72,12 @@ def _ways_on(variant: Variant) -> str:
         {
             f"densenet download-weights {variant.name} --base-url URL": "fetch them from a mirror",
             "densenet predict ... --weights FILE": "use a checkpoint that you have",
+            "densenet predict ... --variant tiny": "use the small network that came with this program",
         }
     )
 
 
 def _ways(commands: Mapping[str, str]) -> str:
     width = max(map(len, commands))
-    return "Two ways on:" + "".join(f"\n  {command:<{width}}  {effect}" for command, effect in commands.items())
+    count = {2: "Two", 3: "Three"}[len(commands)]
+    return f"{count} ways on:" + "".join(f"\n  {command:<{width}}  {effect}" for command, effect in commands.items())
