@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         status = _report(error)
     except (click.Abort, KeyboardInterrupt):
         warn("Interrupted.")
-        status = 130
+        _leave_at_once(130)
     except ReaderGone:
         _silence_stdout()
         status = 0
@@ -121,6 +121,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         status = _report_unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """Without the interpreter's own ending, which aborts where a thread is still inside a decoder or the engine.
+
+    Whatever was open is closed by now; only standard output may hold something back.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def _mend_streams() -> None:

@@ -62,14 +62,30 @@ class OnnxEngine:
                 failures.append(error)
 
         helpers = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
-        for helper in helpers:
-            helper.start()
-        work()
-        for helper in helpers:
-            helper.join()
+        try:
+            for helper in helpers:
+                helper.start()
+            work()
+        finally:
+            for _ in pictures:  # none is left to begin, however this ended
+                pass
+            _join(helpers)
         if failures:
             raise failures[0]
         return rows
+
+
+def _join(helpers: list[threading.Thread]) -> None:
+    """Wait for threads even through Ctrl-C: one left inside ONNX Runtime would abort the interpreter as it ends."""
+    interrupted: KeyboardInterrupt | None = None
+    for helper in helpers:
+        while helper.is_alive():
+            try:
+                helper.join()
+            except KeyboardInterrupt as error:
+                interrupted = error
+    if interrupted:
+        raise interrupted
 
 
 def _compute(session: Any, batch: FloatArray, output: str) -> FloatArray:
