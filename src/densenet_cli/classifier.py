@@ -28,7 +28,7 @@ TOP_K = 5
 IMAGENET_CLASSES = 1000
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -88,7 +88,7 @@ class Classifier:
                 raise UsageError(f"{name} must be at least 1, not {value}.")
         self._offline = offline
         self._batch_size = batch_size
-        self._threads = threads or _cores()
+        self._threads = threads or cores()
         self._budget = decoding.DecodeBudget(decode_memory)
         Preprocessing(preprocess or "crop", exact=exact, ten_crop=ten_crop)  # refused before anything is fetched
         if weights is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,6 +162,7 @@ def command(
       densenet train photos/ -o run --resume
     """
     from densenet_cli import paths
+    from densenet_cli.classifier import cores
     from densenet_cli.cli.training_progress import TrainingProgress
     from densenet_cli.training import recipe, result, session, state
     from densenet_cli.training.ways import Ways
@@ -176,7 +176,7 @@ def command(
     place = session.Place(folder, val, output, cache or paths.pictures_dir(), cache_limit)
     with TrainingProgress() as progress:
         ways = Ways(
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or cores(),
             save_every=save_every,
             skip_unreadable=skip_unreadable,
             on_step=progress.step,
