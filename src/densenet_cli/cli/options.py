@@ -1,8 +1,10 @@
-"""The options that every command with a model takes, once, and the classifier that they ask for."""
+"""The options that several commands take, once: a model and pictures, and what these ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +16,7 @@ from densenet_cli.images.preprocessing import WAYS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
+    from densenet_cli.images.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,12 +79,64 @@ MODEL_OPTIONS = (
     click.option("--offline", is_flag=True, help="Never touch the network."),
 )
 
+SOURCE_OPTIONS = (
+    click.argument("source", nargs=-1),
+    click.option(
+        "--files-from",
+        type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        help="Read one source a line from FILE (- for standard input).",
+    ),
+    click.option("--null", is_flag=True, help="Sources in --files-from end in NUL bytes instead of newlines."),
+)
+
 
 def model_options(function: F) -> F:
     """Add ``MODEL_OPTIONS``; the command hands what it gets for them to ``make_classifier``."""
-    for option in reversed(MODEL_OPTIONS):
+    return _add(MODEL_OPTIONS, function)
+
+
+def source_options(function: F) -> F:
+    """Add ``SOURCE_OPTIONS``; the command hands what it gets for them to ``pictures_of``."""
+    return _add(SOURCE_OPTIONS, function)
+
+
+def _add(options: tuple[Callable[[F], F], ...], function: F) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
+
+
+def pictures_of(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
+    """The pictures that ``source_options`` name, found as they are asked for; files passed over are said at the end.
+
+    Raises ``click.UsageError`` at once where these are none, or contradict one another.
+    """
+    if not source and not files_from:
+        raise click.UsageError("Name a picture, a folder, a glob, a URL or -, or give --files-from.")
+    if null and not files_from:
+        raise click.UsageError("--null goes with --files-from.")
+    if files_from == "-" and "-" in source:
+        raise click.UsageError("Standard input is either a picture (-) or a list (--files-from -), not both.")
+    from densenet_cli.images.sources import expand
+
+    return expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
+
+
+def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
+    """The sources in the command line's order, then those of ``--files-from``."""
+    from densenet_cli.images.sources import read_list
+
+    yield from source
+    if files_from == "-":
+        yield from read_list(sys.stdin.buffer, null)
+    elif files_from:
+        with Path(files_from).open("rb") as file:
+            yield from read_list(file, null)
+
+
+def _say_skipped(files: int) -> None:
+    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no picture's suffix.")
 
 
 class _Announcement:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from densenet_cli.cli.console import common_options, printable, say, warn
-from densenet_cli.cli.options import make_classifier, model_options
+from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
 from densenet_cli.results import FORMATS
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", nargs=-1)
 @click.option(
     "-k",
     "--top-k",
@@ -39,13 +36,7 @@ if TYPE_CHECKING:
     help="Leave out labels less probable than this.",
 )
 @model_options
-@click.option(
-    "--files-from",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    metavar="FILE",
-    help="Read one source a line from FILE (- for standard input).",
-)
-@click.option("--null", is_flag=True, help="Sources in --files-from end in NUL bytes instead of newlines.")
+@source_options
 @click.option(
     "--format",
     "format_",
@@ -93,15 +84,9 @@ def command(
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
-    if not source and not files_from:
-        raise click.UsageError("Name a picture, a folder, a glob, a URL or -, or give --files-from.")
-    if null and not files_from:
-        raise click.UsageError("--null goes with --files-from.")
-    if files_from == "-" and "-" in source:
-        raise click.UsageError("Standard input is either a picture (-) or a list (--files-from -), not both.")
+    found = pictures_of(source, files_from, null)
     from densenet_cli import records
     from densenet_cli.cli.progress import counting
-    from densenet_cli.images.sources import expand
 
     if output == "-":
         output = None
@@ -112,7 +97,6 @@ def command(
     if as_records or resume or overwrite or retry_errors:
         writing({})
     classifier = make_classifier(**model)
-    found = expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
     with ExitStack() as stack:
         if as_records:
             settings = _settings(classifier, model["engine"], top_k, min_prob) if output else {}
@@ -134,18 +118,6 @@ def command(
                 warn(f"{printable(prediction.source)}: {prediction.error.type}: {printable(prediction.error.message)}")
             counter.advance()
     return 1 if failed else 0
-
-
-def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
-    """The sources in the command line's order, then those of ``--files-from``."""
-    from densenet_cli.images.sources import read_list
-
-    yield from source
-    if files_from == "-":
-        yield from read_list(sys.stdin.buffer, null)
-    elif files_from:
-        with Path(files_from).open("rb") as file:
-            yield from read_list(file, null)
 
 
 def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:
@@ -173,7 +145,3 @@ def _digest(labels: Labels) -> str:
 
     text = "\n".join(f"{label.index}\t{label.id}\t{label.name}" for label in labels)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _say_skipped(files: int) -> None:
-    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no picture's suffix.")
