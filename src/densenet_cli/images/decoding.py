@@ -39,7 +39,7 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     """The pixels of one picture as a network sees them. Safe to call from several threads at once.
 
     Args:
-        source: the picture.
+        source: the picture. Its ``thumbnail`` is filled, if it has one.
         preprocessing: which part of it, at which size.
         budget: the memory that it shares with the pictures of other threads; None sets no limit.
 
@@ -49,10 +49,17 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
+    thumbnail = source.thumbnail
+
+    def use(picture: Picture) -> NDArray[np.uint8]:
+        if thumbnail:
+            thumbnail.take(picture)
+        return apply(picture, preprocessing)
+
     aim = _Aim(
-        lambda picture: apply(picture, preprocessing),
+        use,
         preprocessing.least_side,
-        preprocessing.shorter_side,
+        max(preprocessing.shorter_side, thumbnail.side if thumbnail else 0),
         as_is=preprocessing.way == "keras",
     )
     return _guarded(source, aim, budget)

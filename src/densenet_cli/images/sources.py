@@ -12,12 +12,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import PictureError, SourceNotFound, SourceUnreadable, UnreadableImage, UsageError
 from densenet_cli.images.folders import Found, Skipped, explain, walk
 from densenet_cli.images.globs import is_pattern, matches
+
+if TYPE_CHECKING:
+    from densenet_cli.images.thumbnails import Thumbnail
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
 
@@ -36,12 +39,14 @@ class Source:
             a uint8 array of (height, width, 3).
         kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no picture.
         error: set when the name leads to no picture.
+        thumbnail: to be filled when the picture is decoded; None where nobody wants to see it.
     """
 
     name: str
     origin: Any
     kind: Kind
     error: PictureError | None = None
+    thumbnail: Thumbnail | None = None
 
 
 class StandardInput:
