@@ -8,7 +8,6 @@ epsilon of their variances, training settings and measured accuracy.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densenet_cli import durable
 from densenet_cli.arithmetic import array_shapes
 from densenet_cli.errors import CheckpointError, OutputError
 from densenet_cli.labels import ClassLabel, Labels, is_clean
@@ -202,7 +202,11 @@ def write(
                 raise ValueError(f"{layer}'s {name} holds values that are not finite in {dtype}")
             values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
             stored[f"{torch_layer}.{torch_array}"] = np.ascontiguousarray(values)
-    _replace(Path(path), save(stored, {METADATA_KEY: _to_json(config, metadata or ModelMetadata())}))
+    data = save(stored, {METADATA_KEY: _to_json(config, metadata or ModelMetadata())})
+    try:
+        durable.write_aside(Path(path), [data]).close()
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}.") from error
 
 
 def _to_json(config: DenseNetConfig, metadata: ModelMetadata) -> str:
@@ -217,16 +221,3 @@ def _to_json(config: DenseNetConfig, metadata: ModelMetadata) -> str:
         "accuracy": metadata.accuracy,
     }
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} can't be written: {error.strerror}.") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from densenet_cli import durable
 from densenet_cli.network import CHUNK, Body, Limits, TransferError, open_url
 from densenet_cli.weights import Progress
 
@@ -89,7 +90,7 @@ def _go_on(name: str, url: str, part: Path, progress: Progress | None) -> None:
                 raise TransferError(f"it sends more than {MOST:,} bytes")
         file.truncate()
         file.flush()
-        os.fsync(file.fileno())
+        durable.sync(file.fileno())
 
 
 def _writing(part: Path) -> IO[bytes]:
