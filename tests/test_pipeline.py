@@ -23,7 +23,9 @@ def load(source):
 
 
 def run(pixels):
-    return pixels[:, 0, 0, :1].astype(np.float32)
+    """Two arrays: each crop's value, and its negative."""
+    values = pixels[:, 0, 0, :1].astype(np.float32)
+    return values, -values
 
 
 @settings(max_examples=30, deadline=None)
@@ -35,7 +37,9 @@ def test_order_and_errors(count, batch_size, threads):
         if source % 5 == 4:
             assert isinstance(output, UnreadableImage)
         else:
-            np.testing.assert_array_equal(output, np.full((source % 3 + 1, 1), source, dtype=np.float32))
+            values, negatives = output
+            np.testing.assert_array_equal(values, np.full((source % 3 + 1, 1), source, dtype=np.float32))
+            np.testing.assert_array_equal(negatives, -values)
 
 
 def test_the_walk_stays_close_ahead():

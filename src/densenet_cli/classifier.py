@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +148,10 @@ class Classifier:
         """
         _check_selection(top_k, min_prob)
         source = sources.from_object(picture)
-        (_, output), *_ = self._stream([source], threads=1)
-        if isinstance(output, PictureError):
-            raise output
-        return self._prediction(source, output, top_k, min_prob)
+        (_, outputs), *_ = self._stream([source], threads=1)
+        if isinstance(outputs, PictureError):
+            raise outputs
+        return self._prediction(source, outputs[0], top_k, min_prob)
 
     def predict_many(
         self, pictures: Iterable[object], top_k: int = TOP_K, min_prob: float = 0.0
@@ -177,42 +178,45 @@ class Classifier:
         return self._classify(found, top_k, min_prob)
 
     def _classify(self, found: Iterable[Source], top_k: int, min_prob: float) -> Iterator[Prediction]:
-        for source, output in self._stream(found, self._threads):
-            if isinstance(output, PictureError):
-                yield Prediction(source.name, self.model, error=Failure.of(output))
+        for source, outputs in self._stream(found, self._threads):
+            if isinstance(outputs, PictureError):
+                yield Prediction(source.name, self.model, error=Failure.of(outputs))
             else:
-                yield self._prediction(source, output, top_k, min_prob)
+                yield self._prediction(source, outputs[0], top_k, min_prob)
 
     def probabilities(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
         """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
-        for source, output in self._stream(_expand(pictures), self._threads):
-            yield source.name, output
+        for source, outputs in self._stream(_expand(pictures), self._threads):
+            yield source.name, outputs if isinstance(outputs, PictureError) else outputs[0]
 
-    def _stream(self, found: Iterable[Source], threads: int) -> Iterator[tuple[Source, FloatArray | PictureError]]:
-        outputs = stream(
+    def _stream(
+        self, found: Iterable[Source], threads: int, outputs: tuple[str, ...] = ("probabilities",)
+    ) -> Iterator[tuple[Source, tuple[FloatArray, ...] | PictureError]]:
+        """Each source with what the engine gives for it (names among ``engines.OUTPUTS``), averaged over its crops."""
+        streamed = stream(
             found,
             self._load,
-            self._run,
+            partial(self._run, outputs=outputs),
             batch_size=-(-self._batch_size // self.preprocessing.crops),
             threads=threads,
             prepare=self._engine.load,
         )
-        for source, output in outputs:
+        for source, arrays in streamed:
             # One crop stays as it is: a mean over one row is that row, bit for bit.
-            yield source, output if isinstance(output, PictureError) else output.mean(axis=0)
+            yield source, arrays if isinstance(arrays, PictureError) else tuple(rows.mean(axis=0) for rows in arrays)
 
     def _load(self, source: Source) -> FloatArray:
         if self._offline and source.kind == "url":
             raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
         return normalize(decoding.load(source, self.preprocessing, self._budget))
 
-    def _run(self, pixels: FloatArray) -> FloatArray:
+    def _run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
         import numpy as np
 
-        outputs = self._engine.run(pixels)
-        if not np.isfinite(outputs).all():
+        arrays = self._engine.run_all(pixels, outputs)
+        if not all(np.isfinite(array).all() for array in arrays):
             raise CheckpointError(f"{self.weights} holds a network whose answer to a picture is no number.")
-        return outputs
+        return arrays
 
     def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
         best = (-probabilities).argsort(kind="stable")[:top_k]

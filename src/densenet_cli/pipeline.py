@@ -10,54 +10,54 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import PictureError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from densenet_cli.images.sources import Source
-
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+
+S = TypeVar("S")
 
 PATIENCE = 0.05
 """Seconds to wait for one more source before a batch that isn't full is run: a slow writer at the other end
 of a pipe sees its results without having to close it."""
 
 
-class _Slot:
+class _Slot(Generic[S]):
     """One source on its way, and what became of it."""
 
     __slots__ = ("ready", "result", "source")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: S) -> None:
         self.source = source
         self.result: Any = None
         self.ready = threading.Event()
 
 
 def stream(
-    sources: Iterable[Source],
-    load: Callable[[Source], FloatArray],
-    run: Callable[[FloatArray], FloatArray],
+    sources: Iterable[S],
+    load: Callable[[S], FloatArray],
+    run: Callable[[FloatArray], tuple[FloatArray, ...]],
     *,
     batch_size: int,
     threads: int,
     prepare: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Source, FloatArray | PictureError]]:
+) -> Iterator[tuple[S, tuple[FloatArray, ...] | PictureError]]:
     """Each source with its outputs, in order.
 
     Args:
-        sources: walked in a thread of its own, and not far ahead.
+        sources: of any kind that ``load`` knows; walked in a thread of its own, and not far ahead.
         load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``PictureError``.
-        run: pixels of several pictures, stacked, to outputs (rows, classes); in the caller's thread.
+        run: pixels of several pictures, stacked, to arrays with a row for each of their crops; in the caller's thread.
         batch_size: pictures that ``run`` gets at once, at least 1.
         threads: decoding threads, at least 1.
         prepare: called once, while the first pictures are being decoded: whatever ``run`` needs to be loaded.
 
     Yields:
-        The source, and either its outputs (crops, classes) or the error that it ended in.
+        The source, and either its rows of each array, (crops, ...), or the error that it ended in.
 
     Raises:
         Whatever ``sources``, ``run`` or (other than ``PictureError``) ``load`` raise.
@@ -74,29 +74,27 @@ def stream(
 
 
 def _run(
-    results: list[FloatArray | PictureError], run: Callable[[FloatArray], FloatArray]
-) -> list[FloatArray | PictureError]:
+    results: list[FloatArray | PictureError], run: Callable[[FloatArray], tuple[FloatArray, ...]]
+) -> list[tuple[FloatArray, ...] | PictureError]:
     """Outputs in the places of pixels; errors stay where they are."""
     import numpy as np
 
     pixels = [result for result in results if not isinstance(result, PictureError)]
     if not pixels:
         return [result for result in results if isinstance(result, PictureError)]
-    rows = run(np.concatenate(pixels))
-    parts = iter(np.split(rows, np.cumsum([len(crops) for crops in pixels])[:-1]))
+    ends = np.cumsum([len(crops) for crops in pixels])[:-1]
+    parts = zip(*(np.split(rows, ends) for rows in run(np.concatenate(pixels))), strict=True)
     return [result if isinstance(result, PictureError) else next(parts) for result in results]
 
 
-class _Feed:
+class _Feed(Generic[S]):
     """The threads in front of the engine. ``batch`` takes what they have done, in order."""
 
-    def __init__(
-        self, sources: Iterable[Source], load: Callable[[Source], FloatArray], *, window: int, threads: int
-    ) -> None:
+    def __init__(self, sources: Iterable[S], load: Callable[[S], FloatArray], *, window: int, threads: int) -> None:
         self._sources, self._load = sources, load
         self._room = threading.Semaphore(window)
-        self._ordered: SimpleQueue[_Slot | BaseException | None] = SimpleQueue()
-        self._work: SimpleQueue[_Slot | None] = SimpleQueue()
+        self._ordered: SimpleQueue[_Slot[S] | BaseException | None] = SimpleQueue()
+        self._work: SimpleQueue[_Slot[S] | None] = SimpleQueue()
         self._threads = threads
         self._stopped = False
         self._ended = False
@@ -130,9 +128,9 @@ class _Feed:
                     slot.result = error
             slot.ready.set()
 
-    def batch(self, size: int) -> list[_Slot]:
+    def batch(self, size: int) -> list[_Slot[S]]:
         """The next up to ``size`` slots, decoded; none at the end. An error comes behind all done before it."""
-        slots: list[_Slot] = []
+        slots: list[_Slot[S]] = []
         while len(slots) < size and not self._ended:
             try:
                 item = self._ordered.get(timeout=PATIENCE if slots else None)

@@ -52,7 +52,12 @@ def test_made_once_and_found_again(weights, emitted):
     first = run(weights)
     np.testing.assert_array_equal(run(weights), first)
     assert len(emitted) == 1
-    assert sorted(path.name for path in the_folder().iterdir()) == ["entry.json", "model.data", "model.onnx"]
+    assert sorted(path.name for path in the_folder().iterdir()) == [
+        "entry.json",
+        "head.npy",
+        "model.data",
+        "model.onnx",
+    ]
 
 
 def cut(path):
@@ -77,6 +82,9 @@ def scribble(path):
         (graph_cache.DATA, cut),
         (graph_cache.DATA, scribble),
         (graph_cache.DATA, os.unlink),
+        (graph_cache.HEAD, cut),
+        (graph_cache.HEAD, scribble),
+        (graph_cache.HEAD, os.unlink),
         (graph_cache.ENTRY, cut),
         (graph_cache.ENTRY, os.unlink),
     ],
@@ -109,6 +117,19 @@ def test_verify_hashes(weights):
     record.write_text(json.dumps(entry))
     assert [entry.state for entry in graph_cache.entries()] == ["current"]
     assert [entry.state for entry in graph_cache.entries(verify=True)] == ["damaged"]
+
+
+def test_an_older_version_s_graph_is_stale_and_not_damaged(weights, monkeypatch):
+    run(weights)
+    folder = the_folder()
+    record = folder / graph_cache.ENTRY
+    entry = json.loads(record.read_text())
+    for part in ("stamps", "sha256"):
+        del entry[part][graph_cache.HEAD]
+    (folder / graph_cache.HEAD).unlink()
+    record.write_text(json.dumps(entry))
+    monkeypatch.setattr(graph_cache, "LAYOUT", graph_cache.LAYOUT + 1)
+    assert [entry.state for entry in graph_cache.entries(verify=True)] == ["stale"]
 
 
 def test_other_weights_make_another_graph(weights, emitted):
@@ -156,6 +177,21 @@ def test_a_graph_that_goes_between_finding_and_loading(weights, emitted):
     engine = engines.create("onnx", weights, TINY, threads=1)
     shutil.rmtree(graph_cache.graphs_dir())
     np.testing.assert_allclose(engine.run(PICTURE), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["cache", "memory", "gone"])
+def test_the_head_is_the_checkpoint_s(weights, tmp_path, monkeypatch, place):
+    """Found beside the cached graph, in memory, and from the checkpoint where the folder is gone meanwhile."""
+    if place == "memory":
+        monkeypatch.setenv("DENSENET_CACHE", str(weights / "below"))
+    engine = engines.create("onnx", weights, TINY, threads=1)
+    if place == "cache":
+        weights.unlink()
+    elif place == "gone":
+        shutil.rmtree(graph_cache.graphs_dir())
+    for found, expected in zip(engine.head(), random_arrays(TINY)["predictions"].values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.float32
 
 
 def _start(weights, cache, barrier, queue):

@@ -74,6 +74,26 @@ def test_engine_equals_keras_applications(reference, engine, request):
         np.testing.assert_array_equal(np.argsort(-mine)[:5], np.argsort(-theirs)[:5])
 
 
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_features_and_head_make_the_logits(reference, engine, request):
+    """What the head averages, channels last, with the head's arrays: keras.applications' logits again."""
+    config = registry.get(request.node.callspec.params["reference"]).config
+    running = engines.create(engine, reference.file, config, threads=2)
+    kernel, bias = running.head()
+    probabilities, features = running.run_all(reference.batch, ("probabilities", "features"))
+    assert features.shape == (len(reference.batch), 7, 7, len(kernel))
+    assert features.min() == 0
+    assert features.dtype == kernel.dtype == bias.dtype == np.float32
+    logits = features.mean(axis=(1, 2)) @ kernel + bias
+    spread = np.ptp(reference.logits, axis=1, keepdims=True)
+    assert (np.abs(logits - reference.logits) / spread).max() <= LOGIT
+    if engine == "onnx":  # asked for with others or alone, one picture or several, by one thread or two: the same bits
+        np.testing.assert_array_equal(probabilities, running.run(reference.batch))
+        alone = engines.create(engine, reference.file, config, threads=1)
+        for picture, expected in zip(reference.batch, features, strict=True):
+            np.testing.assert_array_equal(alone.run(picture[None], "features")[0], expected)
+
+
 def test_the_second_start_gives_the_same_bits(reference, request):
     """From memory, from the graph just cached, and from the cached graph found again."""
     name = request.node.callspec.params["reference"]

@@ -39,19 +39,34 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
-        """Put pixels through the network.
+        """One output of ``run_all``."""
+        ...
+
+    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
+        """Put pixels through the network, once for all outputs.
 
         Args:
             batch: normalised RGB, (pictures, height, width, 3).
-            output: ``probabilities`` or ``logits``.
+            outputs: names among ``OUTPUTS``.
 
         Returns:
-            (pictures, classes).
+            float32 for each name: ``probabilities`` and ``logits`` (pictures, classes), ``features``
+            (pictures, rows, columns, channels).
+        """
+        ...
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """The dense layer behind the average of ``features``: kernel (channels, classes), bias (classes,), float32.
+
+        ``features.mean(axis=(1, 2)) @ kernel + bias`` are the logits.
         """
         ...
 
 
-EMITTER = 1
+OUTPUTS = ("probabilities", "logits", "features")
+"""What a network gives. ``features`` are the last maps (behind batch norm and ReLU), which the head averages."""
+
+EMITTER = 2
 """Goes up whenever ``onnx_graph`` emits another graph from the same arrays: cached graphs are then made anew."""
 
 ENGINES = {

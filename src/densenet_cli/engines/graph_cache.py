@@ -1,7 +1,8 @@
 """Optimised ONNX graphs on disk, each in a folder whose name is a hash of all that it depends on.
 
-``<cache>/graphs/<key>/`` holds ``model.onnx``, its weights ``model.data`` (mapped into memory, not read) and
-``entry.json``: what it was made from, and size, mtime and ctime of both files. A graph fits one ONNX Runtime
+``<cache>/graphs/<key>/`` holds ``model.onnx``, its weights ``model.data`` (mapped into memory, not read), the dense
+layer once more as ``head.npy`` (ONNX Runtime gives no weights back) and ``entry.json``: what it was made from, and
+size, mtime and ctime of the other files. A graph fits one ONNX Runtime
 and one instruction set (its weights are blocked for the vector width), so both are part of the key. A folder is
 written aside, synced and renamed; one whose files aren't as recorded is made anew. Without a place to write,
 the graph is used from memory.
@@ -25,25 +26,44 @@ from densenet_cli.weights.contents import ModelMetadata
 from densenet_cli.weights.identity import Identity, digest
 
 if TYPE_CHECKING:
+    from densenet_cli.engines import FloatArray
     from densenet_cli.weights.contents import Checkpoint
 
-MODEL, DATA, ENTRY = "model.onnx", "model.data", "entry.json"
+MODEL, DATA, HEAD, ENTRY = "model.onnx", "model.data", "head.npy", "entry.json"
 ASIDE = ".new-"
 """How the name of a folder begins that is still being written."""
 ABANDONED = 3600.0
 """Seconds after which nobody is writing it any more."""
-LAYOUT = 1
-"""Version of ``entry.json``."""
+LAYOUT = 2
+"""Version of what a folder holds."""
 
 
 @dataclass(frozen=True)
 class CachedGraph:
-    """A graph ready for a session: ``model`` is its path, or its bytes where it could not be kept."""
+    """A graph ready for a session.
+
+    Attributes:
+        model: its path, or its bytes where it could not be kept.
+        head: the dense layer's kernel and, as one more row, its bias: float32 (channels + 1, classes), or the path.
+        optimised: whether ONNX Runtime has made it as fast as it can.
+        config: the network.
+        metadata: what the checkpoint says of itself.
+    """
 
     model: str | bytes
+    head: Path | FloatArray
     optimised: bool
     config: DenseNetConfig
     metadata: ModelMetadata
+
+    def load_head(self) -> FloatArray:
+        """The array of ``head``. Raises ``OSError`` or ``ValueError`` where its file is gone or damaged."""
+        import numpy as np
+
+        if not isinstance(self.head, Path):
+            return self.head
+        array: FloatArray = np.load(self.head, allow_pickle=False)
+        return array
 
 
 def graphs_dir() -> Path:
@@ -91,13 +111,24 @@ def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
         found = None
     else:
         found = _open(folder)
-    return found or CachedGraph(model, False, read.config, read.metadata)
+    return found or _in_memory(model, read)
 
 
 def without_cache(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
     """The graph of a checkpoint, made now and kept in memory alone. Raises as ``obtain``."""
     read, model = _emit(weights, config)
-    return CachedGraph(model, False, read.config, read.metadata)
+    return _in_memory(model, read)
+
+
+def _in_memory(model: bytes, read: Checkpoint) -> CachedGraph:
+    return CachedGraph(model, _head(read), False, read.config, read.metadata)
+
+
+def _head(read: Checkpoint) -> FloatArray:
+    import numpy as np
+
+    layer = read.arrays["predictions"]
+    return np.vstack([layer["kernel"], layer["bias"]]).astype(np.float32)
 
 
 def _identity(weights: Path) -> Identity:
@@ -121,12 +152,17 @@ def _open(folder: Path) -> CachedGraph | None:
     """The graph in ``folder``, if it is whole and as it was written."""
     try:
         entry = json.loads((folder / ENTRY).read_bytes())
-        if any(_stamp(folder / name) != entry["stamps"][name] for name in (MODEL, DATA)):
+        if not _is_whole(folder, entry["stamps"]):
             return None
-        config = DenseNetConfig.from_dict(entry["config"])
-        return CachedGraph(str(folder / MODEL), True, config, ModelMetadata.from_dict(entry["metadata"]))
+        config, metadata = DenseNetConfig.from_dict(entry["config"]), ModelMetadata.from_dict(entry["metadata"])
+        return CachedGraph(str(folder / MODEL), folder / HEAD, True, config, metadata)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_whole(folder: Path, stamps: dict[str, list[int]]) -> bool:
+    """Whether the files are as recorded; which they are is a matter of ``LAYOUT``. Raises ``OSError`` for one gone."""
+    return {MODEL, DATA} <= stamps.keys() and all(_stamp(folder / name) == stamp for name, stamp in stamps.items())
 
 
 def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> None:
@@ -134,11 +170,14 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
     import shutil
     import tempfile
 
+    import numpy as np
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder.parent))
     try:
         _optimise(model, aside)
-        names = (MODEL, DATA)
+        np.save(aside / HEAD, _head(read), allow_pickle=False)
+        names = (MODEL, DATA, HEAD)
         for name in names:
             durable.sync_path(aside / name)
         entry = {
@@ -229,7 +268,7 @@ def _entry(folder: Path, size: int, verify: bool) -> Entry:
     try:
         record = json.loads((folder / ENTRY).read_bytes())
         identity = Identity.from_dict(record["weights"])
-        sums = {name: record["sha256"][name] for name in (MODEL, DATA)}
+        sums = {name: record["sha256"][name] for name in record["stamps"]}
         whole = _open(folder) and not (verify and any(_sha256(folder / name) != sums[name] for name in sums))
         state = "damaged" if not whole else "current" if _is_current(folder, identity, record) else "stale"
         return Entry(folder, identity.path, size, state)

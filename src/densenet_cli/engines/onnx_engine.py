@@ -41,23 +41,27 @@ class OnnxEngine:
             self._together = _session(self._graph, self._threads)
 
     def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
-        """See ``engines.Engine.run``. The same picture gives the same bits in any batch, with any threads."""
+        """See ``engines.Engine.run``."""
+        return self.run_all(batch, (output,))[0]
+
+    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
+        """See ``engines.Engine.run_all``. The same picture gives the same bits in any batch, with any threads."""
         import numpy as np
 
         self.load()
         threads = min(self._threads, len(batch))
         if threads == 1:
-            return _compute(self._together, batch, output)
+            return _compute(self._together, batch, outputs)
         if self._alone is None:
             self._alone = _session(self._graph, 1)
-        rows: FloatArray = np.empty((len(batch), self.config.classes), np.float32)
+        rows: list[tuple[FloatArray, ...]] = [()] * len(batch)
         pictures = iter(range(len(batch)))  # the next one is whoever's is done first: C code, so one at a time
         failures: list[BaseException] = []
 
         def work() -> None:
             try:
                 for picture in pictures:
-                    rows[picture] = _compute(self._alone, batch[picture : picture + 1], output)[0]
+                    rows[picture] = _compute(self._alone, batch[picture : picture + 1], outputs)
             except BaseException as error:  # goes on in the caller's thread
                 failures.append(error)
 
@@ -72,7 +76,15 @@ class OnnxEngine:
             _join(helpers)
         if failures:
             raise failures[0]
-        return rows
+        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """See ``engines.Engine.head``: a few megabytes from the cached graph's folder."""
+        try:
+            array = self._graph.load_head()
+        except (OSError, ValueError):  # another process has just removed it
+            array = graph_cache.without_cache(*self._made_from).load_head()
+        return array[:-1], array[-1]
 
 
 def _join(helpers: list[threading.Thread]) -> None:
@@ -88,12 +100,13 @@ def _join(helpers: list[threading.Thread]) -> None:
         raise interrupted
 
 
-def _compute(session: Any, batch: FloatArray, output: str) -> FloatArray:
+def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
     import numpy as np
 
     pixels = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-    result: FloatArray = session.run([output], {"pixels": pixels})[0]
-    return result
+    results: list[FloatArray] = session.run(list(outputs), {"pixels": pixels})
+    # Maps come channels first. One layout for all: how numpy adds up, and so the last bits of a sum, depend on it.
+    return tuple(np.ascontiguousarray(np.moveaxis(result, 1, -1)) for result in results)
 
 
 def _session(graph: graph_cache.CachedGraph, threads: int) -> Any:

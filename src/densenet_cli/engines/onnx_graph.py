@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from densenet_cli.engines import OUTPUTS
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, build
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from densenet_cli.weights.checkpoint import Arrays
 
 INPUT = "pixels"
-OUTPUTS = ("logits", "probabilities")
 OPSET = 17
 IR_VERSION = 8
 
@@ -171,25 +171,29 @@ def _as_float32(array: np.ndarray[Any, Any], layer: str) -> np.ndarray[Any, np.d
 def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
     """The network as a serialised ONNX model with its weights inside.
 
-    Input ``pixels``: float32 (batch, 3, height, width), normalised RGB, any size. Outputs ``logits`` and
-    ``probabilities``: float32 (batch, classes). Raises ``CheckpointError`` where a number leaves float32's range.
+    Input ``pixels``: float32 (batch, 3, height, width), normalised RGB, any size. Outputs ``probabilities`` and
+    ``logits``: float32 (batch, classes); ``features``: float32 (batch, channels, rows, columns). Raises
+    ``CheckpointError`` where a number leaves float32's range.
     """
     ops = OnnxOps(arrays)
     outputs = build(ops, config, Tensor(INPUT, 3))
     for rewrite in (absorb_padding, fold_batch_norms, move_pools):
         rewrite(ops.graph)
     nodes, initializers = [], []
+    # The outputs' own nodes bear their names: a copy for each would be computed at every run, wanted or not.
+    names = {getattr(outputs, output).name: output for output in OUTPUTS}
     for name, node in ops.graph.items():
-        inputs = list(node.inputs)
+        inputs = [names.get(read, read) for read in node.inputs]
         for position, array in enumerate(node.arrays):
             inputs.append(f"{name}/{position}")
             initializers.append(numpy_helper.from_array(_as_float32(array, name), inputs[-1]))
-        nodes.append(helper.make_node(node.kind, inputs, [name], name=name, **node.attributes))
-    for output in OUTPUTS:
-        nodes.append(helper.make_node("Identity", [getattr(outputs, output).name], [output], name=f"{output}_out"))
+        nodes.append(helper.make_node(node.kind, inputs, [names.get(name, name)], name=name, **node.attributes))
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    classes: list[str | int | None] = ["batch", config.classes]
+    maps: list[str | int | None] = ["batch", outputs.features.channels, "rows", "columns"]
     results = [
-        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", config.classes]) for output in OUTPUTS
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, maps if output == "features" else classes)
+        for output in OUTPUTS
     ]
     graph = helper.make_graph(nodes, "densenet", [pixels], results, initializers)
     model: onnx.ModelProto = helper.make_model(

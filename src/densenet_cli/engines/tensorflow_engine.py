@@ -45,10 +45,21 @@ class TensorFlowEngine:
 
         network = keras_layers.model(self.config)
         keras_layers.set_arrays(network, self._arrays)
-        logits = network.get_layer("predictions").output
-        self._model = keras.Model(network.input, {"logits": logits, "probabilities": network.output})
+        names = {"features": "relu", "logits": "predictions", "probabilities": "softmax"}
+        outputs = {output: network.get_layer(layer).output for output, layer in names.items()}
+        self._model = keras.Model(network.input, outputs)
 
     def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
         """See ``engines.Engine.run``."""
+        return self.run_all(batch, (output,))[0]
+
+    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
+        """See ``engines.Engine.run_all``."""
         self.load()
-        return np.asarray(self._model.predict_on_batch(batch)[output], dtype=np.float32)
+        results = self._model.predict_on_batch(batch)
+        return tuple(np.asarray(results[output], dtype=np.float32) for output in outputs)
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """See ``engines.Engine.head``."""
+        layer = self._arrays["predictions"]
+        return np.asarray(layer["kernel"], np.float32), np.asarray(layer["bias"], np.float32)
