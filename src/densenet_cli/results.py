@@ -156,6 +156,13 @@ def unicode(text: str) -> str:
     return text if _is_unicode(text) else _to_bytes(text).decode("utf-8", "backslashreplace")
 
 
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal would act on or a page can't show (controls, odd bytes)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in unicode(text))
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()

@@ -52,12 +52,12 @@ def is_verbose() -> bool:
 
 
 def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal would act on or can't show (controls, undecodable bytes)."""
+    """``results.printable``, which is imported only for a text that needs it."""
     if text.isprintable():
         return text
-    from densenet_cli.results import unicode
+    from densenet_cli import results
 
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in unicode(text))
+    return results.printable(text)
 
 
 def say(message: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from densenet_cli.cli.console import common_options, printable, say, warn
 from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
+from densenet_cli.errors import UsageError
 from densenet_cli.results import FORMATS
+from densenet_cli.targets import check_target
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
     from densenet_cli.labels import Labels
+    from densenet_cli.report.predictions import PredictionReport
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +55,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write there: .json, .jsonl or .csv (- for standard output). FILE.meta.json beside it holds the settings.",
 )
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write a page with every picture there as well: one file to look at, search and sort.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted output file (.jsonl or .csv).")
 @click.option("--retry-errors", is_flag=True, help="With --resume: do the failed ones again.")
@@ -62,6 +73,7 @@ def command(
     null: bool,
     format_: str | None,
     output: str | None,
+    html: str | None,
     overwrite: bool,
     resume: bool,
     retry_errors: bool,
@@ -81,6 +93,7 @@ def command(
       densenet predict cat.jpg
       densenet predict photos/ 'more/*.png' --variant 169 --format jsonl
       densenet predict photos/ -o labels.csv --resume
+      densenet predict photos/ --html report.html
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
@@ -93,13 +106,21 @@ def command(
     kind = format_ or "table" if output is None else records.format_of(output, format_)
     as_records = kind in FORMATS
     # Contradictions in the options for output are found here, before anything is loaded.
+    if html is not None:
+        _check_page(html, output, overwrite=overwrite, resume=resume)
+        overwrite = overwrite and output is not None  # else it is the page's
     writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     if as_records or resume or overwrite or retry_errors:
         writing({})
     classifier = make_classifier(**model)
+    settings = _settings(classifier, model["engine"], top_k, min_prob) if output or html else {}
+    page: PredictionReport | None = None
     with ExitStack() as stack:
+        if html:
+            from densenet_cli.report.predictions import PredictionReport
+
+            page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
         if as_records:
-            settings = _settings(classifier, model["engine"], top_k, min_prob) if output else {}
             writer = stack.enter_context(writing(settings))
             if writer.recorded == 1:
                 say("1 source is recorded already; going on behind it.")
@@ -110,14 +131,32 @@ def command(
             from densenet_cli.cli.tables import Tables
 
             show, failed = Tables().show, 0
+        if page:
+            found = page.watch(found)
         counter = stack.enter_context(counting("pictures", quietly=not output and sys.stdout.isatty()))
         for prediction in classifier.classify(found, top_k, min_prob):
             show(prediction)
+            if page:
+                page.add(prediction)
             if prediction.error:
                 failed += 1
                 warn(f"{printable(prediction.source)}: {prediction.error.type}: {printable(prediction.error.message)}")
             counter.advance()
     return 1 if failed else 0
+
+
+def _check_page(page: str, output: str | None, *, overwrite: bool, resume: bool) -> None:
+    """Raise for a page that could not be written, or would lack what an earlier run did."""
+    if resume:
+        raise UsageError("--html shows a whole run, so it can't go with --resume; leave one of them out.")
+    if page in ("", "-"):
+        raise UsageError("--html needs the name of a file.")
+    if output and os.path.realpath(page) == os.path.realpath(output):
+        raise UsageError("--html and --output name the same file.")
+    check_target(Path(page), overwrite)
+    from densenet_cli.report.page import written_at
+
+    written_at()
 
 
 def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:

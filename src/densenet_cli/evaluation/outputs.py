@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from densenet_cli.evaluation import mistakes
 from densenet_cli.evaluation.report import Report
 from densenet_cli.evaluation.tally import Outcome
 from densenet_cli.results import unicode
+from densenet_cli.targets import check_target
 
 PLOTS = ("confusion_matrix.png", "reliability_diagram.png")
 """Keys of ``plots.PLOTS``, written again so that matplotlib is imported only to draw; a test holds them equal."""
@@ -48,16 +49,12 @@ class Outputs:
                 raise UsageError(f"{_name(path)} will hold {suffix[1:].upper()}: let its name end in {suffix}.")
         if self.plots and find_spec("matplotlib") is None:
             raise UsageError("Plots need one more package: pip install matplotlib.")
-        for path in self._paths():
-            if not self.overwrite and path.is_file() and path.stat().st_size:
-                raise UsageError(f"{_name(path)} exists; replace it by --overwrite, or name another.")
-            folder = path.parent
-            while path.parent == self.plots and not folder.exists():  # it will be made
-                folder = folder.parent
-            if not folder.is_dir():
-                raise OutputError(f"{_name(path)} can't be written: there is no folder {_name(folder)}.")
-            if not os.access(folder, os.W_OK):
-                raise OutputError(f"{_name(path)} can't be written: the folder {_name(folder)} is read-only.")
+        for path in (self.report, self.mistakes):
+            if path:
+                check_target(path, self.overwrite)
+        if self.plots:
+            for name in PLOTS:
+                check_target(self.plots / name, self.overwrite, makes_folder=True)
 
     def write(self, report: Report, wrong: Iterable[Outcome]) -> None:
         """Write them. Raises OutputError."""
@@ -74,11 +71,6 @@ class Outputs:
                 raise OutputError(f"The folder {_name(self.plots)} can't be made: {error.strerror}.") from error
             for name, draw in plots.PLOTS.items():
                 _write(self.plots / name, draw(report))
-
-    def _paths(self) -> Iterator[Path]:
-        yield from (path for path in (self.report, self.mistakes) if path)
-        if self.plots:
-            yield from (self.plots / name for name in PLOTS)
 
 
 def to_json(report: Report) -> str:

@@ -1,0 +1,130 @@
+"""The page of a run of ``predict``: every picture with its labels, or the reason why it has none.
+
+Rows are rendered as they come and wait in a file without a name, because how many there are stands at the head of the
+page: memory stays flat, and whatever ends the run before it, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from markupsafe import Markup
+
+from densenet_cli.durable import write_aside
+from densenet_cli.errors import OutputError
+from densenet_cli.images.thumbnails import Thumbnail
+from densenet_cli.report.page import environment, plain, render, written_at
+from densenet_cli.results import unicode
+
+if TYPE_CHECKING:
+    from densenet_cli.images.sources import Source
+    from densenet_cli.results import Prediction
+
+THUMBNAILS = 2000
+"""So many pictures are shown; the rows behind them go on without."""
+UNSURE = 0.5
+"""Below this probability of the best label a picture is called unsure, until somebody moves the slider."""
+ROWS = "\0"
+"""Where the rows go; no text on a page has this character in it, for none is printed as it is."""
+CHUNK = 1 << 20
+
+
+class PredictionReport:
+    """Writes the page. A context manager: the file is there, whole, once it is left.
+
+    Left by an interruption it holds what was finished, and says so; by another error, there is none.
+
+    Args:
+        path: the file, which was checked already (``outputs.check``).
+        model: the model's name.
+
+    Attributes:
+        settings: what else the page says about the run, of JSON's types.
+
+    Raises:
+        UsageError: ``SOURCE_DATE_EPOCH`` is no date.
+        OutputError: on entering, adding or leaving: it can't be written.
+    """
+
+    def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:
+        self._path, self._model, self._settings = path, model, settings
+        self._date = written_at()
+        self._row = environment().get_template("picture.html")
+        self._waiting: deque[Thumbnail | None] = deque()
+        self._rows = self._unsure = self._failed = 0
+
+    def __enter__(self) -> Self:
+        with self._reporting():
+            self._file = TemporaryFile(dir=Path(os.path.realpath(self._path)).parent)
+        return self
+
+    def watch(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """The sources on their way, the first ones with a thumbnail to fill; ``add`` takes what becomes of them."""
+        for number, source in enumerate(sources):
+            thumbnail = Thumbnail() if number < THUMBNAILS else None
+            self._waiting.append(thumbnail)
+            yield source if thumbnail is None else dataclasses.replace(source, thumbnail=thumbnail)
+
+    def add(self, prediction: Prediction) -> None:
+        """One more row: that of the next source, in their order."""
+        thumbnail = self._waiting.popleft()
+        self._rows += 1
+        best = prediction.predictions[0].probability if prediction.predictions else 0.0
+        is_unsure = prediction.error is None and best < UNSURE
+        self._failed += prediction.error is not None
+        self._unsure += is_unsure
+        folder, _, name = prediction.source.rpartition("/")
+        row = self._row.render(
+            folder=f"{folder}/" if name and folder else "",
+            name=name if name and folder else prediction.source,
+            prediction=prediction,
+            best=best,
+            is_unsure=is_unsure,
+            jpeg=thumbnail and thumbnail.jpeg,
+        )
+        with self._reporting():
+            self._file.write(row.encode())
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._file:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                with self._reporting():
+                    write_aside(Path(os.path.realpath(self._path)), self._chunks(kind is not None)).close()
+
+    def _chunks(self, is_interrupted: bool) -> Iterator[bytes]:
+        page = render(
+            "predictions.html",
+            ("theme.js", "predictions.js"),
+            model=self._model,
+            date=self._date,
+            settings=plain(self._settings),
+            pictures=self._rows,
+            unsure=self._unsure,
+            failed=self._failed,
+            threshold=UNSURE,
+            thumbnails=THUMBNAILS,
+            is_interrupted=is_interrupted,
+            rows=Markup(ROWS),
+        )
+        head, _, foot = page.partition(ROWS)
+        yield head.encode()
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK):
+            yield chunk
+        yield foot.encode()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            name = unicode(str(self._path))
+            raise OutputError(f"The report {name} can't be written: {error.strerror or error}.") from error

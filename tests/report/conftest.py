@@ -1,0 +1,52 @@
+"""One browser for all of these tests; where none is installed, those that need it say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import browser as support
+from tests.support.networks import TINY, random_arrays
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+LABELS = (
+    "ant",
+    "<b>bee</b>",
+    "</script><script>alert(2)</script>",
+    "<!--",
+    "dog",
+    "elk",
+    "fox",
+    "gnu",
+    "hen",
+    "'\"&amp;",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    if reason := support.missing():
+        pytest.skip(reason)
+    with support.opened(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser; whatever a test does with a page, the page asks for nothing and the console stays silent."""
+    yield chromium
+    assert chromium.complaints() == []
+    assert chromium.requests() == []
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A tiny network whose classes have names that nobody would give."""
+    from densenet_cli.labels import ClassLabel
+    from densenet_cli.weights import safetensors_file
+    from densenet_cli.weights.checkpoint import ModelMetadata
+
+    labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(LABELS))
+    metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, training={}, accuracy={})
+    path = tmp_path_factory.mktemp("weights") / f"{HOSTILE}.safetensors"
+    safetensors_file.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
+    return path

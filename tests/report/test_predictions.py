@@ -1,0 +1,437 @@
+"""``densenet predict --html``: what stands on the page, and that it is one file that asks for nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli.images.preprocessing import Picture
+from densenet_cli.images.sources import Source
+from densenet_cli.images.thumbnails import Thumbnail
+from densenet_cli.report import predictions
+from densenet_cli.report.predictions import THUMBNAILS, PredictionReport
+from densenet_cli.results import Failure, Prediction, Score
+from tests.report.conftest import HOSTILE, LABELS
+from tests.support.command import densenet, hear_interrupts
+from tests.support.pictures import encode, photograph
+
+
+class Page(HTMLParser):
+    """What a parser, which knows nothing of ours, finds on a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def rows(self):
+        return [attributes for attributes in self.of("li") if "picture" in (attributes.get("class") or "").split()]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four pictures, one of them broken, with names that nobody would give."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    names = [f"{HOSTILE}.png", os.fsdecode(b"caf\xe9\n.png"), "plain.png"]
+    for name, photo in zip(names, ("chelsea", "coffee", "rocket"), strict=True):
+        (folder / name).write_bytes(encode(photograph(photo, (300, 200)), "PNG"))
+    (folder / "zbroken.jpg").write_bytes(b"")
+    return folder
+
+
+def test_the_page(weights, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    output = tmp_path / "report.html"
+    result = densenet("predict", pictures, "--weights", weights, "--html", output, "-k", 3)
+    assert result.status == 1 and result.out.count("Probability") == 3
+    page = read(output)
+    assert len(page.rows()) == 4 and [row["class"].split()[-1] for row in page.rows()].count("failed") == 1
+    assert "4 pictures" in page.text and "14 November 2023, 22:13 UTC" in page.text
+    for said in (
+        f"{HOSTILE}.png",
+        r"caf\xe9\n.png",
+        "zbroken.jpg",
+        "UnreadableImage",
+        "An empty file.",
+        "top k",
+        HOSTILE,
+    ):
+        assert said in page.text
+    images = page.of("img")
+    assert len(images) == 3 and all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
+    assert len(page.of("script")) == len(page.of("style")) == 1 and not page.of("b bee")
+    records = json.loads(densenet("predict", pictures, "--weights", weights, "--format", "json", "-k", 3).out)
+    for record in records[:3]:
+        for score in record["predictions"]:
+            assert score["label"] in page.text and f"{score['probability']:.2%}" in page.text
+    again = tmp_path / "again.html"
+    densenet("predict", pictures, "--weights", weights, "--html", again, "-k", 3)
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_nothing_on_it_runs_or_is_fetched_but_what_the_policy_names(weights, pictures, tmp_path):
+    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "report.html")
+    page = read(tmp_path / "report.html")
+    (policy,) = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; img-src data:; ") and "unsafe" not in policy and "http" not in policy
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), (tag, attributes)
+        for name in ("src", "href", "action", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+
+
+def test_results_are_the_same_with_a_page(weights, pictures, tmp_path):
+    arguments = ("predict", pictures, "--weights", weights, "--format", "jsonl", "-o")
+    densenet(*arguments, tmp_path / "without.jsonl")
+    assert densenet(*arguments, tmp_path / "with.jsonl", "--html", tmp_path / "report.html").status == 1
+    assert (tmp_path / "with.jsonl").read_bytes() == (tmp_path / "without.jsonl").read_bytes()
+    assert len(read(tmp_path / "report.html").rows()) == 4
+
+
+def test_standard_input_has_a_thumbnail(weights, tmp_path):
+    data = encode(photograph("coffee", (300, 200)), "PNG")
+    assert densenet("predict", "-", "--weights", weights, "--html", tmp_path / "r.html", stdin=data).status == 0
+    assert len(read(tmp_path / "r.html").of("img")) == 1
+
+
+def test_refusals_come_before_anything_is_loaded(weights, pictures, tmp_path, monkeypatch):
+    existing = tmp_path / "existing.html"
+    existing.write_text("mine")
+    csv = tmp_path / "x.csv"
+    for arguments, status, words in (
+        ((existing,), 2, "exists; replace it by --overwrite"),
+        ((existing, "--overwrite", "--resume", "-o", csv), 2, "can't go with --resume"),
+        ((tmp_path / "new.html", "--resume", "-o", csv), 2, "can't go with --resume"),
+        (("-",), 2, "needs the name of a file"),
+        (("",), 2, "needs the name of a file"),
+        ((csv, "-o", csv), 2, "name the same file"),
+        ((tmp_path / "missing" / "r.html",), 4, "there is no folder"),
+        (("/dev/null",), 4, "no regular file"),
+    ):
+        result = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", *arguments)
+        assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    result = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", tmp_path / "new.html")
+    assert result.status == 2 and "seconds since 1970" in result.err
+    assert existing.read_text() == "mine" and not csv.exists()
+
+
+def test_overwriting(weights, pictures, tmp_path):
+    page = tmp_path / "r.html"
+    page.write_text("old")
+    missing = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", page, "--overwrite")
+    assert missing.status == 3 and page.read_text() == "old"
+    assert densenet("predict", pictures, "--weights", weights, "--html", page, "--overwrite").status == 1
+    assert len(read(page).rows()) == 4
+
+
+def test_without_a_page_nothing_of_it_is_imported(weights, pictures, tmp_path):
+    script = (
+        "import sys; from densenet_cli import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "finally: print([name for name in sys.modules if 'jinja' in name or 'thumbnails' in name or '.report' in name])"
+    )
+    command = [sys.executable, "-c", script, "predict", pictures / "plain.png", "--weights", weights]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence(weights, pictures, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, **settings) -> None:
+            self.file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(predictions, "TemporaryFile", Full)
+    result = densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html")
+    assert result.status == 4 and "r.html can't be written: No space left on device." in result.err
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_interrupted_it_shows_what_was_finished(weights, pictures, tmp_path):
+    page, names = tmp_path / "r.html", tmp_path / "names"
+    os.mkfifo(names)
+    command = [
+        sys.executable,
+        "-m",
+        "densenet_cli",
+        "predict",
+        "--files-from",
+        names,
+        "--weights",
+        weights,
+        "--html",
+        page,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=hear_interrupts
+    )
+    with open(names, "w") as file:
+        file.write(f"{pictures}/plain.png\n" * 2)
+        file.flush()
+        for _ in range(2):  # once the second one's table is there, the first one is on the page
+            while "Probability" not in process.stdout.readline():
+                pass
+        assert not page.exists() and not list(tmp_path.glob("*.part"))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(read(page).rows()) in (1, 2) and "Interrupted: these are the first pictures alone." in read(page).text
+
+
+def test_killed_it_leaves_nothing(weights, pictures, tmp_path):
+    folder, names = tmp_path / "pages", tmp_path / "names"
+    folder.mkdir()
+    os.mkfifo(names)
+    command = [sys.executable, "-m", "densenet_cli", "predict", "--files-from", names, "--weights", weights, "--html"]
+    process = subprocess.Popen([*command, folder / "r.html"], stdout=subprocess.PIPE, text=True)
+    with open(names, "w") as file:
+        file.write(f"{pictures}/plain.png\n")
+        file.flush()
+        while "Probability" not in process.stdout.readline():
+            pass
+        process.kill()
+        process.communicate(timeout=30)
+    assert list(folder.iterdir()) == []
+
+
+def write(path: Path, count: int, jpegs: list[bytes]) -> None:
+    """A page of made-up results, without a network."""
+    scores = tuple(Score(rank, rank, f"n{rank:08}", f"label number {rank}", 0.5 / rank) for rank in range(1, 6))
+    sources = (Source(f"some/folder/of/pictures/picture_{number:07}.jpg", None, "path") for number in range(count))
+    with PredictionReport(path, "densenet121", {"top_k": 5}) as report:
+        for number, source in enumerate(report.watch(sources)):
+            if source.thumbnail:
+                source.thumbnail.jpeg = jpegs[number % len(jpegs)]
+            failure = Failure("UnreadableImage", "An empty file.") if number % 97 == 96 else None
+            report.add(Prediction(source.name, "densenet121", () if failure else scores, failure))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """Two thousand and one pictures of pure noise, the worst there is for a thumbnail's size."""
+    path = tmp_path_factory.mktemp("large") / "large.html"
+    rng = np.random.default_rng(0)
+    jpegs = []
+    for _ in range(50):
+        thumbnail = Thumbnail()
+        thumbnail.take(Picture.whole(Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))))
+        jpegs.append(thumbnail.jpeg)
+    write(path, THUMBNAILS + 1, jpegs)
+    return path
+
+
+def test_two_thousand_noisy_pictures_stay_under_25_megabytes(large):
+    assert 10e6 < large.stat().st_size < 25e6
+
+
+def test_beyond_two_thousand_there_are_no_thumbnails_and_the_page_says_so(large, tmp_path):
+    page = read(large)
+    assert len(page.rows()) == 2001 and len(page.of("img")) == 2000
+    assert "The first 2,000 pictures are shown" in page.text
+    write(tmp_path / "few.html", 3, [b"x"])
+    assert "are shown" not in read(tmp_path / "few.html").text
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+    script = f"""
+import resource, sys
+from pathlib import Path
+sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+from tests.report.test_predictions import write
+peaks = []
+for count in (2_500, 7_500):
+    write(Path({str(tmp_path)!r}) / f"{{count}}.html", count, [b"x" * 5000])
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peaks[1] - peaks[0])
+"""
+    grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert int(grown.stdout) < 3000  # KiB; the file grows by 10 MB
+
+
+def test_in_the_browser_hostile_names_stay_text(browser, weights, pictures, tmp_path):
+    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html", "-k", 10)
+    browser.open(tmp_path / "r.html")
+    assert browser.texts("h2")[0].endswith(f"/{HOSTILE}.png")
+    assert set(browser.texts(".picture li span")) == set(LABELS)
+    assert (
+        browser.run("return document.querySelectorAll('img:not([src^=\"data:\"]), main script, main b b').length") == 0
+    )
+    assert browser.run("return document.querySelector('#label option:nth-child(2)').value") in LABELS
+
+
+def open_demo(browser, tmp_path, **settings):
+    """Six pictures: two labels, two of them unsure, one failed."""
+    path = tmp_path / "demo.html"
+    rows = (("b/cat 10.jpg", "cat", 0.9), ("b/cat 9.jpg", "cat", 0.3), ("a/dog.jpg", "dog", 0.7),
+            ("a/other.jpg", "dog", 0.45), ("c/Broken.jpg", None, 0), ("c/zebra.jpg", "cat", 0.99))  # fmt: skip
+    with PredictionReport(path, "densenet121", {}) as report:
+        for source in report.watch(Source(name, None, "path") for name, _, _ in rows):
+            label, best = next((label, best) for name, label, best in rows if name == source.name)
+            scores = (Score(1, 0, None, label, best), Score(2, 1, None, "mouse", 0.01)) if label else ()
+            report.add(Prediction(source.name, "m", scores, None if label else Failure("ImageTooLarge", "Too large.")))
+    browser.open(path, **settings)
+
+
+def names(browser):
+    return [name.rpartition("/")[2].removesuffix(".jpg") for name in browser.texts("h2")]
+
+
+def choose(browser, element, value):
+    """Do to a control what a person does: the value, then the event."""
+    browser.run(
+        """const [id, value] = arguments, element = document.querySelector(id);
+        if (element.type === "radio") element.click(); else element.value = value;
+        element.dispatchEvent(new Event("input", {bubbles: true}));""",
+        element,
+        value,
+    )
+    browser.run("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_filters_filter(browser, tmp_path):
+    open_demo(browser, tmp_path)
+    every = ["cat 10", "cat 9", "dog", "other", "Broken", "zebra"]
+    assert names(browser) == every
+    for selector, value, shown in (
+        ("#search", "ZEBRA", ["zebra"]),
+        ("#search", "dog", ["dog", "other"]),
+        ("#search", "cat 9", ["cat 9"]),
+        ("#search", "mouse b/", ["cat 10", "cat 9"]),
+        ("#search", "nowhere", []),
+        ("#search", "", every),
+        ("#label", "dog", ["dog", "other"]),
+        ("[name=show][value=unsure]", "", ["other"]),
+        ("#threshold", "80", ["dog", "other"]),
+        ("#label", "", ["cat 9", "dog", "other"]),
+        ("[name=show][value=sure]", "", ["cat 10", "zebra"]),
+        ("[name=show][value=failed]", "", ["Broken"]),
+        ("#threshold", "100", ["Broken"]),
+    ):
+        choose(browser, selector, value)
+        assert names(browser) == shown, (selector, value)
+        count = browser.texts("#shown")[0]
+        assert count == ("6 pictures" if shown == every else f"{len(shown)} of 6 pictures")
+    assert browser.texts(".choice span") == ["all 6", "sure 0", "unsure 5", "failed 1"]
+    browser.run("document.querySelector('#reset').click()")
+    browser.run("return new Promise(done => setTimeout(done, 20))")
+    assert names(browser) == every and browser.texts("output") == ["50%"]
+    assert browser.run("return [...document.querySelectorAll('.unsure h2')].length") == 2
+    options = browser.run("return [...document.querySelectorAll('#label option')].map(option => option.textContent)")
+    assert options == ["any", "cat (3)", "dog (2)"]
+
+
+def test_sorts_sort(browser, tmp_path):
+    open_demo(browser, tmp_path)
+    for order, expected in {
+        "surest": ["zebra", "cat 10", "dog", "other", "cat 9", "Broken"],
+        "unsurest": ["cat 9", "other", "dog", "cat 10", "zebra", "Broken"],
+        "name": ["dog", "other", "cat 9", "cat 10", "Broken", "zebra"],
+        "given": ["cat 10", "cat 9", "dog", "other", "Broken", "zebra"],
+    }.items():
+        choose(browser, "#order", order)
+        assert names(browser) == expected
+
+
+def test_by_keyboard_alone(browser, tmp_path):
+    from selenium.webdriver import ActionChains, Keys
+
+    open_demo(browser, tmp_path)
+    focused = "return document.activeElement.id || document.activeElement.value || document.activeElement.tagName"
+    ActionChains(browser.chrome).send_keys("/dog").perform()
+    time.sleep(0.1)
+    assert names(browser) == ["dog", "other"]
+    places = []
+    for _ in range(6):
+        ActionChains(browser.chrome).send_keys(Keys.TAB).perform()
+        places.append(browser.run(focused))
+    assert places == ["label", "order", "all", "threshold", "reset", "SUMMARY"]
+    visible = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.run(visible) == "solid"
+    ActionChains(browser.chrome).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).send_keys(
+        Keys.ENTER
+    ).perform()
+    time.sleep(0.1)
+    assert len(names(browser)) == 6 and browser.run(focused) == "search"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_light_and_dark(browser, tmp_path, dark):
+    open_demo(browser, tmp_path, dark=dark)
+    ground = "return getComputedStyle(document.documentElement).backgroundColor"
+    light, night = "rgb(244, 245, 247)", "rgb(14, 17, 21)"
+    assert browser.run(ground) == (night if dark else light)
+    for theme, expected in (("light", light), ("dark", night), ("auto", night if dark else light)):
+        browser.run("document.querySelector('#theme').click()")
+        assert browser.texts("#theme span") == [theme] and browser.run(ground) == expected
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, weights, pictures, tmp_path):
+    (pictures / ("x" * 200 + ".png")).write_bytes(encode(photograph("rocket", (300, 200)), "PNG"))
+    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html")
+    browser.open(tmp_path / "r.html", 390, 844)
+    assert browser.run("return document.documentElement.scrollWidth") == 390
+    heights = browser.run(
+        """return [...document.querySelectorAll("button, input:not(.choice input), select, .choice label")]
+        .filter(element => element.checkVisibility()).map(element => element.getBoundingClientRect().height)"""
+    )
+    assert min(heights) >= 36
+
+
+def test_without_javascript_every_row_is_there(browser, tmp_path):
+    browser.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        open_demo(browser, tmp_path)
+    finally:
+        browser.chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert (
+        len(names(browser)) == 6
+        and browser.texts(".tools") == []
+        and "3 sure, 2 unsure" in browser.texts("noscript")[0]
+    )
+
+
+def test_two_thousand_open_and_filter_in_no_time(browser, large):
+    start = time.monotonic()
+    browser.open(large)
+    assert browser.run("return document.querySelectorAll('.picture').length") == 2001
+    laid_out = browser.run(
+        "return document.querySelector('.picture:nth-child(1500) h2').checkVisibility({contentVisibilityAuto: true})"
+    )
+    assert not laid_out
+    choose(browser, "[name=show][value=failed]", "")
+    assert len(names(browser)) == 20 and time.monotonic() - start < 15
