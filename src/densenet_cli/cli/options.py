@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+BATCH_SIZE_OPTION = click.option(
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    default=BATCH_SIZE,
+    show_default=True,
+    metavar="N",
+    help="Pictures computed at once.",
+)
+THREADS_OPTION = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    show_default="number of cores",
+    metavar="N",
+    help="Threads that decode and compute.",
+)
+
 MODEL_OPTIONS = (
     click.option(
         "--variant",
@@ -61,21 +77,8 @@ MODEL_OPTIONS = (
         show_default=True,
         help="What computes: ONNX Runtime, or Keras on TensorFlow (slow to start).",
     ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(1, 4096),
-        default=BATCH_SIZE,
-        show_default=True,
-        metavar="N",
-        help="Pictures computed at once.",
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        show_default="number of cores",
-        metavar="N",
-        help="Threads that decode and compute.",
-    ),
+    BATCH_SIZE_OPTION,
+    THREADS_OPTION,
     click.option("--offline", is_flag=True, help="Never touch the network."),
 )
 
@@ -94,6 +97,12 @@ SOURCE_OPTIONS = (
 def model_options(function: F) -> F:
     """Add ``MODEL_OPTIONS``; the command hands what it gets for them to ``make_classifier``."""
     return _add(MODEL_OPTIONS, function)
+
+
+def model_options_but_pace(function: F) -> F:
+    """``model_options`` without ``--batch-size`` and ``--threads``, for a command that gives them another meaning."""
+    pace = (BATCH_SIZE_OPTION, THREADS_OPTION)
+    return _add(tuple(option for option in MODEL_OPTIONS if option not in pace), function)
 
 
 def source_options(function: F) -> F:

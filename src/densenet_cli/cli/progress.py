@@ -119,3 +119,31 @@ class _CountingBar:
         """Take the line away."""
         if self._progress:
             self._progress.stop()
+
+
+class ShareBar:
+    """A bar for work of which one knows how much of it is done; nothing where nobody would see it."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if show_progress():
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+            columns = (BarColumn(24), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            self._progress = Progress(*columns, console=stderr_console(), transient=True)
+            self._task = self._progress.add_task("", total=1.0)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, what: str, done: float) -> None:
+        """Show ``what`` is being done, and the share, in [0, 1], that is ``done``."""
+        if self._progress:
+            self._progress.update(self._task, description=what, completed=done)
