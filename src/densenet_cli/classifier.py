@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from densenet_cli.weights import Progress
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+    Decoder = Callable[[Source, Preprocessing], np.ndarray[Any, np.dtype[np.uint8]]]
 
 BATCH_SIZE = 8
 DECODE_MEMORY = 700
+LONGEST_TIMEOUT = 86_400
 TOP_K = 5
 IMAGENET_CLASSES = 1000
 
@@ -51,12 +54,17 @@ class Classifier:
         batch_size: pictures computed at once, at least 1.
         threads: threads that compute, and as many that decode; None for the number of cores.
         decode_memory: megabytes that the pictures being decoded may hold together.
+        isolate: decode in processes of their own, which a picture may crash; they end with ``close``, or with the
+            classifier.
+        timeout: seconds that decoding one picture may take, above 0 and at most ``LONGEST_TIMEOUT``; it implies
+            ``isolate``. None for no limit.
         offline: never touch the network, neither for weights nor for pictures.
         base_url: where to fetch weights from, instead of the published places.
         progress: called with (file name, bytes done, bytes in all or None) while weights arrive.
 
     Raises:
         UsageError: a value that isn't allowed, or labels of another number than the head's.
+        IsolationError: no process to decode in can be started.
         WeightsError: weights that can't be had, or don't fit.
 
     Attributes:
@@ -66,6 +74,8 @@ class Classifier:
         labels: a label for each position of the head.
         preprocessing: how pictures are prepared.
     """
+
+    _end: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -80,6 +90,8 @@ class Classifier:
         batch_size: int = BATCH_SIZE,
         threads: int | None = None,
         decode_memory: int = DECODE_MEMORY,
+        isolate: bool = False,
+        timeout: float | None = None,
         offline: bool = False,
         base_url: str | None = None,
         progress: Progress | None = None,
@@ -87,11 +99,13 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}.")
+        if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
+            raise UsageError(f"timeout must be above 0 seconds and at most {LONGEST_TIMEOUT:,}, not {timeout}.")
         self._offline = offline
         self._batch_size = batch_size
         self._threads = threads or cores()
-        self._budget = decoding.DecodeBudget(decode_memory)
         Preprocessing(preprocess or "crop", exact=exact, ten_crop=ten_crop)  # refused before anything is fetched
+        self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
         if weights is None:
             chosen = registry.get(variant or registry.DEFAULT)
             self.model = chosen.model
@@ -107,6 +121,23 @@ class Classifier:
         way = preprocess or metadata.preprocess or "crop"
         size = metadata.input_size or self.config.input_size
         self.preprocessing = Preprocessing(way, size, exact=exact, ten_crop=ten_crop)
+
+    def _choose_decoder(self, decode_memory: int, isolate: bool, timeout: float | None) -> Decoder:
+        budget = decoding.DecodeBudget(decode_memory)
+        if not isolate:
+            return partial(decoding.load, budget=budget)
+        if os.name != "posix":
+            raise UsageError("Decoding in processes of their own (isolate, timeout) is for Linux, macOS and the like.")
+        from densenet_cli.images.isolation.workers import Workers
+
+        workers = Workers(budget, timeout)
+        self._end = weakref.finalize(self, workers.close)
+        return workers.load
+
+    def close(self) -> None:
+        """End the processes of ``isolate``, if there are any. No picture can be decoded in them then."""
+        if self._end:
+            self._end()
 
     @staticmethod
     def _locate(variant: registry.Variant, offline: bool, base_url: str | None, progress: Progress | None) -> Path:
@@ -208,7 +239,7 @@ class Classifier:
     def _load(self, source: Source) -> FloatArray:
         if self._offline and source.kind == "url":
             raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
-        return normalize(decoding.load(source, self.preprocessing, self._budget))
+        return normalize(self._decode(source, self.preprocessing))
 
     def _run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
         import numpy as np

@@ -41,6 +41,10 @@ class OutputError(DensenetError):
     exit_code = 4
 
 
+class IsolationError(DensenetError):
+    """No process to decode in can be started."""
+
+
 class PictureError(DensenetError):
     """One picture that can't be classified: an error row, never the end of a run.
 
@@ -70,3 +74,11 @@ class ImageTooLarge(PictureError):
 
 class DownloadFailed(PictureError):
     """A URL that gave no picture."""
+
+
+class DecoderCrashed(PictureError):
+    """A picture that ended the process it was decoded in (``--isolate``)."""
+
+
+class DecodingTimedOut(PictureError):
+    """A picture that took longer to decode than it may (``--timeout``)."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from densenet_cli import engines, registry
-from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY
+from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, LONGEST_TIMEOUT
 from densenet_cli.cli.console import say, show_progress
 from densenet_cli.images.preprocessing import WAYS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
     from densenet_cli.images.sources import Source
+    from densenet_cli.weights import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +71,17 @@ MODEL_OPTIONS = (
         show_default=True,
         metavar="MB",
         help="What the pictures being decoded may hold together.",
+    ),
+    click.option(
+        "--isolate",
+        is_flag=True,
+        help="Decode in processes of their own: a decoder that crashes costs one picture, not the run.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+        metavar="SECONDS",
+        help="What decoding one picture may take; implies --isolate.  [default: no limit]",
     ),
     click.option(
         "--engine",
@@ -161,12 +174,18 @@ class _Announcement:
 
 
 def make_classifier(**options: Any) -> Classifier:
-    """The classifier that ``model_options`` describe, its weights fetched behind a progress bar if need be."""
+    """The classifier that ``model_options`` describe, its weights fetched behind a progress bar if need be.
+
+    It is closed when the command ends, however it ends.
+    """
     from densenet_cli.classifier import Classifier
 
-    if not show_progress():
-        return Classifier(**options, progress=_Announcement().update)
-    from densenet_cli.cli.progress import DownloadBar
+    with ExitStack() as stack:
+        progress: Progress = _Announcement().update
+        if show_progress():
+            from densenet_cli.cli.progress import DownloadBar
 
-    with DownloadBar() as bar:
-        return Classifier(**options, progress=bar.update)
+            progress = stack.enter_context(DownloadBar()).update
+        classifier = Classifier(**options, progress=progress)
+    click.get_current_context().call_on_close(classifier.close)
+    return classifier

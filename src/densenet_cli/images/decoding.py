@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from densenet_cli.errors import PictureError, UnreadableImage
+from densenet_cli.errors import DensenetError, UnreadableImage
 from densenet_cli.images import memory
 from densenet_cli.images.budget import UNLIMITED, DecodeBudget
 from densenet_cli.images.colour import to_rgb
@@ -18,7 +18,7 @@ from densenet_cli.images.encoded import Encoded, opened
 from densenet_cli.images.formats import identify
 from densenet_cli.images.orientation import orientation_of, upright
 from densenet_cli.images.pillow import quieten
-from densenet_cli.images.preprocessing import Picture, Preprocessing, apply
+from densenet_cli.images.preprocessing import Picture, Preprocessing, apply, squares
 from densenet_cli.images.reasons import reason
 from densenet_cli.images.sources import Source
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.headers import Size
     from densenet_cli.images.preprocessing import Box
 
-__all__ = ["DecodeBudget", "decode", "load"]
+__all__ = ["DecodeBudget", "decode", "guarded", "load", "load_bytes"]
 
 T = TypeVar("T")
 
@@ -49,20 +49,16 @@ def load(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | No
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
-    thumbnail = source.thumbnail
+    return guarded(lambda: _load(source, _seen(source, preprocessing, apply), budget))
 
-    def use(picture: Picture) -> NDArray[np.uint8]:
-        if thumbnail:
-            thumbnail.take(picture)
-        return apply(picture, preprocessing)
 
-    aim = _Aim(
-        use,
-        preprocessing.least_side,
-        max(preprocessing.shorter_side, thumbnail.side if thumbnail else 0),
-        as_is=preprocessing.way == "keras",
-    )
-    return _guarded(source, aim, budget)
+def load_bytes(source: Source, preprocessing: Preprocessing, budget: DecodeBudget | None = None) -> bytes:
+    """The same pixels as they lie in ``load``'s array, without numpy where the picture has no more than 8 bits."""
+
+    def use(picture: Picture, preprocessing: Preprocessing) -> bytes:
+        return b"".join(square.tobytes() for square in squares(picture, preprocessing))
+
+    return guarded(lambda: _load(source, _seen(source, preprocessing, use), budget))
 
 
 def decode(source: Source, least_side: int | None = None, budget: DecodeBudget | None = None) -> Picture:
@@ -77,7 +73,7 @@ def decode(source: Source, least_side: int | None = None, budget: DecodeBudget |
     Raises:
         PictureError: one of its subclasses, and nothing else, whatever the picture.
     """
-    return _guarded(source, _Aim(lambda picture: picture, least_side), budget)
+    return guarded(lambda: _load(source, _Aim(lambda picture: picture, least_side), budget))
 
 
 @dataclass(frozen=True)
@@ -97,10 +93,28 @@ class _Aim(Generic[T]):
     as_is: bool = False
 
 
-def _guarded(source: Source, aim: _Aim[T], budget: DecodeBudget | None) -> T:
+def _seen(source: Source, preprocessing: Preprocessing, use: Callable[[Picture, Preprocessing], T]) -> _Aim[T]:
+    """To fill the source's thumbnail, and to make of the picture what a network sees."""
+    thumbnail = source.thumbnail
+
+    def take(picture: Picture) -> T:
+        if thumbnail:
+            thumbnail.take(picture)
+        return use(picture, preprocessing)
+
+    return _Aim(
+        take,
+        preprocessing.least_side,
+        max(preprocessing.shorter_side, thumbnail.side if thumbnail else 0),
+        as_is=preprocessing.way == "keras",
+    )
+
+
+def guarded(task: Callable[[], T]) -> T:
+    """What ``task`` gives. Whatever it raises becomes a ``PictureError``, other errors of ours aside."""
     try:
-        return _load(source, aim, budget or UNLIMITED)
-    except PictureError as error:
+        return task()
+    except DensenetError as error:
         failure = error
     except Exception as error:
         failure = UnreadableImage(reason(error))
@@ -109,7 +123,8 @@ def _guarded(source: Source, aim: _Aim[T], budget: DecodeBudget | None) -> T:
     raise failure.with_traceback(None)
 
 
-def _load(source: Source, aim: _Aim[T], budget: DecodeBudget) -> T:
+def _load(source: Source, aim: _Aim[T], budget: DecodeBudget | None) -> T:
+    budget = budget or UNLIMITED
     quieten(budget)
     match source.kind:
         case "nothing":

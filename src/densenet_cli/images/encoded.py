@@ -46,7 +46,7 @@ def opened(source: Source) -> Iterator[Encoded]:
         with _open_file(source.origin) as stream:
             yield Encoded(stream, os.fstat(stream.fileno()).st_size, in_memory=False)
     else:
-        data = _read(source)
+        data = read(source)
         yield Encoded(io.BytesIO(data), len(data), in_memory=True)
 
 
@@ -84,7 +84,8 @@ def _kind(mode: int) -> str:
     return "something else"
 
 
-def _read(source: Source) -> bytes:
+def read(source: Source) -> bytes:
+    """The bytes of a source of kind url, stdin, bytes or file. Raises as ``opened`` does."""
     match source.kind:
         case "url":
             from densenet_cli.network import fetch

@@ -110,17 +110,21 @@ def apply(picture: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The pixels the network sees, uint8 of (crops, input_size, input_size, 3)."""
     import numpy as np
 
+    return np.stack([np.asarray(square) for square in squares(picture, preprocessing)])
+
+
+def squares(picture: Picture, preprocessing: Preprocessing) -> list[Image]:
+    """The same as ``crops`` pictures in RGB."""
     side = preprocessing.input_size
     match preprocessing.way:
         case "crop":
-            squares = _crops(picture, preprocessing)
+            return _crops(picture, preprocessing)
         case "squash":
-            squares = [_resize(picture, (side, side))]
+            return [_resize(picture, (side, side))]
         case "pad":
-            squares = [_pad(picture, side)]
+            return [_pad(picture, side)]
         case _:
-            squares = [_nearest(picture.image, side)]
-    return np.stack([np.asarray(square) for square in squares])
+            return [_nearest(picture.image, side)]
 
 
 def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:

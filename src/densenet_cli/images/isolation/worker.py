@@ -1,0 +1,262 @@
+"""The parent's end of one decoding process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from math import prod
+from typing import TYPE_CHECKING
+
+from densenet_cli.errors import (
+    DecoderCrashed,
+    DecodingTimedOut,
+    ImageTooLarge,
+    IsolationError,
+    PictureError,
+    SourceNotFound,
+    SourceUnreadable,
+    UnreadableImage,
+)
+from densenet_cli.images.budget import MEGABYTE, DecodeBudget
+from densenet_cli.images.isolation.messages import Words, packed, received
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from densenet_cli.images.preprocessing import Preprocessing
+    from densenet_cli.images.thumbnails import Thumbnail
+
+CODE = (
+    "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
+    "from densenet_cli.images.isolation.child import main; main(**settings)"
+)
+"""What the process runs: its modules come from where this one's come from."""
+
+START_LIMIT = 60.0
+"""Seconds in which an interpreter has to be there."""
+
+END_LIMIT = 2.0
+"""Seconds to wait for a process to be gone. One that the system won't let go (a network's folder) is left to it."""
+
+THUMBNAIL_LIMIT = 1 << 16
+"""Bytes of a thumbnail, at most."""
+
+ERRORS: dict[object, type[PictureError]] = {
+    kind.__name__: kind for kind in (SourceNotFound, SourceUnreadable, UnreadableImage, ImageTooLarge)
+}
+"""What a process may say of a picture. Any other word is an ``UnreadableImage``."""
+
+
+class Worker:
+    """A process that decodes one picture at a time.
+
+    Args:
+        budget: the memory that the pictures of all processes share.
+        timeout: seconds that a picture may take, the wait for memory not counted; None for no limit.
+
+    Attributes:
+        pictures: how many it was given.
+        is_free: whether it can be given another: never again once anything went wrong.
+
+    Raises:
+        IsolationError: the system starts no process.
+    """
+
+    def __init__(self, budget: DecodeBudget, timeout: float | None) -> None:
+        self.pictures = 0
+        self.is_free = True
+        self._budget, self._timeout = budget, timeout
+        self._is_ready = False
+        self._folder = _current_folder()
+        try:
+            self._connection, theirs = socket.socketpair()
+            with theirs:
+                settings = {
+                    "path": sys.path,
+                    "connection": theirs.fileno(),
+                    "decode_memory": budget.bytes // MEGABYTE,
+                }
+                self._process = subprocess.Popen(
+                    # Without -P a module in the current folder, among pictures from anywhere, would be imported.
+                    [sys.executable, "-P", "-c", CODE, json.dumps(settings)],
+                    stdin=subprocess.PIPE,  # closes when this process ends, and says so
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+        except OSError as error:
+            raise IsolationError(f"No process to decode in can be started: {error.strerror}.") from error
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can decode.
+
+        Raises:
+            IsolationError: it never will.
+        """
+        if self._is_ready:
+            return
+        try:
+            received(_Clock(self._connection, START_LIMIT).read, most=0)
+        except (OSError, EOFError, ValueError):
+            raise IsolationError(f"No process to decode in can be started: one {self._ending()}.") from None
+        self._is_ready = True
+
+    def load(
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None
+    ) -> NDArray[np.uint8]:
+        """What ``decoding.load`` gives.
+
+        Args:
+            kind: "path" or "bytes".
+            origin: the path as the system has it, or a picture's file.
+            preprocessing: which part of it, at which size.
+            thumbnail: to be filled; None where nobody wants one.
+
+        Raises:
+            DecoderCrashed, DecodingTimedOut: the process is gone, or is to go.
+            PictureError: as ``decoding.load`` does.
+        """
+        self.pictures += 1
+        self.is_free = False
+        try:
+            words, data = self._ask(kind, origin, preprocessing, thumbnail)
+            if "error" in words:
+                failure = ERRORS.get(words["error"], UnreadableImage)(str(words["message"]))
+            else:
+                failure, pixels = None, _pixels(data, preprocessing, thumbnail)
+        except TimeoutError:
+            raise DecodingTimedOut(f"Decoding it took longer than {self._timeout:g} seconds (--timeout).") from None
+        except (OSError, EOFError):
+            raise DecoderCrashed(f"The process that decoded it {self._ending()}.") from None
+        except (ValueError, TypeError, KeyError):
+            raise DecoderCrashed("The process that decoded it gave an answer without sense.") from None
+        self.is_free = not words.get("last")
+        if failure:
+            raise failure
+        return pixels
+
+    def _ask(
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None
+    ) -> tuple[Words, bytes]:
+        """The answer to a picture, memory reserved for it in between."""
+        clock = _Clock(self._connection, self._timeout)
+        if kind == "path" and (folder := _current_folder()) != self._folder:
+            origin = os.path.join(folder, origin)  # the process is still where this one was when it was started
+        picture = {"kind": kind, "preprocessing": asdict(preprocessing), "thumbnail": thumbnail is not None}
+        with ExitStack() as reserved:
+            words, data = clock.ask(picture, origin)
+            if "reserve" in words:
+                needed = int(words["reserve"])
+                if not 0 <= needed <= self._budget.bytes:
+                    raise ValueError(needed)
+                reserved.enter_context(self._budget.reserve(needed))
+                words, data = clock.ask({"go": True}, most=prod(_shape(preprocessing)) + THUMBNAIL_LIMIT)
+        return words, data
+
+    def _ending(self) -> str:
+        """How the process ended: the verb of a sentence."""
+        try:
+            status = self._process.wait(END_LIMIT)
+        except subprocess.TimeoutExpired:
+            return "stopped talking"
+        if status >= 0:
+            return f"ended (exit status {status})"
+        if status == -signal.SIGKILL:
+            return "was killed (SIGKILL), by somebody or for want of memory"
+        with suppress(ValueError):
+            return f"crashed ({signal.Signals(-status).name})"
+        return f"crashed (signal {-status})"
+
+    def kill(self) -> None:
+        """End it now, whatever it is doing; whoever waits for its answer gets an error."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """End it, and leave nothing of it behind. Nobody may be waiting for its answer."""
+        self.kill()
+        self._connection.close()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it is gone."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_LIMIT)
+
+
+class _Clock:
+    """Talks to a process for no longer than ``seconds``, those between an answer and the next question not counted."""
+
+    def __init__(self, connection: socket.socket, seconds: float | None) -> None:
+        self._connection = connection
+        self._left = seconds
+        self._begun = time.monotonic()
+
+    def ask(self, words: Words, data: bytes = b"", most: int = 0) -> tuple[Words, bytes]:
+        """Say something and hear the answer, with no more than ``most`` bytes of data.
+
+        Raises:
+            TimeoutError: the time is over.
+            OSError, EOFError: the process is gone.
+            ValueError: it says something else than messages.
+        """
+        self._begun = time.monotonic()
+        for part in (packed(words, len(data)), data):
+            self._limit()
+            self._connection.sendall(part)
+        answer = received(self.read, most)
+        if self._left is not None:
+            self._left -= time.monotonic() - self._begun
+        return answer
+
+    def read(self, size: int) -> bytes:
+        """Exactly that many bytes."""
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            self._limit()
+            read = self._connection.recv_into(view)
+            if not read:
+                raise EOFError
+            view = view[read:]
+        return bytes(data)
+
+    def _limit(self) -> None:
+        """Let the next operation take no longer than there is time."""
+        left = None if self._left is None else self._begun + self._left - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+
+
+def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
+
+
+def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None) -> NDArray[np.uint8]:
+    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't of that size."""
+    import numpy as np
+
+    shape = _shape(preprocessing)
+    size = prod(shape)
+    if thumbnail:
+        thumbnail.jpeg = bytes(data[size:])
+        data = data[:size]
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _current_folder() -> bytes:
+    """Empty where it was deleted, or can't be told."""
+    try:
+        return os.getcwdb()
+    except OSError:
+        return b""

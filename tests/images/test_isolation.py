@@ -1,0 +1,330 @@
+"""Decoding in processes of its own: the same pixels and errors, and a decoder that fails costs one picture."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from densenet_cli.errors import (
+    DecoderCrashed,
+    DecodingTimedOut,
+    ImageTooLarge,
+    IsolationError,
+    PictureError,
+    UnreadableImage,
+)
+from densenet_cli.images import decoding
+from densenet_cli.images.isolation import workers as pool
+from densenet_cli.images.isolation.workers import Workers
+from densenet_cli.images.preprocessing import WAYS, Preprocessing
+from densenet_cli.images.sources import Source, from_object
+from densenet_cli.images.thumbnails import Thumbnail
+from tests.support.decoders.pillow_heif import BEHAVIOURS, heic
+from tests.support.pictures import ENCODINGS, encode, photograph, rotated
+
+DECODERS = Path(__file__).parents[1] / "support" / "decoders"
+PREPROCESSING = Preprocessing(input_size=32)
+BUDGET = 50
+GRAY = 130
+
+
+@pytest.fixture(autouse=True)
+def decoders(monkeypatch):
+    monkeypatch.syspath_prepend(DECODERS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def started():
+    """Makes ``Workers`` that are closed at the end."""
+    made = []
+
+    def start(megabytes: int = BUDGET, timeout: float | None = None) -> Workers:
+        made.append(Workers(decoding.DecodeBudget(megabytes), timeout))
+        return made[-1]
+
+    yield start
+    for workers in made:
+        workers.close()
+
+
+@pytest.fixture
+def workers(started):
+    return started()
+
+
+def outcome(load, picture, preprocessing=PREPROCESSING):
+    """Pixels, or an error's type and message."""
+    try:
+        return load(from_object(picture), preprocessing)
+    except PictureError as error:
+        return type(error), str(error)
+
+
+def decoded(workers, behaviour, colour=GRAY):
+    return outcome(workers.load, heic(behaviour, colour))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def is_good(result, colour=GRAY):
+    return isinstance(result, np.ndarray) and result.shape == (1, 32, 32, 3) and (result == colour).all()
+
+
+def in_process(source, preprocessing):
+    return decoding.load(source, preprocessing, decoding.DecodeBudget(BUDGET))
+
+
+def assert_same(workers, picture, preprocessing=PREPROCESSING):
+    expected, got = outcome(in_process, picture, preprocessing), outcome(workers.load, picture, preprocessing)
+    if isinstance(expected, np.ndarray):
+        assert isinstance(got, np.ndarray), got
+        assert got.dtype == np.uint8
+        np.testing.assert_array_equal(got, expected)
+    else:
+        assert got == expected
+
+
+def test_the_same_pixels_of_every_format_and_mode(workers):
+    for encoding in ENCODINGS:
+        assert_same(workers, encoding.encode(photograph("coffee", (90, 60))))
+    assert len(psutil.Process().children()) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_pixels_whatever_the_preprocessing(workers, way):
+    picture = rotated(photograph("coffee", (700, 500)), 6)
+    for size in (32, 100):
+        assert_same(workers, picture, Preprocessing(way, size))
+    assert_same(workers, picture, Preprocessing(way, exact=True))
+    if way == "crop":
+        assert_same(workers, picture, Preprocessing(way, ten_crop=True))
+
+
+def test_the_same_errors(workers, tmp_path):
+    good = encode(photograph("coffee", (300, 200)), "PNG")
+    jpeg = encode(photograph("coffee", (300, 200)), "JPEG")
+    files = {
+        "empty": b"",
+        "text": b"this is text",
+        "postscript": b"%!PS",
+        "half.png": good[: len(good) // 2],
+        "head.png": good[:20],
+        "half.jpg": jpeg[: len(jpeg) // 2],
+        "no more.jpg": jpeg[:3],
+        "large.png": encode(Image.new("L", (9000, 9000)), "PNG"),
+        "good.png": good,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        assert_same(workers, data)
+        assert_same(workers, tmp_path / name)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("nowhere")
+    for path in ("fifo", "link", "none", "", "good.png/x", "x" * 300, "a\0b", "a\ud800"):
+        assert_same(workers, str(tmp_path / path) if path else path)
+    assert_same(workers, "/dev/zero")
+    assert_same(workers, Source("x", None, "nothing", UnreadableImage("It says so.")))
+    assert len(psutil.Process().children()) == 1
+
+
+class Failing(io.BytesIO):
+    def read(self, size=-1):
+        raise OSError(5, "Input/output error")
+
+
+def test_every_kind_of_picture(workers, tmp_path, monkeypatch):
+    data = encode(photograph("coffee", (90, 60)), "PNG")
+    name = os.fsdecode(b"caf\xe9\n.png")
+    (tmp_path / name).write_bytes(data)
+    image = Image.open(io.BytesIO(data))
+    for picture in (tmp_path / name, data, bytearray(data), image, np.asarray(image)):
+        assert_same(workers, picture)
+    for file in (lambda: io.BytesIO(data), lambda: io.StringIO("text"), lambda: Failing(data)):
+        np.testing.assert_equal(outcome(workers.load, file()), outcome(in_process, file()))
+    monkeypatch.chdir(tmp_path)  # the process is still elsewhere
+    assert_same(workers, name)
+    assert_same(workers, f"./{name}")
+
+
+def test_the_same_thumbnail(workers):
+    data = encode(photograph("coffee"), "JPEG")
+    mine, theirs = (Source("x", data, "bytes", None, Thumbnail()) for _ in range(2))
+    np.testing.assert_array_equal(
+        workers.load(mine, PREPROCESSING), decoding.load(theirs, PREPROCESSING, decoding.DecodeBudget(BUDGET))
+    )
+    assert mine.thumbnail.jpeg == theirs.thumbnail.jpeg
+    assert mine.thumbnail.jpeg.startswith(b"\xff\xd8")
+
+
+CRASHES = {
+    "segmentation fault": "crashed (SIGSEGV)",
+    "abort": "crashed (SIGABRT)",
+    "abort as it is opened": "crashed (SIGABRT)",
+    "exit": "ended (exit status 0)",
+    "leave": "ended (exit status 0)",
+    "killed": "was killed (SIGKILL), by somebody or for want of memory",
+    "swell in C": "crashed (SIGABRT)",
+}
+
+
+@pytest.mark.parametrize("behaviour", CRASHES)
+def test_a_crash_is_one_error(workers, behaviour):
+    message = f"The process that decoded it {CRASHES[behaviour]}."
+    assert is_good(decoded(workers, "decode"))
+    assert decoded(workers, behaviour) == (DecoderCrashed, message)
+    assert is_good(decoded(workers, "decode"))
+    assert decoded(workers, behaviour) == (DecoderCrashed, message)
+
+
+@pytest.mark.parametrize("behaviour", ["swell", "swell as it is opened"])
+def test_one_that_swells_runs_out_of_memory(workers, behaviour):
+    for _ in range(2):
+        kind, message = decoded(workers, behaviour)
+        assert kind is UnreadableImage and "not enough memory" in message
+        assert is_good(decoded(workers, "decode"))
+
+
+def test_a_leak_does_not_add_up(workers):
+    for _ in range(20):
+        assert is_good(decoded(workers, "leak"))
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "hang with the interpreter's lock", "hang as it is opened", "stop"])
+def test_one_that_hangs_runs_out_of_time(started, behaviour):
+    workers = started(timeout=0.3)
+    assert is_good(decoded(workers, "decode"))
+    begun = time.monotonic()
+    message = "Decoding it took longer than 0.3 seconds (--timeout)."
+    assert decoded(workers, behaviour) == (DecodingTimedOut, message)
+    assert 0.3 <= time.monotonic() - begun < 5
+    assert is_good(decoded(workers, "decode"))
+
+
+@pytest.mark.parametrize("behaviour", [name for name in BEHAVIOURS if name.startswith(("say", "ask", "close"))])
+def test_one_that_was_taken_over_gives_one_error(started, behaviour):
+    workers = started(timeout=5)
+    assert decoded(workers, behaviour)[0] is DecoderCrashed
+    assert is_good(decoded(workers, "decode"))
+
+
+@pytest.mark.parametrize("behaviour", ["messages", "deaf to interrupts"])
+def test_what_does_no_harm(workers, capfd, behaviour):
+    assert is_good(decoded(workers, behaviour))
+    assert capfd.readouterr() == ("", "")
+    assert len(psutil.Process().children()) == 1
+
+
+def test_the_next_picture_does_not_pay(workers):
+    assert is_good(decoded(workers, "corrupt"))
+    assert is_good(decoded(workers, "decode"))
+
+
+def test_one_killed_between_two_pictures_is_not_missed(workers):
+    assert is_good(decoded(workers, "decode"))
+    (child,) = psutil.Process().children()
+    child.kill()
+    assert is_good(decoded(workers, "decode"))
+
+
+def test_two_at_the_same_time(workers):
+    names = ["abort", "decode", "segmentation fault", "decode", "abort", "abort", "decode", "swell in C", "decode"]
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(lambda name: decoded(workers, name), names))
+    assert [is_good(result) for result in results] == [name == "decode" for name in names]
+    assert len(psutil.Process().children()) <= 3
+
+
+def test_all_share_one_budget_and_the_wait_for_it_costs_no_time(started, tmp_path):
+    workers = started(megabytes=5, timeout=0.4)
+    decoded(workers, "decode")
+    with ThreadPoolExecutor(1) as thread:
+        with workers._budget.reserve(workers._budget.bytes):
+            waiting = thread.submit(outcome, workers.load, heic("decode", GRAY, mark=tmp_path / "mark"))
+            time.sleep(0.8)
+            assert not (tmp_path / "mark").exists()
+        assert is_good(waiting.result(20))
+
+
+@pytest.mark.parametrize("behaviour", ["abort", "hang", "swell", "ask twice", "decode"])
+def test_what_was_reserved_is_given_back(started, behaviour):
+    workers = started(timeout=1)
+    decoded(workers, behaviour)
+    assert workers._budget._free == workers._budget.bytes
+
+
+def test_more_than_the_budget_is_refused_there(started):
+    assert decoded(started(megabytes=1), "decode")[0] is ImageTooLarge
+
+
+def test_close_ends_those_at_work(started, tmp_path):
+    workers = started()
+    mark = tmp_path / "mark"
+    with ThreadPoolExecutor(2) as threads:
+        jobs = [threads.submit(outcome, workers.load, heic("hang", mark=mark)) for _ in range(2)]
+        wait_for(lambda: mark.exists() and len(mark.read_text().splitlines()) == 2)
+        workers.close()
+        for job in jobs:
+            assert job.result(20) == (DecoderCrashed, f"The process that decoded it {CRASHES['killed']}.")
+    with pytest.raises(IsolationError, match="closed"):
+        workers.load(from_object(heic("decode")), PREPROCESSING)
+
+
+@pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false"])
+def test_no_process_can_be_started(started, monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(IsolationError, match=r"No such file|exit status 1"):
+        decoded(started(), "decode")
+
+
+def test_a_start_that_fails_once_is_tried_again(workers, monkeypatch):
+    real, begun = pool.Worker, []
+
+    def start(*arguments):
+        with monkeypatch.context() as patch:
+            if not begun:
+                patch.setattr(sys, "executable", "/bin/false")
+            begun.append(1)
+            return real(*arguments)
+
+    monkeypatch.setattr(pool, "Worker", start)
+    decoded(workers, "abort")
+    assert is_good(decoded(workers, "decode"))
+    assert len(begun) >= 2
+
+
+def test_modules_come_from_no_folder_of_pictures(started, tmp_path, monkeypatch):
+    """The current folder may be one that anybody filled."""
+    for name in ("json", "struct", "PIL", "densenet_cli"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'hijacked')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert is_good(decoded(started(), "decode"))
+    assert not (tmp_path / "hijacked").exists()
+
+
+def test_signals(workers):
+    decoded(workers, "decode")
+    (child,) = psutil.Process().children()
+    os.kill(child.pid, signal.SIGINT)
+    assert is_good(decoded(workers, "decode"))
+    assert psutil.Process().children() == [child]
