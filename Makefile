@@ -44,6 +44,9 @@ format: $(INSTALLED) ## Bring the code into form
 docs: $(INSTALLED) ## Write the help pages in docs/ anew
 	$(BIN)/python scripts/help_pages.py
 
+site: $(INSTALLED) ## Build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 benchmark: $(INSTALLED) ## Measure speed beside Keras (about 20 minutes)
 	$(BIN)/python benchmarks/run.py
 
@@ -54,6 +57,6 @@ wheel: $(INSTALLED) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help venv demo test test-slow test-backends fuzz lint format docs benchmark check-published wheel clean
+.PHONY: help venv demo test test-slow test-backends fuzz lint format docs site benchmark check-published wheel clean

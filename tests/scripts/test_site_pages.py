@@ -1,0 +1,106 @@
+"""The documentation as a site: whole, and asking for nothing that lies elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from densenet_cli.cli import COMMANDS
+from scripts import site_pages
+from scripts.site_pages import DOCS, ROOT
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    listed += [f"{name}.md" for name in COMMANDS]
+    pages = [site_pages.place(page) for page in {*site_pages.PAGES, *DOCS.rglob("*.md")}]
+    assert sorted(listed) == sorted(pages), "nav in mkdocs.yml lists them"
+
+
+def test_links_follow():
+    readme, tiny = ROOT / "README.md", DOCS / "models" / "tiny.md"
+    text = "[a](docs/summary.md#options) [b](LICENSE) [c](https://x.org/docs/summary.md)\n```\n[d](LICENSE)\n```\n"
+    page = ROOT / "CONTRIBUTING.md"
+    assert site_pages.relinked("[a](docs/architecture.md#errors)", page) == "[a](architecture.md#errors)"
+    assert site_pages.relinked("[a](../../recipes/tiny.toml)", tiny) == "[a](../files/recipes/tiny.toml)"
+    assert (
+        site_pages.relinked("[a](../README.md) [b](nowhere.md)", DOCS / "index.md") == "[a](index.md) [b](nowhere.md)"
+    )
+    assert site_pages.relinked(text, readme).startswith("[a](summary.md#options) [b](")
+    assert site_pages.relinked(text, readme).endswith("[c](https://x.org/docs/summary.md)\n```\n[d](LICENSE)\n```\n")
+
+
+LOADED = {"link": "href", "script": "src", "img": "src", "source": "srcset", "iframe": "src", "image": "href"}
+"""Where elements name what a browser fetches at once."""
+
+
+class _Page(HTMLParser):
+    """What a page links to, what it loads, and what in it can be linked to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors = {"", "__comments"}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if found.get("id"):
+            self.anchors.add(found["id"])
+        if tag == "a" and found.get("href") is not None:
+            self.links.append(found["href"])
+        if found.get("rel") != "canonical" and found.get(LOADED.get(tag)):
+            self.loaded.append(found[LOADED[tag]])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages of the site by their paths, built as strictly as ``make site`` does."""
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return {path: _Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html") if path.name != "404.html"}
+
+
+def test_links_of_the_site_lead_somewhere(site):
+    assert len(site) > 15
+    for path, page in site.items():
+        for link in page.links + page.loaded:
+            parts = urlsplit(link)
+            if parts.scheme:
+                continue
+            target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
+            target = target / "index.html" if target.is_dir() else target
+            assert target.is_file(), f"{path.name} links to {link}"
+            if target in site:
+                assert unquote(parts.fragment) in site[target].anchors, f"{path.name} links to {link}"
+
+
+def test_opening_a_page_asks_for_nothing_elsewhere(site):
+    folder = next(iter(site)).parent
+    for path, page in site.items():
+        assert [link for link in page.loaded if urlsplit(link).netloc] == [], path.name
+    for sheet in folder.rglob("*.css"):
+        assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)]+", sheet.read_text(encoding="utf-8")) == []
+
+
+def test_what_the_pages_say_can_be_searched(site):
+    index = next(iter(site)).parent / "search" / "search_index.json"
+    for path in site:
+        assert f'"location":"{path.name}"' in index.read_text() or path.parent.name == "models"
