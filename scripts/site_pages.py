@@ -25,6 +25,7 @@ PAGES = {
 FILES = "files"
 """The site's folder for what else lies outside of ``docs/``."""
 LINK = re.compile(r"(\]\(|<img [^>]*?src=\"|<source [^>]*?srcset=\"|<a href=\")([^)\s\"#]+)")
+ITEM = re.compile(r"^- \[(.+?)\]\((\S+\.md)\)", re.MULTILINE)
 FENCED = re.compile(r"^(```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
@@ -61,13 +62,23 @@ def relinked(text: str, page: Path) -> str:
     return "".join(parts)
 
 
-def on_config(config: Any) -> None:
-    """The commands into the navigation, as ``densenet --help`` lists them."""
+def listed() -> dict[str, list[dict[str, str]]]:
+    """The pages that ``docs/index.md`` lists, in its order, as MkDocs' navigation: those of commands, and the others."""
     from densenet_cli.cli import COMMANDS
 
+    sections: dict[str, list[dict[str, str]]] = {"Commands": [], "Reference": []}
+    for title, path in ITEM.findall((DOCS / "index.md").read_text(encoding="utf-8")):
+        section = "Commands" if path.removesuffix(".md") in COMMANDS else "Reference"
+        sections[section].append({title.replace("`", "").removeprefix("densenet "): path})
+    return sections
+
+
+def on_config(config: Any) -> None:
+    """The pages that ``docs/index.md`` lists into the empty sections of the navigation."""
+    sections = listed()
     for section in config.nav:
-        if "Commands" in section:
-            section["Commands"] = [{name: f"{name}.md"} for name in COMMANDS]
+        for title in sections.keys() & section.keys():
+            section[title] = sections[title]
 
 
 def on_files(files: Any, config: Any) -> Any:
