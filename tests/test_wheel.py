@@ -72,7 +72,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {"py.typed", "data/imagenet.tsv", "data/README.md", "cli/__init__.py"} <= inside
     others = {name.split("/", 1)[1] for name in names if not name.startswith("densenet_cli/")}
     assert others == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-    assert not [name for name in names if name.endswith((".jpg", ".png", ".pyc")) or "test" in name.lower()]
+    assert not [name for name in names if name.endswith((".png", ".pyc")) or "test" in name.lower()]
+    pictures = [name for name in names if name.endswith(".jpg")]
+    assert len(pictures) == 4 and {name.rpartition("/")[0] for name in pictures} == {"densenet_cli/data/pictures"}
     assert wheel.stat().st_size < MOST_BYTES
 
 
@@ -82,7 +84,7 @@ def test_its_metadata(wheel):
         metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["Name"] == "densenet-cli"
     assert metadata["License-Expression"] == "MIT"
-    assert {"test", "dev", "bench", "heic"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"test", "dev", "bench", "heic", "tflite"} <= set(metadata.get_all("Provides-Extra", []))
     needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line}
     assert {"tensorflow", "numpy", "pillow", "click", "rich", "onnx", "onnxruntime", "h5py", "safetensors"} <= needed
     assert metadata.get_payload().startswith("# densenet\n")

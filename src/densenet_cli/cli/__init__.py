@@ -27,6 +27,7 @@ COMMANDS = {
     "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
     "evaluate": "Measure a model on pictures whose classes are known.",
     "train": "Train a network of your own on class folders.",
+    "export": "Write a model for other tools: ONNX, TensorFlow, LiteRT, PyTorch.",
     "benchmark": "Measure what this machine does with a model.",
     "download-weights": "Fetch the published weights and check them.",
     "cache": "Show what is stored on this machine; prune or verify it.",

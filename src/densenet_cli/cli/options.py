@@ -38,7 +38,9 @@ THREADS_OPTION = click.option(
     help="Threads that decode and compute.",
 )
 
-MODEL_OPTIONS = (
+OFFLINE_OPTION = click.option("--offline", is_flag=True, help="Never touch the network.")
+
+WHICH_MODEL_OPTIONS = (
     click.option(
         "--variant",
         type=click.Choice(list(registry.VARIANTS)),
@@ -62,6 +64,9 @@ MODEL_OPTIONS = (
         help="How a picture becomes the network's input: shorter side then centre; straight; with borders; "
         "exactly as keras.utils.load_img.  [default: the model's own, else crop]",
     ),
+)
+MODEL_OPTIONS = (
+    *WHICH_MODEL_OPTIONS,
     click.option("--exact", is_flag=True, help="Never decode a large JPEG at reduced scale (slower)."),
     click.option("--ten-crop", is_flag=True, help="Average over ten crops of each picture (with crop only)."),
     click.option(
@@ -92,7 +97,7 @@ MODEL_OPTIONS = (
     ),
     BATCH_SIZE_OPTION,
     THREADS_OPTION,
-    click.option("--offline", is_flag=True, help="Never touch the network."),
+    OFFLINE_OPTION,
 )
 
 SOURCE_OPTIONS = (
@@ -116,6 +121,11 @@ def model_options_but_pace(function: F) -> F:
     """``model_options`` without ``--batch-size`` and ``--threads``, for a command that gives them another meaning."""
     pace = (BATCH_SIZE_OPTION, THREADS_OPTION)
     return _add(tuple(option for option in MODEL_OPTIONS if option not in pace), function)
+
+
+def which_model_options(function: F) -> F:
+    """Those of ``MODEL_OPTIONS`` that say which model it is, and not how it is run."""
+    return _add((*WHICH_MODEL_OPTIONS, OFFLINE_OPTION), function)
 
 
 def source_options(function: F) -> F:

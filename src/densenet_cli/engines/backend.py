@@ -10,13 +10,13 @@ from contextlib import contextmanager
 def load() -> None:
     """Import Keras, on the backend that ``KERAS_BACKEND`` names, else TensorFlow. It takes seconds."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silence():
+    with silence():
         import keras  # noqa: F401
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Drop what is written to standard error: TensorFlow's first lines come before it reads its log level."""
+def silence() -> Iterator[None]:
+    """Drop what is written to standard error, by C++ too: some of TensorFlow's lines heed no log level."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -171,11 +171,16 @@ def write(
     config: DenseNetConfig,
     metadata: ModelMetadata | None = None,
     dtype: str = "float32",
+    *,
+    for_torch: bool = False,
+    properties: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint that ``checkpoint.read`` reads back; at any moment ``path`` is the old file or the new one.
 
     With ``dtype`` "float16" the kernels are halved; vectors stay float32, since they are a few per cent of the bytes
-    and variances near epsilon would lose most of their digits. The same arguments give the same bytes.
+    and variances near epsilon would lose most of their digits. With ``for_torch`` variances are moved to torchvision's
+    epsilon, so that the sum stays the same, and the counters are there that a ``state_dict`` of torch has.
+    ``properties`` are further metadata. The same arguments give the same bytes.
 
     Raises:
         ValueError: the arrays aren't those of ``config``, or aren't finite.
@@ -195,28 +200,33 @@ def write(
         for torch_array, name in torch_arrays.items():
             if name not in shapes[layer]:
                 continue
-            values = arrays[layer][name]
+            values: Any = arrays[layer][name]
+            if for_torch and name == "moving_variance":
+                values = values.astype(np.float64) + (BN_EPSILON - TORCH_EPSILON)
             with np.errstate(over="ignore"):
                 values = values.astype(dtype if values.ndim > 1 else "float32")
             if not np.isfinite(values).all():
                 raise ValueError(f"{layer}'s {name} holds values that are not finite in {dtype}")
             values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
             stored[f"{torch_layer}.{torch_array}"] = np.ascontiguousarray(values)
-    data = save(stored, {METADATA_KEY: _to_json(config, metadata or ModelMetadata())})
+        if for_torch and "gamma" in shapes[layer]:
+            stored[f"{torch_layer}.num_batches_tracked"] = np.zeros((), np.int64)
+    said = _to_json(config, metadata or ModelMetadata(), TORCH_EPSILON if for_torch else BN_EPSILON)
+    data = save(stored, {**(properties or {}), METADATA_KEY: said})
     try:
         durable.write_aside(Path(path), [data]).close()
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror}.") from error
 
 
-def _to_json(config: DenseNetConfig, metadata: ModelMetadata) -> str:
+def _to_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
     labels = metadata.labels and [[label.index, label.id, label.name] for label in metadata.labels]
     values = {
         "config": config.to_dict(),
         "labels": labels,
         "preprocess": metadata.preprocess,
         "input_size": metadata.input_size,
-        "bn_epsilon": BN_EPSILON,
+        "bn_epsilon": bn_epsilon,
         "training": metadata.training,
         "accuracy": metadata.accuracy,
     }
