@@ -63,7 +63,7 @@ def relinked(text: str, page: Path) -> str:
 
 
 def listed() -> dict[str, list[dict[str, str]]]:
-    """The pages that ``docs/index.md`` lists, in its order, as MkDocs' navigation: those of commands, and the others."""
+    """The pages that ``docs/index.md`` lists, in its order: those of commands, and the others."""
     from densenet_cli.cli import COMMANDS
 
     sections: dict[str, list[dict[str, str]]] = {"Commands": [], "Reference": []}
