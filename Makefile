@@ -41,8 +41,9 @@ format: $(INSTALLED) ## Bring the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED) ## Write the help pages in docs/ anew
+docs: $(INSTALLED) ## Write the help pages and pictures in docs/ anew
 	$(BIN)/python scripts/help_pages.py
+	$(BIN)/python scripts/terminal_pictures.py
 
 site: $(INSTALLED) ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
