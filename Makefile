@@ -29,8 +29,9 @@ test-backends: $(INSTALLED) ## Train the same steps on TensorFlow, JAX and PyTor
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
 	$(BIN)/python -m pytest -m slow tests/training/test_backends.py
 
-fuzz: $(INSTALLED) ## Read many damaged checkpoints (about ten minutes)
+fuzz: $(INSTALLED) ## Damaged checkpoints and pictures (about half an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
+	$(BIN)/python -m tests.images.fuzz_pictures 20000
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .

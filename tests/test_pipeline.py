@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_cli.errors import UnreadableImage
-from densenet_cli.pipeline import stream
+from densenet_cli.pipeline import AHEAD, stream
 
 
 def load(source):
@@ -54,6 +54,23 @@ def test_the_walk_stays_close_ahead():
     for _ in range(10):
         next(results)
     assert len(walked) < 60
+    results.close()
+
+
+def test_many_threads_hold_no_more_than_some_batches():
+    held = threading.Semaphore(0)
+    walked = []
+
+    def sources():
+        for number in range(10_000):
+            walked.append(number)
+            yield number
+
+    results = stream(sources(), lambda source: held.acquire() and load(source), run, batch_size=2, threads=1000)
+    threading.Timer(0.3, held.release, [10_000]).start()
+    first = next(results)
+    assert len(walked) <= (3 + AHEAD) * 2 + 4
+    assert first[0] == 0
     results.close()
 
 

@@ -2,7 +2,7 @@
 
 Three kinds of threads: one walks the sources, ``threads`` decode, and the caller's runs the engine while the
 others go on. At most ``window`` pictures are between the first and the last, so memory stays flat however
-many there are. A picture that fails travels on as its error, in its place.
+many pictures and threads there are. A picture that fails travels on as its error, in its place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ S = TypeVar("S")
 PATIENCE = 0.05
 """Seconds to wait for one more source before a batch that isn't full is run: a slow writer at the other end
 of a pipe sees its results without having to close it."""
+
+AHEAD = 4
+"""Batches' worth of pictures that threads may be busy with beside those that wait: with more threads, some idle."""
 
 
 class _Slot(Generic[S]):
@@ -53,7 +56,7 @@ def stream(
         load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``PictureError``.
         run: pixels of several pictures, stacked, to arrays with a row for each of their crops; in the caller's thread.
         batch_size: pictures that ``run`` gets at once, at least 1.
-        threads: decoding threads, at least 1.
+        threads: decoding threads, at least 1; of many, ``AHEAD`` times ``batch_size`` at most are started.
         prepare: called once, while the first pictures are being decoded: whatever ``run`` needs to be loaded.
 
     Yields:
@@ -62,7 +65,8 @@ def stream(
     Raises:
         Whatever ``sources``, ``run`` or (other than ``PictureError``) ``load`` raise.
     """
-    feed = _Feed(sources, load, window=3 * batch_size + threads, threads=threads)
+    busy = min(threads, AHEAD * batch_size)
+    feed = _Feed(sources, load, window=3 * batch_size + busy, threads=busy)
     try:
         prepare()
         while batch := feed.batch(batch_size):

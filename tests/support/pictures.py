@@ -182,6 +182,6 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 def animation(format: str, frames: int = 3, size: tuple[int, int] = (120, 80)) -> bytes:
     """A film whose first picture is ``photograph("chelsea", size)`` and whose others are other photographs."""
-    names = [PHOTOGRAPHS[index % len(PHOTOGRAPHS)] for index in range(frames)]
-    first, *others = [photograph(name, size) for name in names]
+    pictures = [photograph(name, size) for name in PHOTOGRAPHS]
+    first, *others = [pictures[index % len(pictures)] for index in range(frames)]
     return encode(first, format, save_all=True, append_images=others, duration=50)

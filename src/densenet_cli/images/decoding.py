@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import DensenetError, UnreadableImage
-from densenet_cli.images import memory
+from densenet_cli.images import allocator, memory
 from densenet_cli.images.budget import UNLIMITED, DecodeBudget
 from densenet_cli.images.colour import to_rgb
 from densenet_cli.images.encoded import Encoded, opened
@@ -126,6 +126,7 @@ def guarded(task: Callable[[], T]) -> T:
 def _load(source: Source, aim: _Aim[T], budget: DecodeBudget | None) -> T:
     budget = budget or UNLIMITED
     quieten(budget)
+    allocator.give_back()
     match source.kind:
         case "nothing":
             raise source.error or UnreadableImage("There is no picture.")
