@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +220,17 @@ class Classifier:
         """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
         for source, outputs in self._stream(_expand(pictures), self._threads):
             yield source.name, outputs if isinstance(outputs, PictureError) else outputs[0]
+
+    def thumbnail(self, source: Source) -> bytes | None:
+        """A small JPEG of a picture (``images.thumbnails``), for which it is decoded anew; None where that fails."""
+        from dataclasses import replace
+
+        from densenet_cli.images.thumbnails import Thumbnail
+
+        thumbnail = Thumbnail()
+        with suppress(PictureError):
+            self._load(replace(source, thumbnail=thumbnail))
+        return thumbnail.jpeg
 
     def _stream(
         self, found: Iterable[Source], threads: int, outputs: tuple[str, ...] = ("probabilities",)

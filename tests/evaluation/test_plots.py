@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.evaluation import outputs, plots
+from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.labels import ClassLabel
 from tests.support.measured import Fake
 
@@ -45,11 +46,14 @@ def test_any_names():
 def test_the_matrix_is_the_reports():
     """Its diagonal is dark and the rest white where every picture is right."""
     fake = Fake(np.eye(4, dtype=np.float32))
-    names, counts = plots._matrix(fake.evaluate([0, 1, 2, 3]))
-    assert names == ["class 0", "class 1", "class 2", "class 3"]
+    step, counts = matrix(fake.evaluate([0, 1, 2, 3]), 1000)
+    assert step == 1
     np.testing.assert_array_equal(counts, np.eye(4))
-    _, others = plots._matrix(fake.evaluate([0, 0, 1, 1]))
+    _, others = matrix(fake.evaluate([0, 0, 1, 1]), 1000)
     np.testing.assert_array_equal(others, [[1, 1, 0], [0, 0, 2]])
+    step, shared = matrix(fake.evaluate([0, 1, 2, 3]), 2)
+    assert step == 2
+    np.testing.assert_array_equal(shared, [[2, 0], [0, 2]])
 
 
 def test_file_names():

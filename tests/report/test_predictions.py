@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +20,9 @@ from densenet_cli.images.thumbnails import Thumbnail
 from densenet_cli.report import predictions
 from densenet_cli.report.predictions import THUMBNAILS, PredictionReport
 from densenet_cli.results import Failure, Prediction, Score
-from tests.report.conftest import HOSTILE, LABELS
+from tests.report.conftest import HOSTILE, LABELS, read
 from tests.support.command import densenet, hear_interrupts
 from tests.support.pictures import encode, photograph
-
-
-class Page(HTMLParser):
-    """What a parser, which knows nothing of ours, finds on a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def rows(self):
-        return [attributes for attributes in self.of("li") if "picture" in (attributes.get("class") or "").split()]
-
-
-def read(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture

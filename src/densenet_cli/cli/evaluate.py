@@ -17,6 +17,7 @@ from densenet_cli.results import unicode
 if TYPE_CHECKING:
     from densenet_cli.evaluation import Outcome
     from densenet_cli.evaluation.collection import Collection
+    from densenet_cli.report.evaluation import Mistakes
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,6 +58,12 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Draw a confusion matrix and a reliability diagram there (PNG).",
 )
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the whole report there as a page, with the worst mistakes as pictures.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace existing output files.")
 @common_options
 def command(
@@ -67,6 +74,7 @@ def command(
     output: Path | None,
     mistakes: Path | None,
     plots: Path | None,
+    html: str | None,
     overwrite: bool,
     **model: Any,
 ) -> int:
@@ -84,6 +92,7 @@ def command(
       densenet evaluate val/
       densenet evaluate val/ --weights model.safetensors --mistakes wrong.csv
       densenet evaluate val/ --variant 169 -o report.json --plots plots/
+      densenet evaluate val/ --html report.html
       densenet evaluate --csv test.csv --format json
     """
     if folder is None and csv_file is None:
@@ -96,6 +105,13 @@ def command(
     # What can be wrong with outputs and pictures is found before weights are fetched.
     outputs = Outputs(output, mistakes, plots, overwrite)
     outputs.check()
+    worst: Mistakes | None = None
+    if html is not None:
+        from densenet_cli.report import evaluation as page
+        from densenet_cli.report.page import check
+
+        check(html, overwrite, output, mistakes)
+        worst = page.Mistakes()
     pictures = _collection(folder, csv_file)
     classifier = make_classifier(**model)
     positions = Matcher(classifier.labels).match(pictures.classes, pictures.what)
@@ -105,11 +121,16 @@ def command(
 
     tally = Tally()
     wrong: list[Outcome] = []
+    examples = pictures.examples(positions)
+    if worst:
+        examples = worst.watch(examples)
     interrupted = False
     try:
         with counting("pictures") as counter:
-            for outcome in measure(classifier, pictures.examples(positions), among=among):
+            for outcome in measure(classifier, examples, among=among):
                 tally.add(outcome)
+                if worst:
+                    worst.add(outcome)
                 if outcome.failure:
                     warn(f"{printable(outcome.name)}: {outcome.failure.type}: {printable(outcome.failure.message)}")
                 elif mistakes and outcome.is_mistake:
@@ -137,6 +158,8 @@ def command(
 
         show(report)
     outputs.write(report, wrong)
+    if html and worst:
+        page.write(Path(html), report, worst.pictures(classifier.thumbnail))
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +14,6 @@ from densenet_cli.cli.console import common_options, printable, say, warn
 from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
 from densenet_cli.errors import UsageError
 from densenet_cli.results import FORMATS
-from densenet_cli.targets import check_target
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
@@ -107,7 +105,11 @@ def command(
     as_records = kind in FORMATS
     # Contradictions in the options for output are found here, before anything is loaded.
     if html is not None:
-        _check_page(html, output, overwrite=overwrite, resume=resume)
+        if resume:
+            raise UsageError("--html shows a whole run, so it can't go with --resume; leave one of them out.")
+        from densenet_cli.report.page import check
+
+        check(html, overwrite, output)
         overwrite = overwrite and output is not None  # else it is the page's
     writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     if as_records or resume or overwrite or retry_errors:
@@ -143,20 +145,6 @@ def command(
                 warn(f"{printable(prediction.source)}: {prediction.error.type}: {printable(prediction.error.message)}")
             counter.advance()
     return 1 if failed else 0
-
-
-def _check_page(page: str, output: str | None, *, overwrite: bool, resume: bool) -> None:
-    """Raise for a page that could not be written, or would lack what an earlier run did."""
-    if resume:
-        raise UsageError("--html shows a whole run, so it can't go with --resume; leave one of them out.")
-    if page in ("", "-"):
-        raise UsageError("--html needs the name of a file.")
-    if output and os.path.realpath(page) == os.path.realpath(output):
-        raise UsageError("--html and --output name the same file.")
-    check_target(Path(page), overwrite)
-    from densenet_cli.report.page import written_at
-
-    written_at()
 
 
 def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:

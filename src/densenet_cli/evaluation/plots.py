@@ -14,6 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.evaluation.report import ClassResult, Report
 from densenet_cli.evaluation.statistics import Proportion
 from densenet_cli.results import unicode
@@ -41,7 +42,8 @@ def confusion_matrix(report: Report) -> bytes:
     """Rows are true classes, columns what they were taken for, colour the share of the row."""
     import numpy as np
 
-    names, counts = _matrix(report)
+    step, counts = matrix(report, CELLS)
+    names = [_short(result) for result in report.classes[::step]]
     rows, columns = counts.shape
     shares = np.ma.masked_equal(counts / counts.sum(axis=1, keepdims=True), 0)
     # In inches, and laid out by hand: having matplotlib measure a thousand names takes twenty seconds.
@@ -80,20 +82,6 @@ def confusion_matrix(report: Report) -> bytes:
     axes.set_ylabel("true class")
     _title(axes, f"{report.model}: {report.pictures:,} pictures, {report.top1.value:.1%} right")
     return _png(figure)
-
-
-def _matrix(report: Report) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the rows, and counts (rows, columns); one more column where pictures were taken for other classes."""
-    import numpy as np
-
-    step = -(-len(report.classes) // CELLS)
-    row_of = {result.position: number // step for number, result in enumerate(report.classes)}
-    rows = -(-len(report.classes) // step)
-    counts = np.zeros((rows, rows + 1), np.int64)
-    for (truth, predicted), count in report.confusion.items():
-        counts[row_of[truth], row_of.get(predicted, rows)] += count
-    names = [_short(result) for result in report.classes[::step]]
-    return names, counts if counts[:, rows].any() else counts[:, :rows]
 
 
 def _short(result: ClassResult) -> str:

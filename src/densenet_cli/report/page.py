@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from densenet_cli.errors import UsageError
-from densenet_cli.results import printable
+from densenet_cli.results import printable, unicode
+from densenet_cli.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +79,27 @@ def _digest(text: str) -> str:
 def data_url(data: bytes, kind: str = "jpeg") -> str:
     """A picture's file as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def check(path: str, overwrite: bool, *beside: str | os.PathLike[str] | None) -> None:
+    """Raise what writing a page would raise, as far as that can be known before the work.
+
+    Args:
+        path: the page's file, as somebody named it.
+        overwrite: whether an existing one is replaced.
+        beside: the other files that will be written, None for none.
+
+    Raises:
+        UsageError: no name of a file, or that of one of the others; an existing file; a wrong ``SOURCE_DATE_EPOCH``.
+        OutputError: a folder that is missing or can't be written.
+    """
+    if path in ("", "-"):
+        raise UsageError("--html needs the name of a file.")
+    for other in beside:
+        if other is not None and os.path.realpath(path) == os.path.realpath(other):
+            raise UsageError(f"{unicode(path)} is named twice: --html needs a file of its own.")
+    check_target(Path(path), overwrite)
+    written_at()
 
 
 def written_at() -> datetime:

@@ -1,0 +1,245 @@
+"""``densenet evaluate --html``: the report's numbers, drawn; and the worst mistakes as pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli.evaluation import Example, Outcome, measure
+from densenet_cli.images.sources import Source
+from densenet_cli.labels import ClassLabel
+from densenet_cli.report import evaluation, figures
+from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
+from tests.support.command import densenet
+from tests.support.measured import Fake
+from tests.support.pictures import encode, photograph
+
+SHOWN = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
+"""Classes whose names a folder can have, markup and all."""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Five pictures a class, one of them broken."""
+    root = tmp_path_factory.mktemp("measured")
+    rng = np.random.default_rng(3)
+    for position, label in enumerate(LABELS):
+        if label in SHOWN:
+            folder = root / str(position)
+            folder.mkdir()
+            for number in range(5):
+                photo = photograph(("chelsea", "coffee", "rocket", "astronaut")[rng.integers(4)], (60, 40))
+                noise = rng.normal(0, rng.integers(1, 200), (40, 60, 3)) + np.asarray(photo)
+                pixels = np.clip(noise, 0, 255).astype(np.uint8)
+                (folder / f"{HOSTILE}{number}.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
+    (root / "0" / "broken.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def measured(weights, pictures, tmp_path_factory):
+    """The page and the report that it is of."""
+    folder = tmp_path_factory.mktemp("page")
+    result = densenet(
+        "evaluate", pictures, "--weights", weights, "--html", folder / "page.html", "-o", folder / "report.json"
+    )
+    assert result.status == 1, result.err
+    return folder / "page.html", json.loads((folder / "report.json").read_text())
+
+
+def test_the_page(measured):
+    path, report = measured
+    page = read(path)
+    for key in ("top1", "top5"):
+        for part in ("value", "low", "high"):
+            assert f"{report[key][part]:.2%}" in page.text
+    assert f"{report['negative_log_likelihood']:.4f}" in page.text and f"{report['calibration_error']:.2%}" in page.text
+    for result in report["per_class"]:
+        assert result["label"] in page.text and f"{result['recall']:.1%}" in page.text
+    assert "An empty file." in page.text and "1 picture could not be classified" in page.text
+    wrong = report["pictures"] - report["top1"]["correct"]
+    assert 0 < wrong == len([row for row in page.rows() if "mistake" in row["class"]]) == len(page.of("img"))
+    assert len(page.of("script")) == len(page.of("style")) == 1
+
+
+def test_refusals_come_before_anything_is_loaded(pictures, tmp_path):
+    existing = tmp_path / "page.html"
+    existing.write_text("mine")
+    for arguments, status, words in (
+        ((existing,), 2, "exists; replace it by --overwrite"),
+        (("-",), 2, "needs the name of a file"),
+        ((tmp_path / "x.json", "-o", tmp_path / "x.json"), 2, "is named twice"),
+        ((tmp_path / "missing" / "page.html",), 4, "there is no folder"),
+    ):
+        result = densenet("evaluate", pictures, "--weights", tmp_path / "missing.h5", "--html", *arguments)
+        assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)
+    assert existing.read_text() == "mine"
+
+
+def test_the_worst_mistakes_come_first_and_are_few(monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST", 3)
+    sure = (0.6, 0.9, 0.7, 0.95, 0.9, 0.8)
+    fake = Fake([np.array([1 - p, p], np.float32) for p in sure])
+    kept = evaluation.Mistakes()
+    truths = (0, 0, 0, 1, 0, 0)  # the fourth is right
+    for outcome in measure(fake, kept.watch(Example(Source(str(n), n, "path"), t) for n, t in enumerate(truths))):
+        kept.add(outcome)
+    shown = kept.pictures(lambda source: b"%d" % source.origin)
+    assert [(outcome.name, jpeg) for outcome, jpeg in shown] == [("1", b"1"), ("4", b"4"), ("5", b"5")]
+
+
+def outputs(classes: int, count: int, right: float = 0.5):
+    """True classes, and outputs of which about ``right`` are."""
+    rng = np.random.default_rng(classes)
+    truths = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
+    answers = np.where(rng.random(count) < right, truths, (truths + rng.integers(1, min(classes, 4), count)) % classes)
+    rows = np.full((count, classes), 0.4 / classes, np.float32)
+    rows[np.arange(count), answers] += rng.uniform(0.1, 0.6, count).astype(np.float32)
+    return truths, list(rows / rows.sum(axis=1, keepdims=True))
+
+
+def report_of(classes: int, count: int):
+    truths, rows = outputs(classes, count)
+    return Fake(rows).evaluate(truths)
+
+
+def test_the_matrix_with_names_has_every_count():
+    report = report_of(12, 300)
+    drawn = figures.confusion(report)
+    assert len(drawn.names) == len(drawn.columns) == 12 == drawn.of
+    counts = {}
+    for cell in drawn.cells:
+        row, column = ((value - start) / figures.CELL for value, start in ((cell.y, drawn.top), (cell.x, drawn.left)))
+        counts[round(row), round(column)] = cell.count
+        assert cell.is_right == (round(row) == round(column)) and 0 < cell.opacity <= 0.5
+    assert counts == dict(report.confusion)
+    assert figures.heat_map(report) is None
+
+
+@pytest.mark.parametrize("classes", [200, 1000])
+def test_of_many_classes_the_most_confused_and_a_picture_of_all(classes):
+    report = report_of(classes, 4 * classes)
+    drawn = figures.confusion(report)
+    assert 2 <= len(drawn.names) <= figures.PICKED and drawn.columns[-1] == "other classes"
+    shown = {result.label.name: result.pictures for result in report.classes}
+    assert sum(cell.count for cell in drawn.cells) == sum(shown[name] for name in drawn.names)
+    worst = report.most_confused(1)[0]
+    assert {worst.truth.name, worst.predicted.name} <= set(drawn.names)
+    image = Image.open(io.BytesIO(figures.heat_map(report)))
+    assert image.width in (classes, -(-classes // 2)) and image.width <= figures.PIXELS and image.height == image.width
+    pixels = np.asarray(image.convert("RGBA")).astype(int)
+    red, blue, alpha = pixels[..., 0], pixels[..., 2], pixels[..., 3]
+    diagonal = np.eye(len(pixels), dtype=bool)
+    if classes == 200:
+        np.testing.assert_array_equal(alpha > 0, [[(t, p) in report.confusion for p in range(200)] for t in range(200)])
+    assert (blue > red)[diagonal & (alpha > 0)].all() and (red > blue)[~diagonal & (alpha > 0)].all()
+
+
+def test_the_reliability_diagram_is_the_bins():
+    report = report_of(12, 300)
+    drawn = figures.reliability(report)
+    filled = [bin for bin in report.bins if bin.pictures]
+    assert len(drawn) == len(filled) > 3
+    for place, bin in zip(drawn, filled, strict=True):
+        assert (place.x - figures.LEFT) / figures.WIDE == pytest.approx(bin.low, abs=1e-3)
+        assert 1 - (place.accuracy - figures.TOP) / figures.HIGH == pytest.approx(bin.accuracy, abs=1e-3)
+        assert 1 - (place.confidence - figures.TOP) / figures.HIGH == pytest.approx(bin.confidence, abs=1e-3)
+        assert place.high <= place.accuracy <= place.low
+    assert min(place.share for place in drawn) == figures.LOW_TOP
+
+
+def test_a_thousand_classes_with_a_hundred_thousand_mistakes_stay_small(tmp_path):
+    report = report_of(1000, 4000)
+    mistake = Outcome("x", 0, 1, 0.9, 0.1, 2)
+    evaluation.write(tmp_path / "page.html", report, [(mistake, b"x" * 7000)] * evaluation.MOST)
+    assert (tmp_path / "page.html").stat().st_size < 1.5e6
+
+
+def test_where_every_picture_is_right(tmp_path):
+    for classes in (3, 40):
+        report = Fake(list(np.eye(classes, dtype=np.float32) * 0.9 + 0.1 / classes)).evaluate(range(classes))
+        evaluation.write(tmp_path / f"{classes}.html", report, [])
+        page = read(tmp_path / f"{classes}.html")
+        assert "100.0% right" in page.text and "worst mistakes" not in page.text
+    assert "No class was taken for another one of them." in page.text
+
+
+def test_labels_stay_text(tmp_path):
+    names = [HOSTILE, "</style>", "{{ 7 * 7 }}", "</title><b>"]
+    fake = Fake([np.roll(np.array([0.7, 0.1, 0.1, 0.1], np.float32), n + 1) for n in range(4)])
+    fake.labels = tuple(ClassLabel(index, f'"{name}"', name) for index, name in enumerate(names))
+    fake.model = "</title><script>"
+    evaluation.write(tmp_path / "page.html", fake.evaluate(range(4)), [])
+    page = Page((tmp_path / "page.html").read_text())
+    assert all(name in page.text for name in names) and len(page.of("script")) == 1 and not page.of("img")
+
+
+def numbers(browser, column):
+    return browser.texts(f"#classes tbody tr > :nth-child({column})")
+
+
+def test_in_the_browser_it_sorts_and_searches(browser, measured):
+    path, report = measured
+    browser.open(path)
+    assert set(numbers(browser, 1)) == set(SHOWN)
+    names = [result["label"] for result in report["per_class"]]
+    assert numbers(browser, 1) == names
+    recalls = {result["label"]: result["recall"] for result in report["per_class"]}
+    for clicks in (1, 2):
+        browser.run("document.querySelector('#classes th:nth-child(6) button').click()")
+        shown = [recalls[name] for name in numbers(browser, 1)]
+        assert shown == sorted(shown, reverse=clicks == 2)
+        sorts = browser.run("return [...document.querySelectorAll('#classes thead th')].map(th => th.ariaSort)")
+        assert sorts == [None] * 5 + [("ascending", "descending")[clicks - 1], None]
+    assert browser.run("return document.querySelectorAll('img[src=x], main b b, main script').length") == 0
+    assert all(HOSTILE in name for name in browser.texts("#mistakes h3"))
+
+
+def test_many_classes_can_be_searched(browser, tmp_path):
+    evaluation.write(tmp_path / "page.html", report_of(200, 800), [])
+    browser.open(tmp_path / "page.html")
+    browser.run(
+        """const field = document.querySelector("#find input");
+        field.value = "class 17"; field.dispatchEvent(new Event("input", {bubbles: true}))"""
+    )
+    assert numbers(browser, 1) == ["class 17", "class 117", *(f"class {number}" for number in range(170, 180))]
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, measured):
+    browser.open(measured[0], 390, 844, dark=True)
+    assert browser.run("return document.documentElement.scrollWidth") == 390
+
+
+CONTRASTS = (
+    *((ink, ground) for ink in ("ink", "soft") for ground in ("ground", "surface", "sunk")),
+    ("accent", "surface"), ("on-accent", "accent"), ("warn", "warn-ground"), ("bad", "bad-ground"),
+    ("ink", "bad-ground"), ("soft", "bad-ground"),
+)  # fmt: skip
+
+
+def test_colours_have_the_contrast_that_text_needs():
+    """WCAG 2.2, success criterion 1.4.3: 4.5 to 1; also of a count on the deepest cell of the matrix."""
+    style = evaluation.render.__globals__["environment"]().globals["style"]
+    themes = [
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root[^{]*{[^}]*}", style)
+    ]
+    assert len(themes) == 3 and themes[1] == themes[2] != themes[0]
+    for theme in themes[:2]:
+        colour = {name: np.array([int(value[at : at + 2], 16) for at in (1, 3, 5)]) for name, value in theme.items()}
+        pairs = [(colour[ink], colour[ground]) for ink, ground in CONTRASTS]
+        pairs += [(colour["ink"], (colour[deep] + colour["surface"]) / 2) for deep in ("accent", "bad")]
+        for first, second in pairs:
+            dark, light = sorted((luminance(first), luminance(second)))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (first, second)
+
+
+def luminance(colour) -> float:
+    """Relative luminance of sRGB levels (WCAG 2.2)."""
+    levels = np.asarray(colour) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
