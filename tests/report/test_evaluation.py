@@ -45,9 +45,10 @@ def pictures(tmp_path_factory):
 def measured(weights, pictures, tmp_path_factory):
     """The page and the report that it is of."""
     folder = tmp_path_factory.mktemp("page")
-    result = densenet(
-        "evaluate", pictures, "--weights", weights, "--html", folder / "page.html", "-o", folder / "report.json"
-    )
+    outputs = ("--html", folder / "page.html", "-o", folder / "report.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENSENET_CACHE", str(folder / "cache"))
+        result = densenet("evaluate", pictures, "--weights", weights, *outputs)
     assert result.status == 1, result.err
     return folder / "page.html", json.loads((folder / "report.json").read_text())
 
@@ -65,6 +66,11 @@ def test_the_page(measured):
     wrong = report["pictures"] - report["top1"]["correct"]
     assert 0 < wrong == len([row for row in page.rows() if "mistake" in row["class"]]) == len(page.of("img"))
     assert len(page.of("script")) == len(page.of("style")) == 1
+
+
+def test_mistakes_have_pictures_with_isolate_too(weights, pictures, measured, tmp_path):
+    densenet("evaluate", pictures, "--weights", weights, "--html", tmp_path / "page.html", "--isolate")
+    assert read(tmp_path / "page.html").of("img") == read(measured[0]).of("img") != []
 
 
 def test_refusals_come_before_anything_is_loaded(pictures, tmp_path):

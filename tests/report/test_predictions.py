@@ -92,6 +92,14 @@ def test_standard_input_has_a_thumbnail(weights, tmp_path):
     assert len(read(tmp_path / "r.html").of("img")) == 1
 
 
+def test_decoded_in_processes_of_their_own_they_have_the_same_thumbnails(weights, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    arguments = ("predict", pictures, "--weights", weights, "--html")
+    densenet(*arguments, tmp_path / "here.html")
+    assert densenet(*arguments, tmp_path / "there.html", "--isolate").status == 1
+    assert (tmp_path / "there.html").read_bytes() == (tmp_path / "here.html").read_bytes()
+
+
 def test_refusals_come_before_anything_is_loaded(weights, pictures, tmp_path, monkeypatch):
     existing = tmp_path / "existing.html"
     existing.write_text("mine")
@@ -102,7 +110,7 @@ def test_refusals_come_before_anything_is_loaded(weights, pictures, tmp_path, mo
         ((tmp_path / "new.html", "--resume", "-o", csv), 2, "can't go with --resume"),
         (("-",), 2, "needs the name of a file"),
         (("",), 2, "needs the name of a file"),
-        ((csv, "-o", csv), 2, "name the same file"),
+        ((csv, "-o", csv), 2, "is named twice"),
         ((tmp_path / "missing" / "r.html",), 4, "there is no folder"),
         (("/dev/null",), 4, "no regular file"),
     ):
