@@ -9,9 +9,11 @@ from collections import Counter
 from statistics import median
 
 from material import Material
-from processes import DENSENET, Sample, memory_of, run, script, seconds_of, spread
+from processes import DENSENET, memory_of, run, script, seconds_of, spread
 from report import Table, verdict
 from suite import Effort, alone
+
+from densenet_cli.benchmarking.processes import Run
 
 FASTER, LIGHTER = 25, 5
 
@@ -56,11 +58,11 @@ def measure(material: Material, effort: Effort) -> list[Table]:
     ]
 
 
-def _seconds(samples: list[Sample]) -> str:
+def _seconds(samples: list[Run]) -> str:
     return f"{seconds_of(samples):.3f}"
 
 
-def _check_same_answer(ours: Sample, keras: Sample) -> None:
+def _check_same_answer(ours: Run, keras: Run) -> None:
     """Both name the same five classes with the same probabilities: otherwise there is nothing to compare."""
     got = [(label["index"], label["probability"]) for label in json.loads(ours.output)[0]["predictions"]]
     expected = [(int(i), float(p) / 100) for i, p in re.findall(r"^ *(\d+) ([\d.]+)%$", keras.output, re.MULTILINE)]

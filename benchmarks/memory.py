@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from material import Material
-from processes import DENSENET, run
+from processes import DENSENET, megabytes_of, run
 from report import Table, verdict
 from suite import Effort, alone
 
@@ -27,9 +27,9 @@ def measure(material: Material, effort: Effort) -> list[Table]:
         output = str(material.empty() / "x.jsonl")
         command = [*DENSENET, "predict", "--files-from", str(listed), "--weights", str(weights), "-o", output]
         samples[count] = run(command, environment)
-    growth = samples[most].megabytes / samples[counts[0]].megabytes
+    growth = megabytes_of(samples[most]) / megabytes_of(samples[counts[0]])
     rows = [
-        (f"{count:,}", f"{samples[count].megabytes:.1f} MB", f"{count / samples[count].seconds:,.0f}")
+        (f"{count:,}", f"{megabytes_of(samples[count]):.1f} MB", f"{count / samples[count].seconds:,.0f}")
         for count in counts
     ]
     rows.append(("last over first", f"**{growth:.3f}**", f"{GROWTH} at most ({verdict(growth, most=GROWTH)})"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+
+from densenet_cli.benchmarking.machine import describe
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "pillow", "click", "rich")
@@ -53,30 +52,16 @@ def verdict(value: float, least: float | None = None, most: float | None = None)
 
 def machine() -> Table:
     """Where and when it was measured."""
+    found = describe(PACKAGES)
     rows = (
-        ("Processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process"),
-        ("Memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"),
-        ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        ("Python", platform.python_version()),
-        ("Packages", ", ".join(f"{package} {version(package)}" for package in PACKAGES)),
+        ("Processor", f"{found.processor}, {found.cores} cores for this process"),
+        ("Memory", f"{found.memory / 1e9:.0f} GB" if found.memory else "unknown"),
+        ("System", found.system),
+        ("Python", found.python),
+        ("Packages", ", ".join(f"{package} {version}" for package, version in found.packages.items())),
         ("Measured on", time.strftime("%Y-%m-%d")),
     )
     return Table("machine", ("", "The machine"), rows)
-
-
-def _processor() -> str:
-    """Its name and, since a virtual machine may hide it, its family, model and widest vectors."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = fields.get("flags", "").split()
-    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if name in flags]
-    return (
-        f"{fields.get('model name', 'unknown')} (family {fields.get('cpu family')}, model {fields.get('model')}; "
-        f"{', '.join(vectors)})"
-    )
 
 
 def write(tables: list[Table]) -> None:
