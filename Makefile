@@ -25,9 +25,9 @@ test: $(INSTALLED) ## Run the tests (minutes)
 test-slow: $(INSTALLED) ## Run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-test-backends: $(INSTALLED) ## Train the same steps on TensorFlow, JAX and PyTorch
+test-backends: $(INSTALLED) ## Train on TensorFlow, JAX and PyTorch alike; load exports in PyTorch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
-	$(BIN)/python -m pytest -m slow tests/training/test_backends.py
+	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py
 
 fuzz: $(INSTALLED) ## Damaged checkpoints and pictures (about half an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say
+from densenet_cli.cli.console import common_options, printable, say, show_progress
 from densenet_cli.cli.options import make_classifier, which_model_options
 from densenet_cli.export.formats import FORMATS
 from densenet_cli.results import unicode
@@ -56,8 +56,10 @@ def command(format_: str | None, output: Path, with_preprocessing: bool, overwri
     from densenet_cli.export import Plan
 
     plan = Plan(output, format_, with_preprocessing, overwrite)
-    plan.check()  # before weights are fetched
+    name = plan.check()  # before weights are fetched
     classifier = make_classifier(**model)
+    if show_progress() and "tensorflow" in FORMATS[name].needs:
+        say("TensorFlow writes this format; that takes a while.")
     written = plan.carry_out(classifier)
     if not written.has_labels:
         say(f"{classifier.model} has no labels, so the file names no classes; --labels FILE gives it some.")

@@ -1,0 +1,46 @@
+"""Exported safetensors in PyTorch itself (``make test-backends`` installs it): strictly, with torchvision's names."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from densenet_cli import Classifier, registry
+from densenet_cli.export import export
+from densenet_cli.images.preprocessing import normalize
+from densenet_cli.weights import safetensors_file
+from tests.export.test_formats import documented_prepare
+from tests.support.networks import TINY, random_arrays
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["121", "161", "a tiny one"])
+def test_torch_loads_it_strictly_and_answers_alike(tmp_path, photographs, name):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-backends")
+    from safetensors.torch import load_file
+
+    from tests.support.torch_densenet import DenseNet
+
+    config = TINY if name == "a tiny one" else registry.get(name).config
+    grey = normalize(np.full((1, config.input_size, config.input_size, 3), 90, np.uint8))
+    safetensors_file.write(tmp_path / "mine.safetensors", random_arrays(config, picture=grey), config)
+    classifier = Classifier(weights=tmp_path / "mine.safetensors", exact=True)
+    path = tmp_path / "torch.safetensors"
+    export(classifier, path)
+    stored = load_file(path)
+    network = DenseNet(config)
+    wanted = network.state_dict()
+    assert {key: (value.shape, value.dtype) for key, value in stored.items()} == {
+        key: (value.shape, value.dtype) for key, value in wanted.items()
+    }
+    network.load_state_dict(stored, strict=True)
+    with safe_open(path, "numpy") as file:
+        how = json.loads(file.metadata()["preprocessing"])
+    batch = np.concatenate([documented_prepare()(picture, how) for picture in photographs])
+    with torch.no_grad():
+        found = network.eval()(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).softmax(1).numpy()
+    expected = np.stack([row for _, row in classifier.probabilities(photographs)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
