@@ -128,6 +128,8 @@ class _Feed(Generic[S]):
             if not self._stopped:
                 try:
                     slot.result = self._load(slot.source)
+                except PictureError as error:
+                    slot.result = error.with_traceback(None)  # whose frames hold the slot: a cycle
                 except BaseException as error:  # an unexpected one is raised in the caller's thread
                     slot.result = error
             slot.ready.set()

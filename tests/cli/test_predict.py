@@ -263,6 +263,10 @@ def test_only_what_is_needed_is_imported_for_a_picture(weights, picture):
     assert imported(["predict", picture, "--weights", weights], NOT_FOR_A_PICTURE) == []
 
 
+def test_with_isolate_no_decoder_is_imported(weights, picture):
+    assert imported(["predict", picture, "--weights", weights, "--isolate"], {"PIL"}) == []
+
+
 class TestPythonFace:
     def test_every_kind_of_picture(self, weights, picture):
         classifier = Classifier(weights=weights, exact=True)

@@ -1,0 +1,291 @@
+"""``--isolate`` and ``--timeout``, end to end: hostile pictures among good ones, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from densenet_cli import Classifier
+from densenet_cli.errors import IsolationError, UsageError
+from tests.conftest import SAMPLES
+from tests.support.command import densenet, hear_interrupts
+from tests.support.decoders.pillow_heif import heic
+from tests.support.networks import tiny_weights
+from tests.support.pictures import encode, photograph
+from tests.support.servers import FaultyServer, serving
+
+DECODERS = Path(__file__).parents[1] / "support" / "decoders"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True)
+def decoders(monkeypatch):
+    """For processes of ours and those that they start."""
+    monkeypatch.syspath_prepend(DECODERS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(DECODERS), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    return root
+
+
+def fill(folder, behaviours):
+    """A picture for each, in order: of a colour of its own, so that results that change places are noticed."""
+    for number, behaviour in enumerate(behaviours):
+        (folder / f"{number:03}.heic").write_bytes(heic(behaviour, 40 + number))
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def errors_of(text):
+    return [record["error"]["type"] if "error" in record else None for record in records(text)]
+
+
+@pytest.mark.parametrize("options", [["--isolate", "--threads", 1], ["--timeout", 50, "--threads", 3]])
+def test_the_same_bytes(weights, folder, options):
+    good = encode(photograph("coffee", (300, 200)), "PNG")
+    (folder / "half.png").write_bytes(good[:5000])
+    (folder / "good.png").write_bytes(good)
+    (folder / "empty.jpg").touch()
+    (folder / "text.gif").write_text("text")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(good)
+    Image.new("L", (12000, 9000)).save(folder / "large.png")
+    os.mkfifo(folder / "fifo.jpg")
+    sources = [SAMPLES, folder, "-", folder / "none.jpg", "/dev/null"]
+    common = ["predict", *sources, "--weights", weights, "--format", "json", "--decode-memory", 50]
+    plain = densenet(*common, stdin=good)
+    isolated = densenet(*common, *options, stdin=good)
+    assert isolated.status == plain.status == 1
+    assert isolated.out == plain.out
+    assert isolated.err == plain.err
+    assert len({record.get("error", {}).get("type") for record in json.loads(plain.out)}) == 5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_hostile_pictures_among_good_ones(weights, folder, threads):
+    behaviours = [
+        "decode", "segmentation fault", "decode", "decode", "hang", "swell", "swell in C", "decode", "abort",
+        "hang with the interpreter's lock", "decode", "say noise", "exit", "killed", "decode",
+    ]  # fmt: skip
+    expected = {
+        "decode": None,
+        "hang": "DecodingTimedOut",
+        "hang with the interpreter's lock": "DecodingTimedOut",
+        "swell": "UnreadableImage",
+    }
+    fill(folder, behaviours)
+    options = ["--weights", weights, "--format", "jsonl", "--threads", threads, "--decode-memory", 50]
+    result = densenet("predict", folder, *options, "--timeout", 1)
+    assert result.status == 1
+    assert errors_of(result.out) == [expected.get(behaviour, "DecoderCrashed") for behaviour in behaviours]
+    found = records(result.out)
+    assert [record["source"] for record in found] == [str(path) for path in sorted(folder.iterdir())]
+    for record in found:
+        assert "error" not in record or record["error"]["message"] in result.err
+    fill(folder, ["decode"] * len(behaviours))
+    harmless = records(densenet("predict", folder, *options).out)
+    assert [a for a in found if "error" not in a] == [
+        record for record, behaviour in zip(harmless, behaviours, strict=True) if behaviour == "decode"
+    ]
+
+
+def test_every_tenth_picture_crashes(weights, folder):
+    behaviours = ["abort" if number % 10 == 7 else "decode" for number in range(100)]
+    fill(folder, behaviours)
+    result = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--isolate")
+    assert errors_of(result.out) == ["DecoderCrashed" if name == "abort" else None for name in behaviours]
+
+
+def test_evaluate_counts_it_as_a_picture_that_failed(weights, folder):
+    for name in ("0", "1"):
+        (folder / name).mkdir()
+        fill(folder / name, ["decode", "abort", "decode"])
+    result = densenet("evaluate", folder, "--weights", weights, "--isolate", "--format", "json")
+    assert result.status == 1
+    assert result.err.count("DecoderCrashed") == 2
+    assert json.loads(result.out)["pictures"] == 4
+
+
+@pytest.fixture
+def running(weights, folder, tmp_path):
+    """Starts the command on good pictures and one of some behaviour, and waits until that one is at work."""
+    processes = []
+
+    def start(behaviour, *options):
+        mark = tmp_path / "mark"
+        fill(folder, ["slow"] * 100)
+        (folder / "020.heic").write_bytes(heic(behaviour, mark=mark))
+        command = [sys.executable, "-m", "densenet_cli", "predict", folder, "--weights", weights, "--format", "jsonl"]
+        process = subprocess.Popen(
+            [*map(str, command), *map(str, options), "--threads", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_interrupts,
+            start_new_session=True,
+        )
+        processes.append(process)
+        wait_for(mark.exists)
+        return process, psutil.Process(process.pid).children(), mark
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def is_gone(process):
+    """Ended, whether or not whoever inherited it has noticed."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+LOCKED = "hang with the interpreter's lock"
+
+
+@pytest.mark.parametrize(
+    ("asked", "behaviour"),
+    [(signal.SIGINT, LOCKED), (signal.SIGTERM, "stop"), (signal.SIGKILL, LOCKED), (signal.SIGKILL, "stop")],
+)
+def test_no_worker_outlives_the_command(running, asked, behaviour):
+    process, workers, _ = running(behaviour, "--isolate")
+    assert len(workers) == 2
+    process.send_signal(asked)
+    out, err = process.communicate(timeout=60)
+    if asked != signal.SIGKILL:
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "Interrupted."
+        assert set(errors_of(out)) <= {None}
+        assert not any(worker.is_running() for worker in workers)  # not even as a zombie
+    wait_for(lambda: all(map(is_gone, workers)))
+
+
+def test_ctrl_c_reaches_the_workers_too(running):
+    process, workers, _ = running("hang", "--isolate")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.split() == ["Interrupted."]
+    wait_for(lambda: all(map(is_gone, workers)))
+
+
+def test_a_worker_killed_from_outside(running):
+    process, _, mark = running("hang", "--isolate")
+    (worker,) = map(int, mark.read_text().split())
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: len(mark.read_text().split()) == 2)  # a fresh process has the picture once more
+    os.kill(int(mark.read_text().split()[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors_of(out) == [None] * 20 + ["DecoderCrashed"] + [None] * 79
+    assert err.count("SIGKILL") == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e9"])
+def test_times_that_are_none(weights, value):
+    result = densenet("predict", SAMPLES, "--weights", weights, "--timeout", value)
+    assert result.status == 2
+    assert "timeout" in result.err
+    assert result.out == ""
+
+
+def test_no_process_can_be_started(weights, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    result = densenet("predict", SAMPLES, "--weights", weights, "--isolate", "--format", "jsonl")
+    assert result.status == 1
+    assert result.out == ""
+    assert result.err == "Error: No process to decode in can be started: No such file or directory.\n"
+
+
+class TestPythonFace:
+    def test_workers_are_kept_and_end_with_the_classifier(self, weights):
+        classifier = Classifier(weights=weights, isolate=True)
+        for _ in range(3):
+            classifier.predict(heic("decode"))
+        (worker,) = psutil.Process().children()
+        (failed,) = classifier.predict_many([heic("abort")])
+        assert failed.error.type == "DecoderCrashed"
+        assert not worker.is_running()
+        classifier.predict(heic("decode"))
+        del classifier
+        wait_for(lambda: psutil.Process().children() == [])
+
+    def test_close(self, weights):
+        classifier = Classifier(weights=weights, timeout=60)
+        classifier.predict(heic("decode"))
+        classifier.close()
+        classifier.close()
+        assert psutil.Process().children() == []
+        with pytest.raises(IsolationError, match="closed"):
+            classifier.predict(heic("decode"))
+        Classifier(weights=weights).close()
+
+    def test_leaving_a_run_early(self, weights, folder):
+        fill(folder, ["decode"] * 5 + ["hang"] * 50)
+        classifier = Classifier(weights=weights, isolate=True, batch_size=1)
+        results = classifier.predict_many([folder])
+        next(results)
+        results.close()
+        classifier.close()
+        assert psutil.Process().children() == []
+
+    def test_weights_that_fail_leave_no_process(self, tmp_path):
+        (tmp_path / "x.h5").write_bytes(b"nothing")
+        with pytest.raises(Exception, match=r"x\.h5"):
+            Classifier(weights=tmp_path / "x.h5", isolate=True)
+
+    def test_what_is_decoded_already_needs_no_worker(self, weights):
+        classifier = Classifier(weights=weights, isolate=True)
+        plain = Classifier(weights=weights)
+        image = photograph("coffee", (90, 60))
+        for picture in (image, np.asarray(image)):
+            assert classifier.predict(picture).predictions == plain.predict(picture).predictions
+
+    def test_a_url_is_fetched_here_and_decoded_there(self, weights):
+        with FaultyServer(serving(heic("abort")), serving(heic("decode"))) as server:
+            classifier = Classifier(weights=weights, timeout=60)
+            found = classifier.predict_many([f"{server.url}{name}" for name in ("a", "b")])
+            assert sorted(prediction.error is None for prediction in found) == [False, True]
+            classifier.close()
+
+    def test_other_systems_refuse_it(self, weights, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "name", "nt")
+            with pytest.raises(UsageError, match="Linux"):
+                Classifier(weights=weights, isolate=True)
+
+    def test_values_are_checked_at_once(self, weights):
+        for timeout in (0, -1, float("nan"), float("inf"), 86_401):
+            with pytest.raises(UsageError, match="timeout"):
+                Classifier(weights=weights, timeout=timeout)
