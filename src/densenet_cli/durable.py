@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,12 +31,21 @@ def write_aside(path: Path, chunks: Iterable[bytes], mode: int | None = None) ->
 
     Returns the file, open and locked, at its end. Raises OSError.
     """
+
+    def fill(file: BinaryIO) -> None:
+        for chunk in chunks:
+            write_all(file, chunk)
+
+    return fill_aside(path, fill, mode)
+
+
+def fill_aside(path: Path, fill: Callable[[BinaryIO], None], mode: int | None = None) -> BinaryIO:
+    """``write_aside`` for what is not written from its beginning to its end: ``fill`` gets the unbuffered file."""
     aside = path.with_name(f"{path.name}.part")
     file: BinaryIO = open(aside, "w+b", buffering=0)  # noqa: SIM115 (it goes to the caller)
     try:
         lock(file)
-        for chunk in chunks:
-            write_all(file, chunk)
+        fill(file)
         if mode is not None:
             aside.chmod(mode)
         sync(file)

@@ -47,6 +47,10 @@ class Failure:
         """The failure that ``error`` stands for, without the traceback (and the pictures) that it holds on to."""
         return cls(type(error).__name__, str(error))
 
+    def to_dict(self) -> dict[str, str]:
+        """As JSON's types."""
+        return {"type": self.type, "message": unicode(self.message)}
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -66,15 +70,9 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON's types. A probability that is no finite number is None."""
-        record: dict[str, Any] = {"source": self.source}
-        if not _is_unicode(self.source):
-            import base64
-
-            record["source"] = escaped(self.source)
-            record["source_bytes"] = base64.b64encode(_to_bytes(self.source)).decode()
-        record["model"] = unicode(self.model)
+        record = {**source_fields(self.source), "model": unicode(self.model)}
         if self.error is not None:
-            record["error"] = {"type": self.error.type, "message": unicode(self.error.message)}
+            record["error"] = self.error.to_dict()
         else:
             record["predictions"] = [
                 {
@@ -89,13 +87,8 @@ class Prediction:
         return record
 
     def to_json(self) -> str:
-        """One line of JSON. Characters that a terminal would act on, or that can't be seen, are escaped."""
-        import json
-
-        line = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
-        if line.isprintable():
-            return line
-        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+        """One line of JSON (``json_line``)."""
+        return json_line(self.to_dict())
 
     def to_rows(self) -> list[tuple[str, ...]]:
         """The rows of ``CSV_COLUMNS``: one a class, or a single one where there is none or an error."""
@@ -120,6 +113,25 @@ class Prediction:
     def to_csv(self) -> str:
         """The rows as lines of CSV; a field with a line break in it is quoted, so a line may hold one."""
         return "".join(map(csv_line, self.to_rows()))
+
+
+def source_fields(name: str) -> dict[str, Any]:
+    """How a record in JSON begins: ``source``, and ``source_bytes`` where the name is not UTF-8."""
+    if _is_unicode(name):
+        return {"source": name}
+    import base64
+
+    return {"source": escaped(name), "source_bytes": base64.b64encode(_to_bytes(name)).decode()}
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One line of JSON. Characters that a terminal would act on, or that can't be seen, are escaped."""
+    import json
+
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def csv_line(fields: tuple[str, ...]) -> str:

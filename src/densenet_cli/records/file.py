@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, Self
 from densenet_cli.durable import lock, sync, sync_folder, write_all, write_aside
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.records.resume import Survey, survey
+from densenet_cli.records.settings import compare_settings, settings_file, write_settings
 from densenet_cli.records.writers import N, RecordWriter
 from densenet_cli.results import Prediction, escaped, unicode
 
@@ -51,7 +51,7 @@ class FileWriter(RecordWriter):
         super().__init__(format_name)
         self._name = unicode(str(path))
         self._path = Path(os.path.realpath(path))
-        self._meta = path.with_name(f"{path.name}.meta.json")
+        self._given = path
         self._format_name = format_name
         self._settings = settings
         self._resume = resume
@@ -61,26 +61,15 @@ class FileWriter(RecordWriter):
         self._doubtful = b""
         """The last record, where that may be half of one; it is put back unless its source is done again."""
         self._begun = False
+        self._removed = False
         self._end = 0
         """Where the next record goes: behind the last whole one."""
         with self._reporting():
-            self._check_is_possible(path)
-
-    def _check_is_possible(self, path: Path) -> None:
-        # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
-        is_file = path.is_file()
-        if not is_file and path.exists():
-            raise OutputError(
-                f"{self._name} can't be written: it is no regular file; -o - with --format writes to standard output."
-            )
-        if not self._path.parent.is_dir():
-            folder = unicode(str(self._path.parent))
-            raise OutputError(f"{self._name} can't be written: there is no folder {folder}.")
-        self._check_is_free(self._path.stat().st_size if is_file else 0)
+            self._check_is_free(size_of(path, "; -o - with --format writes to standard output"))
 
     def __enter__(self) -> Self:
         with self._reporting():
-            self._file, self._created = _open(self._path)
+            self._file, self._created = open_locked(self._path)
             try:
                 self._look()
             except BaseException:
@@ -94,7 +83,7 @@ class FileWriter(RecordWriter):
         self._check_is_free(size)
         if size == 0 or self._overwrite:
             return
-        self._compare_settings()
+        compare_settings(self._given, self._settings)
         with open(self._file.fileno(), "rb", closefd=False) as file:
             self._found = survey(
                 file,
@@ -113,32 +102,6 @@ class FileWriter(RecordWriter):
         if size and not (self._resume or self._overwrite):
             go_on = "go on with it by --resume, " if self.format.resumable else ""
             raise UsageError(f"{self._name} exists; {go_on}replace it by --overwrite, or name another file.")
-
-    def _compare_settings(self) -> None:
-        meta = unicode(str(self._meta))
-        try:
-            with open(self._meta, encoding="utf-8") as file:
-                before = json.load(file)
-        except FileNotFoundError:
-            raise UsageError(
-                f"{meta} is missing, so the settings of {self._name} are not known; start anew with --overwrite."
-            ) from None
-        except ValueError:
-            before = None
-        if not isinstance(before, dict):
-            raise UsageError(f"{meta} is damaged; start anew with --overwrite.")
-        now = json.loads(json.dumps(self._settings))
-        absent = object()
-        differing = [
-            name + _comparison(now.get(name), before.get(name))
-            for name in now | before
-            if now.get(name, absent) != before.get(name, absent)
-        ]
-        if differing:
-            raise UsageError(
-                f"{self._name} was made with other settings: {', '.join(differing)}; "
-                "use those for --resume, or start anew with --overwrite."
-            )
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
         """The sources without a record, in order, and behind them those whose error records are dropped.
@@ -160,15 +123,29 @@ class FileWriter(RecordWriter):
 
     def write(self, prediction: Prediction) -> None:
         """Write one record whole, or leave the file as it was and raise OutputError."""
+        self.put(prediction.source, self.format.encode(prediction))
+
+    def put(self, source: str, record: str) -> None:
+        """``write`` for a record of any kind, in this format's form, of the source of that name."""
         with self._reporting():
             self._begin()
-            self._append(self.format.encode(prediction))
-        if (doubtful := self._found.doubtful) and doubtful.key == hash(escaped(prediction.source)):
+            self._append(record)
+        if (doubtful := self._found.doubtful) and doubtful.key == hash(escaped(source)):
             self._doubtful = b""
+
+    def remove(self) -> None:
+        """Take the file away, still locked: all that it held is kept elsewhere now."""
+        with self._reporting():
+            self._path.unlink()
+            settings_file(self._given).unlink(missing_ok=True)
+            self._removed = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._end == 0:
             self._discard()
+            return
+        if self._removed:
+            self._file.close()
             return
         with self._reporting() if kind is None else contextlib.suppress(OSError), self._file:
             self._begin()
@@ -188,7 +165,7 @@ class FileWriter(RecordWriter):
             self._file.truncate(size)
         if size == 0:
             sync(self._file)
-            write_aside(self._meta, [json.dumps(dict(self._settings), indent=2).encode() + b"\n"]).close()
+            write_settings(self._given, self._settings)
         self._end = size
         self._begun = True
 
@@ -231,7 +208,7 @@ class FileWriter(RecordWriter):
             if self._created:
                 self._path.unlink()
                 if self._begun:
-                    self._meta.unlink()
+                    settings_file(self._given).unlink()
         with contextlib.suppress(OSError):
             self._file.close()
 
@@ -245,12 +222,19 @@ class FileWriter(RecordWriter):
             raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
 
 
-def _comparison(now: object, before: object) -> str:
-    text = f" (now {json.dumps(now)}, before {json.dumps(before)})"
-    return text if len(text) < 200 else ""
+def size_of(path: Path, hint: str = "") -> int:
+    """How many bytes are there already. Raises OutputError, with ``hint`` in it, where there can't be a file."""
+    name, real = unicode(str(path)), Path(os.path.realpath(path))
+    # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
+    is_file = path.is_file()
+    if not is_file and path.exists():
+        raise OutputError(f"{name} can't be written: it is no regular file{hint}.")
+    if not real.parent.is_dir():
+        raise OutputError(f"{name} can't be written: there is no folder {unicode(str(real.parent))}.")
+    return real.stat().st_size if is_file else 0
 
 
-def _open(path: Path) -> tuple[BinaryIO, bool]:
+def open_locked(path: Path) -> tuple[BinaryIO, bool]:
     """The file, unbuffered and locked, and whether it was made now.
 
     Between opening and locking, another run can have put a new file there, or taken its own away: then once more.
