@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densenet_cli import engines, registry
+from densenet_cli import Classifier, engines, registry
+from densenet_cli.embedding import width_of
 from densenet_cli.engines import keras_layers, onnx_graph
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import onnx_outputs, random_arrays
 
 VARIANTS = ("121", "169", "201")
 PROBABILITY = 1e-5
-LOGIT = 1e-4
-"""Allowed differences: of a probability, and of a logit as a share of the logits' range."""
+LOGIT = EMBEDDING = 1e-4
+"""Allowed differences: of a probability, and of a logit or a number of a vector as a share of all their range."""
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Reference:
     batch: np.ndarray
     logits: np.ndarray
     probabilities: np.ndarray
+    embeddings: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,15 @@ def reference(request, keras, batch, tmp_path_factory):
     arrays = random_arrays(config, picture=batch[:1])
     file = tmp_path_factory.mktemp("published") / f"{request.param}.h5"
     write_legacy_h5(file, arrays, config)
-    theirs = getattr(keras.applications, f"DenseNet{request.param}")(weights=None)
-    keras_layers.set_arrays(theirs, arrays)
+    network = getattr(keras.applications, f"DenseNet{request.param}")
+    theirs, headless = network(weights=None), network(weights=None, include_top=False, pooling="avg")
+    for model in (theirs, headless):
+        keras_layers.set_arrays(model, arrays)
     both = keras.Model(theirs.input, [theirs.get_layer("avg_pool").output, theirs.output])
     pooled, probabilities = both.predict(batch, verbose=0)
     head = arrays["predictions"]
-    return Reference(arrays, file, batch, pooled @ head["kernel"] + head["bias"], probabilities)
+    logits = pooled @ head["kernel"] + head["bias"]
+    return Reference(arrays, file, batch, logits, probabilities, headless.predict(batch, verbose=0))
 
 
 def test_the_arrays_show_mistakes(reference):
@@ -92,6 +97,18 @@ def test_features_and_head_make_the_logits(reference, engine, request):
         alone = engines.create(engine, reference.file, config, threads=1)
         for picture, expected in zip(reference.batch, features, strict=True):
             np.testing.assert_array_equal(alone.run(picture[None], "features")[0], expected)
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_embeddings_equal_keras_applications(reference, engine, photographs):
+    """From files to vectors, beside ``include_top=False, pooling="avg"``."""
+    classifier = Classifier(weights=reference.file, engine=engine, preprocess="keras", batch_size=3)
+    names, vectors = zip(*classifier.embed(photographs), strict=True)
+    assert names == tuple(map(str, photographs))
+    got = np.stack(vectors)
+    assert got.dtype == np.float32
+    assert got.shape == reference.embeddings.shape == (len(photographs), width_of(classifier.config))
+    assert np.abs(got - reference.embeddings).max() <= EMBEDDING * np.ptp(reference.embeddings)
 
 
 def test_the_second_start_gives_the_same_bits(reference, request):

@@ -12,7 +12,7 @@ import click
 
 from densenet_cli.classifier import cores
 from densenet_cli.cli.console import common_options, printable, say, warn
-from densenet_cli.cli.options import make_classifier, model_options_but_pace
+from densenet_cli.cli.options import BATCH_SIZE_OPTION, THREADS_OPTION, make_classifier, model_options_but
 from densenet_cli.errors import WeightsUnavailable
 
 MOST_PICTURES = 64
@@ -40,7 +40,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@model_options_but_pace
+@model_options_but(BATCH_SIZE_OPTION, THREADS_OPTION)
 @click.option(
     "--batch-size",
     "batch_sizes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LABELS_OPTION = click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Class names, one a line, instead of the model's own.",
+)
 BATCH_SIZE_OPTION = click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
@@ -52,12 +59,7 @@ WHICH_MODEL_OPTIONS = (
         metavar="FILE",
         help="Use this checkpoint (HDF5, .keras, .safetensors) instead of the variant's own.",
     ),
-    click.option(
-        "--labels",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE",
-        help="Class names, one a line, instead of the model's own.",
-    ),
+    LABELS_OPTION,
     click.option(
         "--preprocess",
         type=click.Choice(list(WAYS)),
@@ -117,10 +119,9 @@ def model_options(function: F) -> F:
     return _add(MODEL_OPTIONS, function)
 
 
-def model_options_but_pace(function: F) -> F:
-    """``model_options`` without ``--batch-size`` and ``--threads``, for a command that gives them another meaning."""
-    pace = (BATCH_SIZE_OPTION, THREADS_OPTION)
-    return _add(tuple(option for option in MODEL_OPTIONS if option not in pace), function)
+def model_options_but(*left_out: Callable[[F], F]) -> Callable[[F], F]:
+    """``model_options`` without some, for a command that has no use for them or gives them another meaning."""
+    return partial(_add, tuple(option for option in MODEL_OPTIONS if option not in left_out))
 
 
 def which_model_options(function: F) -> F:
@@ -169,6 +170,30 @@ def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> I
 
 def _say_skipped(files: int) -> None:
     say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no picture's suffix.")
+
+
+def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
+    """What a network's answers depend on, of JSON's types, for ``records``' settings."""
+    from densenet_cli.weights.verified import md5_of
+
+    preprocessing = classifier.preprocessing
+    return {
+        "model": classifier.model,
+        "weights_md5": md5_of(classifier.weights),
+        "engine": engine,
+        "preprocess": preprocessing.way,
+        "input_size": preprocessing.input_size,
+        "exact": preprocessing.exact,
+        "ten_crop": preprocessing.ten_crop,
+    }
+
+
+def say_recorded(count: int) -> None:
+    """What ``--resume`` found."""
+    if count == 1:
+        say("1 source is recorded already; going on behind it.")
+    elif count:
+        say(f"{count:,} sources are recorded already; going on behind them.")
 
 
 class _Announcement:

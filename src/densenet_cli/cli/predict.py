@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say, warn
-from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
+from densenet_cli.cli.console import common_options, printable, warn
+from densenet_cli.cli.options import (
+    make_classifier,
+    model_options,
+    model_settings,
+    pictures_of,
+    say_recorded,
+    source_options,
+)
 from densenet_cli.errors import UsageError
 from densenet_cli.results import FORMATS
 
@@ -124,10 +131,7 @@ def command(
             page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
         if as_records:
             writer = stack.enter_context(writing(settings))
-            if writer.recorded == 1:
-                say("1 source is recorded already; going on behind it.")
-            elif writer.recorded:
-                say(f"{writer.recorded:,} sources are recorded already; going on behind them.")
+            say_recorded(writer.recorded)
             found, show, failed = writer.pending(found), writer.write, writer.recorded_errors
         else:
             from densenet_cli.cli.tables import Tables
@@ -149,18 +153,9 @@ def command(
 
 def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:
     """What the results depend on: a run with other settings must not be appended to the file."""
-    from densenet_cli.weights.verified import md5_of
-
-    preprocessing = classifier.preprocessing
     return {
-        "model": classifier.model,
-        "weights_md5": md5_of(classifier.weights),
+        **model_settings(classifier, engine),
         "labels": _digest(classifier.labels),
-        "engine": engine,
-        "preprocess": preprocessing.way,
-        "input_size": preprocessing.input_size,
-        "exact": preprocessing.exact,
-        "ten_crop": preprocessing.ten_crop,
         "top_k": top_k,
         "min_prob": min_prob,
     }

@@ -65,7 +65,19 @@ class FileWriter(RecordWriter):
         self._end = 0
         """Where the next record goes: behind the last whole one."""
         with self._reporting():
-            self._check_is_free(size_of(path, "; -o - with --format writes to standard output"))
+            self._check_is_possible(path)
+
+    def _check_is_possible(self, path: Path) -> None:
+        # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
+        is_file = path.is_file()
+        if not is_file and path.exists():
+            raise OutputError(
+                f"{self._name} can't be written: it is no regular file; -o - with --format writes to standard output."
+            )
+        if not self._path.parent.is_dir():
+            folder = unicode(str(self._path.parent))
+            raise OutputError(f"{self._name} can't be written: there is no folder {folder}.")
+        self._check_is_free(self._path.stat().st_size if is_file else 0)
 
     def __enter__(self) -> Self:
         with self._reporting():
@@ -220,18 +232,6 @@ class FileWriter(RecordWriter):
             kept = "; the records before are whole" if self._end else ""
             way_on = ", and --resume goes on behind them" if kept and self.format.resumable else ""
             raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
-
-
-def size_of(path: Path, hint: str = "") -> int:
-    """How many bytes are there already. Raises OutputError, with ``hint`` in it, where there can't be a file."""
-    name, real = unicode(str(path)), Path(os.path.realpath(path))
-    # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
-    is_file = path.is_file()
-    if not is_file and path.exists():
-        raise OutputError(f"{name} can't be written: it is no regular file{hint}.")
-    if not real.parent.is_dir():
-        raise OutputError(f"{name} can't be written: there is no folder {unicode(str(real.parent))}.")
-    return real.stat().st_size if is_file else 0
 
 
 def open_locked(path: Path) -> tuple[BinaryIO, bool]:

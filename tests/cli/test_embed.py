@@ -1,0 +1,247 @@
+"""``densenet embed`` and ``Classifier.embed``, end to end, with a tiny network: the path is what is tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from densenet_cli import Classifier, PictureError, engines, registry
+from densenet_cli.embedding import FORMATS, width_of
+from densenet_cli.errors import UsageError
+from densenet_cli.images.preprocessing import normalize
+from tests.support.command import densenet, hear_interrupts
+from tests.support.networks import TINY, tiny_weights
+from tests.test_docs import DOCS, blocks, rows
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of noise, a broken one, and a file that is none."""
+    root = tmp_path / "pictures"
+    (root / "below").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ["b.png", "a.png", "below/a.png", "z.bmp"]:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(root / name)
+    (root / "broken.jpg").write_bytes(b"this is text")
+    (root / "notes.txt").write_text("nothing to see")
+    return root
+
+
+NAMES = ["a.png", "b.png", "below/a.png", "broken.jpg", "z.bmp"]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "features.npz"
+
+
+def test_a_folder_becomes_a_matrix_with_its_sources(weights, folder, output):
+    result = densenet("embed", folder, "-o", output, "--weights", weights)
+    assert result.status == 1
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert any(line.startswith(f"{folder / 'broken.jpg'}: UnreadableImage: ") for line in lines)
+    assert "1 file in folders passed over: no picture's suffix." in lines
+    assert f"4 vectors of {width_of(TINY)} numbers in {output}." in lines
+    assert lines[-1] == f"1 source failed; the reasons are in {output}.sources.jsonl."
+    loaded = np.load(output)
+    assert loaded["sources"].tolist() == [str(folder / name) for name in NAMES if name != "broken.jpg"]
+    assert loaded["features"].shape == (4, width_of(TINY))
+    assert (np.abs(loaded["features"]).max(axis=1) > 0).all()
+    listed = [json.loads(line) for line in Path(f"{output}.sources.jsonl").read_text().splitlines()]
+    assert [record["source"] for record in listed] == [str(folder / name) for name in NAMES]
+    assert listed[3]["error"]["type"] == "UnreadableImage"
+    settings = json.loads(Path(f"{output}.meta.json").read_text())
+    assert (settings["model"], settings["input_size"], settings["preprocess"]) == ("tiny0", 224, "crop")
+
+
+def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, output):
+    vectors = []
+    for number, options in enumerate([("--batch-size", 1, "--threads", 1), ("--batch-size", 3, "--threads", 2)]):
+        path = output.with_stem(f"features{number}")
+        densenet("embed", folder, "-o", path, "--weights", weights, *options)
+        vectors.append(np.load(path)["features"])
+    np.testing.assert_array_equal(*vectors)
+    outcomes = dict(Classifier(weights=weights).embed([folder]))
+    assert isinstance(outcomes.pop(str(folder / "broken.jpg")), PictureError)
+    np.testing.assert_array_equal(list(outcomes.values()), vectors[0])
+
+
+def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
+    from densenet_cli.images import decoding, sources
+
+    for ten_crop in (False, True):
+        classifier = Classifier(weights=weights, ten_crop=ten_crop)
+        source = sources.from_object(folder / "a.png")
+        pixels = decoding.load(source, classifier.preprocessing, decoding.DecodeBudget(100))
+        (features,) = engines.create("onnx", weights, None, 1).run_all(normalize(pixels), ("features",))
+        assert len(features) == (10 if ten_crop else 1)
+        ((name, vector),) = classifier.embed([folder / "a.png"])
+        assert name == str(folder / "a.png")
+        np.testing.assert_allclose(vector, features.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_one_picture_instead_of_many_is_refused(weights):
+    with pytest.raises(UsageError, match="as a list of them"):
+        Classifier(weights=weights).embed("cat.jpg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["p", "-o", "x.csv"], "end it in .npz, .npy or .parquet"),
+        (["p", "-o", "-"], "names no format"),
+        (["p"], "Missing option '-o'"),
+        (["-o", "x.npz"], "Name a picture"),
+        (["p", "-o", "x.npz", "--null"], "--null goes with --files-from"),
+        (["p", "-o", "x.npz", "--resume", "--overwrite"], "choose one"),
+        (["p", "-o", "x.npz", "--retry-errors"], "--retry-errors goes with --resume"),
+        (["p", "-o", "x.npz", "--labels", "x"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_found_before_weights_are_looked_for(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = densenet("embed", *arguments, "--variant", "121", "--offline")
+    assert result.status == 2
+    assert message in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_missing_weights_leave_nothing(format_name, folder, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    result = densenet("embed", folder, "-o", tmp_path / f"x.{format_name}", "--variant", "121", "--offline")
+    assert result.status == 3
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "cache"] == before
+
+
+def test_a_missing_library_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = densenet("embed", folder, "-o", tmp_path / "x.parquet", "--variant", "121", "--offline")
+    assert result.status == 2
+    assert result.err.endswith("needs one more package: pip install 'densenet-cli[parquet]'.\n")
+
+
+def test_resume_adds_and_retries(weights, folder, output):
+    densenet("embed", folder / "b.png", folder / "broken.jpg", "-o", output, "--weights", weights)
+    assert densenet("embed", folder, "-o", output, "--weights", weights).status == 2
+    result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume")
+    assert result.status == 1  # the failed one is still among them
+    assert "2 sources are recorded already" in result.err
+    Image.new("RGB", (40, 40)).save(folder / "broken.jpg")
+    result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--retry-errors")
+    assert result.status == 0
+    order = ["b.png", "a.png", "below/a.png", "z.bmp", "broken.jpg"]
+    loaded = np.load(output)
+    assert loaded["sources"].tolist() == [str(folder / name) for name in order]
+    expected = [vector for _, vector in Classifier(weights=weights).embed([folder / name for name in order])]
+    np.testing.assert_array_equal(loaded["features"], expected)
+
+
+def test_another_preprocessing_is_refused(weights, folder, output):
+    densenet("embed", folder, "-o", output, "--weights", weights)
+    result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--preprocess", "squash")
+    assert result.status == 2
+    assert 'other settings: preprocess (now "squash", before "crop")' in result.err
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "densenet_cli", "embed", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
+
+
+def wait_for_parts(running, parts, size):
+    deadline = time.monotonic() + 60
+    while running.poll() is None and time.monotonic() < deadline:
+        if parts.exists() and parts.stat().st_size >= size:
+            return
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def many(folder, tmp_path):
+    """Some hundred names of five pictures, one of them broken."""
+    path = tmp_path / "many.txt"
+    path.write_text("".join(f"{folder / NAMES[number % 5]}\n" for number in range(400)))
+    return path
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bytes(weights, many, output):
+    options = ["--files-from", many, "--weights", weights, "-q"]
+    expected = output.with_stem("expected")
+    assert densenet("embed", *options, "-o", expected).status == 1
+    parts = Path(f"{output}.parts.jsonl")
+    kills = 0
+    for size in (1, 30_000):
+        with start(*options, "-o", output, "--resume") as running:
+            wait_for_parts(running, parts, size)
+            running.send_signal(signal.SIGKILL)
+            running.communicate()
+        kills += running.returncode == -signal.SIGKILL
+        assert parts.exists() and not output.exists()
+    assert kills == 2
+    assert densenet("embed", *options, "-o", output, "--resume").status == 1
+    for suffix in ("", ".sources.jsonl", ".meta.json"):
+        assert Path(f"{output}{suffix}").read_bytes() == Path(f"{expected}{suffix}").read_bytes()
+    assert not parts.exists()
+
+
+def test_interrupted_it_says_where_what_is_finished_is(weights, many, output):
+    parts = Path(f"{output}.parts.jsonl")
+    with start("--files-from", many, "--weights", weights, "-o", output) as running:
+        wait_for_parts(running, parts, 1)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    said = [line for line in err.splitlines() if line]
+    assert said[-2:] == [f"What is finished is kept in {parts}; --resume goes on behind it.", "Interrupted."]
+    assert not output.exists()
+
+
+class TestDocs:
+    def test_the_nearest_neighbours_are_found_in_five_lines(self, photographs, tmp_path, monkeypatch, capsys):
+        """By the network that ships inside: the first photograph's mirror image comes before all others."""
+        monkeypatch.chdir(tmp_path)
+        with Image.open(photographs[0]) as image:
+            ImageOps.mirror(image).save("mirrored.jpg")
+        densenet("embed", *photographs, "mirrored.jpg", "-o", "features.npz", "--variant", "tiny")
+        search = blocks(DOCS / "embed.md", "python")[0]
+        assert len([line for line in search.splitlines() if line]) == 5
+        exec(compile(search, "embed.md", "exec"), {})
+        nearest, *others = re.findall(r"'([^']+)'", capsys.readouterr().out)
+        assert nearest == "mirrored.jpg"
+        assert len(others) == 4
+
+    def test_the_lengths_are_right(self):
+        documented = {row[0]: row[1] for row in rows(DOCS / "embed.md") if row[0] in registry.VARIANTS}
+        assert {"121", "169", "201", "tiny"} <= documented.keys()
+        for name, length in documented.items():
+            assert length == f"{width_of(registry.get(name).config):,}"
+
+    def test_the_formats_are_all_there(self):
+        assert [row[0] for row in rows(DOCS / "embed.md") if row[0][:1] == "."] == [f".{name}" for name in FORMATS]
+
+    def test_the_listing_has_the_form_that_is_shown(self, weights, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        os.mkdir("photos")
+        for name in ("cat.jpg", "dog.jpg"):
+            Image.new("RGB", (40, 40)).save(f"photos/{name}")
+        Path("photos/broken.png").touch()
+        names = [f"photos/{name}" for name in ("cat.jpg", "broken.png", "dog.jpg")]
+        densenet("embed", *names, "-o", "features.npy", "--weights", weights)
+        assert Path("features.npy.sources.jsonl").read_text() == blocks(DOCS / "embed.md", "jsonl")[0]
