@@ -6,15 +6,20 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from selenium.webdriver.support.wait import WebDriverWait
 
 from densenet_cli.cli import COMMANDS
 from scripts import site_pages
 from scripts.site_pages import DOCS, ROOT
+from tests.support import browser as support
 
 
 def test_every_page_is_in_the_navigation():
@@ -106,3 +111,38 @@ def test_what_the_pages_say_can_be_searched(site):
     index = next(iter(site)).parent / "search" / "search_index.json"
     for path in site:
         assert f'"location":"{path.name}"' in index.read_text() or path.parent.name == "models"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        """Nothing."""
+
+
+@pytest.fixture
+def served(site):
+    """Where a server has the site; its search needs one."""
+    folder = next(iter(site)).parent
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(support.missing() is not None, reason=str(support.missing()))
+def test_in_a_browser(served, tmp_path):
+    with support.opened(tmp_path / "profile") as browser:
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(f"{served}/predict.html", width, 900, dark=dark)
+            assert browser.run("return getComputedStyle(document.body).colorScheme") == ("dark" if dark else "light")
+            assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+            # A help page is 80 columns wide; on a phone it is scrolled.
+            assert dark or browser.run(
+                "return [...document.querySelectorAll('pre code')].every(code => code.scrollWidth <= code.clientWidth)"
+            )
+            typed = """const field = document.querySelector('.md-search__input');
+                field.value = 'ten-crop'; field.focus(); field.dispatchEvent(new Event('keyup'));"""
+            browser.run(typed)
+            results = "return document.querySelectorAll('.md-search-result__link').length"
+            assert WebDriverWait(browser.chrome, 20).until(lambda _: browser.run(results)) > 0  # noqa: B023
+            assert [url for url in browser.requests() if not url.startswith((served, "blob:"))] == []
+            assert browser.complaints() == []

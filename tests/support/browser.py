@@ -50,13 +50,13 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.chrome = Chrome(options, Service(driver, log_output=os.devnull))
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        """Open a file in a window of that size, by somebody who likes it dark or not."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+        """Open a file or a URL in a window of that size, by somebody who likes it dark or not."""
         self.chrome.get("about:blank")  # whatever was there before is done asking
         self.size(width, height, dark=dark)
         self.chrome.get_log("browser")
         self.chrome.get_log("performance")
-        self.chrome.get(page.as_uri())
+        self.chrome.get(page if isinstance(page, str) else page.as_uri())
 
     def size(self, width: int, height: int, *, dark: bool = False) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
