@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from densenet_cli.results import Failure, Prediction, Score
 if TYPE_CHECKING:
     import numpy as np
 
+    from densenet_cli.explain.maps import Explanation
     from densenet_cli.images.sources import Source
     from densenet_cli.weights import Progress
 
@@ -50,6 +51,8 @@ class Classifier:
         labels: a file of class names, one a line, instead of the model's own.
         engine: ``onnx`` or ``tensorflow``.
         preprocess: a name of ``images.preprocessing.WAYS``; None for the model's own way, else ``crop``.
+        input_size: pixels a side of what the network sees, at least as many as leave something behind its
+            reductions; None for the model's own.
         exact: never decode a large JPEG at reduced scale.
         ten_crop: average over the paper's ten crops (only with ``crop``).
         batch_size: pictures computed at once, at least 1.
@@ -86,6 +89,7 @@ class Classifier:
         labels: str | os.PathLike[str] | None = None,
         engine: str = engines.DEFAULT,
         preprocess: str | None = None,
+        input_size: int | None = None,
         exact: bool = False,
         ten_crop: bool = False,
         batch_size: int = BATCH_SIZE,
@@ -105,7 +109,10 @@ class Classifier:
         self._offline = offline
         self._batch_size = batch_size
         self._threads = threads or cores()
-        Preprocessing(preprocess or "crop", exact=exact, ten_crop=ten_crop)  # refused before anything is fetched
+        ways = {"exact": exact, "ten_crop": ten_crop}
+        Preprocessing(
+            preprocess or "crop", 224 if input_size is None else input_size, **ways
+        )  # refused before anything is fetched
         self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
         if weights is None:
             chosen = registry.get(variant or registry.DEFAULT)
@@ -120,8 +127,18 @@ class Classifier:
         metadata = self._engine.metadata
         self.labels = self._choose_labels(labels)
         way = preprocess or metadata.preprocess or "crop"
-        size = metadata.input_size or self.config.input_size
-        self.preprocessing = Preprocessing(way, size, exact=exact, ten_crop=ten_crop)
+        size = input_size or metadata.input_size or self.config.input_size
+        self.preprocessing = Preprocessing(way, size, **ways)
+        if input_size:
+            self._check_size(input_size)
+
+    def _check_size(self, input_size: int) -> None:
+        from densenet_cli.arithmetic import layers
+
+        try:
+            layers(self.config, input_size)
+        except ValueError as error:
+            raise UsageError(f"The input size can't be {input_size}: {error}.") from None
 
     def _choose_decoder(self, decode_memory: int, isolate: bool, timeout: float | None) -> Decoder:
         budget = decoding.DecodeBudget(decode_memory)
@@ -216,6 +233,59 @@ class Classifier:
             else:
                 yield self._prediction(source, outputs[0], top_k, min_prob)
 
+    def explain(self, picture: object, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
+        """Say where in one picture the network saw its classes: class activation maps on the original.
+
+        ``explain("cat.jpg").draw().save("maps.png")``
+
+        Args:
+            picture: as for ``predict``.
+            top_k: maps of how many of the most probable classes, at least 1.
+            classes: maps of these instead: label, WordNet id or index of each.
+
+        Raises:
+            UsageError: ten crops; a class that the model doesn't know.
+            PictureError: the picture can't be classified.
+        """
+        source = sources.from_object(picture)
+        (_, explained), *_ = self._explain([source], 1, top_k, classes)
+        if isinstance(explained, PictureError):
+            raise explained
+        return explained
+
+    def explain_many(
+        self, pictures: Iterable[object], top_k: int = 1, classes: Sequence[int | str] | None = None
+    ) -> Iterator[Explanation]:
+        """Explain any number of pictures, streaming, in order: ``pictures`` as for ``predict_many``.
+
+        Yields an ``Explanation`` a picture; where one failed, with its ``error`` set. Raises as ``explain``.
+        """
+        return self.explain_sources(_expand(pictures), top_k, classes)
+
+    def explain_sources(
+        self, found: Iterable[Source], top_k: int = 1, classes: Sequence[int | str] | None = None
+    ) -> Iterator[Explanation]:
+        """Like ``explain_many``, on sources that were expanded already (``images.sources.expand``)."""
+        from densenet_cli.explain.maps import Explanation
+
+        return (
+            Explanation(source.name, self.model, error=Failure.of(explained))
+            if isinstance(explained, PictureError)
+            else explained
+            for source, explained in self._explain(found, self._threads, top_k, classes)
+        )
+
+    def _explain(
+        self, found: Iterable[Source], threads: int, top_k: int, classes: Sequence[int | str] | None
+    ) -> Iterator[tuple[Source, Explanation | PictureError]]:
+        from densenet_cli.explain.maps import Explainer
+
+        _check_selection(top_k, 0)
+        explainer = Explainer(self.model, self.labels, self.preprocessing, self._engine.head)
+        choose = explainer.chooser(top_k, classes)
+        streamed = self._stream(explainer.remember(found), threads, ("probabilities", "features"))
+        return ((source, explainer.explain(source, outputs, choose)) for source, outputs in streamed)
+
     def probabilities(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
         """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
         for source, outputs in self._stream(_expand(pictures), self._threads):
@@ -239,7 +309,7 @@ class Classifier:
         thumbnail = Thumbnail()
         with suppress(PictureError):
             self._load(replace(source, thumbnail=thumbnail))
-        return thumbnail.jpeg
+        return thumbnail.data
 
     def _stream(
         self, found: Iterable[Source], threads: int, outputs: tuple[str, ...] = ("probabilities",)

@@ -34,6 +34,16 @@ class Score:
     label: str
     probability: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON's types. A probability that is no finite number is None."""
+        return {
+            "rank": self.rank,
+            "index": self.index,
+            "id": None if self.id is None else unicode(self.id),
+            "label": unicode(self.label),
+            "probability": shortest(self.probability),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -74,16 +84,7 @@ class Prediction:
         if self.error is not None:
             record["error"] = self.error.to_dict()
         else:
-            record["predictions"] = [
-                {
-                    "rank": score.rank,
-                    "index": score.index,
-                    "id": None if score.id is None else unicode(score.id),
-                    "label": unicode(score.label),
-                    "probability": shortest(score.probability),
-                }
-                for score in self.predictions
-            ]
+            record["predictions"] = [score.to_dict() for score in self.predictions]
         return record
 
     def to_json(self) -> str:
@@ -193,10 +194,11 @@ def _to_bytes(name: str) -> bytes:
 class Format(NamedTuple):
     """How records make a file: ``head``, the records with ``between`` between them, ``foot``.
 
-    ``resumable``: whether an interrupted file can be gone on with.
+    ``encode`` takes a ``Prediction``; the JSON forms take whatever has a ``to_json``. ``resumable``: whether an
+    interrupted file can be gone on with.
     """
 
-    encode: Callable[[Prediction], str]
+    encode: Callable[[Any], str]
     head: str = ""
     between: str = ""
     foot: str = ""
@@ -204,8 +206,8 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "json": Format(Prediction.to_json, "[\n", ",\n", "\n]\n", resumable=False),
-    "jsonl": Format(lambda prediction: prediction.to_json() + "\n"),
+    "json": Format(lambda record: record.to_json(), "[\n", ",\n", "\n]\n", resumable=False),
+    "jsonl": Format(lambda record: record.to_json() + "\n"),
     "csv": Format(Prediction.to_csv, ",".join(CSV_COLUMNS) + "\n"),
 }
 """The formats a file of results can have, by name; a file's suffix is a dot and the name."""

@@ -22,7 +22,7 @@ def thumbnail_of(picture: object, **settings) -> Image.Image:
     source = dataclasses.replace(from_object(picture), thumbnail=Thumbnail())
     pixels = load(source, Preprocessing(**settings))
     np.testing.assert_array_equal(pixels, load(from_object(picture), Preprocessing(**settings)))
-    return Image.open(io.BytesIO(source.thumbnail.jpeg))
+    return Image.open(io.BytesIO(source.thumbnail.data))
 
 
 def difference(picture: Image.Image, other: Image.Image) -> float:
@@ -64,14 +64,14 @@ def test_noise_keeps_to_its_bytes():
         thumbnail = Thumbnail()
         noise = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
         thumbnail.take(Picture.whole(noise))
-        assert 3000 < len(thumbnail.jpeg) <= MOST_BYTES
+        assert 3000 < len(thumbnail.data) <= MOST_BYTES
 
 
 def test_one_that_fails_has_none():
     source = dataclasses.replace(from_object(b"no picture"), thumbnail=Thumbnail())
     with pytest.raises(PictureError):
         load(source, Preprocessing())
-    assert source.thumbnail.jpeg is None
+    assert source.thumbnail.data is None
 
 
 def test_memory_is_reserved_for_it():

@@ -217,7 +217,7 @@ def write(path: Path, count: int, jpegs: list[bytes]) -> None:
     with PredictionReport(path, "densenet121", {"top_k": 5}) as report:
         for number, source in enumerate(report.watch(sources)):
             if source.thumbnail:
-                source.thumbnail.jpeg = jpegs[number % len(jpegs)]
+                source.thumbnail.data = jpegs[number % len(jpegs)]
             failure = Failure("UnreadableImage", "An empty file.") if number % 97 == 96 else None
             report.add(Prediction(source.name, "densenet121", () if failure else scores, failure))
 
@@ -231,7 +231,7 @@ def large(tmp_path_factory):
     for _ in range(50):
         thumbnail = Thumbnail()
         thumbnail.take(Picture.whole(Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))))
-        jpegs.append(thumbnail.jpeg)
+        jpegs.append(thumbnail.data)
     write(path, THUMBNAILS + 1, jpegs)
     return path
 

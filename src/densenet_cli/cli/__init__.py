@@ -24,6 +24,7 @@ from densenet_cli.errors import DensenetError, OutputError
 
 COMMANDS = {
     "predict": "Classify pictures: files, folders, globs, URLs or standard input.",
+    "explain": "Show where in a picture the network saw what it says.",
     "embed": "Turn pictures into vectors, for search and near-duplicates.",
     "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
     "evaluate": "Measure a model on pictures whose classes are known.",

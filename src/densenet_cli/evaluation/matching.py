@@ -45,6 +45,33 @@ class Matcher:
         by_index = self._indices.get(name.lstrip("0") or name[:1])
         return [] if by_index is None else [by_index]
 
+    def position(self, name: str) -> int:
+        """The one position that ``name`` means. Raises UsageError, with the nearest labels, for none or several."""
+        found = self.find(name)
+        if len(found) == 1:
+            return found[0]
+        shown = repr(unicode(name))
+        if found:
+            choices = " or ".join(_describe(self._labels[position]) for position in found)
+            raise UsageError(f"{shown} is more than one class of the model, {choices}: name it by its id or index.")
+        if near := self.nearest(name):
+            known = f"is {near[0]!r}" if len(near) == 1 else f"are {', '.join(map(repr, near))}"
+            raise UsageError(f"The model has no class {shown}; the nearest {known}.")
+        own = _some([label.name for label in self._labels])
+        raise UsageError(f"The model has no class {shown}. Name one by label, WordNet id or index: it knows {own}.")
+
+    def nearest(self, name: str) -> list[str]:
+        """Up to ``SHOWN`` labels that look like ``name``, or have it as a part; else ids that do; perhaps none."""
+        import difflib
+
+        folded = _fold(name)
+        alike = difflib.get_close_matches(folded, list(self._folded), SHOWN)
+        parts = [known for known in self._folded if folded and folded in known]
+        found = list(dict.fromkeys([*alike, *parts]))[:SHOWN]
+        if not found:
+            return difflib.get_close_matches(folded, list(self._ids), SHOWN, cutoff=0.8)
+        return [self._labels[self._folded[known][0]].name for known in found]
+
     def match(self, names: Iterable[str], what: str) -> dict[str, int]:
         """Each name's position. ``what`` says what the names are: "class folders of val".
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import DensenetError, UnreadableImage
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from densenet_cli.images.headers import Size
     from densenet_cli.images.preprocessing import Box
+    from densenet_cli.images.thumbnails import Keepsake
 
 __all__ = ["DecodeBudget", "decode", "guarded", "load", "load_bytes"]
 
@@ -85,28 +86,48 @@ class _Aim(Generic[T]):
         least_side: pixels that its shorter side has to keep; None for full scale.
         resized_side: what ``use`` resizes the shorter side to; 0 where it doesn't.
         as_is: in RGB as Pillow converts it, neither laid on white nor turned upright.
+        thumbnail: filled before ``use``.
     """
 
     use: Callable[[Picture], T]
     least_side: int | None
     resized_side: int = 0
     as_is: bool = False
+    thumbnail: Keepsake | None = None
+
+    def see(self, picture: Picture) -> T:
+        """Fill the thumbnail and use the picture."""
+        if self.thumbnail:
+            self.thumbnail.take(picture)
+        return self.use(picture)
+
+    def needed(self, size: Size) -> int:
+        """Bytes that this takes beside a picture of that size."""
+        return max(
+            memory.of_resizing(size, side) for side in (self.resized_side, self.thumbnail.side if self.thumbnail else 0)
+        )
+
+    def apart(self, image: Image) -> _Aim[None] | None:
+        """To fill the thumbnail alone, where a JPEG is decoded for it at another scale than for ``use``.
+
+        What the network sees, and so its answer, is the same with a thumbnail as without.
+        """
+        kept = self.thumbnail
+        if kept is None or image.format != "JPEG" or self.least_side is None:
+            return None
+        if _scale(image.size, kept.least_side or self.least_side) >= _scale(image.size, self.least_side):
+            return None
+        return _Aim(lambda picture: None, kept.least_side, as_is=self.as_is, thumbnail=kept)
 
 
 def _seen(source: Source, preprocessing: Preprocessing, use: Callable[[Picture, Preprocessing], T]) -> _Aim[T]:
     """To fill the source's thumbnail, and to make of the picture what a network sees."""
-    thumbnail = source.thumbnail
-
-    def take(picture: Picture) -> T:
-        if thumbnail:
-            thumbnail.take(picture)
-        return use(picture, preprocessing)
-
     return _Aim(
-        take,
+        lambda picture: use(picture, preprocessing),
         preprocessing.least_side,
-        max(preprocessing.shorter_side, thumbnail.side if thumbnail else 0),
+        preprocessing.shorter_side,
         as_is=preprocessing.way == "keras",
+        thumbnail=source.thumbnail,
     )
 
 
@@ -145,13 +166,22 @@ def _from_file(encoded: Encoded, aim: _Aim[T], budget: DecodeBudget) -> T:
     held = encoded.size if encoded.in_memory else 0
     if format.size:
         size = format.size(encoded.stream)
-        needed = memory.of_opened(format.name, size, encoded.size) + memory.of_resizing(size, aim.resized_side)
+        needed = memory.of_opened(format.name, size, encoded.size) + aim.needed(size)
         with budget.reserve(held + needed):
             return _see(format.open(encoded.stream), aim)
     image = format.open(encoded.stream)
+    if larger := aim.apart(image):
+        _decode(image, larger, held, encoded.size, budget)
+        aim = replace(aim, thumbnail=None)
+        image = format.open(encoded.stream)
+    return _decode(image, aim, held, encoded.size, budget)
+
+
+def _decode(image: Image, aim: _Aim[T], held: int, encoded: int, budget: DecodeBudget) -> T:
+    """Pixels of an opened file of ``encoded`` bytes, of which ``held`` lie in memory."""
     size = image.size
     box = _reduce(image, aim.least_side)
-    needed = memory.of_image(image, size, encoded.size) + memory.of_resizing(image.size, aim.resized_side)
+    needed = memory.of_image(image, size, encoded) + aim.needed(image.size)
     with budget.reserve(held + needed):
         return _see(image, aim, (size, box) if box else None)
 
@@ -162,23 +192,28 @@ def _reduce(image: Image, least_side: int | None) -> Box | None:
     Returns:
         The part of the reduced picture that the whole one takes; None where the scale stays.
     """
-    if image.format != "JPEG" or least_side is None or min(image.size) < 2 * least_side:
+    if image.format != "JPEG" or least_side is None or _scale(image.size, least_side) == 1:
         return None
     drafted = image.draft(None, (least_side, least_side))
     return drafted[1] if drafted else None
+
+
+def _scale(size: Size, least_side: int) -> int:
+    """What a JPEG can be reduced by, so that its shorter side keeps so many pixels: Pillow's choice, 8, 4, 2 or 1."""
+    return next((scale for scale in (8, 4, 2) if min(size) >= scale * least_side), 1)
 
 
 def _see(image: Image, aim: _Aim[T], reduced: tuple[Size, Box] | None = None) -> T:
     """Decode an opened picture and use it."""
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))
+    orientation = orientation_of(image)
     # One name for every stage of it, so that each is gone once the next is there.
     if aim.as_is:
         image = image if image.mode == "RGB" else image.convert("RGB")
-        return aim.use(Picture(image, size, box))
-    orientation = orientation_of(image)
+        return aim.see(Picture(image, size, box, orientation))
     image = to_rgb(image)
-    return aim.use(upright(Picture(image, size, box), orientation))
+    return aim.see(upright(Picture(image, size, box), orientation))
 
 
 _callers_image = threading.Lock()
@@ -188,7 +223,7 @@ _callers_image = threading.Lock()
 def _from_image(image: Image, aim: _Aim[T], budget: DecodeBudget) -> T:
     """A caller's picture. Nothing is changed in it, but that Pillow may decode it now."""
     with _callers_image:
-        needed = memory.of_image(image, image.size) + memory.of_resizing(image.size, aim.resized_side)
+        needed = memory.of_image(image, image.size) + aim.needed(image.size)
     with budget.reserve(needed):
         with _callers_image:
             image.load()
@@ -199,5 +234,5 @@ def _from_array(array: Any, aim: _Aim[T], budget: DecodeBudget) -> T:
     from PIL import Image
 
     size = array.shape[1], array.shape[0]
-    with budget.reserve(4 * size[0] * size[1] + memory.of_resizing(size, aim.resized_side)):
-        return aim.use(Picture.whole(Image.fromarray(array)))
+    with budget.reserve(4 * size[0] * size[1] + aim.needed(size)):
+        return aim.see(Picture.whole(Image.fromarray(array)))

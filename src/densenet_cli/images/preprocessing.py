@@ -94,11 +94,13 @@ class Picture:
         image: its pixels.
         size: width and height at full scale.
         box: the part of ``image`` that is the picture: decoding at reduced scale fills the last column and row up.
+        orientation: the EXIF orientation that is still to be undone, 1 to 8; other than 1 with ``keras`` only.
     """
 
     image: Image
     size: tuple[int, int]
     box: Box
+    orientation: int = 1
 
     @classmethod
     def whole(cls, image: Image) -> Picture:
@@ -127,6 +129,31 @@ def squares(picture: Picture, preprocessing: Preprocessing) -> list[Image]:
             return [_nearest(picture.image, side)]
 
 
+def window(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
+    """Where the network's square lies in the picture at full scale: what ``apply`` shows it, and the way back from it.
+
+    Args:
+        size: the picture's width and height, as ``apply`` gets it.
+        preprocessing: not ``ten_crop``, which has no one square.
+
+    Returns:
+        Left, top, right and bottom in the picture's pixels; with ``pad`` they lie outside of it on two sides.
+    """
+    width, height = size
+    side = preprocessing.input_size
+    match preprocessing.way:
+        case "crop":
+            resized = resized_size(size, preprocessing.shorter_side)
+            left, top = _middle(resized, side)
+        case "pad":
+            resized = _padded_size(size, side)
+            left, top = -((side - resized[0]) // 2), -((side - resized[1]) // 2)
+        case _:
+            resized, left, top = (side, side), 0, 0
+    across, down = width / resized[0], height / resized[1]
+    return left * across, top * down, (left + side) * across, (top + side) * down
+
+
 def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     """Width and height once the shorter side is ``shorter_side``: torchvision's ``Resize``, which rounds down."""
     width, height = size
@@ -142,11 +169,16 @@ def _crops(picture: Picture, preprocessing: Preprocessing) -> list[Image]:
     side = preprocessing.input_size
     width, height = resized_size(picture.size, preprocessing.shorter_side)
     right, bottom = width - side, height - side
-    middle = (round(right / 2), round(bottom / 2))  # torchvision's CenterCrop: half to even
+    middle = _middle((width, height), side)
     if not preprocessing.ten_crop:
         return _squares(picture, (width, height), [middle], side)
     squares = _squares(picture, (width, height), [(0, 0), (right, 0), (0, bottom), (right, bottom), middle], side)
     return squares + [square.transpose(Transpose.FLIP_LEFT_RIGHT) for square in squares]
+
+
+def _middle(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Upper left corner of the middle square: torchvision's ``CenterCrop``, half to even."""
+    return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
 def _squares(picture: Picture, size: tuple[int, int], corners: list[tuple[int, int]], side: int) -> list[Image]:
@@ -189,12 +221,16 @@ def _resize(picture: Picture, size: tuple[int, int]) -> Image:
 def _pad(picture: Picture, side: int) -> Image:
     from PIL import Image
 
-    width, height = picture.size
-    scale = side / max(width, height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = _padded_size(picture.size, side)
     square = Image.new("RGB", (side, side), PAD_COLOUR)
     square.paste(_resize(picture, size), ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
+
+
+def _padded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height once the longer side is ``side``."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _nearest(image: Image, side: int) -> Image:

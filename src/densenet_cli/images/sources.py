@@ -20,7 +20,7 @@ from densenet_cli.images.folders import Found, Skipped, explain, walk
 from densenet_cli.images.globs import is_pattern, matches
 
 if TYPE_CHECKING:
-    from densenet_cli.images.thumbnails import Thumbnail
+    from densenet_cli.images.thumbnails import Keepsake
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
 
@@ -39,14 +39,14 @@ class Source:
             a uint8 array of (height, width, 3).
         kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no picture.
         error: set when the name leads to no picture.
-        thumbnail: to be filled when the picture is decoded; None where nobody wants to see it.
+        thumbnail: a copy to be filled when the picture is decoded; None where nobody wants to see it.
     """
 
     name: str
     origin: Any
     kind: Kind
     error: PictureError | None = None
-    thumbnail: Thumbnail | None = None
+    thumbnail: Keepsake | None = None
 
 
 class StandardInput:

@@ -1,11 +1,12 @@
-"""A small copy of a picture for a page to show, made as the picture is decoded and only where somebody asked for it.
+"""A smaller copy of a picture for people to see, made as the picture is decoded and only where somebody asked for it.
 
-Whoever wants one gives the source a ``Thumbnail`` to be filled; a source without one costs nothing more.
+Whoever wants one gives the source a ``Keepsake`` to be filled; a source without one costs nothing more.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,29 +20,95 @@ QUALITIES = (80, 60, 40, 20, 10)
 """A photograph takes 3 to 6 KB at the first; pure noise, the worst there is, 6 at the fourth."""
 
 
-class Thumbnail:
-    """The place for one.
+class Keepsake:
+    """The place for a copy.
 
     Attributes:
         side: pixels of its longer side, at most.
-        jpeg: a JPEG file of the whole picture as the network's preprocessing found it, upright and on white (other
-            than with ``keras``); None until the picture is decoded, and for ever where it can't be.
+        least_side: pixels that a JPEG's shorter side keeps for it when it is decoded at reduced scale; 0 for as many
+            as the network needs.
+        most_bytes: no ``data`` is longer.
+        data: the copy as bytes; None until the picture is decoded, and for ever where it can't be.
     """
 
-    __slots__ = ("jpeg",)
-    side = 160
+    __slots__ = ("data",)
+    side: int
+    least_side = 0
+    most_bytes: int
 
     def __init__(self) -> None:
-        self.jpeg: bytes | None = None
+        self.data: bytes | None = None
 
     def take(self, picture: Picture) -> None:
-        """Fill it. A picture smaller than ``side`` keeps its size; the memory it takes is ``memory.of_resizing``'s."""
+        """Fill it. The memory that it takes is ``memory.of_resizing``'s."""
+        raise NotImplementedError
+
+    def _shrink(self, picture: Picture) -> Image:
+        """All of the picture, no side longer than ``side``; a smaller one keeps its size."""
         from PIL.Image import Resampling
 
         width, height = picture.size
         scale = min(self.side / max(width, height), (picture.box[2] - picture.box[0]) / width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        self.jpeg = _encode(picture.image.resize(size, Resampling.BILINEAR, picture.box))
+        return picture.image.resize(size, Resampling.BILINEAR, picture.box)
+
+
+class Thumbnail(Keepsake):
+    """``data`` is a JPEG file of the picture as preprocessing found it: upright, on white (but for ``keras``)."""
+
+    __slots__ = ()
+    side = 160
+    most_bytes = 1 << 16
+
+    def take(self, picture: Picture) -> None:
+        """See ``Keepsake``."""
+        self.data = _encode(self._shrink(picture))
+
+
+class Original(Keepsake):
+    """``data`` are the pixels of the upright picture, and what it was: see ``image`` and the properties beside it."""
+
+    __slots__ = ()
+    side = 800
+    least_side = 512  # what ``crop`` keeps for an input of 224
+    most_bytes = 20 + 3 * side * side
+    _head = struct.Struct("<5I")
+
+    def take(self, picture: Picture) -> None:
+        """See ``Keepsake``."""
+        from densenet_cli.images.orientation import upright
+        from densenet_cli.images.preprocessing import Picture
+
+        small = self._shrink(picture)
+        turned = upright(Picture(small, picture.size, (0, 0, *small.size)), picture.orientation)
+        head = self._head.pack(*turned.size, *turned.image.size, picture.orientation)
+        self.data = head + turned.image.tobytes()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture at full scale."""
+        width, height, *_ = self._fields()
+        return width, height
+
+    @property
+    def orientation(self) -> int:
+        """The EXIF orientation that the network's pixels still have, 1 to 8: other than 1 with ``keras`` only."""
+        return self._fields()[4]
+
+    @property
+    def image(self) -> Image:
+        """The picture in RGB, upright, no side longer than ``side``."""
+        from PIL import Image
+
+        _, _, width, height, _ = self._fields()
+        return Image.frombytes("RGB", (width, height), (self.data or b"")[self._head.size :])
+
+    def _fields(self) -> tuple[int, ...]:
+        return self._head.unpack_from(self.data or b"")
+
+
+KEEPSAKES: dict[str, type[Keepsake]] = {kind.__name__: kind for kind in (Thumbnail, Original)}
+"""By name, for a process that decodes for another."""
 
 
 def _encode(image: Image) -> bytes:

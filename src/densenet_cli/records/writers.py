@@ -21,6 +21,13 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
+class Record(Protocol):
+    """A picture's record in JSON: a ``Prediction``, or another."""
+
+    def to_json(self) -> str:
+        """One line."""
+
+
 class RecordWriter:
     """Base of the writers.
 
@@ -64,7 +71,7 @@ class StreamWriter(RecordWriter):
         self._begun = False
         self._broken = False
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction | Record) -> None:
         """Write one record and flush it."""
         self._put(self._lead() + self.format.encode(prediction))
 

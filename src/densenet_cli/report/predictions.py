@@ -88,7 +88,7 @@ class PredictionReport:
             prediction=prediction,
             best=best,
             is_unsure=is_unsure,
-            jpeg=thumbnail and thumbnail.jpeg,
+            jpeg=thumbnail and thumbnail.data,
         )
         with self._reporting():
             self._file.write(row.encode())

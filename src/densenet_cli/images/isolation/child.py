@@ -19,7 +19,7 @@ from densenet_cli.images.isolation.messages import Words, packed, received
 from densenet_cli.images.pillow import quieten
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source
-from densenet_cli.images.thumbnails import Thumbnail
+from densenet_cli.images.thumbnails import KEEPSAKES
 
 
 def main(connection: int, decode_memory: int) -> None:
@@ -96,11 +96,11 @@ def _answer(talk: _Talk, budget: decoding.DecodeBudget) -> tuple[Words, bytes]:
     """Decode the picture that was just heard of."""
     words, origin = talk.words, talk.data
     talk.data = b""
-    thumbnail = Thumbnail() if words["thumbnail"] else None
+    thumbnail = KEEPSAKES[words["thumbnail"]]() if words["thumbnail"] else None
     source = Source("", os.fsdecode(origin) if words["kind"] == "path" else origin, words["kind"], None, thumbnail)
     try:
         pixels = decoding.load_bytes(source, Preprocessing(**words["preprocessing"]), budget)
     except PictureError as error:
         return {"error": type(error).__name__, "message": str(error)}, b""
-    jpeg = thumbnail.jpeg if thumbnail and thumbnail.jpeg else b""
-    return {"pixels": len(pixels)}, pixels + jpeg
+    kept = thumbnail.data if thumbnail and thumbnail.data else b""
+    return {"pixels": len(pixels)}, pixels + kept

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from densenet_cli.images.preprocessing import Preprocessing
-    from densenet_cli.images.thumbnails import Thumbnail
+    from densenet_cli.images.thumbnails import Keepsake
 
 CODE = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
@@ -45,9 +45,6 @@ START_LIMIT = 60.0
 
 END_LIMIT = 2.0
 """Seconds to wait for a process to be gone. One that the system won't let go (a network's folder) is left to it."""
-
-THUMBNAIL_LIMIT = 1 << 16
-"""Bytes of a thumbnail, at most."""
 
 ERRORS: dict[object, type[PictureError]] = {
     kind.__name__: kind for kind in (SourceNotFound, SourceUnreadable, UnreadableImage, ImageTooLarge)
@@ -110,7 +107,7 @@ class Worker:
         self._is_ready = True
 
     def load(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None
     ) -> NDArray[np.uint8]:
         """What ``decoding.load`` gives.
 
@@ -144,13 +141,17 @@ class Worker:
         return pixels
 
     def _ask(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None
     ) -> tuple[Words, bytes]:
         """The answer to a picture, memory reserved for it in between."""
         clock = _Clock(self._connection, self._timeout)
         if kind == "path" and (folder := _current_folder()) != self._folder:
             origin = os.path.join(folder, origin)  # the process is still where this one was when it was started
-        picture = {"kind": kind, "preprocessing": asdict(preprocessing), "thumbnail": thumbnail is not None}
+        picture = {
+            "kind": kind,
+            "preprocessing": asdict(preprocessing),
+            "thumbnail": type(thumbnail).__name__ if thumbnail else None,
+        }
         with ExitStack() as reserved:
             words, data = clock.ask(picture, origin)
             if "reserve" in words:
@@ -158,7 +159,9 @@ class Worker:
                 if not 0 <= needed <= self._budget.bytes:
                     raise ValueError(needed)
                 reserved.enter_context(self._budget.reserve(needed))
-                words, data = clock.ask({"go": True}, most=prod(_shape(preprocessing)) + THUMBNAIL_LIMIT)
+                words, data = clock.ask(
+                    {"go": True}, most=prod(_shape(preprocessing)) + (thumbnail.most_bytes if thumbnail else 0)
+                )
         return words, data
 
     def _ending(self) -> str:
@@ -242,14 +245,14 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
 
 
-def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Thumbnail | None) -> NDArray[np.uint8]:
+def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None) -> NDArray[np.uint8]:
     """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't of that size."""
     import numpy as np
 
     shape = _shape(preprocessing)
     size = prod(shape)
     if thumbnail:
-        thumbnail.jpeg = bytes(data[size:])
+        thumbnail.data = bytes(data[size:]) or None
         data = data[:size]
     return np.frombuffer(data, np.uint8).reshape(shape)
 

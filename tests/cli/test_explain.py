@@ -1,0 +1,173 @@
+"""``densenet explain`` as a user has it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from tests.conftest import SAMPLES
+from tests.support.command import densenet, process
+from tests.support.networks import tiny_weights
+from tests.support.pictures import encode, photograph
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """``photos/`` with two pictures of one name, a broken one, and nothing else."""
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        photograph("chelsea", (90, 60)).save(tmp_path / "photos" / name / "1.jpg")
+    (tmp_path / "photos" / "b" / "2.jpg").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_drawing_for_each_in_folders_of_their_own(weights, folder):
+    result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
+    assert result.status == 1
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.glob("maps/**/*.png")) == [
+        "maps/photos/a/1.jpg.png",
+        "maps/photos/b/1.jpg.png",
+    ]
+    assert "photos/b/2.jpg: UnreadableImage" in result.err
+    assert "maps/photos/a/1.jpg.png" in result.out
+    again = densenet("explain", "photos", "-o", "maps", "--weights", "nowhere.safetensors")
+    assert again.status == 2
+    assert again.err == ("Error: maps/photos/a/1.jpg.png exists; replace it by --overwrite, or name another folder.\n")
+    assert densenet("explain", "photos", "-o", "maps", "--weights", weights, "--overwrite").status == 1
+
+
+def test_the_records(weights, folder):
+    arguments = ("explain", "photos", "--weights", weights, "-k", 2)
+    result = densenet(*arguments, "--format", "json")
+    first, second, broken = json.loads(result.out)
+    assert result.status == 1
+    assert list(first) == ["source", "model", "width", "height", "maps"]
+    assert (first["source"], first["width"], first["height"]) == ("photos/a/1.jpg", 90, 60)
+    assert first["maps"] == second["maps"]
+    assert [map_["rank"] for map_ in first["maps"]] == [1, 2]
+    for map_ in first["maps"]:
+        assert list(map_) == ["rank", "index", "id", "label", "probability", "peak", "box"]
+        box, peak = map_["box"], map_["peak"]
+        assert 0 <= box["left"] <= peak["x"] < box["right"] <= 90
+        assert 0 <= box["top"] <= peak["y"] < box["bottom"] <= 60
+    assert broken["error"]["type"] == "UnreadableImage"
+    lines = densenet(*arguments, "--format", "jsonl", "-o", "maps")
+    drawn = [json.loads(line) for line in lines.out.splitlines()]
+    assert drawn[0].pop("drawing") == "maps/photos/a/1.jpg.png"
+    assert drawn[0] == first and drawn[2] == broken
+    predicted = densenet("predict", "photos/a/1.jpg", "--weights", weights, "-k", 2, "--format", "jsonl")
+    expected = json.loads(predicted.out)["predictions"]
+    assert [{key: map_[key] for key in expected[0]} for map_ in first["maps"]] == expected
+
+
+def test_classes_and_the_nearest_of_an_unknown_one():
+    picture = SAMPLES / "koala.jpg"
+    arguments = ("explain", picture, "--variant", "tiny", "--format", "jsonl")
+    result = densenet(*arguments, "--class", "goldfish", "--class", "n02106662", "--class", "german_shepherd")
+    assert [map_["label"] for map_ in json.loads(result.out)["maps"]] == ["goldfish", "German shepherd"]
+    unknown = densenet(*arguments, "--class", "germn shepard")
+    assert unknown.status == 2
+    assert unknown.err == "Error: The model has no class 'germn shepard'; the nearest is 'German shepherd'.\n"
+    part = densenet(*arguments, "--class", "bear")
+    assert "'brown bear'" in part.err
+    nothing = densenet(*arguments, "--class", "qqqqq")
+    assert nothing.status == 2
+    assert nothing.err.endswith("more.\n") and "label, WordNet id or index" in nothing.err
+
+
+def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder):
+    result = densenet("explain", "photos/a", "--weights", weights, "--format", "json", "--class", "tabby")
+    assert result.status == 2
+    assert "it knows 'class 0', 'class 1'" in result.err
+    result = densenet("explain", "photos/a", "--weights", weights, "--format", "jsonl", "--class", "3")
+    assert json.loads(result.out)["maps"][0]["index"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Say where the maps go"),
+        (["--show", "--format", "json"], "choose one"),
+        (["-o", "maps", "--ten-crop"], "one square"),
+        (["-k", "2", "--class", "3", "--show"], "choose one"),
+        (["--overwrite", "--show"], "goes with -o"),
+        (["-k", "0", "--show"], "0 is not in the range"),
+        (["--input-size", "0", "--show"], "0 is not in the range"),
+        (["-o", "photos/a/1.jpg"], "is a file"),
+    ],
+)
+def test_wrong_usage_is_found_before_anything_is_fetched(folder, arguments, words):
+    result = densenet("explain", "photos", "--variant", "169", *arguments)
+    assert result.status == 2
+    assert words in " ".join(result.err.split())
+    assert not (folder / "maps").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_anything_is_fetched(folder):
+    (folder / "file").touch()
+    result = densenet("explain", "photos", "--variant", "169", "-o", "file/maps")
+    assert result.status == 4
+    assert result.err == "Error: The folder file/maps can't be made: file is a file.\n"
+
+
+def test_an_input_too_small_for_the_network(folder):
+    result = densenet("explain", "photos", "--variant", "tiny", "--input-size", 5, "--show")
+    assert result.status == 2
+    assert "The input size can't be 5" in result.err
+
+
+def test_the_terminal_gets_shades_or_colours(weights, folder, monkeypatch):
+    picture = folder / "wide.png"
+    photograph("chelsea", (300, 100)).save(picture)
+    monkeypatch.setenv("COLUMNS", "60")
+    plain = densenet("explain", picture, "--weights", weights, "--show").out
+    drawn = [line for line in plain.splitlines() if line and set(line) <= set(" ░▒▓█")]
+    assert 8 <= len(drawn) <= 20
+    assert max(map(len, plain.splitlines())) <= 60
+    assert "█" in plain and "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    coloured = densenet("explain", picture, "--weights", weights, "--show").out
+    rows = [line for line in coloured.splitlines() if "▀" in line]
+    assert all(40 <= row.count("▀") <= 58 for row in rows)
+    assert "\x1b[38;2;" in coloured
+
+
+def test_standard_input_and_a_finer_map(weights, folder):
+    data = encode(photograph(size=(80, 80)), "PNG")
+    result = densenet("explain", "-", "-o", "maps", "--weights", weights, "--input-size", 64, stdin=data)
+    assert result.status == 0
+    assert Image.open(folder / "maps" / "stdin.png").format == "PNG"
+
+
+def test_only_what_is_needed_is_imported(weights, folder):
+    """Numbers alone need neither the drawing nor Rich."""
+    shutil.rmtree(folder / "photos" / "b")
+    code = (
+        "import sys; from densenet_cli.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont', 'densenet_cli.explain.drawing',"
+        " 'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
+    )
+    import subprocess
+    import sys
+
+    densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # the graph is cached now
+    arguments = [sys.executable, "-c", code, "explain", "photos", "--weights", weights, "--format", "jsonl"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+    assert result.stderr == "[]\n"
+
+
+def test_help_is_quick():
+    assert process("explain", "--help").returncode == 0
