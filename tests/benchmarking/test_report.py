@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -67,6 +68,13 @@ def test_another_engine_is_never_suggested():
     quick = {cell: times for cell, times in found.times.items() if cell.engine == "tensorflow"}
     found.times.update({cell: tuple(time / 100 for time in times) for cell, times in quick.items()})
     assert found.fastest.cell.engine == "onnx"
+
+
+@pytest.mark.parametrize("load", [None, 0.2, 1.5])
+def test_a_busy_machine_is_said(load, monkeypatch, capsys):
+    found = report({(8, 2): USUAL})
+    busy = dataclasses.replace(found, machine=dataclasses.replace(found.machine, load=load))
+    assert ("The cores were busy" in printed(busy, monkeypatch, capsys)) == (load == 1.5)
 
 
 def test_json_has_every_summary():

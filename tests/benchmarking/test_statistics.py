@@ -47,9 +47,21 @@ def test_of_two_at_most_one_is_above(a, b):
         assert one.median > other.median
 
 
-def test_overlapping_halves_are_not_above():
+def test_few_values_must_all_be_above_and_of_many_the_middle_halves():
     assert Summary.of([10, 11, 12]).is_above(Summary.of([7, 8, 9]))
-    assert not Summary.of([8.4, 11, 12]).is_above(Summary.of([7, 8, 12]))
+    assert not Summary.of([10, 11, 12]).is_above(Summary.of([7, 8, 10]))
+    assert Summary.of([10, 11, 12] * 5).is_above(Summary.of([7, 8, 8, 9, 20] * 3))
+    assert not Summary.of([9, 11, 12] * 5).is_above(Summary.of([7, 8, 10] * 5))
+
+
+@pytest.mark.parametrize("rounds", [4, 6, 10, 15, 25])
+def test_settings_that_are_alike_are_seldom_told_apart(rounds):
+    rng = np.random.default_rng(rounds)
+    told_apart = 0
+    for _ in range(400):
+        default, *others = (Summary.of(values) for values in rng.normal(100, 3, (8, rounds)))
+        told_apart += max(others, key=lambda other: other.median).is_above(default)
+    assert told_apart / 400 < 0.08
 
 
 def test_nothing_has_no_summary():

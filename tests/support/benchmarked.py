@@ -6,7 +6,9 @@ from densenet_cli.benchmarking.machine import Machine
 from densenet_cli.benchmarking.report import Cell, Command, Report
 from densenet_cli.benchmarking.statistics import Summary
 
-MACHINE = Machine("A processor (family 1, model 2)", 2, 8 * 10**9, "Linux 6, x86_64", "3.11.7", {"onnxruntime": "1"})
+MACHINE = Machine(
+    "A processor (family 1, model 2)", 2, 0.1, 8 * 10**9, "Linux 6, x86_64", "3.11.7", {"onnxruntime": "1"}
+)
 
 
 def report(rates: dict[tuple[int, int], list[float]], default=(8, 2), engines=("onnx",), random_weights=True) -> Report:

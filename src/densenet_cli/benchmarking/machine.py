@@ -24,6 +24,7 @@ class Machine:
     Attributes:
         processor: its name and, since a virtual machine may hide it, its family, model and widest vectors.
         cores: that this process may use.
+        load: processes that wanted a core, on average of the minute before; None where the system doesn't tell.
         memory: bytes of it, None where the system doesn't tell.
         system: operating system and architecture.
         python: version.
@@ -32,10 +33,16 @@ class Machine:
 
     processor: str
     cores: int
+    load: float | None
     memory: int | None
     system: str
     python: str
     packages: dict[str, str]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other work took a good part of the cores."""
+        return self.load is not None and self.load > self.cores / 4
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types."""
@@ -49,6 +56,7 @@ def describe(packages: Iterable[str]) -> Machine:
     return Machine(
         processor(),
         cores(),
+        round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         _memory(),
         f"{platform.system()} {platform.release()}, {platform.machine()}",
         platform.python_version(),

@@ -21,7 +21,7 @@ from densenet_cli.classifier import BATCH_SIZE, cores
 from densenet_cli.errors import UsageError
 from densenet_cli.results import unicode
 
-LEAST_ROUNDS = 3
+LEAST_ROUNDS = 4
 SLICES = 6
 """Rounds, the one that warms up among them, that the time is divided into."""
 LONGEST_SLICE, SHORTEST_SLICE = 0.5, 0.02
@@ -41,6 +41,8 @@ def measure(plan: Plan, progress: Progress = lambda what, done: None) -> Report:
         CommandFailed: the command or a measuring process ended in an error.
     """
     start = time.monotonic()
+    packages = (*PACKAGES, REFERENCE) if REFERENCE in plan.engines else PACKAGES
+    described = machine.describe(packages)  # before anything here keeps it busy
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="densenet-benchmark-")))
         progress("making pictures", 0.0)
@@ -60,12 +62,11 @@ def measure(plan: Plan, progress: Progress = lambda what, done: None) -> Report:
             raise UsageError(f"None of the pictures can be decoded: {reason}")
         commands = Commands(plan.engines, model.arguments, usable, model.environment, folder)
         times, rounds = _rounds(plan, workers, commands, start, progress)
-        described = _pictures(plan, usable, about)
-    packages = (*PACKAGES, REFERENCE) if REFERENCE in plan.engines else PACKAGES
+        measured_with = _pictures(plan, usable, about)
     return Report(
         about["model"],
-        machine.describe(packages),
         described,
+        measured_with,
         _settings(plan, about, time.monotonic() - start),
         rounds,
         (BATCH_SIZE, cores()),

@@ -72,7 +72,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     default=60,
     show_default=True,
     metavar="S",
-    help="About how long; three rounds are made however long they take.",
+    help="About how long; four rounds are made however long they take.",
 )
 @click.option(
     "--format",

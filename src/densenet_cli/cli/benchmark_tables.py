@@ -60,7 +60,12 @@ def _about(report: Report) -> list[Text]:
         f"{machine.system}, Python {machine.python}",
         packages,
     )
-    return [title, *(Text(f"  {printable(line)}", style="dim") for line in lines)]
+    about = [title, *(Text(f"  {printable(line)}", style="dim") for line in lines)]
+    if machine.is_busy:
+        about.append(
+            Text(f"  The cores were busy before it began (load {machine.load:.1f}): slower than it is.", style="yellow")
+        )
+    return about
 
 
 def _commands(report: Report, console: Console) -> Table:
