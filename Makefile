@@ -45,6 +45,7 @@ format: $(INSTALLED) ## Bring the code into form
 docs: $(INSTALLED) ## Write the help pages and pictures in docs/ anew
 	$(BIN)/python scripts/help_pages.py
 	$(BIN)/python scripts/terminal_pictures.py
+	$(BIN)/python scripts/explained_picture.py
 
 site: $(INSTALLED) ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
