@@ -86,7 +86,18 @@ def test_its_metadata(wheel):
     assert metadata["License-Expression"] == "MIT"
     assert {"test", "dev", "bench", "heic", "tflite"} <= set(metadata.get_all("Provides-Extra", []))
     needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line}
-    assert {"tensorflow", "numpy", "pillow", "click", "rich", "onnx", "onnxruntime", "h5py", "safetensors"} <= needed
+    assert {
+        "tensorflow",
+        "numpy",
+        "pillow",
+        "click",
+        "rich",
+        "onnx",
+        "onnxruntime",
+        "h5py",
+        "safetensors",
+        "jinja2",
+    } <= needed
     assert metadata.get_payload().startswith("# densenet\n")
 
 
@@ -102,7 +113,9 @@ def test_it_works_outside_of_the_checkout(elsewhere, tmp_path):
 def test_it_classifies(elsewhere, tmp_path):
     Image.new("RGB", (60, 50), (200, 120, 40)).save(tmp_path / "cat.jpg")
     weights = tiny_weights(tmp_path)
-    first = run(elsewhere, tmp_path, "densenet", "predict", "cat.jpg", "--weights", weights, "--format", "jsonl")
+    predict = ("predict", "cat.jpg", "--weights", weights, "--format", "jsonl", "--html", "page.html")
+    first = run(elsewhere, tmp_path, "densenet", *predict)
+    assert "cat.jpg" in (tmp_path / "page.html").read_text()
     record = json.loads(first)
     assert record["source"] == "cat.jpg"
     assert [score["rank"] for score in record["predictions"]] == [1, 2, 3, 4, 5]

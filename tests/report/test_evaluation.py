@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -71,6 +73,19 @@ def test_the_page(measured):
 def test_mistakes_have_pictures_with_isolate_too(weights, pictures, measured, tmp_path):
     densenet("evaluate", pictures, "--weights", weights, "--html", tmp_path / "page.html", "--isolate")
     assert read(tmp_path / "page.html").of("img") == read(measured[0]).of("img") != []
+
+
+def test_interrupted_it_says_so(weights, pictures, tmp_path, monkeypatch):
+    def interrupted(*arguments, **settings):
+        yield from islice(measure(*arguments, **settings), 4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("densenet_cli.evaluation.measure", interrupted)
+    monkeypatch.setattr("os._exit", lambda status: sys.exit(status))
+    result = densenet("evaluate", pictures, "--weights", weights, "--html", tmp_path / "page.html")
+    assert result.status == 130
+    text = read(tmp_path / "page.html").text
+    assert "Interrupted: these are the first pictures" in text and "on 4 pictures of 1 class" in text
 
 
 def test_refusals_come_before_anything_is_loaded(pictures, tmp_path):

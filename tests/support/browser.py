@@ -68,6 +68,11 @@ class Browser:
         """What the script returns."""
         return self.chrome.execute_script(script, *arguments)
 
+    def settle(self) -> None:
+        """Wait until what the page was going to do at once is done and drawn."""
+        wait = "setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        self.run(f"return new Promise(done => {wait})")
+
     def texts(self, selector: str) -> list[str]:
         """The texts of what is seen, in the page's order."""
         script = """return [...document.querySelectorAll(arguments[0])]

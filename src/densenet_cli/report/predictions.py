@@ -32,6 +32,8 @@ THUMBNAILS = 2000
 """So many pictures are shown; the rows behind them go on without."""
 UNSURE = 0.5
 """Below this probability of the best label a picture is called unsure, until somebody moves the slider."""
+BLOCK = 30
+"""Rows that are laid out together; the style and the script know it too."""
 ROWS = "\0"
 """Where the rows go; no text on a page has this character in it, for none is printed as it is."""
 CHUNK = 1 << 20
@@ -83,6 +85,8 @@ class PredictionReport:
         self._unsure += is_unsure
         folder, _, name = prediction.source.rpartition("/")
         row = self._row.render(
+            number=self._rows,
+            block=BLOCK,
             folder=f"{folder}/" if name and folder else "",
             name=name if name and folder else prediction.source,
             prediction=prediction,

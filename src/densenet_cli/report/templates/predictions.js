@@ -5,7 +5,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const count = (number) => number.toLocaleString("en");
 
   /* What the page says is all there is: each row is read once. */
-  const rows = Array.from(list.children, (element, place) => {
+  const rows = Array.from(list.querySelectorAll(".picture"), (element, place) => {
     const name = element.querySelector("h2").textContent.trim();
     const labels = Array.from(element.querySelectorAll("li > span"), (span) => span.textContent);
     const failed = element.classList.contains("failed");
@@ -32,34 +32,43 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const [name, number] of sorted) label.append(new Option(`${name} (${count(number)})`, name));
   };
 
-  const sort = () => {
-    const sorted = new DocumentFragment();
-    for (const row of rows.toSorted(ORDERS[order.value])) sorted.append(row.element);
-    list.append(sorted);
+  /* Blocks of rows, as the page came: see the style. */
+  const BLOCK = 30;
+  let placed = rows;
+  const arrange = (shown) => {
+    if (shown.length === placed.length && shown.every((row, place) => row === placed[place])) return;
+    placed = shown;
+    const blocks = new DocumentFragment();
+    for (let at = 0; at < shown.length; at += BLOCK) {
+      const block = document.createElement("ol");
+      block.className = "pictures";
+      block.setAttribute("role", "list");
+      block.append(...shown.slice(at, at + BLOCK).map((row) => row.element));
+      blocks.append(block);
+    }
+    list.replaceChildren(blocks);
   };
 
-  const filter = () => {
+  const update = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const least = threshold.valueAsNumber / 100;
     const show = tools.elements.show.value;
     const kinds = { all: rows.length, sure: 0, unsure: 0, failed: 0 };
-    let shown = 0;
-    for (const row of rows) {
+    const shown = rows.filter((row) => {
       const kind = row.failed ? "failed" : row.probability < least ? "unsure" : "sure";
       kinds[kind] += 1;
       row.element.classList.toggle("unsure", kind === "unsure");
-      const fits = (show === "all" || show === kind) && (!label.value || row.label === label.value)
+      return (show === "all" || show === kind) && (!label.value || row.label === label.value)
         && words.every((word) => row.text.includes(word));
-      row.element.hidden = !fits;
-      shown += fits;
-    }
+    });
+    arrange(shown.sort(ORDERS[order.value]));
     for (const input of tools.elements.show) input.nextElementSibling.querySelector("b").textContent = count(kinds[input.value]);
     tools.querySelector("output").textContent = `${threshold.value}%`;
     const all = `${count(rows.length)} ${rows.length === 1 ? "picture" : "pictures"}`;
     const narrowed = Boolean(words.length || label.value || show !== "all");
-    byId("shown").textContent = narrowed ? `${count(shown)} of ${all}` : all;
+    byId("shown").textContent = narrowed ? `${count(shown.length)} of ${all}` : all;
     byId("reset").hidden = !narrowed;
-    byId("nothing").hidden = shown > 0 || !rows.length;
+    byId("nothing").hidden = shown.length > 0 || !rows.length;
   };
 
   let asked = false;
@@ -68,15 +77,15 @@ document.addEventListener("DOMContentLoaded", () => {
     asked = true;
     requestAnimationFrame(() => {
       asked = false;
-      filter();
+      update();
     });
   };
 
   listLabels();
   tools.hidden = false;
   tools.addEventListener("submit", (event) => event.preventDefault());
-  tools.addEventListener("input", (event) => (event.target === order ? sort() : soon()));
-  tools.addEventListener("reset", () => setTimeout(() => { sort(); filter(); search.focus(); }));
+  tools.addEventListener("input", soon);
+  tools.addEventListener("reset", () => setTimeout(() => { update(); search.focus(); }));
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
     event.preventDefault();
@@ -84,6 +93,5 @@ document.addEventListener("DOMContentLoaded", () => {
     search.select();
   });
   /* A browser that comes back to the page keeps what was typed. */
-  sort();
-  filter();
+  update();
 });
