@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from PIL import Image
 
 from tests.conftest import SAMPLES
-from tests.support.command import densenet, process
+from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import tiny_weights
 from tests.support.pictures import encode, photograph
 
@@ -160,9 +164,6 @@ def test_only_what_is_needed_is_imported(weights, folder):
         "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont', 'densenet_cli.explain.drawing',"
         " 'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
     )
-    import subprocess
-    import sys
-
     densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # the graph is cached now
     arguments = [sys.executable, "-c", code, "explain", "photos", "--weights", weights, "--format", "jsonl"]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
@@ -171,3 +172,45 @@ def test_only_what_is_needed_is_imported(weights, folder):
 
 def test_help_is_quick():
     assert process("explain", "--help").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupted_with_whole_drawings(weights, folder):
+    many = folder / "many.txt"
+    many.write_text("photos/a/1.jpg\n" * 20_000)
+    command = [
+        sys.executable,
+        "-m",
+        "densenet_cli",
+        "explain",
+        "--files-from",
+        many,
+        "-o",
+        "maps",
+        "--weights",
+        weights,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as running:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("maps/photos/a/*.png"))) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "Interrupted."
+    assert list(folder.glob("maps/**/*.part")) == []
+    for path in folder.glob("maps/**/*.png"):
+        Image.open(path).load()
+
+
+def test_a_full_disk_ends_it_with_status_4(weights, folder, monkeypatch):
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("densenet_cli.durable.write_all", full)
+    result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
+    assert result.status == 4
+    assert "Error: maps/photos/a/1.jpg.png can't be written: No space left on device." in result.err
+    assert [path for path in folder.glob("maps/**/*") if path.is_file()] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,10 @@ def command(
             put = Explanations(show).show
         counter = stack.enter_context(counting("pictures", quietly=output is None and sys.stdout.isatty()))
         explained = classifier.explain_sources(found, top_k or 1, classes or None)
-        for explanation in gallery.fill(explained, model["threads"] or cores()) if gallery else explained:
+        if gallery:
+            # Closed however the run ends: a drawing that is being written is written to its end.
+            explained = stack.enter_context(closing(gallery.fill(explained, model["threads"] or cores())))
+        for explanation in explained:
             put(explanation)
             if explanation.error:
                 failed += 1

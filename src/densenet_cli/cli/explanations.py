@@ -10,7 +10,7 @@ from densenet_cli.results import unicode
 if TYPE_CHECKING:
     from densenet_cli.explain.maps import Explanation
 
-ROOM_FOR_ID = 80
+ROOM_FOR_ID = 90
 """Columns of a terminal below which the WordNet id is left out."""
 
 

@@ -24,7 +24,7 @@ MOST_SIDE, LEAST_SIDE = 800, 320
 """Pixels of a panel's longer side: a small picture is enlarged, so that there is room for words."""
 LEAST_WIDTH = 240
 MARGIN = 12
-SHAPE = 1.5
+SHAPE = 2.0
 """Width to height that a sheet of several panels comes as close to as it can."""
 PAPER = "#ffffff"
 
