@@ -191,12 +191,14 @@ def test_no_worker_outlives_the_command(running, asked, behaviour):
     wait_for(lambda: all(map(is_gone, workers)))
 
 
-def test_ctrl_c_reaches_the_workers_too(running):
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_what_all_processes_are_asked_costs_no_picture(running, asked):
     process, workers, _ = running("hang", "--isolate")
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    os.killpg(process.pid, asked)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.split() == ["Interrupted."]
+    assert set(errors_of(out)) <= {None}
     wait_for(lambda: all(map(is_gone, workers)))
 
 
@@ -210,6 +212,15 @@ def test_a_worker_killed_from_outside(running):
     assert process.returncode == 1
     assert errors_of(out) == [None] * 20 + ["DecoderCrashed"] + [None] * 79
     assert err.count("SIGKILL") == 1
+
+
+def test_a_run_that_is_stopped_for_a_while_loses_nothing(running):
+    process, _, _ = running("half a second", "--timeout", "0.8")
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGCONT)
+    out, _ = process.communicate(timeout=60)
+    assert errors_of(out) == [None] * 100
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e9"])

@@ -43,6 +43,11 @@ class Keepsake:
         """Fill it. The memory that it takes is ``memory.of_resizing``'s."""
         raise NotImplementedError
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is there and can be looked at, wherever it came from."""
+        return bool(self.data)
+
     def _shrink(self, picture: Picture) -> Image:
         """All of the picture, no side longer than ``side``; a smaller one keeps its size."""
         from PIL.Image import Resampling
@@ -83,6 +88,14 @@ class Original(Keepsake):
         turned = upright(Picture(small, picture.size, (0, 0, *small.size)), picture.orientation)
         head = self._head.pack(*turned.size, *turned.image.size, picture.orientation)
         self.data = head + turned.image.tobytes()
+
+    @property
+    def is_sound(self) -> bool:
+        """See ``Keepsake``."""
+        if len(self.data or b"") <= self._head.size:
+            return False
+        *size, width, height, orientation = self._fields()
+        return min(size) > 0 and 1 <= orientation <= 8 and len(self.data or b"") == self._head.size + 3 * width * height
 
     @property
     def size(self) -> tuple[int, int]:

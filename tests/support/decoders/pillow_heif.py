@@ -112,6 +112,7 @@ BEHAVIOURS = {
     "leak": leak,
     "corrupt": corrupt_for_the_next,
     "slow": lambda: time.sleep(0.05),
+    "half a second": lambda: time.sleep(0.5),
     "messages": write_to_standard_output,
     "deaf to interrupts": lambda: os.kill(os.getpid(), signal.SIGINT),
     "say noise": lambda: answer(b"\xff" * 1000),
@@ -123,6 +124,7 @@ BEHAVIOURS = {
     "say another error": lambda: answer(message(b'{"error": ["x"], "message": "x"}')),
     "ask for less than nothing": lambda: answer(message(b'{"reserve": -1}')),
     "ask for too much": lambda: answer(message(b'{"reserve": 1e300}')),
+    "ask for infinity": lambda: answer(message(b'{"reserve": Infinity}')),
     "ask twice": lambda: answer(message(b'{"reserve": 1}') * 2),
     "close": close_all,
 }

@@ -29,7 +29,8 @@ def main(connection: int, decode_memory: int) -> None:
         connection: descriptor of the socket to the parent. Standard input is a pipe that closes when it ends.
         decode_memory: megabytes that the pictures of all processes may hold together.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # to end, perhaps all at once: that's the parent's
+        signal.signal(asked, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     limits.end_with_parent(lifeline=0)
     limits.leave_no_core()

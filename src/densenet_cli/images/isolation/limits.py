@@ -25,11 +25,12 @@ def end_with_parent(lifeline: int) -> None:
 
     It works in the middle of a decoder that hangs and holds the interpreter's lock, where no thread could watch.
     """
-    signal.signal(signal.SIGIO, signal.SIG_DFL)  # which ends it
-    if hasattr(fcntl, "F_SETSIG"):  # Linux: where even a process that was stopped ends
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    with suppress(OSError, AttributeError):
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # which ends it
+        if hasattr(fcntl, "F_SETSIG"):  # Linux, where even a process that was stopped ends so
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:  # nothing is ever written to it: it closed before this was arranged
         sys.exit(1)
 

@@ -46,6 +46,9 @@ START_LIMIT = 60.0
 END_LIMIT = 2.0
 """Seconds to wait for a process to be gone. One that the system won't let go (a network's folder) is left to it."""
 
+SUSPENSION = 0.5
+"""Seconds by which a timer is late only where this process itself stood still."""
+
 ERRORS: dict[object, type[PictureError]] = {
     kind.__name__: kind for kind in (SourceNotFound, SourceUnreadable, UnreadableImage, ImageTooLarge)
 }
@@ -77,7 +80,7 @@ class Worker:
             self._connection, theirs = socket.socketpair()
             with theirs:
                 settings = {
-                    "path": sys.path,
+                    "path": [entry for entry in sys.path if isinstance(entry, str)],
                     "connection": theirs.fileno(),
                     "decode_memory": budget.bytes // MEGABYTE,
                 }
@@ -103,6 +106,7 @@ class Worker:
         try:
             received(_Clock(self._connection, START_LIMIT).read, most=0)
         except (OSError, EOFError, ValueError):
+            self.is_free = False
             raise IsolationError(f"No process to decode in can be started: one {self._ending()}.") from None
         self._is_ready = True
 
@@ -133,7 +137,7 @@ class Worker:
             raise DecodingTimedOut(f"Decoding it took longer than {self._timeout:g} seconds (--timeout).") from None
         except (OSError, EOFError):
             raise DecoderCrashed(f"The process that decoded it {self._ending()}.") from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise DecoderCrashed("The process that decoded it gave an answer without sense.") from None
         self.is_free = not words.get("last")
         if failure:
@@ -227,11 +231,24 @@ class _Clock:
         view = memoryview(data)
         while view:
             self._limit()
-            read = self._connection.recv_into(view)
+            try:
+                read = self._connection.recv_into(view)
+            except TimeoutError:
+                if self._was_suspended():
+                    continue
+                raise
             if not read:
                 raise EOFError
             view = view[read:]
         return bytes(data)
+
+    def _was_suspended(self) -> bool:
+        """Whether the time was over long ago: then the whole run was stopped (Ctrl-Z), and the time begins anew."""
+        now = time.monotonic()
+        if self._left is None or now - self._begun - self._left < SUSPENSION:
+            return False
+        self._begun = now
+        return True
 
     def _limit(self) -> None:
         """Let the next operation take no longer than there is time."""
@@ -246,14 +263,16 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
 
 
 def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None) -> NDArray[np.uint8]:
-    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't of that size."""
+    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if these are not what was asked for."""
     import numpy as np
 
     shape = _shape(preprocessing)
     size = prod(shape)
     if thumbnail:
-        thumbnail.data = bytes(data[size:]) or None
+        thumbnail.data = data[size:]
         data = data[:size]
+        if not thumbnail.is_sound:
+            raise ValueError
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 

@@ -77,14 +77,9 @@ class Workers:
             finally:
                 self._give_back(worker)
 
-    def _start(self) -> Worker:
-        worker = Worker(self._budget, self._timeout)
-        self._all.add(worker)
-        return worker
-
     def _take(self) -> Worker:
         """A process that is ready."""
-        for attempt in range(1, STARTS + 1):
+        for _ in range(STARTS):
             with self._lock:
                 if self._is_closed:
                     raise IsolationError("The classifier is closed.")
@@ -92,12 +87,15 @@ class Workers:
             try:
                 worker.wait_until_ready()
                 return worker
-            except IsolationError:
-                worker.is_free = False
+            except IsolationError as error:
+                failure = error
                 self._give_back(worker)
-                if attempt == STARTS:
-                    raise
-        raise AssertionError
+        raise failure
+
+    def _start(self) -> Worker:
+        worker = Worker(self._budget, self._timeout)
+        self._all.add(worker)
+        return worker
 
     def _give_back(self, worker: Worker) -> None:
         """Keep it for another picture, or end it."""
