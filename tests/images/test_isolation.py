@@ -28,7 +28,7 @@ from densenet_cli.images.isolation import workers as pool
 from densenet_cli.images.isolation.workers import Workers
 from densenet_cli.images.preprocessing import WAYS, Preprocessing
 from densenet_cli.images.sources import Source, from_object
-from densenet_cli.images.thumbnails import Thumbnail
+from densenet_cli.images.thumbnails import Original, Thumbnail
 from tests.support.decoders.pillow_heif import BEHAVIOURS, heic
 from tests.support.pictures import ENCODINGS, encode, photograph, rotated
 
@@ -219,11 +219,21 @@ def test_one_that_hangs_runs_out_of_time(started, behaviour):
     assert is_good(decoded(workers, "decode"))
 
 
-@pytest.mark.parametrize("behaviour", [name for name in BEHAVIOURS if name.startswith(("say", "ask", "close"))])
+SAID = [name for name in BEHAVIOURS if name.startswith(("say", "close"))]
+ASKED = [f"{name} as it is opened" for name in BEHAVIOURS if name.startswith(("ask", "close", "say nothing"))]
+
+
+@pytest.mark.parametrize("behaviour", SAID + ASKED)
 def test_one_that_was_taken_over_gives_one_error(started, behaviour):
     workers = started(timeout=5)
     assert decoded(workers, behaviour)[0] is DecoderCrashed
     assert is_good(decoded(workers, "decode"))
+
+
+def test_a_copy_that_none_can_be_made_of(started):
+    source = Source("x", heic("say a bad copy"), "bytes", None, Original())
+    with pytest.raises(DecoderCrashed, match="sense"):
+        started(timeout=5).load(source, PREPROCESSING)
 
 
 @pytest.mark.parametrize("behaviour", ["messages", "deaf to interrupts"])

@@ -121,6 +121,7 @@ BEHAVIOURS = {
     "say a list": lambda: answer(message(b"[]")),
     "say nothing of use": lambda: answer(message(b"{}")),
     "say half a picture": lambda: answer(message(b'{"pixels": 1}', 1) + b"x"),
+    "say a bad copy": lambda: answer(message(b'{"pixels": 1}', 3072 + 40) + bytes(3072) + b"\xff" * 40),
     "say another error": lambda: answer(message(b'{"error": ["x"], "message": "x"}')),
     "ask for less than nothing": lambda: answer(message(b'{"reserve": -1}')),
     "ask for too much": lambda: answer(message(b'{"reserve": 1e300}')),
