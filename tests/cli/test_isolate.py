@@ -214,15 +214,6 @@ def test_a_worker_killed_from_outside(running):
     assert err.count("SIGKILL") == 1
 
 
-def test_a_run_that_is_stopped_for_a_while_loses_nothing(running):
-    process, _, _ = running("half a second", "--timeout", "0.8")
-    os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(2)
-    os.killpg(process.pid, signal.SIGCONT)
-    out, _ = process.communicate(timeout=60)
-    assert errors_of(out) == [None] * 100
-
-
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e9"])
 def test_times_that_are_none(weights, value):
     result = densenet("predict", SAMPLES, "--weights", weights, "--timeout", value)

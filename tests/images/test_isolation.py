@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from densenet_cli.errors import (
     UnreadableImage,
 )
 from densenet_cli.images import decoding
+from densenet_cli.images.isolation import worker
 from densenet_cli.images.isolation import workers as pool
 from densenet_cli.images.isolation.workers import Workers
 from densenet_cli.images.preprocessing import WAYS, Preprocessing
@@ -272,6 +274,36 @@ def test_all_share_one_budget_and_the_wait_for_it_costs_no_time(started, tmp_pat
             time.sleep(0.8)
             assert not (tmp_path / "mark").exists()
         assert is_good(waiting.result(20))
+
+
+@pytest.mark.parametrize("late", [0.1, 100])
+def test_a_run_that_is_stopped_for_a_while_loses_no_picture(late, monkeypatch):
+    """Ctrl-Z stops the workers too, but not the clock: whoever wakes up long after the time gives it once more."""
+
+    class Connection:
+        def __init__(self) -> None:
+            self.given = []
+
+        def settimeout(self, seconds):
+            self.given.append(seconds)
+
+        def recv_into(self, view):
+            if len(self.given) == 1:
+                now[0] += self.given[0] + late
+                raise TimeoutError
+            view[:1] = b"x"
+            return 1
+
+    now = [1000.0]
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    connection = Connection()
+    clock = worker._Clock(connection, 20)
+    if late < worker.SUSPENSION:
+        with pytest.raises(TimeoutError):
+            clock.read(1)
+    else:
+        assert clock.read(1) == b"x"
+        assert connection.given == [20, 20]
 
 
 @pytest.mark.parametrize("behaviour", ["abort", "hang", "swell", "ask twice", "decode"])

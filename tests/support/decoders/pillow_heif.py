@@ -112,7 +112,6 @@ BEHAVIOURS = {
     "leak": leak,
     "corrupt": corrupt_for_the_next,
     "slow": lambda: time.sleep(0.05),
-    "half a second": lambda: time.sleep(0.5),
     "messages": write_to_standard_output,
     "deaf to interrupts": lambda: os.kill(os.getpid(), signal.SIGINT),
     "say noise": lambda: answer(b"\xff" * 1000),

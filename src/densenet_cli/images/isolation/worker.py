@@ -263,7 +263,7 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
 
 
 def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None) -> NDArray[np.uint8]:
-    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if they are not what was asked for."""
+    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't what was asked for."""
     import numpy as np
 
     shape = _shape(preprocessing)
