@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import OutputError
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -40,7 +38,7 @@ def write(model: ExportedModel, path: Path) -> None:
         try:
             tf.saved_model.save(root, str(path), signatures={"serving_default": serve})
         except tf.errors.OpError as error:  # its file system's, which are no OSErrors
-            raise OutputError(f"The SavedModel can't be written: {error.message}.") from error
+            raise OSError(error.message.rpartition("; ")[2].partition(" [Op:")[0]) from error
 
 
 def load(model: ExportedModel, path: Path) -> Run:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.engines import backend
+from densenet_cli.errors import OutputError
 from densenet_cli.export import tflite_metadata
 
 if TYPE_CHECKING:
@@ -28,8 +30,15 @@ def write(model: ExportedModel, path: Path) -> None:
     import tensorflow as tf
 
     # The converter tells both streams of its progress.
-    with backend.silence(), contextlib.redirect_stdout(io.StringIO()):
-        converted: bytes = tf.lite.TFLiteConverter.from_keras_model(network).convert()
+    try:
+        with backend.silence(), contextlib.redirect_stdout(io.StringIO()):
+            converted: bytes = tf.lite.TFLiteConverter.from_keras_model(network).convert()
+    except Exception as error:  # whatever its parts raise; it keeps a copy of the network among temporary files
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise OutputError(
+            f"TensorFlow couldn't convert the network ({reason}): is there room for a copy of it in "
+            f"{tempfile.gettempdir()}?"
+        ) from error
     path.write_bytes(tflite_metadata.added(converted, model))
     tflite_metadata.append_files(path, model.files)
 

@@ -24,7 +24,9 @@ def write(model: ExportedModel, path: Path) -> None:
     )
     # "format" is what transformers' and diffusers' readers ask for.
     properties = {"format": "pt", **model.properties}
-    safetensors_file.write(path, model.arrays, model.config, metadata, for_torch=True, properties=properties)
+    path.write_bytes(
+        safetensors_file.serialise(model.arrays, model.config, metadata, for_torch=True, properties=properties)
+    )
 
 
 def load(model: ExportedModel, path: Path) -> Run:

@@ -171,20 +171,41 @@ def write(
     config: DenseNetConfig,
     metadata: ModelMetadata | None = None,
     dtype: str = "float32",
-    *,
-    for_torch: bool = False,
-    properties: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint that ``checkpoint.read`` reads back; at any moment ``path`` is the old file or the new one.
 
-    With ``dtype`` "float16" the kernels are halved; vectors stay float32, since they are a few per cent of the bytes
-    and variances near epsilon would lose most of their digits. With ``for_torch`` variances are moved to torchvision's
-    epsilon, so that the sum stays the same, and the counters are there that a ``state_dict`` of torch has.
-    ``properties`` are further metadata. The same arguments give the same bytes.
+    Arguments are those of ``serialise``. Raises ``OutputError`` where the file can't be written.
+    """
+    data = serialise(arrays, config, metadata, dtype)
+    try:
+        durable.write_aside(Path(path), [data]).close()
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+
+
+def serialise(
+    arrays: Mapping[str, Mapping[str, Array]],
+    config: DenseNetConfig,
+    metadata: ModelMetadata | None = None,
+    dtype: str = "float32",
+    *,
+    for_torch: bool = False,
+    properties: Mapping[str, str] | None = None,
+) -> bytes:
+    """A checkpoint's bytes. The same arguments give the same bytes.
+
+    Args:
+        arrays: by layer and name, as Keras lays them out.
+        config: the network.
+        metadata: what our own key says beside it.
+        dtype: with "float16" the kernels are halved; vectors stay float32, since they are a few per cent of the bytes
+            and variances near epsilon would lose most of their digits.
+        for_torch: move the variances to torchvision's epsilon, so that the sum stays the same, and add the counters
+            that a ``state_dict`` of torch has.
+        properties: further metadata.
 
     Raises:
         ValueError: the arrays aren't those of ``config``, or aren't finite.
-        OutputError: the file can't be written.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -212,11 +233,8 @@ def write(
         if for_torch and "gamma" in shapes[layer]:
             stored[f"{torch_layer}.num_batches_tracked"] = np.zeros((), np.int64)
     said = _to_json(config, metadata or ModelMetadata(), TORCH_EPSILON if for_torch else BN_EPSILON)
-    data = save(stored, {**(properties or {}), METADATA_KEY: said})
-    try:
-        durable.write_aside(Path(path), [data]).close()
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+    data: bytes = save(stored, {**(properties or {}), METADATA_KEY: said})
+    return data
 
 
 def _to_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
