@@ -366,6 +366,31 @@ def test_a_listing_that_does_not_fit_is_noticed(output: Path) -> None:
         run(output, resume=True)
 
 
+def test_a_second_run_on_the_same_file_is_refused(output: Path) -> None:
+    """Locks are a process's, so the second is one of its own."""
+    run(output, stop_after=1)
+    with EmbeddingFile(output, resume=True).open(SETTINGS, WIDTH) as vectors:
+        child = os.fork()
+        if not child:
+            try:
+                run(output, resume=True)
+            except OutputError as error:
+                os._exit(17 if "another run is writing it" in str(error) else 1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+        vectors.write("z", vector_of("z"))
+    np.testing.assert_array_equal(matrix(output), [vector_of("a.jpg"), vector_of("z")])
+
+
+def test_a_link_stays_one(output: Path) -> None:
+    target = output.parent / "elsewhere"
+    output.symlink_to(target)
+    run(output, stop_after=4)
+    run(output, resume=True)
+    assert output.is_symlink() and target.is_file()
+    np.testing.assert_array_equal(matrix(output), VECTORS)
+
+
 # --- a full disk
 
 

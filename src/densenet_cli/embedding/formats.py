@@ -123,8 +123,10 @@ def _write_parquet(file: BinaryIO, content: Content) -> None:
 def _read_parquet(file: BinaryIO, width: int) -> Iterator[FloatArray]:
     from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(file).iter_batches(batch_size=ROWS, columns=["vector"]):
-        rows: FloatArray = batch.column(0).flatten().to_numpy().reshape(batch.num_rows, width)
+    opened = parquet.ParquetFile(file)
+    for number in range(opened.num_row_groups):  # iter_batches would hold them all
+        group = opened.read_row_group(number, columns=["vector"])
+        rows: FloatArray = group["vector"].combine_chunks().flatten().to_numpy().reshape(len(group), width)
         yield rows
 
 
