@@ -416,6 +416,7 @@ def test_two_thousand_open_and_filter_in_no_time(browser, large):
     assert served == [BLOCK] * 66 + [21] and BLOCK % 6 == 0
     laid_out = "return document.querySelectorAll('.picture h2')[1500].checkVisibility({contentVisibilityAuto: true})"
     assert not browser.run(laid_out)
+    assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     choose(browser, "[name=show][value=failed]", "")
     assert len(names(browser)) == 20
     choose(browser, "[name=show][value=all]", "")
