@@ -8,6 +8,7 @@ import cold_start
 import first_run
 import folder
 import help_page
+import isolation
 import large
 import memory
 import report
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Measure] = {
     "folder": folder.measure,
     "large": large.measure,
     "memory": memory.measure,
+    "isolation": isolation.measure,
 }
 
 
