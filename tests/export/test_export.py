@@ -81,6 +81,8 @@ def test_a_model_without_labels_is_said_and_has_none(place, tmp_path):
     [
         (["-o", "a.onnx", "--format", "keras"], "a.onnx is a name for onnx, but --format says keras"),
         (["-o", "a.h5"], "doesn't tell the format: end it in .onnx, .tflite, .safetensors, .keras, or give --format"),
+        (["-o", ".onnx", "--format", "keras"], ".onnx is a name for onnx, but --format says keras"),
+        (["-o", "caf\udce9.onnx"], "is not UTF-8, which the tools that open it can't do without"),
         (["-o", "a.safetensors", "--with-preprocessing"], "no preprocessing goes in"),
         (["-o", "there.onnx"], "there.onnx exists; replace it by --overwrite, or name another"),
         (["-o", "folder"], "folder exists; replace it by --overwrite"),

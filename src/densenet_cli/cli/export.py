@@ -10,7 +10,6 @@ import click
 from densenet_cli.cli.console import common_options, printable, say, show_progress
 from densenet_cli.cli.options import make_classifier, which_model_options
 from densenet_cli.export.formats import FORMATS
-from densenet_cli.results import unicode
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,6 +64,6 @@ def command(format_: str | None, output: Path, with_preprocessing: bool, overwri
         say(f"{classifier.model} has no labels, so the file names no classes; --labels FILE gives it some.")
     difference = f"{written.difference:.1e}" if written.difference else "0"
     click.echo(
-        f"{printable(unicode(str(written.path)))}: {written.format}, {written.size / 1e6:.1f} MB; "
+        f"{printable(str(written.path))}: {written.format}, {written.size / 1e6:.1f} MB; "
         f"largest difference of a probability from the model's, on {written.pictures} photographs: {difference}"
     )

@@ -35,10 +35,12 @@ class Destination:
         """Raise what writing would raise, as far as that can be known before.
 
         Raises:
-            UsageError: something is there that is not to be replaced.
+            UsageError: something is there that is not to be replaced, or the name is not UTF-8.
             OutputError: the folder for it is missing or can't be written.
         """
         name, folder = unicode(str(self.path)), self._real.parent
+        if unicode(str(self._real)) != str(self._real):
+            raise UsageError(f"{name} is not UTF-8, which the tools that open it can't do without: name another.")
         if self._real.exists() or self._real.is_symlink():
             if not self.overwrite:
                 raise UsageError(f"{name} exists; replace it by --overwrite, or name another.")

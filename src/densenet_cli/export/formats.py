@@ -83,7 +83,7 @@ def choose(path: Path, name: str | None) -> str:
     Raises ``UsageError`` where the two contradict each other, or nothing says it.
     """
     of_suffix = {row.suffix: format_ for format_, row in FORMATS.items() if row.suffix}
-    told = of_suffix.get(path.suffix.lower())
+    told = next((format_ for suffix, format_ in of_suffix.items() if path.name.lower().endswith(suffix)), None)
     if name is not None and name not in FORMATS:
         raise UsageError(f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
     if name and told and name != told:
