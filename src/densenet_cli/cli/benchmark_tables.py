@@ -47,7 +47,7 @@ def _about(report: Report) -> list[Text]:
     title = Text(printable(report.model), style="bold")
     if settings["random_weights"]:
         title.append("  random weights: its speed, and nothing else", style="yellow")
-    kind = "made pictures" if pictures["made"] else "pictures"
+    kind = "synthetic pictures" if pictures["made"] else "pictures"
     size = f"{pictures['mean_pixels'] / 1e6:.2f} megapixels and {pictures['mean_bytes'] / 1000:,.0f} kB"
     number = f"{pictures['count']} {kind}, of" if pictures["count"] > 1 else "1 picture of"
     memory = f", {machine.memory / 1e9:.0f} GB" if machine.memory else ""
