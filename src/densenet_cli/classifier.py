@@ -298,7 +298,10 @@ class Classifier:
         ``include_top=False, pooling="avg"``). Args and errors are those of ``predict_many``.
         """
         streamed = self._stream(_expand(pictures), self._threads, ("features",))
-        return ((source.name, out if isinstance(out, PictureError) else _averaged(*out)) for source, out in streamed)
+        return (
+            (source.name, out if isinstance(out, PictureError) else out[0].mean(axis=(0, 1)))
+            for source, out in streamed
+        )
 
     def thumbnail(self, source: Source) -> bytes | None:
         """A small JPEG of a picture (``images.thumbnails``), for which it is decoded anew; None where that fails."""
@@ -348,15 +351,6 @@ class Classifier:
             if probabilities[position] >= min_prob and (label := self.labels[position])
         )
         return Prediction(source.name, self.model, tuple(scores))
-
-
-def _averaged(features: FloatArray) -> FloatArray:
-    """The mean of each map of (rows, columns, channels), (channels,)."""
-    import numpy as np
-
-    # Numbers are added in the order in which they lie in memory, which is not the same in every batch.
-    average: FloatArray = np.ascontiguousarray(features).mean(axis=(0, 1))
-    return average
 
 
 def _check_selection(top_k: int, min_prob: float) -> None:

@@ -205,6 +205,15 @@ def killed(work: Callable[[], object], at: int) -> bool:
             if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & (os.O_RDWR | os.O_WRONLY)):
                 step()
 
+        def stepping(vectors: Callable[..., Any]) -> Callable[..., Any]:
+            def rows(*arguments: Any) -> Any:
+                for some in vectors(*arguments):
+                    step()
+                    yield some
+                step()
+
+            return rows
+
         try:
 
             def write_all(file: Any, data: bytes) -> None:
@@ -213,6 +222,7 @@ def killed(work: Callable[[], object], at: int) -> bool:
                     file.write(half)
 
             durable.write_all = records_file.write_all = write_all
+            parts.vectors = stepping(parts.vectors)  # type: ignore[assignment]
             os.fsync = lambda _: step()  # type: ignore[assignment]
             sys.addaudithook(audit)
             work()
@@ -357,7 +367,7 @@ def test_a_listing_that_does_not_fit_is_noticed(output: Path) -> None:
     run(output)
     path = output.with_name(output.name + ".sources.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
-    for wrong in (lines[:-1], lines[1:], [*lines, b'{"source": "x", "row": 7}\n']):
+    for wrong in (lines[:-1], lines[1:], lines[::-1], [*lines, b'{"source": "x", "row": 7}\n']):
         path.write_bytes(b"".join(wrong))
         with pytest.raises(OutputError, match="don't hold what embed writes"):
             run(output, resume=True)
