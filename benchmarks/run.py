@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import cold_start
+import explain
 import first_run
 import folder
 import help_page
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Measure] = {
     "first_run": first_run.measure,
     "folder": folder.measure,
     "large": large.measure,
+    "explain": explain.measure,
     "memory": memory.measure,
     "isolation": isolation.measure,
 }
