@@ -29,9 +29,10 @@ test-backends: $(INSTALLED) ## Train on TensorFlow, JAX and PyTorch alike; load 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
 	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py
 
-fuzz: $(INSTALLED) ## Damaged checkpoints and pictures (about half an hour)
+fuzz: $(INSTALLED) ## Damaged checkpoints and pictures, interrupted runs (about an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
 	$(BIN)/python -m tests.images.fuzz_pictures 20000
+	$(BIN)/python -m tests.cli.kill_rounds 50
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .

@@ -194,6 +194,62 @@ def test_the_head_is_the_checkpoint_s(weights, tmp_path, monkeypatch, place):
         assert found.dtype == np.float32
 
 
+def _store_until(step, weights, cache):
+    """Make a graph and lose the power behind the ``step``-th call to the system that lasts; status 7 if it came so far.
+
+    What was not synced by then is what a disk may make of it: as long as it was, and zeros.
+    """
+    os.environ["DENSENET_CACHE"] = str(cache)
+    synced, done = set(), 0
+
+    def counted(real, note):
+        def call(*arguments):
+            nonlocal done
+            result = real(*arguments)
+            note(*arguments)
+            done += 1
+            if done == step:
+                lose_power()
+            return result
+
+        return call
+
+    def lose_power():
+        for path in (path for path in cache.rglob("*") if path.is_file()):
+            if path.stat().st_ino not in synced:
+                path.write_bytes(bytes(path.stat().st_size))
+        os._exit(7)
+
+    os.fsync = counted(os.fsync, lambda file: synced.add(os.fstat(file).st_ino))
+    os.replace = counted(os.replace, lambda *_: None)
+    engines.create("onnx", weights, TINY, threads=1)
+    os._exit(0)
+
+
+def test_a_power_cut_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
+    """Whenever it comes, the next start answers as without it, though nothing but the bytes would tell the damage."""
+    monkeypatch.setattr(graph_cache, "_stamp", lambda path: [path.stat().st_size])
+    expected = run(weights)
+    cuts = 0
+    while True:
+        cuts += 1
+        cache = tmp_path / f"cut{cuts}"
+        child = os.fork()
+        if child == 0:
+            try:
+                _store_until(cuts, weights, cache)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        monkeypatch.setenv("DENSENET_CACHE", str(cache))
+        np.testing.assert_array_equal(run(weights), expected, err_msg=f"cut {cuts}")
+        assert [entry.state for entry in graph_cache.entries(verify=True)] == ["current"]
+        if status == 0:
+            break
+        assert status == 7
+    assert cuts > 5  # each file, their folder, its name
+
+
 def _start(weights, cache, barrier, queue):
     os.environ["DENSENET_CACHE"] = str(cache)
     barrier.wait()

@@ -100,7 +100,8 @@ GENEROUS = ("JPEG2000 in small precincts", "long")
 CASES = {
     str(encoding): (lambda e=encoding: e.encode(large()))
     for encoding in ENCODINGS
-    if encoding.format != "ICO" and encoding.options.get("compression") in (None, "jpeg", "tiff_lzw")
+    if encoding.format != "ICO"
+    and (encoding.options.get("compression") in (None, "jpeg", "tiff_lzw") or encoding.mode in ("1", "RGB"))
 }
 
 

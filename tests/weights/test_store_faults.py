@@ -22,6 +22,7 @@ from densenet_cli.weights import store, transfer
 from tests.support import servers
 from tests.support.published import CHILD, DATA, NAME, TINY
 from tests.support.servers import FaultyServer
+from tests.support.small_disk import IN_A_NAMESPACE, needs_a_small_disk
 
 HALF = len(DATA) // 2
 LOST = transfer.CHUNK
@@ -283,15 +284,7 @@ print(store.download(TINY, base_url=sys.argv[1]).read_bytes() == DATA)
 """
 
 
-IN_A_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
-
-
-def may_mount() -> bool:
-    probe = [*IN_A_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs Linux and user namespaces")
+@needs_a_small_disk
 def test_a_small_disk_that_gets_more_room():
     models_dir().parent.mkdir(parents=True)
     with FaultyServer(servers.serving(DATA)) as server:

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -99,7 +100,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     # numpy's BLAS would start a thread a core that spins beside the engine's; no command multiplies matrices with it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Asked to end is interrupted: what is finished is written, a JSON array is closed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a background job
+        signal.signal(signal.SIGINT, _interrupt)
     _mend_streams()
     try:
         status = densenet.main(args, prog_name="densenet", standalone_mode=False)
@@ -125,6 +128,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         status = _report_unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Raise ``KeyboardInterrupt``, but not inside an import: C code there prints it, and makes an ImportError of it.
+
+    The command ends at once then. Records are written whole, so they are as safe as from SIGKILL.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            warn("Interrupted.")
+            _leave_at_once(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _leave_at_once(status: int) -> NoReturn:

@@ -1,0 +1,120 @@
+"""Real folders under the real command: a hundred thousand files, the output among its sources, names that act."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.support.command import densenet
+from tests.support.networks import tiny_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "original.png"
+    Image.new("RGB", (40, 50), "teal").save(path)
+    return path
+
+
+def test_a_hundred_thousand_files_in_a_folder_and_the_first_result_is_soon_there(weights, picture, tmp_path):
+    """Soon by the processor's time until the first line, which other programs don't change."""
+    sizes = {"small": 10, "large": 100_000}
+    for name, count in sizes.items():
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            if number % 10_000 == 0:  # a file system has a limit of links to one file
+                shutil.copy(picture, tmp_path / name / f"{number:06}.png")
+                first = f"{tmp_path}/{name}/{number:06}.png"
+            else:
+                os.link(first, f"{tmp_path}/{name}/{number:06}.png")
+    try:
+        until_first_line(tmp_path / "small", weights)  # makes the graph
+        small, large = (until_first_line(tmp_path / name, weights) for name in sizes)
+    finally:
+        shutil.rmtree(tmp_path / "large")
+    assert large - small < 1.5
+
+
+def until_first_line(folder, weights) -> float:
+    """Seconds of processor time that the command has taken when its first result can be read."""
+    command = [sys.executable, "-m", "densenet_cli", "predict", folder, "--weights", weights, "--format", "jsonl"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as running:
+        first = json.loads(running.stdout.readline())
+        times = psutil.Process(running.pid).cpu_times()
+        running.kill()
+    assert first["source"] == f"{folder}/000000.png" and len(first["predictions"]) == 5
+    return times.user + times.system
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
+def test_the_output_inside_the_source_folder(weights, picture, tmp_path, suffix):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.png", "z.png"):
+        shutil.copy(picture, folder / name)
+    output = folder / f"out.{suffix}"
+    arguments = ["predict", folder, "--weights", weights, "-o", output, "-k", 1]
+    assert densenet(*arguments).status == 0
+    first = output.read_bytes()
+    assert first.count(str(folder).encode()) == 2
+    assert densenet(*arguments, "--overwrite" if suffix == "json" else "--resume").status == 0
+    assert output.read_bytes() == first
+
+
+NAMES = (
+    b"caf\xe9.png",
+    b"two\nlines.png",
+    b"\x1b[31mred\x07.png",
+    b'"quoted", and more\r.png',
+    "\u202egnp.png".encode(),
+)
+
+
+def test_names_that_act_on_a_terminal_or_are_no_text(weights, picture, tmp_path):
+    folder = os.fsencode(tmp_path / "folder")
+    os.mkdir(folder)
+    for name in NAMES:
+        shutil.copy(picture, os.path.join(folder, name))
+    with open(os.path.join(folder, b"\x1b[2Jbroken\xff\n.png"), "wb") as file:
+        file.write(b"text")
+    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    arguments = ["predict", tmp_path / "folder", "--weights", weights, "-k", 1]
+
+    lines = densenet(*arguments, "--format", "jsonl")
+    records = [json.loads(line) for line in lines.out.splitlines()]
+    assert sorted(map(name_of, records)) == paths
+    table = csv.DictReader(io.StringIO(densenet(*arguments, "--format", "csv").out, newline=""), strict=True)
+    assert sorted(unescaped(row["source"]) for row in table) == paths
+    for result in (lines, densenet(*arguments)):
+        shown = result.out + result.err
+        assert all(character.isprintable() or character == "\n" for character in shown)
+        assert result.err.count("\n") == 1 and "\\x1b[2Jbroken\\xff\\n.png: UnreadableImage" in result.err
+
+
+def name_of(record) -> bytes:
+    return base64.b64decode(record["source_bytes"]) if "source_bytes" in record else os.fsencode(record["source"])
+
+
+def unescaped(source: str) -> bytes:
+    """A name in CSV, as the page on output says: backslashes are doubled, bytes that are no text are escapes."""
+    return re.sub(
+        rb"\\(\\|x..)",
+        lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1][1:], 16)]),
+        source.encode(),
+    )
