@@ -100,7 +100,7 @@ def test_hostile_pictures_among_good_ones(weights, folder, threads):
     }
     fill(folder, behaviours)
     options = ["--weights", weights, "--format", "jsonl", "--threads", threads, "--decode-memory", 50]
-    result = densenet("predict", folder, *options, "--timeout", 1)
+    result = densenet("predict", folder, *options, "--timeout", 2)
     assert result.status == 1
     assert errors_of(result.out) == [expected.get(behaviour, "DecoderCrashed") for behaviour in behaviours]
     found = records(result.out)

@@ -212,12 +212,12 @@ def test_a_leak_does_not_add_up(workers):
 
 @pytest.mark.parametrize("behaviour", ["hang", "hang with the interpreter's lock", "hang as it is opened", "stop"])
 def test_one_that_hangs_runs_out_of_time(started, behaviour):
-    workers = started(timeout=0.3)
+    workers = started(timeout=1)
     assert is_good(decoded(workers, "decode"))
     begun = time.monotonic()
-    message = "Decoding it took longer than 0.3 seconds (--timeout)."
+    message = "Decoding it took longer than 1 s (--timeout)."
     assert decoded(workers, behaviour) == (DecodingTimedOut, message)
-    assert 0.3 <= time.monotonic() - begun < 5
+    assert 1 <= time.monotonic() - begun < 60
     assert is_good(decoded(workers, "decode"))
 
 
@@ -266,12 +266,12 @@ def test_two_at_the_same_time(workers):
 
 
 def test_all_share_one_budget_and_the_wait_for_it_costs_no_time(started, tmp_path):
-    workers = started(megabytes=5, timeout=0.4)
+    workers = started(megabytes=5, timeout=1)
     decoded(workers, "decode")
     with ThreadPoolExecutor(1) as thread:
         with workers._budget.reserve(workers._budget.bytes):
             waiting = thread.submit(outcome, workers.load, heic("decode", GRAY, mark=tmp_path / "mark"))
-            time.sleep(0.8)
+            time.sleep(1.5)
             assert not (tmp_path / "mark").exists()
         assert is_good(waiting.result(20))
 

@@ -134,7 +134,7 @@ class Worker:
             else:
                 failure, pixels = None, _pixels(data, preprocessing, thumbnail)
         except TimeoutError:
-            raise DecodingTimedOut(f"Decoding it took longer than {self._timeout:g} seconds (--timeout).") from None
+            raise DecodingTimedOut(f"Decoding it took longer than {self._timeout:g} s (--timeout).") from None
         except (OSError, EOFError):
             raise DecoderCrashed(f"The process that decoded it {self._ending()}.") from None
         except (ValueError, TypeError, KeyError, OverflowError):
