@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli import engines, labels, registry
-from densenet_cli.errors import CheckpointError, DownloadFailed, PictureError, UnreadableImage, UsageError
+from densenet_cli import engines
+from densenet_cli.errors import DownloadFailed, PictureError, UsageError
 from densenet_cli.images import decoding, sources
 from densenet_cli.images.preprocessing import Preprocessing, normalize
+from densenet_cli.model import Model
 from densenet_cli.pipeline import stream
 from densenet_cli.results import Failure, Prediction, Score
 
@@ -31,7 +31,6 @@ BATCH_SIZE = 8
 DECODE_MEMORY = 700
 LONGEST_TIMEOUT = 86_400
 TOP_K = 5
-IMAGENET_CLASSES = 1000
 
 
 def cores() -> int:
@@ -110,22 +109,22 @@ class Classifier:
         self._batch_size = batch_size
         self._threads = threads or cores()
         ways = {"exact": exact, "ten_crop": ten_crop}
-        Preprocessing(
-            preprocess or "crop", 224 if input_size is None else input_size, **ways
-        )  # refused before anything is fetched
+        # What is refused is refused before anything is fetched.
+        Preprocessing(preprocess or "crop", 224 if input_size is None else input_size, **ways)
         self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
-        if weights is None:
-            chosen = registry.get(variant or registry.DEFAULT)
-            self.model = chosen.model
-            self.weights = self._locate(chosen, offline, base_url, progress)
-            self._engine = engines.create(engine, self.weights, chosen.config, self._threads)
-        else:
-            self.weights = Path(weights)
-            self.model = self.weights.name.removesuffix(self.weights.suffix).removesuffix(".weights")
-            self._engine = self._open(engine, variant)
-        self.config = self._engine.config
-        metadata = self._engine.metadata
-        self.labels = self._choose_labels(labels)
+        self._network = Model(
+            variant,
+            weights,
+            labels,
+            engine=engine,
+            threads=self._threads,
+            offline=offline,
+            base_url=base_url,
+            progress=progress,
+        )
+        self.model, self.weights, self.labels = self._network.name, self._network.weights, self._network.labels
+        self.config = self._network.engine.config
+        metadata = self._network.engine.metadata
         way = preprocess or metadata.preprocess or "crop"
         size = input_size or metadata.input_size or self.config.input_size
         self.preprocessing = Preprocessing(way, size, **ways)
@@ -156,32 +155,6 @@ class Classifier:
         """End the processes of ``isolate``, if there are any. No picture can be decoded in them then."""
         if self._end:
             self._end()
-
-    @staticmethod
-    def _locate(variant: registry.Variant, offline: bool, base_url: str | None, progress: Progress | None) -> Path:
-        from densenet_cli.weights import store
-
-        return store.locate(variant, offline=offline, base_url=base_url, progress=progress)
-
-    def _open(self, engine: str, variant: str | None) -> engines.Engine:
-        """The engine on ``self.weights``, which must hold ``variant`` where one is asked for (its head aside)."""
-        if variant is None:
-            return engines.create(engine, self.weights, None, self._threads)
-        config = registry.get(variant).config
-        try:
-            return engines.create(engine, self.weights, config, self._threads)
-        except CheckpointError as error:
-            said = f"{error} The variant {variant} was asked for; without it the file decides."
-            raise CheckpointError(said) from error
-
-    def _choose_labels(self, path: str | os.PathLike[str] | None) -> labels.Labels:
-        classes = self.config.classes
-        if path is not None:
-            return labels.read_file(Path(path), classes)
-        if self._engine.metadata.labels is not None:
-            return self._engine.metadata.labels
-        table = labels.imagenet() if classes == IMAGENET_CLASSES else None
-        return table or labels.plain(classes)
 
     def predict(self, picture: object, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
         """Classify one picture.
@@ -219,7 +192,7 @@ class Classifier:
         Raises:
             UsageError: ``pictures`` is itself one picture, or another value that isn't allowed.
         """
-        return self.classify(_expand(pictures), top_k, min_prob)
+        return self.classify(sources.expand_objects(pictures), top_k, min_prob)
 
     def classify(self, found: Iterable[Source], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
         """Like ``predict_many``, on sources that were expanded already (``images.sources.expand``)."""
@@ -260,7 +233,7 @@ class Classifier:
 
         Yields an ``Explanation`` a picture; where one failed, with its ``error`` set. Raises as ``explain``.
         """
-        return self.explain_sources(_expand(pictures), top_k, classes)
+        return self.explain_sources(sources.expand_objects(pictures), top_k, classes)
 
     def explain_sources(
         self, found: Iterable[Source], top_k: int = 1, classes: Sequence[int | str] | None = None
@@ -281,14 +254,14 @@ class Classifier:
         from densenet_cli.explain.maps import Explainer
 
         _check_selection(top_k, 0)
-        explainer = Explainer(self.model, self.labels, self.preprocessing, self._engine.head)
+        explainer = Explainer(self.model, self.labels, self.preprocessing, self._network.engine.head)
         choose = explainer.chooser(top_k, classes)
         streamed = self._stream(explainer.remember(found), threads, ("probabilities", "features"))
         return ((source, explainer.explain(source, outputs, choose)) for source, outputs in streamed)
 
     def probabilities(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
         """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
-        for source, outputs in self._stream(_expand(pictures), self._threads):
+        for source, outputs in self._stream(sources.expand_objects(pictures), self._threads):
             yield source.name, outputs if isinstance(outputs, PictureError) else outputs[0]
 
     def embed(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
@@ -297,7 +270,7 @@ class Classifier:
         A vector is float32 (channels,): the last feature maps, averaged (``keras.applications`` with
         ``include_top=False, pooling="avg"``). Args and errors are those of ``predict_many``.
         """
-        streamed = self._stream(_expand(pictures), self._threads, ("features",))
+        streamed = self._stream(sources.expand_objects(pictures), self._threads, ("features",))
         return (
             (source.name, out if isinstance(out, PictureError) else out[0].mean(axis=(0, 1)))
             for source, out in streamed
@@ -321,10 +294,10 @@ class Classifier:
         streamed = stream(
             found,
             self._load,
-            partial(self._run, outputs=outputs),
+            partial(self._network.run, outputs=outputs),
             batch_size=-(-self._batch_size // self.preprocessing.crops),
             threads=threads,
-            prepare=self._engine.load,
+            prepare=self._network.engine.load,
         )
         for source, arrays in streamed:
             # One crop stays as it is: a mean over one row is that row, bit for bit.
@@ -334,14 +307,6 @@ class Classifier:
         if self._offline and source.kind == "url":
             raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
         return normalize(self._decode(source, self.preprocessing))
-
-    def _run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-        import numpy as np
-
-        arrays = self._engine.run_all(pixels, outputs)
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise CheckpointError(f"{self.weights} holds a network whose answer to a picture is no number.")
-        return arrays
 
     def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
         best = (-probabilities).argsort(kind="stable")[:top_k]
@@ -358,20 +323,3 @@ def _check_selection(top_k: int, min_prob: float) -> None:
         raise UsageError(f"top_k must be at least 1, not {top_k}.")
     if not 0 <= min_prob <= 1:
         raise UsageError(f"min_prob must lie between 0 and 1, not {min_prob}.")
-
-
-def _expand(pictures: Iterable[object]) -> Iterator[Source]:
-    """The sources in any number of pictures. Raises ``UsageError`` at once for what is itself a picture."""
-    if isinstance(pictures, str | bytes | bytearray | os.PathLike) or hasattr(pictures, "shape"):
-        raise UsageError(f"Several pictures are given as a list of them, not as one {type(pictures).__name__}.")
-    return (source for picture in pictures for source in _expand_one(picture))
-
-
-def _expand_one(picture: object) -> Iterator[Source]:
-    if isinstance(picture, str | os.PathLike):
-        yield from sources.expand([os.fsdecode(picture)])
-        return
-    try:
-        yield sources.from_object(picture)
-    except UsageError as error:  # one among many is its own error, not the others' end
-        yield sources.Source(f"<{type(picture).__name__}>", None, "nothing", UnreadableImage(str(error)))

@@ -33,13 +33,13 @@ def test_a_map_s_mean_and_the_bias_are_the_logit(weights, engine, monkeypatch):
     """And the probability is predict's, to the bit, and the rank that among all classes."""
     classifier = Classifier(weights=weights, engine=engine)
     logits = []
-    run = classifier._engine.run_all
+    run = classifier._network.engine.run_all
 
     def run_all(batch, outputs):
         logits.extend(run(batch, ("logits",))[0])
         return run(batch, outputs)
 
-    monkeypatch.setattr(classifier._engine, "run_all", run_all)
+    monkeypatch.setattr(classifier._network.engine, "run_all", run_all)
     pictures = [SAMPLES / "cat.jpg", SAMPLES / "koala.jpg", photograph()]
     explained = list(classifier.explain_many(pictures, top_k=TINY.classes))
     predicted = list(classifier.predict_many(pictures, top_k=TINY.classes))
@@ -62,7 +62,7 @@ def test_exact_on_the_model_that_ships(input_size):
     classifier = Classifier("tiny", input_size=input_size)
     explanation = classifier.explain(SAMPLES / "red_panda.jpg", top_k=3)
     pixels = classifier._load(from_object(SAMPLES / "red_panda.jpg"))
-    (logits,) = classifier._engine.run(pixels, "logits")
+    (logits,) = classifier._network.engine.run(pixels, "logits")
     for map_ in explanation.maps:
         assert map_.values.shape == (input_size // 16, input_size // 16)
         position = [label.index for label in classifier.labels].index(map_.score.index)

@@ -166,7 +166,7 @@ class _Bench:
         crops = self._classifier.preprocessing.crops
         pictures = -(-batch_size // crops)
         batch = np.concatenate(list(islice(cycle(self._pixels), pictures)))
-        return _repeated(lambda: self._classifier._engine.run(batch), pictures, seconds)
+        return _repeated(lambda: self._classifier._network.engine.run(batch), pictures, seconds)
 
     def _answer(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
         sources = cycle(self._sources)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import CheckpointError, PictureError
+from densenet_cli.errors import PictureError
 from densenet_cli.evaluation.tally import Outcome, Tally
 from densenet_cli.images.sources import Source, from_object
 from densenet_cli.results import Failure
@@ -85,8 +85,6 @@ def _restricted(probabilities: FloatArray, among: Sequence[int]) -> FloatArray:
 
 def _outcome(name: str, truth: int, probabilities: FloatArray) -> Outcome:
     best = int(probabilities.argmax())
-    if not probabilities[best] >= 0:  # argmax finds a NaN before any number
-        raise CheckpointError(f"The network's outputs for {name} are no numbers: its weights are damaged.")
     mine = probabilities[truth]
     # Among equals the one that stands first in the head comes first, as in a stable sort and in argmax.
     rank = 1 + int((probabilities > mine).sum()) + int((probabilities[:truth] == mine).sum())

@@ -191,6 +191,26 @@ def _from_array(array: Any) -> Source:
     return Source("<array>", array.copy(), "array")
 
 
+def expand_objects(pictures: Iterable[object]) -> Iterator[Source]:
+    """The sources in any number of objects as ``from_object`` takes them; a path may also be a folder or a glob.
+
+    What is no picture is a source with an error. Raises ``UsageError`` at once where ``pictures`` is itself a picture.
+    """
+    if isinstance(pictures, str | bytes | bytearray | os.PathLike) or hasattr(pictures, "shape"):
+        raise UsageError(f"Several pictures are given as a list of them, not as one {type(pictures).__name__}.")
+    return (source for picture in pictures for source in _expand_object(picture))
+
+
+def _expand_object(picture: object) -> Iterator[Source]:
+    if isinstance(picture, str | os.PathLike):
+        yield from expand([os.fsdecode(picture)])
+        return
+    try:
+        yield from_object(picture)
+    except UsageError as error:  # one among many is its own error, not the others' end
+        yield Source(f"<{type(picture).__name__}>", None, "nothing", UnreadableImage(str(error)))
+
+
 def is_url(argument: str) -> bool:
     """Whether an argument is an http or https URL."""
     return argument[:8].lower().startswith(("http://", "https://"))
