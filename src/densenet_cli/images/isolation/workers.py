@@ -112,7 +112,7 @@ class Workers:
             self._is_closed = True
             idle, self._idle = self._idle, []
             busy = self._all.difference(idle)
-        for worker in self._all:
+        for worker in (*idle, *busy):
             worker.kill()
         for worker in idle:
             worker.end()
