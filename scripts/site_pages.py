@@ -19,6 +19,7 @@ PAGES = {
     ROOT / "README.md": "index.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
     ROOT / "CHANGELOG.md": "changes.md",
+    ROOT / "sample_images/README.md": "sample-images.md",
     DOCS / "index.md": "contents.md",
 }
 """Pages that are at another place in the site than in ``docs/``; its home page is the README."""
