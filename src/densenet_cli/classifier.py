@@ -311,7 +311,7 @@ class Classifier:
     def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = (
-            Score(rank, label.index, label.id, label.name, float(probabilities[position]))
+            Score.of(label, rank, probabilities[position])
             for rank, position in enumerate(best, start=1)
             if probabilities[position] >= min_prob and (label := self.labels[position])
         )

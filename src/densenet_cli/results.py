@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from densenet_cli.labels import ClassLabel
 
 CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
 
@@ -33,6 +36,11 @@ class Score:
     id: str | None
     label: str
     probability: float
+
+    @classmethod
+    def of(cls, label: ClassLabel, rank: int, probability: float) -> Score:
+        """That of a class in a model's table."""
+        return cls(rank, label.index, label.id, label.name, float(probability))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types. A probability that is no finite number is None."""

@@ -30,7 +30,12 @@ def check_target(path: Path, overwrite: bool, makes_folder: bool = False) -> Non
     folder = Path(os.path.realpath(path)).parent
     while makes_folder and not folder.exists():
         folder = folder.parent
+    check_folder(name, folder, path.parent)
+
+
+def check_folder(name: str, folder: Path, called: Path) -> None:
+    """Raise ``OutputError`` where ``name`` can't be put into ``folder``: one that is missing is named as ``called``."""
     if not folder.is_dir():
-        raise OutputError(f"{name} can't be written: there is no folder {unicode(str(path.parent))}.")
+        raise OutputError(f"{name} can't be written: there is no folder {unicode(str(called))}.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{name} can't be written: the folder {unicode(str(folder))} is read-only.")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from densenet_cli.benchmarking.report import Cell
-from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.console import has_unicode, printable, stdout_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +151,7 @@ def _suggestion(fastest: Fastest, default: tuple[int, int]) -> Text:
 
 
 def _table(console: Console, title: str) -> Table:
-    fancy = (console.encoding or "").lower().startswith("utf")
+    fancy = has_unicode(console)
     return Table(
         title=title,
         box=SIMPLE_HEAD if fancy else ASCII,

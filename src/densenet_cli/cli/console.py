@@ -72,6 +72,11 @@ def warn(message: str) -> None:
         click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
+def warn_failed(source: str, kind: str, message: str) -> None:
+    """A line on standard error about a picture that failed."""
+    warn(f"{printable(source)}: {kind}: {printable(message)}")
+
+
 def show_progress() -> bool:
     """Whether a progress bar has somebody to look at it: only on a terminal, and not with ``--quiet``."""
     return not is_quiet() and sys.stderr.isatty()
@@ -87,6 +92,11 @@ def stdout_console(**settings: Any) -> Console:
             raise  # the error that Rich is handling as it calls this
 
     return StandardOutput(highlight=False, markup=False, emoji=False, **settings)
+
+
+def has_unicode(console: Console) -> bool:
+    """Whether lines and blocks can be drawn on it."""
+    return (console.encoding or "").lower().startswith("utf")
 
 
 def stderr_console() -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import registry
-from densenet_cli.cli.console import common_options, say, show_progress, stdout_console
+from densenet_cli.cli.console import common_options, has_unicode, say, show_progress, stdout_console
 from densenet_cli.errors import UsageError, WeightsUnavailable
 from densenet_cli.registry import Variant
 
@@ -135,7 +135,7 @@ def _show(found: Sequence[Status]) -> None:
     from rich.text import Text
 
     console = stdout_console(**({} if sys.stdout.isatty() else {"width": 200}))
-    unicode = (console.encoding or "").lower().startswith("utf")
+    unicode = has_unicode(console)
     table = Table(box=SIMPLE_HEAD if unicode else ASCII, pad_edge=False, show_edge=False)
     table.add_column("Variant", no_wrap=True)
     table.add_column("State", no_wrap=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say, warn
+from densenet_cli.cli.console import common_options, printable, say, warn_failed
 from densenet_cli.cli.options import (
     LABELS_OPTION,
     make_classifier,
@@ -76,7 +76,7 @@ def command(
                 for name, outcome in classifier.embed(vectors.pending(found)):
                     vectors.write(name, outcome)
                     if isinstance(outcome, PictureError):
-                        warn(f"{printable(name)}: {type(outcome).__name__}: {printable(str(outcome))}")
+                        warn_failed(name, type(outcome).__name__, str(outcome))
                     counter.advance()
     except KeyboardInterrupt:
         if file.parts.exists():

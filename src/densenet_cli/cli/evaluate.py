@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say, warn
+from densenet_cli.cli.console import common_options, say, warn_failed
 from densenet_cli.cli.options import make_classifier, model_options
 from densenet_cli.errors import UsageError
 from densenet_cli.results import unicode
@@ -132,7 +132,7 @@ def command(
                 if worst:
                     worst.add(outcome)
                 if outcome.failure:
-                    warn(f"{printable(outcome.name)}: {outcome.failure.type}: {printable(outcome.failure.message)}")
+                    warn_failed(outcome.name, outcome.failure.type, outcome.failure.message)
                 elif mistakes and outcome.is_mistake:
                     wrong.append(outcome)
                 counter.advance()

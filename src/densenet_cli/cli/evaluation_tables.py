@@ -8,7 +8,7 @@ from rich.box import ASCII, SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.console import has_unicode, printable, stdout_console
 
 if TYPE_CHECKING:
     from densenet_cli.evaluation.report import ClassResult, Report
@@ -23,7 +23,7 @@ PAIRS = 10
 def show(report: Report) -> None:
     """Print it to standard output."""
     console = stdout_console()
-    fancy = (console.encoding or "").lower().startswith("utf")
+    fancy = has_unicode(console)
     title = Text(printable(report.model), style="bold")
     title.append(f"  {report.pictures:,} pictures of {_count(len(report.classes), 'class', 'classes')}", style="dim")
     if len(report.classes) != report.competing:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, warn
+from densenet_cli.cli.console import common_options, warn_failed
 from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
 
 if TYPE_CHECKING:
@@ -131,7 +131,6 @@ def command(
             put(explanation)
             if explanation.error:
                 failed += 1
-                error = explanation.error
-                warn(f"{printable(explanation.source)}: {error.type}: {printable(error.message)}")
+                warn_failed(explanation.source, explanation.error.type, explanation.error.message)
             counter.advance()
     return 1 if failed else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.console import has_unicode, printable, stdout_console
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Explanations:
     def __init__(self, with_maps: bool) -> None:
         self._with_maps = with_maps
         self._console = stdout_console()
-        self._unicode = (self._console.encoding or "").lower().startswith("utf")
+        self._unicode = has_unicode(self._console)
 
     def show(self, explanation: Explanation) -> None:
         """Print one picture's. A failed picture has none: its reason stands on standard error."""

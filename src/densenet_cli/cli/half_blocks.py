@@ -9,7 +9,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from densenet_cli.cli.console import printable
+from densenet_cli.cli.console import has_unicode, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +35,7 @@ def show(console: Console, explanation: Explanation) -> None:
 
     if explanation.image is None:
         return
-    unicode = (console.encoding or "").lower().startswith("utf")
+    unicode = has_unicode(console)
     coloured = console.color_system is not None and unicode
     columns = min(MOST_COLUMNS, (console.width - GAP) // 2 if coloured else console.width - 1)
     photo = _fitted(explanation.image, columns, max(LEAST_ROWS, console.height - ROWS_BESIDE))

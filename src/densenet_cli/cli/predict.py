@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, warn
+from densenet_cli.cli.console import common_options, warn_failed
 from densenet_cli.cli.options import (
     make_classifier,
     model_options,
@@ -146,7 +146,7 @@ def command(
                 page.add(prediction)
             if prediction.error:
                 failed += 1
-                warn(f"{printable(prediction.source)}: {prediction.error.type}: {printable(prediction.error.message)}")
+                warn_failed(prediction.source, prediction.error.type, prediction.error.message)
             counter.advance()
     return 1 if failed else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.console import has_unicode, printable, stdout_console
 
 if TYPE_CHECKING:
     from densenet_cli.results import Prediction
@@ -21,7 +21,7 @@ class Tables:
 
     def __init__(self) -> None:
         self._console = stdout_console()
-        self._unicode = (self._console.encoding or "").lower().startswith("utf")
+        self._unicode = has_unicode(self._console)
 
     def show(self, prediction: Prediction) -> None:
         """Print one picture's table. A failed picture has none: its reason stands on standard error."""

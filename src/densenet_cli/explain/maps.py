@@ -183,9 +183,7 @@ class Explainer:
         placing = _Placing(original.size, window(original.size, self._preprocessing), original.orientation)
         maps = []
         for position in choose(order):
-            label = self._labels[position]
-            rank = order.index(position) + 1
-            score = Score(rank, label.index, label.id, label.name, float(probabilities[position]))
+            score = Score.of(self._labels[position], order.index(position) + 1, probabilities[position])
             values = placing.upright(features @ kernel[:, position])
             levels = placing.levels(values)
             maps.append(ClassMap(score, values, float(bias[position]), levels, *placing.find(values, levels)))

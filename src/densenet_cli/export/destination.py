@@ -12,6 +12,7 @@ from pathlib import Path
 from densenet_cli import durable
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.results import unicode
+from densenet_cli.targets import check_folder
 
 SAVED_MODEL = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"}
 """What a SavedModel's folder may hold: a folder with anything else in it is never taken away."""
@@ -49,10 +50,7 @@ class Destination:
                 raise UsageError(f"{name} is {there} and can't be replaced by {wanted}: name another.")
             if self.is_folder and not self._is_saved_model():
                 raise UsageError(f"{name} holds more than a SavedModel and is not replaced: name another.")
-        if not folder.is_dir():
-            raise OutputError(f"{name} can't be written: there is no folder {unicode(str(folder))}.")
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"{name} can't be written: the folder {unicode(str(folder))} is read-only.")
+        check_folder(name, folder, folder)
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
