@@ -13,6 +13,7 @@ from typing import Any
 
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 PLACES = {
     "browser": ("chromium", "chromium-browser", "google-chrome"),
@@ -57,6 +58,10 @@ class Browser:
         self.chrome.get_log("browser")
         self.chrome.get_log("performance")
         self.chrome.get(page if isinstance(page, str) else page.as_uri())
+        # The driver may come back from a long page before the last of it is there.
+        WebDriverWait(self.chrome, 60).until(
+            lambda chrome: chrome.execute_script("return document.readyState") == "complete"
+        )
 
     def size(self, width: int, height: int, *, dark: bool = False) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
