@@ -23,7 +23,7 @@ WITHOUT_WEIGHTS = (
 )
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.3.2 only
     """Whole numbers with commas between them, each within bounds."""
 
     name = "numbers"
