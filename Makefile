@@ -31,7 +31,7 @@ test-backends: $(INSTALLED) ## Train on TensorFlow, JAX and PyTorch alike; load 
 
 fuzz: $(INSTALLED) ## Damaged checkpoints and pictures, interrupted runs (about an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
-	$(BIN)/python -m tests.images.fuzz_pictures 20000
+	$(BIN)/python -m tests.images.fuzz_images 20000
 	$(BIN)/python -m tests.cli.kill_rounds 50
 
 lint: $(INSTALLED) ## Check style and types
@@ -45,8 +45,8 @@ format: $(INSTALLED) ## Bring the code into form
 
 docs: $(INSTALLED) ## Write the help pages and pictures in docs/ anew
 	$(BIN)/python scripts/help_pages.py
-	$(BIN)/python scripts/terminal_pictures.py
-	$(BIN)/python scripts/explained_picture.py
+	$(BIN)/python scripts/terminal_images.py
+	$(BIN)/python scripts/explained_image.py
 
 site: $(INSTALLED) ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

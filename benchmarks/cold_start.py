@@ -1,4 +1,4 @@
-"""One picture, a fresh process: ``densenet predict photo.jpg`` beside a Keras script, and where its time goes."""
+"""One image, a fresh process: ``densenet predict photo.jpg`` beside a Keras script, and where its time goes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FASTER, LIGHTER = 25, 5
 
 
 def measure(material: Material, effort: Effort) -> list[Table]:
-    """Time and memory of one picture in a fresh process."""
+    """Time and memory of one image in a fresh process."""
     weights = material.weights()
-    picture = sorted(material.photographs(2).iterdir())[0]
+    image = sorted(material.photographs(2).iterdir())[0]
     environment = {"DENSENET_CACHE": str(material.empty())}
-    ours = [*DENSENET, "predict", str(picture), "--weights", str(weights)]
-    keras = script("keras_script", weights, picture)
+    ours = [*DENSENET, "predict", str(image), "--weights", str(weights)]
+    keras = script("keras_script", weights, image)
     _check_same_answer(run([*ours, "--preprocess", "keras", "--format", "json"], environment), run(keras))
     rounds = effort.of(11, 2)
     command, reference = [], []
@@ -50,7 +50,7 @@ def measure(material: Material, effort: Effort) -> list[Table]:
         f"Medians of {rounds} rounds, each of one Keras script and then five runs of the command. The graph was "
         "cached before. With `--preprocess keras` the command gave the script's five numbers (checked)."
     )
-    columns = ("One picture, a fresh process", "median, s", "fastest to slowest, s", "peak memory")
+    columns = ("One image, a fresh process", "median, s", "fastest to slowest, s", "peak memory")
     return [
         Table("cold-start", columns, rows, note),
         _phases(material, environment, effort),
@@ -72,8 +72,8 @@ def _check_same_answer(ours: Run, keras: Run) -> None:
 
 
 def _phases(material: Material, environment: dict[str, str], effort: Effort) -> Table:
-    picture = sorted(material.photographs(2).iterdir())[0]
-    command = script("phases", material.weights(), picture)
+    image = sorted(material.photographs(2).iterdir())[0]
+    command = script("phases", material.weights(), image)
     rounds = effort.of(21, 3)
     bare = [run([sys.executable, "-c", "pass"]) for _ in range(rounds)]
     runs = [json.loads(run(command, environment).output.splitlines()[-1]) for _ in range(rounds)]

@@ -1,4 +1,4 @@
-"""What ``densenet explain`` costs beside ``densenet predict``: one picture in a fresh process, and a folder."""
+"""What ``densenet explain`` costs beside ``densenet predict``: one image in a fresh process, and a folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def measure(material: Material, effort: Effort) -> list[Table]:
     """Time and memory of maps, as numbers and as drawings."""
     weights = material.weights()
     environment = {"DENSENET_CACHE": str(material.empty())}
-    pictures = effort.of(200, 16)
-    folder = material.photographs(pictures)
-    picture = sorted(folder.iterdir())[0]
+    images = effort.of(200, 16)
+    folder = material.photographs(images)
+    image = sorted(folder.iterdir())[0]
     drawings = material.empty()
 
     def commands(source: object) -> dict[str, list[str]]:
@@ -27,9 +27,9 @@ def measure(material: Material, effort: Effort) -> list[Table]:
             "`explain -o DIR`": [*DENSENET, "explain", *model, "-o", str(drawings), "--overwrite", "-q"],
         }
 
-    run(commands(picture)["`predict`"], environment)
+    run(commands(image)["`predict`"], environment)
     tables = []
-    for what, source, rounds in (("One picture", picture, effort.of(21, 2)), ("A folder", folder, effort.of(5, 1))):
+    for what, source, rounds in (("One image", image, effort.of(21, 2)), ("A folder", folder, effort.of(5, 1))):
         runs: dict[str, list[Run]] = {name: [] for name in commands(source)}
         for _ in range(rounds):  # one of each in turn
             for name, command in commands(source).items():
@@ -45,8 +45,8 @@ def measure(material: Material, effort: Effort) -> list[Table]:
             )
             for name, done in runs.items()
         )
-        kind = "explain-one" if source is picture else "explain-folder"
-        count = "" if source is picture else f", {pictures} photographs of 500x375"
+        kind = "explain-one" if source is image else "explain-folder"
+        count = "" if source is image else f", {images} photographs of 500x375"
         columns = (f"{what}{count}", "median, s", "fastest to slowest, s", "to `predict`", "peak memory")
         tables.append(Table(kind, columns, rows, f"Medians of {rounds} rounds, one of each in turn."))
     return tables

@@ -1,4 +1,4 @@
-"""The first run with a new checkpoint: it is read, the graph emitted, optimised and cached."""
+"""The first run with a new checkpoint: it is read, the graph emitted, optimized and cached."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FASTER = 5
 
 
 def measure(material: Material, effort: Effort) -> list[Table]:
-    """Time of one picture with an empty cache."""
+    """Time of one image with an empty cache."""
     weights = material.weights()
-    picture = sorted(material.photographs(2).iterdir())[0]
-    ours = [*DENSENET, "predict", str(picture), "--weights", str(weights)]
-    keras = script("keras_script", weights, picture)
+    image = sorted(material.photographs(2).iterdir())[0]
+    ours = [*DENSENET, "predict", str(image), "--weights", str(weights)]
+    keras = script("keras_script", weights, image)
     rounds = effort.of(7, 2)
     command, reference = [], []
     for round_ in range(rounds + 1):

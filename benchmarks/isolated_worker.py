@@ -1,4 +1,4 @@
-"""A decoding process: ``isolated_worker.py PICTURE ROUNDS`` prints medians of its times, and its memory, as JSON."""
+"""A decoding process: ``isolated_worker.py IMAGE ROUNDS`` prints medians of its times, and its memory, as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 
 import psutil
 
-from densenet_cli.errors import DecoderCrashed
+from densenet_cli.errors import DecoderCrashedError
 from densenet_cli.images import decoding
 from densenet_cli.images.isolation.worker import Worker
 from densenet_cli.images.isolation.workers import Workers
@@ -32,7 +32,7 @@ def milliseconds(work: Callable[[], object], rounds: int) -> float:
     return 1000 * median(times)
 
 
-def main(picture: str, rounds: int) -> None:
+def main(image: str, rounds: int) -> None:
     sys.path[:0] = [
         str(ROOT),
         str(ROOT / "tests" / "support" / "decoders"),
@@ -40,7 +40,7 @@ def main(picture: str, rounds: int) -> None:
     from tests.support.decoders.pillow_heif import heic
 
     budget = decoding.DecodeBudget(700)
-    source, crash = from_object(picture), Source("crash", heic("abort"), "bytes")
+    source, crash = from_object(image), Source("crash", heic("abort"), "bytes")
 
     def start() -> None:
         started.append(Worker(budget, None))
@@ -49,7 +49,7 @@ def main(picture: str, rounds: int) -> None:
     def crash_and_go_on() -> None:
         try:
             workers.load(crash, PREPROCESSING)
-        except DecoderCrashed:
+        except DecoderCrashedError:
             workers.load(source, PREPROCESSING)
 
     started: list[Worker] = []

@@ -10,7 +10,7 @@ from suite import Effort, alone
 
 from densenet_cli.benchmarking.processes import Run
 
-WAYS = {"without": [], "`--isolate`": ["--isolate"], "`--timeout 60`": ["--timeout", "60"]}
+MODES = {"without": [], "`--isolate`": ["--isolate"], "`--timeout 60`": ["--timeout", "60"]}
 
 
 def measure(material: Material, effort: Effort) -> list[Table]:
@@ -28,26 +28,26 @@ def measure(material: Material, effort: Effort) -> list[Table]:
     single = _in_turn([*network, str(photograph)], environment, starts)
     rows = [
         (
-            way,
-            *_cells(whole, way, f"{count / seconds_of(whole[way]):.1f}"),
-            *_cells(decoding, way, f"{count / seconds_of(decoding[way]):.0f}"),
-            *_cells(single, way, f"{seconds_of(single[way]):.3f}"),
-            f"{memory_of(whole[way]):.0f} MB",
+            mode,
+            *_cells(whole, mode, f"{count / seconds_of(whole[mode]):.1f}"),
+            *_cells(decoding, mode, f"{count / seconds_of(decoding[mode]):.0f}"),
+            *_cells(single, mode, f"{seconds_of(single[mode]):.3f}"),
+            f"{memory_of(whole[mode]):.0f} MB",
         )
-        for way in WAYS
+        for mode in MODES
     ]
     columns = (
         f"{count} photographs",
-        "DenseNet-121, pictures/s",
+        "DenseNet-121, images/s",
         "time",
-        "a network of a few layers, pictures/s",
+        "a network of a few layers, images/s",
         "time",
-        "one picture, a fresh process, s",
+        "one image, a fresh process, s",
         "time",
         "peak memory, workers aside",
     )
     note = (
-        f"Medians of {rounds} rounds ({starts} for one picture), each way once a round; whole processes, start and end "
+        f"Medians of {rounds} rounds ({starts} for one image), each way once a round; whole processes, start and end "
         "included. The network of a few layers takes next to no time: what is left there is decoding."
     )
     return [Table("isolation", columns, tuple(rows), note), _worker(photograph, effort)]
@@ -55,16 +55,16 @@ def measure(material: Material, effort: Effort) -> list[Table]:
 
 def _in_turn(command: list[str], environment: dict[str, str], rounds: int) -> dict[str, list[Run]]:
     """Each way once a round."""
-    found: dict[str, list[Run]] = {way: [] for way in WAYS}
+    found: dict[str, list[Run]] = {mode: [] for mode in MODES}
     for _ in range(rounds):
-        for way, options in WAYS.items():
-            found[way].append(run([*command, *options], environment))
+        for mode, options in MODES.items():
+            found[mode].append(run([*command, *options], environment))
     return found
 
 
-def _cells(found: dict[str, list[Run]], way: str, number: str) -> tuple[str, str]:
+def _cells(found: dict[str, list[Run]], mode: str, number: str) -> tuple[str, str]:
     """A number, and how many times the time without."""
-    return number, f"**{seconds_of(found[way]) / seconds_of(found['without']):.2f}**" if WAYS[way] else ""
+    return number, f"**{seconds_of(found[mode]) / seconds_of(found['without']):.2f}**" if MODES[mode] else ""
 
 
 def _worker(photograph: object, effort: Effort) -> Table:
@@ -74,8 +74,8 @@ def _worker(photograph: object, effort: Effort) -> Table:
         ("decoding one photograph in the command itself, ms", f"{found['here_ms']:.2f}"),
         ("decoding it in a worker, its pixels brought back, ms", f"{found['there_ms']:.2f}"),
         ("starting a worker, ms", f"{found['start_ms']:.0f}"),
-        ("a picture that crashes two workers, and the next one in a third, ms", f"{found['crash_ms']:.0f}"),
-        ("memory of a worker between two pictures, that it shares with no other", f"{found['memory'] / 1e6:.0f} MB"),
+        ("an image that crashes two workers, and the next one in a third, ms", f"{found['crash_ms']:.0f}"),
+        ("memory of a worker between two images, that it shares with no other", f"{found['memory'] / 1e6:.0f} MB"),
     )
     note = f"Medians of {rounds} ({30 * rounds} for decoding)."
     return Table("isolation-worker", ("A worker", "median"), rows, note)

@@ -47,16 +47,16 @@ def measure(material: Material, effort: Effort) -> list[Table]:
         ("largest difference of a pixel, of 255", *(str(kind["largest_pixel"]) for kind in kinds)),
         ("mean difference of a pixel, of 255", *(f"{kind['mean_pixel']:.3f}" for kind in kinds)),
         ("largest difference of a probability", *(f"{kind['largest_probability']:.4f}" for kind in kinds)),
-        ("pictures with the same first label", *(f"{kind['same_first']} of {kind['pictures']}" for kind in kinds)),
+        ("images with the same first label", *(f"{kind['same_first']} of {kind['images']}" for kind in kinds)),
     )
     columns = (
         f"{count} JPEGs of 4000x3000",
-        "pictures/s, whole command",
+        "images/s, whole command",
         "decode and resize, ms, one thread",
         "peak memory",
     )
     note = (
-        f"Medians of {rounds} rounds, one of each in turn. In turn the pictures are a photograph enlarged, with grain, "
+        f"Medians of {rounds} rounds, one of each in turn. In turn the images are a photograph enlarged, with grain, "
         "and a mosaic of 64 photographs, sharp in every pixel: the harder case."
     )
     return [

@@ -1,8 +1,8 @@
-"""What is measured with: random weights in the published layout, and pictures made from scikit-image's photographs.
+"""What is measured with: random weights in the published layout, and images made from scikit-image's photographs.
 
 The published weights may not be there where this runs, and the time of a network does not depend on its numbers, so
 weights are random (those of the tests, whose answers are neither sure nor all alike). The photographs are crops of the
-six that scikit-image ships in full colour, enlarged, mirrored, brightened and given a camera's grain, so that no two
+six that scikit-image ships in full color, enlarged, mirrored, brightened and given a camera's grain, so that no two
 files are alike and their JPEGs are as large as ImageNet's.
 
 As a script it makes them: ``material.py KIND FOLDER [COUNT]``, in a process of its own (see ``processes``).
@@ -60,7 +60,7 @@ class Material:
         return self._made("weights", "densenet121.h5")
 
     def tiny_weights(self) -> Path:
-        """A network of a few layers for pictures of 32x32."""
+        """A network of a few layers for images of 32x32."""
         return self._made("tiny_weights", "tiny.safetensors")
 
     def photographs(self, count: int) -> Path:
@@ -71,9 +71,9 @@ class Material:
         """A folder of ``count`` 12-megapixel JPEGs."""
         return self._made("large_photographs", f"large-{count}", count)
 
-    def tiny_pictures(self, count: int) -> Path:
+    def tiny_images(self, count: int) -> Path:
         """A list of ``count`` names of a few tiny JPEGs (hard links), one a line."""
-        return self._made("tiny_pictures", f"tiny-{count}.txt", count)
+        return self._made("tiny_images", f"tiny-{count}.txt", count)
 
     def empty(self) -> Path:
         """A new folder."""
@@ -89,7 +89,7 @@ def temporary() -> Iterator[Material]:
 
 def weights(path: Path) -> None:
     sys.path.insert(0, str(ROOT))
-    from densenet_cli.registry import VARIANTS
+    from densenet_cli.variants import VARIANTS
     from tests.support.checkpoints import write_legacy_h5
     from tests.support.networks import random_arrays
 
@@ -99,18 +99,18 @@ def weights(path: Path) -> None:
 
 def tiny_weights(path: Path) -> None:
     sys.path.insert(0, str(ROOT))
-    from densenet_cli.weights import safetensors_file
+    from densenet_cli.weights import safetensors
     from tests.support.networks import TINY, random_arrays
 
-    safetensors_file.write(path, random_arrays(TINY), TINY)
+    safetensors.write(path, random_arrays(TINY), TINY)
 
 
 def photographs(folder: Path, count: int) -> None:
     folder.mkdir()
     originals = _originals()
     for number in range(count):
-        picture = _photograph(originals, number, SIZE if number % 4 else SIZE[::-1])
-        picture.save(folder / f"{number:06d}.jpg", quality=95)
+        image = _photograph(originals, number, SIZE if number % 4 else SIZE[::-1])
+        image.save(folder / f"{number:06d}.jpg", quality=95)
 
 
 def large_photographs(folder: Path, count: int) -> None:
@@ -120,16 +120,16 @@ def large_photographs(folder: Path, count: int) -> None:
     originals = _originals()
     for number in range(count):
         if LARGE_KINDS[number % 2] == "mosaic":
-            picture = Image.new("RGB", LARGE_SIZE)
+            image = Image.new("RGB", LARGE_SIZE)
             for tile in range(64):
                 place = (tile % 8 * 500, tile // 8 * 375)
-                picture.paste(_photograph(originals, 1000 + 64 * number + tile, SIZE), place)
+                image.paste(_photograph(originals, 1000 + 64 * number + tile, SIZE), place)
         else:
-            picture = _photograph(originals, number, LARGE_SIZE)
-        picture.save(folder / f"{number:06d}.jpg", quality=90)
+            image = _photograph(originals, number, LARGE_SIZE)
+        image.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def tiny_pictures(listed: Path, count: int) -> None:
+def tiny_images(listed: Path, count: int) -> None:
     """Ten files beside the list; everything else is a link to one of them."""
     folder = listed.with_suffix("")
     folder.mkdir()
@@ -152,7 +152,7 @@ def _originals() -> list[Image]:
 
 
 def _photograph(originals: list[Image], number: int, size: tuple[int, int]) -> Image:
-    """The ``number``th variation; the same number gives the same picture."""
+    """The ``number``th variation; the same number gives the same image."""
     import numpy as np
     from PIL import Image, ImageEnhance
 
@@ -161,24 +161,24 @@ def _photograph(originals: list[Image], number: int, size: tuple[int, int]) -> I
     scale = rng.uniform(0.55, 0.95) * min(original.width / size[0], original.height / size[1])
     width, height = size[0] * scale, size[1] * scale
     left, top = rng.uniform(0, original.width - width), rng.uniform(0, original.height - height)
-    picture = original.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    image = original.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
     if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.8, 1.2))
-    return _with_grain(picture, rng)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
+    return _with_grain(image, rng)
 
 
-def _with_grain(picture: Image, rng: np.random.Generator) -> Image:
+def _with_grain(image: Image, rng: np.random.Generator) -> Image:
     import numpy as np
     from PIL import Image
 
-    pixels = np.asarray(picture, np.float32)
+    pixels = np.asarray(image, np.float32)
     pixels = pixels + rng.standard_normal(pixels.shape, np.float32) * GRAIN
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 KINDS = {
-    function.__name__: function for function in (weights, tiny_weights, photographs, large_photographs, tiny_pictures)
+    function.__name__: function for function in (weights, tiny_weights, photographs, large_photographs, tiny_images)
 }
 
 if __name__ == "__main__":

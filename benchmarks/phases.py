@@ -1,4 +1,4 @@
-"""One cold start, its steps one after the other: ``phases.py WEIGHTS PICTURE`` prints [[step, milliseconds]] as JSON.
+"""One cold start, its steps one after the other: ``phases.py WEIGHTS IMAGE`` prints [[step, milliseconds]] as JSON.
 
 The command does some of this side by side (decoding beside the session), so the sum is a little more than its time.
 """
@@ -33,7 +33,7 @@ done("the classifier's modules")
 import onnxruntime  # noqa: E402, F401
 
 done("import onnxruntime")
-weights, picture = sys.argv[1:]
+weights, image = sys.argv[1:]
 classifier = Classifier(weights=weights)
 done("find the cached graph")
 classifier._network.engine.load()
@@ -43,15 +43,15 @@ from PIL import Image, JpegImagePlugin  # noqa: E402, F401
 done("import Pillow")
 from densenet_cli.images import decoding, preprocessing, sources  # noqa: E402
 
-pixels = decoding.load(sources.from_object(picture), classifier.preprocessing)
+pixels = decoding.load(sources.from_object(image), classifier.preprocessing)
 done("decode and resize")
 batch = preprocessing.normalize(pixels)
 done("normalize")
 probabilities = classifier._network.engine.run(batch)[0]
 done("the network")
-prediction = classifier._prediction(sources.from_object(picture), probabilities, 5, 0.0)
+prediction = classifier._prediction(sources.from_object(image), probabilities, 5, 0.0)
 done("the five best")
-from densenet_cli.cli.tables import Tables  # noqa: E402
+from densenet_cli.cli.render import Tables  # noqa: E402
 
 Tables().show(prediction)
 done("Rich and its table")

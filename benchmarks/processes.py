@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from densenet_cli.benchmarking import processes
-from densenet_cli.benchmarking.processes import CommandFailed, Run
+from densenet_cli.benchmarking.processes import CommandFailedError, Run
 
 HERE = Path(__file__).parent
 MEGABYTE = 1_000_000
@@ -42,7 +42,7 @@ def run(command: Sequence[str], environment: Mapping[str, str | None] | None = N
     """
     try:
         return processes.run(command, {**EVERYWHERE, **(environment or {})})
-    except CommandFailed as error:
+    except CommandFailedError as error:
         sys.exit(str(error))
 
 

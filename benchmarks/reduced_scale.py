@@ -1,6 +1,6 @@
 """What decoding at reduced scale changes: ``reduced_scale.py WEIGHTS FOLDER`` prints the differences as JSON.
 
-Times are of decoding and resizing one picture in one thread; pixels are those that the network sees, 224x224.
+Times are of decoding and resizing one image in one thread; pixels are those that the network sees, 224x224.
 """
 
 import argparse
@@ -41,7 +41,7 @@ kinds = {
         "mean_pixel": float(pixel_difference[start::2].mean()),
         "largest_probability": float(probability_difference[start::2].max()),
         "same_first": int(same_first[start::2].sum()),
-        "pictures": len(same_first[start::2]),
+        "images": len(same_first[start::2]),
     }
     for start, kind in enumerate(LARGE_KINDS)
 }

@@ -1,7 +1,7 @@
 """Hold the published weights against ``keras.applications``: ``make check-published``, for someone with a network.
 
 Fetches the three files, checks their MD5s, and compares both engines with ``weights="imagenet"`` on the sample
-pictures. Prints the top-1 of each; leaves with status 1 where a number is further off than the tests allow.
+images. Prints the top-1 of each; leaves with status 1 where a number is further off than the tests allow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-from densenet_cli import engines, labels, registry
+from densenet_cli import engines, labels, variants
 from densenet_cli.weights import store
 
 SAMPLES = Path(__file__).parents[1] / "sample_images"
@@ -31,13 +31,13 @@ def reference(name: str) -> keras.Model:
     return model
 
 
-def check(name: str, pictures: Sequence[Path]) -> bool:
-    """Compare both engines on ``pictures``, print what was found, and say whether it is within bounds."""
-    variant = registry.get(name)
+def check(name: str, images: Sequence[Path]) -> bool:
+    """Compare both engines on ``images``, print what was found, and say whether it is within bounds."""
+    variant = variants.get(name)
     path = store.download(variant)
     assert variant.weights
     print(f"DenseNet-{name}: {path.name}, {path.stat().st_size:,} bytes, MD5 {variant.weights.md5} as published")
-    loaded = [keras.utils.img_to_array(keras.utils.load_img(picture, target_size=(224, 224))) for picture in pictures]
+    loaded = [keras.utils.img_to_array(keras.utils.load_img(image, target_size=(224, 224))) for image in images]
     batch = keras.applications.densenet.preprocess_input(np.stack(loaded))
     theirs = reference(name)
     both = keras.Model(theirs.input, [theirs.get_layer("avg_pool").output, theirs.output])
@@ -57,20 +57,20 @@ def check(name: str, pictures: Sequence[Path]) -> bool:
             f"  {engine:<10} probabilities {probability:.1e} off at most, logits {logit:.1e} of their range, "
             f"top-5 {'the same' if same else 'NOT THE SAME'}: {'good' if good else 'WRONG'}"
         )
-    _print_best(pictures, probabilities)
+    _print_best(images, probabilities)
     return right
 
 
-def _print_best(pictures: Sequence[Path], probabilities: np.ndarray[Any, Any]) -> None:
-    for picture, row in zip(pictures, probabilities, strict=True):
+def _print_best(images: Sequence[Path], probabilities: np.ndarray[Any, Any]) -> None:
+    for image, row in zip(images, probabilities, strict=True):
         best = int(row.argmax())
-        print(f"  {picture.name:<16} {labels.imagenet()[best].name} ({row[best]:.1%})")
+        print(f"  {image.name:<16} {labels.imagenet()[best].name} ({row[best]:.1%})")
 
 
 def main() -> int:
     """Check every published variant; the exit status."""
-    pictures = sorted(SAMPLES.glob("*.jpg"))
-    results = [check(name, pictures) for name in registry.downloadable()]
+    images = sorted(SAMPLES.glob("*.jpg"))
+    results = [check(name, images) for name in variants.downloadable()]
     return 0 if all(results) else 1
 
 

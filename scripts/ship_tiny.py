@@ -1,7 +1,7 @@
 """Make the weights that ship out of a run of ``densenet train``: ``python scripts/ship_tiny.py RUN TRAINING_FOLDER``.
 
-Ways and sizes of preparing a picture are measured on the run's own validation part; the best one goes into the file,
-whose kernels are stored in float16. The test pictures are not looked at.
+Ways and sizes of preparing an image are measured on the run's own validation part; the best one goes into the file,
+whose kernels are stored in float16. The test images are not looked at.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def main(run: Path, folder: Path) -> None:
 
     backend.load()
     from densenet_cli.classifier import cores
-    from densenet_cli.engines import keras_layers
+    from densenet_cli.engines import keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.training import folders, network, recipe, result
     from densenet_cli.training import settings as settings_module
     from densenet_cli.training.batches import Part, measuring_batches, split
+    from densenet_cli.training.image_cache import Streamed
     from densenet_cli.training.measuring import Measured, measure
-    from densenet_cli.training.pictures import Streamed
-    from densenet_cli.weights import checkpoint, safetensors_file
+    from densenet_cli.weights import checkpoint, safetensors
 
     settings = recipe.settings(recipe.read(run / "settings.toml"), {})
     found = folders.scan(folder)
@@ -39,25 +39,25 @@ def main(run: Path, folder: Path) -> None:
     # What ships is what is measured: kernels that went through float16.
     arrays = {layer: {name: _narrowed(array) for name, array in own.items()} for layer, own in model.arrays.items()}
     net = network.build(model.config, "float32")
-    keras_layers.set_arrays(net, arrays)
+    keras_ops.set_arrays(net, arrays)
     scores: dict[tuple[str, int], Measured] = {}
-    for way, size in TRIED:
-        scores[way, size] = measure(net, measuring_batches(validation, Preprocessing(way, size), 100, cores()))
-        print(f"| {way} | {size} | {scores[way, size].top1:.1%} | {scores[way, size].top5:.1%} |", flush=True)
-    (way, size), measured = max(scores.items(), key=lambda item: (item[1].top1, item[1].top5))
+    for mode, size in TRIED:
+        scores[mode, size] = measure(net, measuring_batches(validation, Preprocessing(mode, size), 100, cores()))
+        print(f"| {mode} | {size} | {scores[mode, size].top1:.1%} | {scores[mode, size].top5:.1%} |", flush=True)
+    (mode, size), measured = max(scores.items(), key=lambda item: (item[1].top1, item[1].top5))
     training = dict(model.metadata.training)
     if training["start"] != settings_module.SCRATCH:
         training["start"] = "tiny"  # not the path of a file that nobody else has: what shipped before
     metadata = replace(
         model.metadata,
-        preprocess=way,
+        preprocess=mode,
         input_size=size,
         training=training,
         accuracy={"validation": measured.to_dict()},
     )
     config = replace(model.config, input_size=size)
-    safetensors_file.write(SHIPPED, arrays, config, metadata, "float16")
-    print(f"{way} at {size}: {SHIPPED.name}, {SHIPPED.stat().st_size / 1e6:.1f} MB")
+    safetensors.write(SHIPPED, arrays, config, metadata, "float16")
+    print(f"{mode} at {size}: {SHIPPED.name}, {SHIPPED.stat().st_size / 1e6:.1f} MB")
 
 
 def _narrowed(array: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The folder ``MEASURED`` holds what ``densenet evaluate tiny-imagenet/test --variant tiny -o MEASURED/report.json --plots
 MEASURED`` wrote; the logs are those of the training runs, in their order. Written are the part of
-``docs/models/tiny.md`` between two marks, the table of all classes, and two pictures.
+``docs/models/tiny.md`` between two marks, the table of all classes, and two images.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _accuracy(report: dict[str, Any]) -> str:
         ("precision, recall, F1 (mean of the classes)", ", ".join(f"{v:.1%}" for v in report["macro"].values())),
     ]
     return (
-        f"## Accuracy\n\nOn the {report['pictures']:,} test pictures, measured once, with `densenet evaluate`; in "
+        f"## Accuracy\n\nOn the {report['images']:,} test images, measured once, with `densenet evaluate`; in "
         f"brackets the intervals of 95 % confidence.\n\n{_table('measure, value', rows)}\n\n"
         "![How often it is right against how sure it is](tiny-reliability.png)"
     )
@@ -74,7 +74,7 @@ def _classes(report: dict[str, Any]) -> str:
     ]
     return (
         f"### Classes\n\nBest by F1: {best}.\n\nWorst: {worst}.\n\n[All of them](tiny-classes.md). Most often "
-        f"taken for another:\n\n{_table('what it is, taken for, pictures', pairs)}"
+        f"taken for another:\n\n{_table('what it is, taken for, images', pairs)}"
     )
 
 
@@ -88,22 +88,22 @@ def _epochs(history: list[dict[str, float]]) -> str:
         )
         for row in history
     ]
-    titles = "epoch, size, training loss, accuracy on augmented pictures, validation top-1, top-5"
+    titles = "epoch, size, training loss, accuracy on augmented images, validation top-1, top-5"
     return f"## Curves\n\n![Loss and accuracy over the epochs](tiny-curves.png)\n\n{_table(titles, rows)}"
 
 
 def _all_classes(report: dict[str, Any]) -> str:
     rows = [
         (
-            *(row[name] for name in ("index", "id", "label", "pictures")),
+            *(row[name] for name in ("index", "id", "label", "images")),
             *(f"{row[name] or 0:.0%}" for name in ("precision", "recall", "f1")),
         )
         for row in sorted(report["per_class"], key=lambda row: -row["f1"])
     ]
     return (
-        f"# The classes of tiny\n\nOn the {report['pictures']:,} test pictures, the best by F1 first. "
+        f"# The classes of tiny\n\nOn the {report['images']:,} test images, the best by F1 first. "
         "`scripts/tiny_card.py` writes this page; the model is described [here](tiny.md).\n\n"
-        f"{_table('index, WordNet id, label, pictures, precision, recall, F1', rows)}\n"
+        f"{_table('index, WordNet id, label, images, precision, recall, F1', rows)}\n"
     )
 
 

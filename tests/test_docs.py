@@ -13,11 +13,11 @@ import click
 import pytest
 from PIL import Image
 
-from densenet_cli import errors, registry
-from densenet_cli.arithmetic import layers
+from densenet_cli import errors, variants
 from densenet_cli.cli import COMMANDS, densenet
-from densenet_cli.images.folders import SUFFIXES
-from densenet_cli.images.preprocessing import WAYS
+from densenet_cli.images.preprocessing import MODES
+from densenet_cli.images.walking import SUFFIXES
+from densenet_cli.layers import layers
 from densenet_cli.results import CSV_COLUMNS, FORMATS
 from densenet_cli.weights import store
 from scripts import help_pages
@@ -124,9 +124,9 @@ def descendants(kind: type) -> set[type]:
     return below.union(*map(descendants, below))
 
 
-def test_every_picture_error_stands_in_the_table():
+def test_every_image_error_stands_in_the_table():
     table = [row[0] for row in rows(DOCS / "output.md")]
-    names = {kind.__name__ for kind in descendants(errors.PictureError) if kind.__module__.startswith("densenet_cli")}
+    names = {kind.__name__ for kind in descendants(errors.ImageError) if kind.__module__.startswith("densenet_cli")}
     assert names <= set(table)
     documented = {name for name in table if re.fullmatch(r"([A-Z][a-z]+){2,}", name)}
     assert documented == names
@@ -143,15 +143,15 @@ def test_every_exit_status_stands_in_the_tables():
 
 def test_tables_of_choices_are_whole():
     assert [row[0] for row in rows(DOCS / "output.md") if row[0] in ("table", *FORMATS)] == ["table", *FORMATS]
-    assert [row[0] for row in rows(DOCS / "preprocessing.md") if row[0] in WAYS] == list(WAYS)
+    assert [row[0] for row in rows(DOCS / "preprocessing.md") if row[0] in MODES] == list(MODES)
     assert " ".join(sorted(suffix[1:] for suffix in SUFFIXES)) in {
         " ".join(sorted(listed.split())) for listed in re.findall(r"`([a-z0-9 ]+)`", (DOCS / "predict.md").read_text())
     }
 
 
 def test_networks_are_as_documented():
-    documented = {row[0]: row[1:] for row in rows(DOCS / "summary.md") if row[0] in registry.VARIANTS}
-    for name, variant in registry.VARIANTS.items():
+    documented = {row[0]: row[1:] for row in rows(DOCS / "summary.md") if row[0] in variants.VARIANTS}
+    for name, variant in variants.VARIANTS.items():
         found = layers(variant.config, variant.config.input_size)
         assert documented[name] == [
             ", ".join(map(str, variant.config.blocks)),
@@ -165,8 +165,8 @@ def test_networks_are_as_documented():
 def test_published_weights_are_as_documented():
     page = DOCS / "download-weights.md"
     documented = {row[0]: row[1:] for row in rows(page)}
-    for name in registry.downloadable():
-        weights = registry.get(name).weights
+    for name in variants.downloadable():
+        weights = variants.get(name).weights
         assert weights and documented[name] == [weights.name, weights.md5]
     assert re.findall(r"^- `(https://.*)`$", page.read_text(), re.MULTILINE) == list(store.BASES)
 
@@ -190,8 +190,8 @@ def documented(tmp_path, monkeypatch, weights):
     shutil.copy(weights, models)
     shutil.copy(weights, tmp_path / "model.safetensors")
     monkeypatch.chdir(tmp_path)
-    file = registry.WeightsFile(weights.name, hashlib.md5(weights.read_bytes()).hexdigest())
-    with registry.register(tiny_variant("121", weights=file)):
+    file = variants.WeightsFile(weights.name, hashlib.md5(weights.read_bytes()).hexdigest())
+    with variants.register(tiny_variant("121", weights=file)):
         yield tmp_path
 
 

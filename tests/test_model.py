@@ -7,7 +7,7 @@ import pytest
 
 from densenet_cli import Classifier
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import safetensors_file
+from densenet_cli.weights import safetensors
 from tests.support.networks import TINY, uncalibrated
 
 
@@ -17,7 +17,7 @@ def test_an_answer_that_is_no_number_is_an_error_of_the_checkpoint(tmp_path, pho
     # Finite numbers, every one; but their products are not.
     arrays["predictions"]["kernel"] = np.full_like(arrays["predictions"]["kernel"], 3e38, dtype=np.float32)
     weights = tmp_path / "wild.safetensors"
-    safetensors_file.write(weights, arrays, TINY, None)
+    safetensors.write(weights, arrays, TINY, None)
     classifier = Classifier(weights=weights, engine=engine)
     with pytest.raises(CheckpointError, match=r"wild\.safetensors .* no number"):
         classifier.predict(photographs[0])

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_cli.errors import UnreadableImage
+from densenet_cli.errors import UnreadableImageError
 from densenet_cli.pipeline import AHEAD, stream
 
 
 def load(source):
     """Source n: n % 3 + 1 crops of the value n; every fifth is broken."""
     if source % 5 == 4:
-        raise UnreadableImage(f"{source} is broken")
+        raise UnreadableImageError(f"{source} is broken")
     time.sleep((source * 7919 % 3) / 2000)
     return np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8)
 
@@ -35,7 +35,7 @@ def test_order_and_errors(count, batch_size, threads):
     assert [source for source, _ in done] == list(range(count))
     for source, output in done:
         if source % 5 == 4:
-            assert isinstance(output, UnreadableImage)
+            assert isinstance(output, UnreadableImageError)
         else:
             values, negatives = output
             np.testing.assert_array_equal(values, np.full((source % 3 + 1, 1), source, dtype=np.float32))

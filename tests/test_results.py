@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from densenet_cli.errors import UnreadableImage
+from densenet_cli.errors import UnreadableImageError
 from densenet_cli.results import CSV_COLUMNS, FORMATS, Failure, Prediction, Score, escaped, shortest
 
 CAT = Prediction(
@@ -27,7 +27,7 @@ CAT = Prediction(
         Score(2, 7, None, 'a "quoted", one', float(np.float32(1e-5))),
     ),
 )
-BROKEN = Prediction("broken.png", "densenet121", error=Failure("UnreadableImage", "It is no picture."))
+BROKEN = Prediction("broken.png", "densenet121", error=Failure("UnreadableImage", "It is no image."))
 
 names = st.text() | st.binary().map(os.fsdecode) | st.text(alphabet='\\x/\r\n",\x1b\u2028é\udcff\ud800')
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(alphabet='\\\r\n", \x00\x85é🐈')
@@ -73,7 +73,7 @@ def test_json_is_the_documented_record() -> None:
     assert json.loads(BROKEN.to_json()) == {
         "source": "broken.png",
         "model": "densenet121",
-        "error": {"type": "UnreadableImage", "message": "It is no picture."},
+        "error": {"type": "UnreadableImage", "message": "It is no image."},
     }
     assert Prediction("a", "m").to_json() == '{"source": "a", "model": "m", "predictions": []}'
 
@@ -84,7 +84,7 @@ def test_csv_is_the_documented_rows() -> None:
         "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,\n"
         'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,\n'
     )
-    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: It is no picture.\n"
+    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: It is no image.\n"
     assert Prediction("a", "m").to_csv() == "a,m,,,,,,\n"
 
 
@@ -177,7 +177,7 @@ def test_what_is_no_number_leaves_json_valid(value: float) -> None:
 
 
 def test_a_failure_is_its_errors_class_and_sentence() -> None:
-    assert Failure.of(UnreadableImage("It is no picture.")) == BROKEN.error
+    assert Failure.of(UnreadableImageError("It is no image.")) == BROKEN.error
 
 
 def test_importing_results_imports_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""The photographs that ship: few, small, real, and each with its source and licence."""
+"""The photographs that ship: few, small, real, and each with its source and license."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def test_every_photograph_is_small_and_accounted_for(photographs):
     assert [row.split("`")[1] for row in rows] == [path.name for path in photographs]
     assert all("CC0 1.0" in row or "public domain" in row for row in rows)
     for path in photographs:
-        with Image.open(path) as picture:
-            assert picture.format == "JPEG" and min(picture.size) >= 256
-            picture.load()
+        with Image.open(path) as image:
+            assert image.format == "JPEG" and min(image.size) >= 256
+            image.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from densenet_cli import Classifier, labels, registry
+from densenet_cli import Classifier, labels, variants
 from densenet_cli.weights import checkpoint, store
 from tests.conftest import SAMPLES
 from tests.support.command import densenet
@@ -22,11 +22,11 @@ SHOWN = {
 
 
 def test_it_fits_in_the_wheel():
-    assert store.locate(registry.get("tiny")).stat().st_size < 8e6
+    assert store.locate(variants.get("tiny")).stat().st_size < 8e6
 
 
 def test_its_labels_are_imagenets():
-    read = checkpoint.read(store.locate(registry.get("tiny")))
+    read = checkpoint.read(store.locate(variants.get("tiny")))
     assert read.variant == "tiny"
     table = labels.imagenet()
     assert len(read.metadata.labels) == 200
@@ -34,7 +34,7 @@ def test_its_labels_are_imagenets():
 
 
 @pytest.mark.parametrize("engine", ["onnx", "tensorflow"])
-def test_it_sees_what_the_sample_pictures_show(engine):
+def test_it_sees_what_the_sample_images_show(engine):
     classifier = Classifier("tiny", engine=engine)
     found = {name: classifier.predict(SAMPLES / name, top_k=5) for name in SHOWN}
     seen = [name for name, indices in SHOWN.items() if indices & {score.index for score in found[name].predictions}]

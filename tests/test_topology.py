@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from densenet_cli import registry
-from densenet_cli.arithmetic import array_shapes, layers
+from densenet_cli import variants
+from densenet_cli.layers import array_shapes, layers
 from densenet_cli.topology import DenseNetConfig
 
 # parameters with the BN statistics, trainable ones, multiply-adds at the input size.
@@ -26,7 +26,7 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_table(name):
     parameters, trainable, multiply_adds = TABLE[name]
-    found = layers(registry.get(name).config)
+    found = layers(variants.get(name).config)
     assert sum(layer.trainable for layer in found) == trainable
     if parameters:
         assert sum(layer.parameters for layer in found) == parameters
@@ -35,7 +35,7 @@ def test_table(name):
 
 
 def test_the_table_is_the_registry():
-    assert set(TABLE) <= set(registry.VARIANTS)
+    assert set(TABLE) <= set(variants.VARIANTS)
 
 
 def keras_shape(tensor):
@@ -44,17 +44,17 @@ def keras_shape(tensor):
 
 @pytest.mark.parametrize(
     ("config", "size"),
-    [(registry.get(name).config, None) for name in ("121", "169", "201", "161", "bc-100-12")]
-    + [(DenseNetConfig((2, 3), 6, "small", 10, 0.7, 7, 50), None), (registry.get("121").config, 225)],
+    [(variants.get(name).config, None) for name in ("121", "169", "201", "161", "bc-100-12")]
+    + [(DenseNetConfig((2, 3), 6, "small", 10, 0.7, 7, 50), None), (variants.get("121").config, 225)],
     ids=lambda value: str(value)[:60],
 )
 def test_arithmetic_equals_keras_layer_by_layer(keras, config, size):
-    from densenet_cli.engines import keras_layers
+    from densenet_cli.engines import keras_ops
 
-    network = keras_layers.model(config)
+    network = keras_ops.model(config)
     side = size or config.input_size
     shapes = {}
-    # The model takes any size; shapes come from running its layers on a symbolic picture of one size.
+    # The model takes any size; shapes come from running its layers on a symbolic image of one size.
     symbolic = keras.Input((side, side, 3))
     clone = keras.models.clone_model(network, input_tensors=symbolic)
     for layer in clone.layers:
@@ -78,7 +78,7 @@ def test_same_layers_as_keras_applications(keras, name):
         for layer in theirs.layers
         if layer.weights
     }
-    assert held == array_shapes(registry.get(name).config)
+    assert held == array_shapes(variants.get(name).config)
     assert theirs.count_params() == TABLE[name][0]
 
 
@@ -91,13 +91,13 @@ def test_a_configuration_checks_its_values(settings):
         DenseNetConfig(**{"blocks": (1,), **settings})
 
 
-def test_a_picture_can_be_too_small():
+def test_a_image_can_be_too_small():
     with pytest.raises(ValueError, match="too small"):
-        layers(registry.get("121").config, 16)
+        layers(variants.get("121").config, 16)
 
 
 def test_a_configuration_survives_json():
     import json
 
-    config = registry.get("bc-100-12").config
+    config = variants.get("bc-100-12").config
     assert DenseNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densenet_cli import registry
-from densenet_cli.arithmetic import layers
+from densenet_cli import variants
+from densenet_cli.layers import layers
 from tests.support.networks import tiny_weights
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +73,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     others = {name.split("/", 1)[1] for name in names if not name.startswith("densenet_cli/")}
     assert others == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert not [name for name in names if name.endswith((".png", ".pyc")) or "test" in name.lower()]
-    pictures = [name for name in names if name.endswith(".jpg")]
-    assert len(pictures) == 4 and {name.rpartition("/")[0] for name in pictures} == {"densenet_cli/data/pictures"}
+    images = [name for name in names if name.endswith(".jpg")]
+    assert len(images) == 4 and {name.rpartition("/")[0] for name in images} == {"densenet_cli/data/images"}
     assert wheel.stat().st_size < MOST_BYTES
 
 
@@ -97,7 +97,7 @@ def test_it_works_outside_of_the_checkout(elsewhere, tmp_path):
     assert run(elsewhere, tmp_path, "densenet", "--version").startswith("densenet 0.")
     assert "predict" in run(elsewhere, tmp_path, "python", "-m", "densenet_cli", "--help")
     summary = json.loads(run(elsewhere, tmp_path, "densenet", "summary", "--format", "json"))
-    assert summary["parameters"] == sum(layer.parameters for layer in layers(registry.get("121").config, 224))
+    assert summary["parameters"] == sum(layer.parameters for layer in layers(variants.get("121").config, 224))
 
 
 def test_it_classifies(elsewhere, tmp_path):

@@ -1,4 +1,4 @@
-"""Classify pictures with DenseNet: ``from densenet_cli import Classifier; Classifier("121").predict("cat.jpg")``."""
+"""Classify images with DenseNet: ``from densenet_cli import Classifier; Classifier("121").predict("cat.jpg")``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
-    from densenet_cli.errors import DensenetError, PictureError
+    from densenet_cli.errors import DensenetError, ImageError
     from densenet_cli.results import Prediction, Score
 
-__all__ = ["Classifier", "DensenetError", "PictureError", "Prediction", "Score"]
+__all__ = ["Classifier", "DensenetError", "ImageError", "Prediction", "Score"]
 
 _HOMES = {
     "Classifier": "classifier",
     "DensenetError": "errors",
-    "PictureError": "errors",
+    "ImageError": "errors",
     "Prediction": "results",
     "Score": "results",
 }

@@ -1,4 +1,4 @@
-"""The public face: a network with its weights, and pictures in, labels out."""
+"""The public face: a network with its weights, and images in, labels out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import engines
-from densenet_cli.errors import DownloadFailed, PictureError, UsageError
+from densenet_cli.errors import DownloadFailedError, ImageError, UsageError
 from densenet_cli.images import decoding, sources
 from densenet_cli.images.preprocessing import Preprocessing, normalize
 from densenet_cli.model import Model
@@ -20,7 +20,7 @@ from densenet_cli.results import Failure, Prediction, Score
 if TYPE_CHECKING:
     import numpy as np
 
-    from densenet_cli.explain.maps import Explanation
+    from densenet_cli.explain.cam import Explanation
     from densenet_cli.images.sources import Source
     from densenet_cli.weights import Progress
 
@@ -54,14 +54,14 @@ class Classifier:
             reductions; None for the model's own.
         exact: never decode a large JPEG at reduced scale.
         ten_crop: average over the paper's ten crops (only with ``crop``).
-        batch_size: pictures computed at once, at least 1.
+        batch_size: images computed at once, at least 1.
         threads: threads that compute, and as many that decode; None for the number of cores.
-        decode_memory: megabytes that the pictures being decoded may hold together.
-        isolate: decode in processes of their own, which a picture may crash; they end with ``close``, or with the
+        decode_memory: megabytes that the images being decoded may hold together.
+        isolate: decode in processes of their own, which an image may crash; they end with ``close``, or with the
             classifier.
-        timeout: seconds that decoding one picture may take, above 0 and at most ``LONGEST_TIMEOUT``; it implies
+        timeout: seconds that decoding one image may take, above 0 and at most ``LONGEST_TIMEOUT``; it implies
             ``isolate``. None for no limit.
-        offline: never touch the network, neither for weights nor for pictures.
+        offline: never touch the network, neither for weights nor for images.
         base_url: where to fetch weights from, instead of the published places.
         progress: called with (file name, bytes done, bytes in all or None) while weights arrive.
 
@@ -75,7 +75,7 @@ class Classifier:
         weights: path of the checkpoint in use.
         config: the network's configuration.
         labels: a label for each position of the head.
-        preprocessing: how pictures are prepared.
+        preprocessing: how images are prepared.
     """
 
     _end: Callable[[], object] | None = None
@@ -125,14 +125,14 @@ class Classifier:
         self.model, self.weights, self.labels = self._network.name, self._network.weights, self._network.labels
         self.config = self._network.engine.config
         metadata = self._network.engine.metadata
-        way = preprocess or metadata.preprocess or "crop"
+        mode = preprocess or metadata.preprocess or "crop"
         size = input_size or metadata.input_size or self.config.input_size
-        self.preprocessing = Preprocessing(way, size, **ways)
+        self.preprocessing = Preprocessing(mode, size, **ways)
         if input_size:
             self._check_size(input_size)
 
     def _check_size(self, input_size: int) -> None:
-        from densenet_cli.arithmetic import layers
+        from densenet_cli.layers import layers
 
         try:
             layers(self.config, input_size)
@@ -152,47 +152,45 @@ class Classifier:
         return workers.load
 
     def close(self) -> None:
-        """End the processes of ``isolate``, if there are any. No picture can be decoded in them then."""
+        """End the processes of ``isolate``, if there are any. No image can be decoded in them then."""
         if self._end:
             self._end()
 
-    def predict(self, picture: object, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
-        """Classify one picture.
+    def predict(self, image: object, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+        """Classify one image.
 
         Args:
-            picture: a path, a URL, encoded bytes, a binary file object, a PIL image, or an array of uint8
+            image: a path, a URL, encoded bytes, a binary file object, a PIL image, or an array of uint8
                 (height, width, 3), RGB.
             top_k: how many classes to give, at least 1; more than there are means all.
             min_prob: leave out classes less probable, in [0, 1].
 
         Raises:
-            PictureError: the picture can't be classified; the subclass says why.
+            ImageError: the image can't be classified; the subclass says why.
         """
         _check_selection(top_k, min_prob)
-        source = sources.from_object(picture)
+        source = sources.from_object(image)
         (_, outputs), *_ = self._stream([source], threads=1)
-        if isinstance(outputs, PictureError):
+        if isinstance(outputs, ImageError):
             raise outputs
         return self._prediction(source, outputs[0], top_k, min_prob)
 
-    def predict_many(
-        self, pictures: Iterable[object], top_k: int = TOP_K, min_prob: float = 0.0
-    ) -> Iterator[Prediction]:
-        """Classify any number of pictures, streaming, in order; memory does not grow with their number.
+    def predict_many(self, images: Iterable[object], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
+        """Classify any number of images, streaming, in order; memory does not grow with their number.
 
         Args:
-            pictures: what ``predict`` takes; a string or path may also be a folder or a glob. It is walked in a
+            images: what ``predict`` takes; a string or path may also be a folder or a glob. It is walked in a
                 thread of its own.
             top_k: how many classes to give, at least 1.
             min_prob: leave out classes less probable, in [0, 1].
 
         Yields:
-            A ``Prediction`` a picture; where one failed, with its ``error`` set.
+            A ``Prediction`` an image; where one failed, with its ``error`` set.
 
         Raises:
-            UsageError: ``pictures`` is itself one picture, or another value that isn't allowed.
+            UsageError: ``images`` is itself one image, or another value that isn't allowed.
         """
-        return self.classify(sources.expand_objects(pictures), top_k, min_prob)
+        return self.classify(sources.expand_objects(images), top_k, min_prob)
 
     def classify(self, found: Iterable[Source], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
         """Like ``predict_many``, on sources that were expanded already (``images.sources.expand``)."""
@@ -201,57 +199,57 @@ class Classifier:
 
     def _classify(self, found: Iterable[Source], top_k: int, min_prob: float) -> Iterator[Prediction]:
         for source, outputs in self._stream(found, self._threads):
-            if isinstance(outputs, PictureError):
+            if isinstance(outputs, ImageError):
                 yield Prediction(source.name, self.model, error=Failure.of(outputs))
             else:
                 yield self._prediction(source, outputs[0], top_k, min_prob)
 
-    def explain(self, picture: object, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
-        """Say where in one picture the network saw its classes: class activation maps on the original.
+    def explain(self, image: object, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
+        """Say where in one image the network saw its classes: class activation maps on the original.
 
         ``explain("cat.jpg").draw().save("maps.png")``
 
         Args:
-            picture: as for ``predict``.
+            image: as for ``predict``.
             top_k: maps of how many of the most probable classes, at least 1.
             classes: maps of these instead: label, WordNet id or index of each.
 
         Raises:
             UsageError: ten crops; a class that the model doesn't know.
-            PictureError: the picture can't be classified.
+            ImageError: the image can't be classified.
         """
-        source = sources.from_object(picture)
+        source = sources.from_object(image)
         (_, explained), *_ = self._explain([source], 1, top_k, classes)
-        if isinstance(explained, PictureError):
+        if isinstance(explained, ImageError):
             raise explained
         return explained
 
     def explain_many(
-        self, pictures: Iterable[object], top_k: int = 1, classes: Sequence[int | str] | None = None
+        self, images: Iterable[object], top_k: int = 1, classes: Sequence[int | str] | None = None
     ) -> Iterator[Explanation]:
-        """Explain any number of pictures, streaming, in order: ``pictures`` as for ``predict_many``.
+        """Explain any number of images, streaming, in order: ``images`` as for ``predict_many``.
 
-        Yields an ``Explanation`` a picture; where one failed, with its ``error`` set. Raises as ``explain``.
+        Yields an ``Explanation`` an image; where one failed, with its ``error`` set. Raises as ``explain``.
         """
-        return self.explain_sources(sources.expand_objects(pictures), top_k, classes)
+        return self.explain_sources(sources.expand_objects(images), top_k, classes)
 
     def explain_sources(
         self, found: Iterable[Source], top_k: int = 1, classes: Sequence[int | str] | None = None
     ) -> Iterator[Explanation]:
         """Like ``explain_many``, on sources that were expanded already (``images.sources.expand``)."""
-        from densenet_cli.explain.maps import Explanation
+        from densenet_cli.explain.cam import Explanation
 
         return (
             Explanation(source.name, self.model, error=Failure.of(explained))
-            if isinstance(explained, PictureError)
+            if isinstance(explained, ImageError)
             else explained
             for source, explained in self._explain(found, self._threads, top_k, classes)
         )
 
     def _explain(
         self, found: Iterable[Source], threads: int, top_k: int, classes: Sequence[int | str] | None
-    ) -> Iterator[tuple[Source, Explanation | PictureError]]:
-        from densenet_cli.explain.maps import Explainer
+    ) -> Iterator[tuple[Source, Explanation | ImageError]]:
+        from densenet_cli.explain.cam import Explainer
 
         _check_selection(top_k, 0)
         explainer = Explainer(self.model, self.labels, self.preprocessing, self._network.engine.head)
@@ -259,37 +257,36 @@ class Classifier:
         streamed = self._stream(explainer.remember(found), threads, ("probabilities", "features"))
         return ((source, explainer.explain(source, outputs, choose)) for source, outputs in streamed)
 
-    def probabilities(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
-        """Each picture's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
-        for source, outputs in self._stream(sources.expand_objects(pictures), self._threads):
-            yield source.name, outputs if isinstance(outputs, PictureError) else outputs[0]
+    def probabilities(self, images: Iterable[object]) -> Iterator[tuple[str, FloatArray | ImageError]]:
+        """Each image's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
+        for source, outputs in self._stream(sources.expand_objects(images), self._threads):
+            yield source.name, outputs if isinstance(outputs, ImageError) else outputs[0]
 
-    def embed(self, pictures: Iterable[object]) -> Iterator[tuple[str, FloatArray | PictureError]]:
-        """Each picture's name and its vector, for search and the like, or the error it ended in; streaming, in order.
+    def embed(self, images: Iterable[object]) -> Iterator[tuple[str, FloatArray | ImageError]]:
+        """Each image's name and its vector, for search and the like, or the error it ended in; streaming, in order.
 
         A vector is float32 (channels,): the last feature maps, averaged (``keras.applications`` with
         ``include_top=False, pooling="avg"``). Args and errors are those of ``predict_many``.
         """
-        streamed = self._stream(sources.expand_objects(pictures), self._threads, ("features",))
+        streamed = self._stream(sources.expand_objects(images), self._threads, ("features",))
         return (
-            (source.name, out if isinstance(out, PictureError) else out[0].mean(axis=(0, 1)))
-            for source, out in streamed
+            (source.name, out if isinstance(out, ImageError) else out[0].mean(axis=(0, 1))) for source, out in streamed
         )
 
     def thumbnail(self, source: Source) -> bytes | None:
-        """A small JPEG of a picture (``images.thumbnails``), for which it is decoded anew; None where that fails."""
+        """A small JPEG of an image (``images.thumbnails``), for which it is decoded anew; None where that fails."""
         from dataclasses import replace
 
-        from densenet_cli.images.thumbnails import Thumbnail
+        from densenet_cli.images.previews import Thumbnail
 
         thumbnail = Thumbnail()
-        with suppress(PictureError):
+        with suppress(ImageError):
             self._load(replace(source, thumbnail=thumbnail))
         return thumbnail.data
 
     def _stream(
         self, found: Iterable[Source], threads: int, outputs: tuple[str, ...] = ("probabilities",)
-    ) -> Iterator[tuple[Source, tuple[FloatArray, ...] | PictureError]]:
+    ) -> Iterator[tuple[Source, tuple[FloatArray, ...] | ImageError]]:
         """Each source with what the engine gives for it (names among ``engines.OUTPUTS``), averaged over its crops."""
         streamed = stream(
             found,
@@ -301,11 +298,11 @@ class Classifier:
         )
         for source, arrays in streamed:
             # One crop stays as it is: a mean over one row is that row, bit for bit.
-            yield source, arrays if isinstance(arrays, PictureError) else tuple(rows.mean(axis=0) for rows in arrays)
+            yield source, arrays if isinstance(arrays, ImageError) else tuple(rows.mean(axis=0) for rows in arrays)
 
     def _load(self, source: Source) -> FloatArray:
         if self._offline and source.kind == "url":
-            raise DownloadFailed("The picture lies on the network, which offline means not to touch.")
+            raise DownloadFailedError("The image lies on the network, which offline means not to touch.")
         return normalize(self._decode(source, self.preprocessing))
 
     def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:

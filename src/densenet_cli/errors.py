@@ -1,7 +1,26 @@
-"""Every error this package raises on purpose, as one small tree.
+"""Exceptions raised by this package.
 
-A message is one sentence a user can act on: what is wrong, and what to do next. The command turns an
-error into a row (a picture's) or an exit status (everything else's); nobody has to read a traceback.
+::
+
+    DensenetError                      exit status 1
+    ├── UsageError (also ValueError)   exit status 2
+    ├── WeightsError                   exit status 3
+    │   ├── WeightsUnavailableError
+    │   └── CheckpointError
+    ├── OutputError                    exit status 4
+    ├── IsolationError
+    └── ImageError                     one image; a record of a batch, never the end of it
+        ├── SourceNotFoundError
+        ├── SourceUnreadableError
+        ├── EmptySourceError
+        ├── UnreadableImageError
+        ├── ImageTooLargeError
+        ├── DownloadFailedError
+        ├── DecoderCrashedError
+        └── DecodingTimedOutError
+
+A message says what happened and what to do. It names parameters of the Python API in backticks; the command line
+replaces them with its options.
 """
 
 from __future__ import annotations
@@ -10,75 +29,77 @@ from typing import ClassVar
 
 
 class DensenetError(Exception):
-    """Base of all errors raised on purpose. ``exit_code`` is the command's exit status for it."""
+    """Base class of all exceptions raised on purpose. ``exit_code`` is the exit status of the command."""
 
     exit_code: ClassVar[int] = 1
 
 
-class UsageError(DensenetError):
-    """Options that contradict each other, or a value that is not allowed."""
+class UsageError(DensenetError, ValueError):
+    """Contradictory arguments, or a value that is not allowed."""
 
     exit_code = 2
 
 
 class WeightsError(DensenetError):
-    """Weights that can't be had, or that don't fit the network."""
+    """Weights that are unavailable or do not fit the network."""
 
     exit_code = 3
 
 
-class WeightsUnavailable(WeightsError):
-    """No weights on this machine, and none could be fetched."""
+class WeightsUnavailableError(WeightsError):
+    """Weights that are neither on this machine nor downloadable."""
 
 
 class CheckpointError(WeightsError):
-    """A checkpoint that can't be read, or whose layers, shapes or dtypes are not the network's."""
+    """A checkpoint that cannot be read, or whose layers, shapes, or dtypes do not fit the network."""
 
 
 class OutputError(DensenetError):
-    """Results that can't be written."""
+    """Output that cannot be written."""
 
     exit_code = 4
 
 
 class IsolationError(DensenetError):
-    """No process to decode in can be started."""
+    """A worker process for decoding cannot be started."""
 
 
-class PictureError(DensenetError):
-    """One picture that can't be classified: an error row, never the end of a run.
+class ImageError(DensenetError):
+    """One image that cannot be processed. In a batch it becomes an error record and the batch continues."""
 
-    The class's name is the ``type`` in the JSON; ``docs/output.md`` has the table.
-    """
-
-
-class SourceNotFound(PictureError):
-    """No file, folder or match of that name."""
+    @property
+    def type(self) -> str:
+        """``error.type`` in records: the class name without ``Error``, such as ``UnreadableImage``."""
+        return type(self).__name__.removesuffix("Error")
 
 
-class SourceUnreadable(PictureError):
-    """A file or folder that exists and can't be opened or listed, or is no regular file."""
+class SourceNotFoundError(ImageError):
+    """No file, folder, or glob match has this name."""
 
 
-class EmptySource(PictureError):
-    """A folder or glob without a single picture in it."""
+class SourceUnreadableError(ImageError):
+    """A file or folder exists but cannot be opened or listed, or is not a regular file."""
 
 
-class UnreadableImage(PictureError):
-    """Bytes that are no picture, a damaged picture, or a picture in a format that is refused."""
+class EmptySourceError(ImageError):
+    """A folder or glob contains no image."""
 
 
-class ImageTooLarge(PictureError):
-    """A picture that alone needs more than the memory set aside for decoding."""
+class UnreadableImageError(ImageError):
+    """The data is not an image, is damaged, or has an unsupported format."""
 
 
-class DownloadFailed(PictureError):
-    """A URL that gave no picture."""
+class ImageTooLargeError(ImageError):
+    """Decoding the image needs more memory than the limit for decoding."""
 
 
-class DecoderCrashed(PictureError):
-    """A picture that ended the process it was decoded in (``--isolate``)."""
+class DownloadFailedError(ImageError):
+    """A URL did not return an image."""
 
 
-class DecodingTimedOut(PictureError):
-    """A picture that took longer to decode than it may (``--timeout``)."""
+class DecoderCrashedError(ImageError):
+    """The worker process that decoded the image ended (``isolate``)."""
+
+
+class DecodingTimedOutError(ImageError):
+    """Decoding the image took longer than ``timeout``."""

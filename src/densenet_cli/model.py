@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli import engines, labels, registry
+from densenet_cli import engines, labels, variants
 from densenet_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Model:
         if weights is None:
             from densenet_cli.weights import store
 
-            chosen = registry.get(variant or registry.DEFAULT)
+            chosen = variants.get(variant or variants.DEFAULT)
             self.name = chosen.model
             self.weights = store.locate(chosen, offline=offline, base_url=base_url, progress=progress)
             self.engine = engines.create(engine, self.weights, chosen.config, threads)
@@ -84,7 +84,7 @@ class Model:
 
         arrays = self.engine.run_all(pixels, outputs)
         if not all(np.isfinite(array).all() for array in arrays):
-            raise CheckpointError(f"{self.weights} holds a network whose answer to a picture is no number.")
+            raise CheckpointError(f"{self.weights} holds a network whose answer to an image is no number.")
         return arrays
 
 
@@ -92,7 +92,7 @@ def _open(weights: Path, variant: str | None, engine: str, threads: int) -> engi
     """The engine on a checkpoint, which must hold ``variant`` where one is asked for (its head aside)."""
     if variant is None:
         return engines.create(engine, weights, None, threads)
-    config = registry.get(variant).config
+    config = variants.get(variant).config
     try:
         return engines.create(engine, weights, config, threads)
     except CheckpointError as error:

@@ -20,9 +20,9 @@ def cache_dir() -> Path:
         return Path(os.devnull) / "densenet"
 
 
-def pictures_dir() -> Path:
-    """Where training keeps decoded pictures, in the cache. May not exist."""
-    return cache_dir() / "pictures"
+def images_dir() -> Path:
+    """Where training keeps decoded images, in the cache. May not exist."""
+    return cache_dir() / "images"
 
 
 def models_dir() -> Path:

@@ -1,8 +1,8 @@
 """Sources to outputs, streaming: decoded by threads, computed in batches, given back in input order.
 
 Three kinds of threads: one walks the sources, ``threads`` decode, and the caller's runs the engine while the
-others go on. At most ``window`` pictures are between the first and the last, so memory stays flat however
-many pictures and threads there are. A picture that fails travels on as its error, in its place.
+others go on. At most ``window`` images are between the first and the last, so memory stays flat however
+many images and threads there are. An image that fails travels on as its error, in its place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from densenet_cli.errors import PictureError
+from densenet_cli.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ PATIENCE = 0.05
 of a pipe sees its results without having to close it."""
 
 AHEAD = 4
-"""Batches' worth of pictures that threads may be busy with beside those that wait: with more threads, some idle."""
+"""Batches' worth of images that threads may be busy with beside those that wait: with more threads, some idle."""
 
 
 class _Slot(Generic[S]):
@@ -48,22 +48,22 @@ def stream(
     batch_size: int,
     threads: int,
     prepare: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[S, tuple[FloatArray, ...] | PictureError]]:
+) -> Iterator[tuple[S, tuple[FloatArray, ...] | ImageError]]:
     """Each source with its outputs, in order.
 
     Args:
         sources: of any kind that ``load`` knows; walked in a thread of its own, and not far ahead.
-        load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``PictureError``.
-        run: pixels of several pictures, stacked, to arrays with a row for each of their crops; in the caller's thread.
-        batch_size: pictures that ``run`` gets at once, at least 1.
+        load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``ImageError``.
+        run: pixels of several images, stacked, to arrays with a row for each of their crops; in the caller's thread.
+        batch_size: images that ``run`` gets at once, at least 1.
         threads: decoding threads, at least 1; of many, ``AHEAD`` times ``batch_size`` at most are started.
-        prepare: called once, while the first pictures are being decoded: whatever ``run`` needs to be loaded.
+        prepare: called once, while the first images are being decoded: whatever ``run`` needs to be loaded.
 
     Yields:
         The source, and either its rows of each array, (crops, ...), or the error that it ended in.
 
     Raises:
-        Whatever ``sources``, ``run`` or (other than ``PictureError``) ``load`` raise.
+        Whatever ``sources``, ``run`` or (other than ``ImageError``) ``load`` raise.
     """
     busy = min(threads, AHEAD * batch_size)
     feed = _Feed(sources, load, window=3 * batch_size + busy, threads=busy)
@@ -78,17 +78,17 @@ def stream(
 
 
 def _run(
-    results: list[FloatArray | PictureError], run: Callable[[FloatArray], tuple[FloatArray, ...]]
-) -> list[tuple[FloatArray, ...] | PictureError]:
+    results: list[FloatArray | ImageError], run: Callable[[FloatArray], tuple[FloatArray, ...]]
+) -> list[tuple[FloatArray, ...] | ImageError]:
     """Outputs in the places of pixels; errors stay where they are."""
     import numpy as np
 
-    pixels = [result for result in results if not isinstance(result, PictureError)]
+    pixels = [result for result in results if not isinstance(result, ImageError)]
     if not pixels:
-        return [result for result in results if isinstance(result, PictureError)]
+        return [result for result in results if isinstance(result, ImageError)]
     ends = np.cumsum([len(crops) for crops in pixels])[:-1]
     parts = zip(*(np.split(rows, ends) for rows in run(np.concatenate(pixels))), strict=True)
-    return [result if isinstance(result, PictureError) else next(parts) for result in results]
+    return [result if isinstance(result, ImageError) else next(parts) for result in results]
 
 
 class _Feed(Generic[S]):
@@ -103,7 +103,7 @@ class _Feed(Generic[S]):
         self._stopped = False
         self._ended = False
         self._error: BaseException | None = None
-        # Daemons: neither a picture that takes minutes nor a pipe that stays silent may hold up the exit.
+        # Daemons: neither an image that takes minutes nor a pipe that stays silent may hold up the exit.
         for target in [self._walk, *[self._decode] * threads]:
             threading.Thread(target=target, daemon=True).start()
 
@@ -128,7 +128,7 @@ class _Feed(Generic[S]):
             if not self._stopped:
                 try:
                     slot.result = self._load(slot.source)
-                except PictureError as error:
+                except ImageError as error:
                     slot.result = error.with_traceback(None)  # whose frames hold the slot: a cycle
                 except BaseException as error:  # an unexpected one is raised in the caller's thread
                     slot.result = error
@@ -147,7 +147,7 @@ class _Feed(Generic[S]):
                 break
             item.ready.wait()
             self._room.release()
-            if isinstance(item.result, BaseException) and not isinstance(item.result, PictureError):
+            if isinstance(item.result, BaseException) and not isinstance(item.result, ImageError):
                 self._ended, self._error = True, item.result
                 break
             slots.append(item)

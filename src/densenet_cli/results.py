@@ -1,4 +1,4 @@
-"""What a picture's classification is, and how it is written: a ``Prediction`` and its JSON, JSON Lines and CSV forms.
+"""What an image's classification is, and how it is written: a ``Prediction`` and its JSON, JSON Lines and CSV forms.
 
 The forms are a contract (``docs/output.md``). Two rules keep them exact whatever a file is called:
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from densenet_cli.errors import ImageError
     from densenet_cli.labels import ClassLabel
 
 CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
@@ -21,7 +22,7 @@ CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability",
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One class a picture may show.
+    """One class an image may show.
 
     Attributes:
         rank: 1 for the most probable class.
@@ -55,15 +56,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a picture has no prediction: the name of a ``PictureError`` class, and its sentence."""
+    """Why an image has no prediction: the name of a ``ImageError`` class, and its sentence."""
 
     type: str
     message: str
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The failure that ``error`` stands for, without the traceback (and the pictures) that it holds on to."""
-        return cls(type(error).__name__, str(error))
+    def of(cls, error: ImageError) -> Failure:
+        """The failure that ``error`` stands for, without the traceback (and the images) that it holds on to."""
+        return cls(error.type, str(error))
 
     def to_dict(self) -> dict[str, str]:
         """As JSON's types."""
@@ -72,13 +73,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One picture's result: its most probable classes in order, or the reason why there are none.
+    """One image's result: its most probable classes in order, or the reason why there are none.
 
     Attributes:
-        source: the picture's name, bytes that are not UTF-8 held as ``os.fsdecode`` does.
+        source: the image's name, bytes that are not UTF-8 held as ``os.fsdecode`` does.
         model: the model's name.
         predictions: the best first; empty where ``--min-prob`` left none, and with an error.
-        error: None, unless the picture could not be classified.
+        error: None, unless the image could not be classified.
     """
 
     source: str

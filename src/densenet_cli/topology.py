@@ -36,7 +36,7 @@ STEMS: dict[str, Stem] = {
     "small": Stem(kernel=3, stride=2, norm=False, pool=False),
     "cifar": Stem(kernel=3, stride=1, norm=False, pool=False),
 }
-"""By name, the stems a configuration can have: for pictures of about 224, 64 and 32 pixels a side."""
+"""By name, the stems a configuration can have: for images of about 224, 64 and 32 pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DenseNetConfig:
         stem_width: feature maps out of the stem (>= 1).
         compression: share of the feature maps that a transition keeps, the paper's theta, in (0, 1].
         classes: outputs of the head (>= 1).
-        input_size: side in pixels of the square picture that it is meant for (>= 1).
+        input_size: side in pixels of the square image that it is meant for (>= 1).
     """
 
     blocks: tuple[int, ...]
@@ -144,7 +144,7 @@ class Outputs(Generic[T_ops]):
     features: T_ops
     """Last feature maps, after the final ReLU."""
     pooled: T_ops
-    """Their averages: one vector a picture."""
+    """Their averages: one vector an image."""
     logits: T_ops
     probabilities: T_ops
 
@@ -176,7 +176,7 @@ def transition_block(ops: Ops[T], x: T, name: str, compression: float) -> T:
 
 
 def stem_block(ops: Ops[T], x: T, stem: Stem, width: int) -> T:
-    """From the picture's three channels to the first feature maps."""
+    """From the image's three channels to the first feature maps."""
     if stem.stride > 1:
         x = ops.zero_pad(x, "conv1_pad", padding=stem.kernel // 2)
     x = ops.conv(x, "conv1_conv", filters=width, kernel=stem.kernel, stride=stem.stride)
@@ -190,7 +190,7 @@ def stem_block(ops: Ops[T], x: T, stem: Stem, width: int) -> T:
 
 
 def build(ops: Ops[T], config: DenseNetConfig, x: T) -> Outputs[T]:
-    """The whole network on ``x``: normalised RGB, ``(batch, height, width, 3)`` or what stands for it."""
+    """The whole network on ``x``: normalized RGB, ``(batch, height, width, 3)`` or what stands for it."""
     x = stem_block(ops, x, STEMS[config.stem], config.stem_width)
     last = len(config.blocks) + 1
     for stage, layers in enumerate(config.blocks, start=2):

@@ -25,9 +25,7 @@ def test_the_fastest_is_suggested(monkeypatch, capsys):
     assert found.fastest.is_worth_setting
     assert found.fastest.gain == pytest.approx(31 / 20.2)
     text = " ".join(printed(found, monkeypatch, capsys).split())
-    said = (
-        "--batch-size 16 --threads 2, 31.0 pictures per second, 53% more than by default (--batch-size 8 --threads 2)"
-    )
+    said = "--batch-size 16 --threads 2, 31.0 images per second, 53% more than by default (--batch-size 8 --threads 2)"
     assert said in text
 
 
@@ -81,7 +79,7 @@ def test_json_has_every_summary():
     found = report({(8, 1): SLOW, (8, 2): USUAL, (16, 2): QUICK}, engines=("onnx", "tensorflow"))
     written = json.loads(json.dumps(found.to_dict()))
     rates = {
-        (row["engine"], row["threads"], row["batch_size"]): row["pictures_per_second"]
+        (row["engine"], row["threads"], row["batch_size"]): row["images_per_second"]
         for row in written["throughput"]
         if row["part"] == "together"
     }
@@ -105,5 +103,5 @@ def test_it_fits_the_terminal(columns, monkeypatch, capsys):
     assert max(map(len, text.splitlines())) <= columns
     assert "…" not in text
     assert ("0.26 (0.25-0.26)" in text) == (columns >= 80)
-    for said in ("A processor", "random weights", "1,234", "TensorFlow: pictures per second", "unknown"):
+    for said in ("A processor", "random weights", "1,234", "TensorFlow: images per second", "unknown"):
         assert said in text

@@ -3,7 +3,7 @@
     python -m tests.cli.kill_rounds 50
 
 runs that many rounds for JSON Lines and as many for CSV. A round starts ``predict -o FILE --resume`` on a few thousand
-pictures, some of them broken, ends it by SIGINT, SIGTERM or SIGKILL at a moment that the seed decides, and starts it
+images, some of them broken, ends it by SIGINT, SIGTERM or SIGKILL at a moment that the seed decides, and starts it
 again, some times over, until it is done.
 """
 
@@ -26,8 +26,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.support.command import hear_interrupts
+from tests.support.images import encode
 from tests.support.networks import tiny_weights
-from tests.support.pictures import encode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 MOST_KILLS = 4
@@ -38,10 +38,10 @@ SECONDS = 300
 
 @dataclass
 class Material:
-    """Pictures, and what an uninterrupted run makes of them.
+    """Images, and what an uninterrupted run makes of them.
 
     Attributes:
-        folder: of the pictures.
+        folder: of the images.
         weights: of the network that answers.
         expected: the whole file, by suffix.
         seconds: that an uninterrupted run took, by suffix.
@@ -56,21 +56,21 @@ class Material:
 
 
 def prepare(folder: Path, count: int, suffixes: tuple[str, ...] = (".jsonl", ".csv")) -> Material:
-    """``count`` small pictures under awkward names, one in nine of them broken, and the files of uninterrupted runs."""
-    pictures = folder / "pictures"
-    names = make_pictures(pictures, count)
-    material = Material(pictures, tiny_weights(folder), {}, {}, names)
+    """``count`` small images under awkward names, one in nine of them broken, and the files of uninterrupted runs."""
+    images = folder / "images"
+    names = make_images(images, count)
+    material = Material(images, tiny_weights(folder), {}, {}, names)
     for suffix in suffixes:
         output = folder / f"uninterrupted{suffix}"
         started = time.monotonic()
-        assert start(material, output).wait(SECONDS) == 1, "some pictures are broken"
+        assert start(material, output).wait(SECONDS) == 1, "some images are broken"
         material.seconds[suffix] = time.monotonic() - started
         material.expected[suffix] = output.read_bytes()
         assert sources(output) == names
     return material
 
 
-def make_pictures(folder: Path, count: int) -> list[str]:
+def make_images(folder: Path, count: int) -> list[str]:
     """Their names in the order of a walk. Links to a few files, so that thousands are there in a moment."""
     originals = folder.parent / "originals"
     originals.mkdir()
@@ -97,7 +97,7 @@ def start(material: Material, output: Path, *options: str) -> subprocess.Popen[b
 
 
 def sources(output: Path) -> list[str]:
-    """The source of each picture's record in a file of records, in order. A name's escapes are undone."""
+    """The source of each image's record in a file of records, in order. A name's escapes are undone."""
     if output.suffix == ".jsonl":
         return [json.loads(line)["source"] for line in output.read_text(encoding="utf-8").splitlines()]
     with output.open(encoding="utf-8", newline="") as file:
@@ -126,7 +126,7 @@ def run_round(seed: int, material: Material, output: Path, most_kills: int = MOS
         said = output.with_name("messages").read_text()
         written = output.read_bytes() if output.exists() else b""
         assert expected.startswith(written), f"seed {seed}: other bytes than an uninterrupted run's"
-        if status == 1:  # done: some pictures are broken
+        if status == 1:  # done: some images are broken
             break
         # Before the command has said what a signal means to it, the system ends the process, and Python may say where.
         assert asked and status in (-asked, 130), f"seed {seed}: status {status}: {said[-1000:]}"
@@ -153,7 +153,7 @@ def main(rounds: int, count: int = 2000) -> None:
             for suffix, counted in kills.items():
                 counted += run_round(seed, material, Path(folder) / f"out{suffix}")
             said = ", ".join(f"{suffix} ended by {dict(counted)}" for suffix, counted in kills.items())
-            print(f"{seed + 1} rounds of {count} pictures: {said}: nothing lost", flush=True)
+            print(f"{seed + 1} rounds of {count} images: {said}: nothing lost", flush=True)
 
 
 if __name__ == "__main__":

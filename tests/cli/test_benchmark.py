@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli.benchmarking.processes import CommandFailed, run
+from densenet_cli.benchmarking.processes import CommandFailedError, run
 from densenet_cli.benchmarking.worker import PARTS, Worker
 from densenet_cli.errors import CheckpointError
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import tiny_weights
 
-PICTURES = {"decoding": 4, "engine": 2, "together": 40, "answer": 1}
-"""Of each piece of work, at batches of 20 and ten crops a picture: two of each thread, two batches."""
+IMAGES = {"decoding": 4, "engine": 2, "together": 40, "answer": 1}
+"""Of each piece of work, at batches of 20 and ten crops an image: two of each thread, two batches."""
 SUMMARY = {"count", "median", "lower_quartile", "upper_quartile", "minimum", "maximum"}
 
 
@@ -51,7 +51,7 @@ def test_a_whole_run_with_random_weights(tmp_path):
     assert list(found) == [
         "model",
         "machine",
-        "pictures",
+        "images",
         "settings",
         "rounds",
         "commands",
@@ -62,9 +62,9 @@ def test_a_whole_run_with_random_weights(tmp_path):
     assert found["model"] == "densenettiny"
     assert found["rounds"] >= 4
     assert found["machine"]["cores"] >= 1 and set(found["machine"]["packages"]) >= {"onnxruntime", "densenet-cli"}
-    assert found["pictures"]["made"] and found["pictures"]["mean_pixels"] == 500 * 375
+    assert found["images"]["made"] and found["images"]["mean_pixels"] == 500 * 375
     assert found["settings"]["random_weights"] and found["settings"]["input_size"] == 64
-    assert {(row["pictures"], row["engine"]) for row in found["commands"]} == {(1, "onnx"), (48, "onnx")}
+    assert {(row["images"], row["engine"]) for row in found["commands"]} == {(1, "onnx"), (48, "onnx")}
     assert {(row["part"], row["batch_size"]) for row in found["throughput"]} == {
         ("decoding", None),
         ("engine", 1),
@@ -74,7 +74,7 @@ def test_a_whole_run_with_random_weights(tmp_path):
     }
     assert found["fastest"]["batch_size"] in (1, 2)
     summaries = [row["seconds"] for row in found["commands"] + found["latency"]]
-    summaries += [row["pictures_per_second"] for row in found["throughput"]]
+    summaries += [row["images_per_second"] for row in found["throughput"]]
     summaries += [row["peak_bytes"] for row in found["commands"]]
     for summary in summaries:
         assert set(summary) == SUMMARY and summary["count"] >= 3
@@ -114,9 +114,9 @@ def _mentions(environ: Path, text: str) -> bool:
         (("--batch-size", ""), "'' is not a valid integer"),
         (("--threads", "0"), "0 is not in the range"),
         (("--seconds", "-1"), "not in the range"),
-        (("--pictures", "nowhere.jpg"), "nowhere.jpg"),
-        (("--pictures", "https://example.org/cat.jpg"), "neither URLs nor standard input"),
-        (("--pictures", "-"), "neither URLs nor standard input"),
+        (("--images", "nowhere.jpg"), "nowhere.jpg"),
+        (("--images", "https://example.org/cat.jpg"), "neither URLs nor standard input"),
+        (("--images", "-"), "neither URLs nor standard input"),
         (("--variant", "122"), "'122' is not one of"),
     ],
 )
@@ -133,23 +133,23 @@ def test_without_weights_the_ways_on_are_named():
     assert "--variant tiny" in result.err and "densenet benchmark --random-weights" in result.err
 
 
-def test_pictures_none_of_which_can_be_decoded(tmp_path, weights):
+def test_images_none_of_which_can_be_decoded(tmp_path, weights):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    result = densenet("benchmark", "--weights", weights, "--pictures", tmp_path / "broken.png", "--threads", 1)
+    result = densenet("benchmark", "--weights", weights, "--images", tmp_path / "broken.png", "--threads", 1)
     assert result.status == 2
-    assert "None of the pictures can be decoded" in result.err
+    assert "None of the images can be decoded" in result.err
 
 
 def test_a_worker_measures_each_part(tmp_path, weights):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    pictures = [SAMPLES / "cat.jpg", tmp_path / "broken.png", SAMPLES / "koala.jpg"]
+    images = [SAMPLES / "cat.jpg", tmp_path / "broken.png", SAMPLES / "koala.jpg"]
     options = {"weights": str(weights), "threads": 2, "ten_crop": True}
-    with Worker(options, pictures) as worker:
+    with Worker(options, images) as worker:
         assert list(worker.about["unusable"]) == [str(tmp_path / "broken.png")]
         assert (worker.about["input_size"], worker.about["crops"]) == (224, 10)
         for part in PARTS:
             samples = worker.measure(part, 20, 0.0)
-            assert {pictures for pictures, _ in samples} == {PICTURES[part]}
+            assert {images for images, _ in samples} == {IMAGES[part]}
             assert all(seconds > 0 for _, seconds in samples)
 
 
@@ -162,7 +162,7 @@ def test_a_workers_error_is_that_of_the_classifier(tmp_path):
 def test_a_worker_that_dies_says_so(weights):
     with Worker({"weights": str(weights), "threads": 1}, [SAMPLES / "cat.jpg"]) as worker:
         worker._process.kill()
-        with pytest.raises(CommandFailed, match="ended with -9"):
+        with pytest.raises(CommandFailedError, match="ended with -9"):
             worker.measure("engine", 1, 0.0)
 
 
@@ -175,9 +175,9 @@ def test_a_processs_memory_is_its_own():
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(CommandFailed, match=r"ended with 3: no luck"):
+    with pytest.raises(CommandFailedError, match=r"ended with 3: no luck"):
         run([sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
-    with pytest.raises(CommandFailed, match=r"could not be run.*no-such-program"):
+    with pytest.raises(CommandFailedError, match=r"could not be run.*no-such-program"):
         run(["/no-such-program"])
 
 

@@ -7,20 +7,20 @@ import json
 import pytest
 
 from densenet_cli.engines import graph_cache
-from densenet_cli.paths import pictures_dir
+from densenet_cli.paths import images_dir
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet
+from tests.support.images import photograph
 from tests.support.networks import TINY, random_arrays
-from tests.support.pictures import photograph
 
 
 @pytest.fixture
 def weights(tmp_path):
     path = tmp_path / "mine.h5"
     write_legacy_h5(path, random_arrays(TINY), TINY)
-    picture = tmp_path / "a.png"
-    photograph().save(picture)
-    assert densenet("predict", picture, "--weights", path).status == 0
+    image = tmp_path / "a.png"
+    photograph().save(image)
+    assert densenet("predict", image, "--weights", path).status == 0
     return path
 
 
@@ -60,8 +60,8 @@ def test_verify_fails_on_damage(weights):
     assert str(folder) in result.err
 
 
-def test_decoded_pictures_are_shown_and_pruned():
-    folder = pictures_dir()
+def test_decoded_images_are_shown_and_pruned():
+    folder = images_dir()
     folder.mkdir(parents=True)
     (folder / "a.pixels").write_bytes(bytes(3_000_000))
     result = densenet("cache")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner, Result
 
-from densenet_cli import cli, registry
+from densenet_cli import cli, variants
 from densenet_cli.paths import models_dir
-from densenet_cli.weights import transfer
+from densenet_cli.weights import download
 from tests.support import servers
 from tests.support.published import DATA, MD5, NAME, TINY
 from tests.support.servers import FaultyServer
@@ -17,8 +17,8 @@ from tests.support.servers import FaultyServer
 def tiny_alone(monkeypatch):
     """The one published variant is a few bytes long."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(registry, "VARIANTS", {"161": registry.get("161"), TINY.name: TINY})
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(variants, "VARIANTS", {"161": variants.get("161"), TINY.name: TINY})
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "é.png"
     Image.new("RGB", (40, 40), "teal").save(path)
     return path
@@ -33,9 +33,9 @@ def shell(script, **settings):
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False, **settings)
 
 
-def test_an_output_that_is_not_utf_8(weights, picture):
+def test_an_output_that_is_not_utf_8(weights, image):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = process("predict", picture, "--weights", weights, "-k", 1, env=environment)
+    result = process("predict", image, "--weights", weights, "-k", 1, env=environment)
     assert result.returncode == 0
     assert "\\xe9.png" in result.stdout and "#" in result.stdout
 
@@ -43,24 +43,22 @@ def test_an_output_that_is_not_utf_8(weights, picture):
 @pytest.mark.parametrize(
     ("closed", "status"), [("2>&-", 0), (">&-", 0), ("- <&-", 1), ("--files-from - <&-", 0)], ids=str
 )
-def test_closed_standard_streams(weights, picture, closed, status):
-    result = shell(f"'{sys.executable}' -m densenet_cli predict '{picture}' --weights '{weights}' {closed}")
+def test_closed_standard_streams(weights, image, closed, status):
+    result = shell(f"'{sys.executable}' -m densenet_cli predict '{image}' --weights '{weights}' {closed}")
     assert result.returncode == status
     assert "Internal error" not in result.stderr
 
 
-def test_nobody_reads_the_messages(weights, picture, tmp_path):
+def test_nobody_reads_the_messages(weights, image, tmp_path):
     gone = " ".join(f"gone{n}.jpg" for n in range(200))
     output = tmp_path / "out.csv"
-    script = (
-        f"'{sys.executable}' -m densenet_cli predict {gone} '{picture}' --weights '{weights}' -o '{output}' 2>&1 | :"
-    )
+    script = f"'{sys.executable}' -m densenet_cli predict {gone} '{image}' --weights '{weights}' -o '{output}' 2>&1 | :"
     result = shell(f"{script}; exit ${{PIPESTATUS[0]}}")
     assert result.returncode == 1
     assert len(output.read_text().splitlines()) == 1 + 200 + 5
 
 
-def test_no_home(weights, picture):
+def test_no_home(weights, image):
     keep = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     code = (
@@ -70,8 +68,8 @@ def test_no_home(weights, picture):
         "cli.main(sys.argv[1:])"
     )
     for arguments, status in [
-        (["predict", picture, "--weights", weights], 0),
-        (["predict", picture, "--offline"], 2),
+        (["predict", image, "--weights", weights], 0),
+        (["predict", image, "--offline"], 2),
         (["cache"], 2),
     ]:
         command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -80,13 +78,13 @@ def test_no_home(weights, picture):
         assert status == 0 or "KERAS_HOME" in result.stderr
 
 
-def test_names_do_not_act_on_a_terminal(weights, picture, tmp_path):
+def test_names_do_not_act_on_a_terminal(weights, image, tmp_path):
     hostile = tmp_path / "a\x1b[31mb\nc.h5"
     hostile.write_bytes(weights.read_bytes())
-    result = densenet("predict", picture, "--weights", hostile)
+    result = densenet("predict", image, "--weights", hostile)
     assert result.status == 0 and "\x1b" not in result.out and "a\\x1b[31mb\\nc" in result.out
     hostile.write_bytes(b"nothing")
-    result = densenet("predict", picture, "--weights", hostile)
+    result = densenet("predict", image, "--weights", hostile)
     assert result.status == 3 and "\x1b" not in result.err
 
 
@@ -100,38 +98,38 @@ def test_names_do_not_act_on_a_terminal(weights, picture, tmp_path):
         (["--weights", "/"], 3),
     ],
 )
-def test_odd_values(weights, picture, arguments, status):
+def test_odd_values(weights, image, arguments, status):
     chosen = [] if "--weights" in arguments else ["--weights", weights]
-    result = densenet("predict", picture, *chosen, *arguments)
+    result = densenet("predict", image, *chosen, *arguments)
     assert result.status == status
     assert "Internal" not in result.err and result.out == ""
 
 
-def test_wrong_usage_comes_before_the_weights(picture):
-    assert densenet("predict", picture, "--offline", "--ten-crop", "--preprocess", "pad").status == 2
+def test_wrong_usage_comes_before_the_weights(image):
+    assert densenet("predict", image, "--offline", "--ten-crop", "--preprocess", "pad").status == 2
 
 
-def test_weights_that_overflow(picture, tmp_path):
+def test_weights_that_overflow(image, tmp_path):
     arrays = random_arrays(TINY)
     arrays["conv1_conv"]["kernel"][:] = 3e38
     path = tmp_path / "huge.h5"
     write_legacy_h5(path, arrays, TINY)
-    result = densenet("predict", picture, "--weights", path)
+    result = densenet("predict", image, "--weights", path)
     assert result.status == 3
     assert "float32" in result.err
 
 
-def test_answers_that_are_no_numbers(picture, tmp_path):
+def test_answers_that_are_no_numbers(image, tmp_path):
     arrays = random_arrays(TINY)
     arrays["predictions"]["kernel"][:] = 3e38
     path = tmp_path / "huge.h5"
     write_legacy_h5(path, arrays, TINY)
     with pytest.raises(CheckpointError, match="no number"):
-        Classifier(weights=path).predict(picture)
+        Classifier(weights=path).predict(image)
 
 
-def test_the_reference_engine_is_quiet(weights, picture):
-    result = process("predict", picture, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
+def test_the_reference_engine_is_quiet(weights, image):
+    result = process("predict", image, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
     assert result.returncode == 0
     assert result.stderr == ""
 
@@ -140,7 +138,7 @@ class TestPythonFace:
     @pytest.mark.parametrize(
         "one", ["cat.jpg", b"bytes", np.zeros((4, 4, 3), np.uint8)], ids=["path", "bytes", "array"]
     )
-    def test_one_picture_is_not_several(self, weights, one):
+    def test_one_image_is_not_several(self, weights, one):
         with pytest.raises(UsageError, match="list"):
             Classifier(weights=weights).predict_many(one)
 
@@ -151,11 +149,11 @@ class TestPythonFace:
         with pytest.raises(UsageError, match="min_prob"):
             classifier.predict_many([], min_prob=float("nan"))
 
-    def test_one_of_the_wrong_kind_is_its_own_error(self, weights, picture):
-        found = list(Classifier(weights=weights).predict_many([picture, np.zeros((4, 4, 3)), 7, picture]))
+    def test_one_of_the_wrong_kind_is_its_own_error(self, weights, image):
+        found = list(Classifier(weights=weights).predict_many([image, np.zeros((4, 4, 3)), 7, image]))
         assert [prediction.error is None for prediction in found] == [True, False, False, True]
 
-    def test_a_path_of_bytes(self, weights, picture):
-        (entry,) = [entry for entry in os.scandir(os.fsencode(picture.parent)) if entry.name.endswith(b".png")]
+    def test_a_path_of_bytes(self, weights, image):
+        (entry,) = [entry for entry in os.scandir(os.fsencode(image.parent)) if entry.name.endswith(b".png")]
         (found,) = Classifier(weights=weights).predict_many([entry])
-        assert found.source == str(picture)
+        assert found.source == str(image)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from densenet_cli import Classifier, PictureError, engines, registry
-from densenet_cli.embedding import FORMATS, width_of
+from densenet_cli import Classifier, ImageError, engines, variants
 from densenet_cli.errors import UsageError
 from densenet_cli.images.preprocessing import normalize
+from densenet_cli.output.embedding import FORMATS, width_of
 from tests.support.command import densenet, hear_interrupts
 from tests.support.networks import TINY, tiny_weights
 from tests.test_docs import DOCS, blocks, rows
@@ -31,8 +31,8 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of noise, a broken one, and a file that is none."""
-    root = tmp_path / "pictures"
+    """Images of noise, a broken one, and a file that is none."""
+    root = tmp_path / "images"
     (root / "below").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ["b.png", "a.png", "below/a.png", "z.bmp"]:
@@ -56,7 +56,7 @@ def test_a_folder_becomes_a_matrix_with_its_sources(weights, folder, output):
     assert result.out == ""
     lines = result.err.splitlines()
     assert any(line.startswith(f"{folder / 'broken.jpg'}: UnreadableImage: ") for line in lines)
-    assert "1 file in folders passed over: no picture's suffix." in lines
+    assert "1 file in folders passed over: no image suffix." in lines
     assert f"4 vectors of {width_of(TINY)} numbers in {output}." in lines
     assert lines[-1] == f"1 source failed; the reasons are in {output}.sources.jsonl."
     loaded = np.load(output)
@@ -78,7 +78,7 @@ def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, out
         vectors.append(np.load(path)["features"])
     np.testing.assert_array_equal(*vectors)
     outcomes = dict(Classifier(weights=weights).embed([folder]))
-    assert isinstance(outcomes.pop(str(folder / "broken.jpg")), PictureError)
+    assert isinstance(outcomes.pop(str(folder / "broken.jpg")), ImageError)
     np.testing.assert_array_equal(list(outcomes.values()), vectors[0])
 
 
@@ -96,7 +96,7 @@ def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
         np.testing.assert_allclose(vector, features.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
 
 
-def test_one_picture_instead_of_many_is_refused(weights):
+def test_one_image_instead_of_many_is_refused(weights):
     with pytest.raises(UsageError, match="as a list of them"):
         Classifier(weights=weights).embed("cat.jpg")
 
@@ -107,7 +107,7 @@ def test_one_picture_instead_of_many_is_refused(weights):
         (["p", "-o", "x.csv"], "end it in .npz, .npy or .parquet"),
         (["p", "-o", "-"], "names no format"),
         (["p"], "Missing option '-o'"),
-        (["-o", "x.npz"], "Name a picture"),
+        (["-o", "x.npz"], "Name an image"),
         (["p", "-o", "x.npz", "--null"], "--null goes with --files-from"),
         (["p", "-o", "x.npz", "--resume", "--overwrite"], "choose one"),
         (["p", "-o", "x.npz", "--retry-errors"], "--retry-errors goes with --resume"),
@@ -175,7 +175,7 @@ def wait_for_parts(running, parts, size):
 
 @pytest.fixture
 def many(folder, tmp_path):
-    """Some hundred names of five pictures, one of them broken."""
+    """Some hundred names of five images, one of them broken."""
     path = tmp_path / "many.txt"
     path.write_text("".join(f"{folder / NAMES[number % 5]}\n" for number in range(400)))
     return path
@@ -214,7 +214,7 @@ def test_interrupted_it_says_where_what_is_finished_is(weights, many, output):
 
 
 class TestDocs:
-    def test_the_nearest_neighbours_are_found_in_five_lines(self, photographs, tmp_path, monkeypatch, capsys):
+    def test_the_nearest_neighbors_are_found_in_five_lines(self, photographs, tmp_path, monkeypatch, capsys):
         """By the network that ships inside: the first photograph's mirror image comes before all others."""
         monkeypatch.chdir(tmp_path)
         with Image.open(photographs[0]) as image:
@@ -228,10 +228,10 @@ class TestDocs:
         assert len(others) == 4
 
     def test_the_lengths_are_right(self):
-        documented = {row[0]: row[1] for row in rows(DOCS / "embed.md") if row[0] in registry.VARIANTS}
+        documented = {row[0]: row[1] for row in rows(DOCS / "embed.md") if row[0] in variants.VARIANTS}
         assert {"121", "169", "201", "tiny"} <= documented.keys()
         for name, length in documented.items():
-            assert length == f"{width_of(registry.get(name).config):,}"
+            assert length == f"{width_of(variants.get(name).config):,}"
 
     def test_the_formats_are_all_there(self):
         assert [row[0] for row in rows(DOCS / "embed.md") if row[0][:1] == "."] == [f".{name}" for name in FORMATS]

@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts, process
+from tests.support.images import encode, photograph
 from tests.support.networks import tiny_weights
-from tests.support.pictures import encode, photograph
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,11 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """``photos/`` with two pictures of one name, a broken one, and nothing else."""
+    """``photos/`` with two images of one name, a broken one, and nothing else."""
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         photograph("chelsea", (90, 60)).save(tmp_path / "photos" / name / "1.jpg")
-    (tmp_path / "photos" / "b" / "2.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos" / "b" / "2.jpg").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -74,8 +74,8 @@ def test_the_records(weights, folder):
 
 
 def test_classes_and_the_nearest_of_an_unknown_one():
-    picture = SAMPLES / "koala.jpg"
-    arguments = ("explain", picture, "--variant", "tiny", "--format", "jsonl")
+    image = SAMPLES / "koala.jpg"
+    arguments = ("explain", image, "--variant", "tiny", "--format", "jsonl")
     result = densenet(*arguments, "--class", "goldfish", "--class", "n02106662", "--class", "german_shepherd")
     assert [map_["label"] for map_ in json.loads(result.out)["maps"]] == ["goldfish", "German shepherd"]
     unknown = densenet(*arguments, "--class", "germn shepard")
@@ -129,11 +129,11 @@ def test_an_input_too_small_for_the_network(folder):
     assert "The input size can't be 5" in result.err
 
 
-def test_the_terminal_gets_shades_or_colours(weights, folder, monkeypatch):
-    picture = folder / "wide.png"
-    photograph("chelsea", (300, 100)).save(picture)
+def test_the_terminal_gets_shades_or_colors(weights, folder, monkeypatch):
+    image = folder / "wide.png"
+    photograph("chelsea", (300, 100)).save(image)
     monkeypatch.setenv("COLUMNS", "60")
-    plain = densenet("explain", picture, "--weights", weights, "--show").out
+    plain = densenet("explain", image, "--weights", weights, "--show").out
     drawn = [line for line in plain.splitlines() if line and set(line) <= set(" ░▒▓█")]
     assert 8 <= len(drawn) <= 20
     assert max(map(len, plain.splitlines())) <= 60
@@ -141,10 +141,10 @@ def test_the_terminal_gets_shades_or_colours(weights, folder, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
-    coloured = densenet("explain", picture, "--weights", weights, "--show").out
-    rows = [line for line in coloured.splitlines() if "▀" in line]
+    colored = densenet("explain", image, "--weights", weights, "--show").out
+    rows = [line for line in colored.splitlines() if "▀" in line]
     assert all(40 <= row.count("▀") <= 58 for row in rows)
-    assert "\x1b[38;2;" in coloured
+    assert "\x1b[38;2;" in colored
 
 
 def test_standard_input_and_a_finer_map(weights, folder):
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_it_with_status_4(weights, folder, monkeypatch):
     def full(file, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("densenet_cli.durable.write_all", full)
+    monkeypatch.setattr("densenet_cli.output.atomic.write_all", full)
     result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
     assert result.status == 4
     assert "Error: maps/photos/a/1.jpg.png can't be written: No space left on device." in result.err

@@ -26,20 +26,20 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "original.png"
     Image.new("RGB", (40, 50), "teal").save(path)
     return path
 
 
-def test_a_hundred_thousand_files_in_a_folder_and_the_first_result_is_soon_there(weights, picture, tmp_path):
+def test_a_hundred_thousand_files_in_a_folder_and_the_first_result_is_soon_there(weights, image, tmp_path):
     """Soon by the processor's time until the first line, which other programs don't change."""
     sizes = {"small": 10, "large": 100_000}
     for name, count in sizes.items():
         (tmp_path / name).mkdir()
         for number in range(count):
             if number % 10_000 == 0:  # a file system has a limit of links to one file
-                shutil.copy(picture, tmp_path / name / f"{number:06}.png")
+                shutil.copy(image, tmp_path / name / f"{number:06}.png")
                 first = f"{tmp_path}/{name}/{number:06}.png"
             else:
                 os.link(first, f"{tmp_path}/{name}/{number:06}.png")
@@ -63,11 +63,11 @@ def until_first_line(folder, weights) -> float:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
-def test_the_output_inside_the_source_folder(weights, picture, tmp_path, suffix):
+def test_the_output_inside_the_source_folder(weights, image, tmp_path, suffix):
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a.png", "z.png"):
-        shutil.copy(picture, folder / name)
+        shutil.copy(image, folder / name)
     output = folder / f"out.{suffix}"
     arguments = ["predict", folder, "--weights", weights, "-o", output, "-k", 1]
     assert densenet(*arguments).status == 0
@@ -86,11 +86,11 @@ NAMES = (
 )
 
 
-def test_names_that_act_on_a_terminal_or_are_no_text(weights, picture, tmp_path):
+def test_names_that_act_on_a_terminal_or_are_no_text(weights, image, tmp_path):
     folder = os.fsencode(tmp_path / "folder")
     os.mkdir(folder)
     for name in NAMES:
-        shutil.copy(picture, os.path.join(folder, name))
+        shutil.copy(image, os.path.join(folder, name))
     with open(os.path.join(folder, b"\x1b[2Jbroken\xff\n.png"), "wb") as file:
         file.write(b"text")
     paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))

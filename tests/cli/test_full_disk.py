@@ -20,8 +20,8 @@ from tests.support.small_disk import IN_A_NAMESPACE, needs_a_small_disk
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three hundred names of one small picture, a broken one among them."""
-    root = tmp_path / "pictures"
+    """Three hundred names of one small image, a broken one among them."""
+    root = tmp_path / "images"
     root.mkdir()
     Image.new("RGB", (40, 50), "teal").save(root / "000.png")
     for number in range(1, 300):
@@ -108,14 +108,14 @@ def assert_same_answer(found: dict, expected: dict) -> None:
 AS_NOBODY = """
 import base64, os, sys
 from densenet_cli import Classifier
-weights, picture, cache = sys.argv[1:]
+weights, image, cache = sys.argv[1:]
 for os.environ["DENSENET_CACHE"] in (os.environ["DENSENET_CACHE"], "/dev/null/none"):
-    Classifier(weights=weights).predict(picture).to_json()  # everything is imported while it may be
+    Classifier(weights=weights).predict(image).to_json()  # everything is imported while it may be
 if os.geteuid() == 0:
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
 os.environ["DENSENET_CACHE"] = cache
 for _ in range(2):
-    print(Classifier(weights=weights).predict(picture).to_json())
+    print(Classifier(weights=weights).predict(image).to_json())
 """
 
 

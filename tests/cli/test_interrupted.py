@@ -36,9 +36,9 @@ except KeyboardInterrupt:
 def test_an_interrupted_import_is_no_error_of_its_own(asked, tmp_path):
     """ONNX Runtime's C code imports numpy, prints a KeyboardInterrupt in its middle, and raises an ImportError."""
     (tmp_path / "numpy.py").write_text(NUMPY.format(asked=asked))
-    picture = tmp_path / "a.png"
-    picture.touch()
+    image = tmp_path / "a.png"
+    image.touch()
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     weights = tiny_weights(tmp_path)
-    result = process("predict", picture, "--weights", weights, env=environment, preexec_fn=hear_interrupts)
+    result = process("predict", image, "--weights", weights, env=environment, preexec_fn=hear_interrupts)
     assert (result.returncode, result.stderr) == (130, "Interrupted.\n")

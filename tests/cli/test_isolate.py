@@ -1,4 +1,4 @@
-"""``--isolate`` and ``--timeout``, end to end: hostile pictures among good ones, and no process left behind."""
+"""``--isolate`` and ``--timeout``, end to end: hostile images among good ones, and no process left behind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from densenet_cli.errors import IsolationError, UsageError
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts
 from tests.support.decoders.pillow_heif import heic
+from tests.support.images import encode, photograph
 from tests.support.networks import tiny_weights
-from tests.support.pictures import encode, photograph
 from tests.support.servers import FaultyServer, serving
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
@@ -47,15 +47,15 @@ def nothing_is_left():
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     return root
 
 
-def fill(folder, behaviours):
-    """A picture for each, in order: of a colour of its own, so that results that change places are noticed."""
-    for number, behaviour in enumerate(behaviours):
-        (folder / f"{number:03}.heic").write_bytes(heic(behaviour, 40 + number))
+def fill(folder, behaviors):
+    """An image for each, in order: of a color of its own, so that results that change places are noticed."""
+    for number, behavior in enumerate(behaviors):
+        (folder / f"{number:03}.heic").write_bytes(heic(behavior, 40 + number))
 
 
 def records(text):
@@ -87,8 +87,8 @@ def test_the_same_bytes(weights, folder, options):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_hostile_pictures_among_good_ones(weights, folder, threads):
-    behaviours = [
+def test_hostile_images_among_good_ones(weights, folder, threads):
+    behaviors = [
         "decode", "segmentation fault", "decode", "decode", "hang", "swell", "swell in C", "decode", "abort",
         "hang with the interpreter's lock", "decode", "say noise", "exit", "killed", "decode",
     ]  # fmt: skip
@@ -98,48 +98,48 @@ def test_hostile_pictures_among_good_ones(weights, folder, threads):
         "hang with the interpreter's lock": "DecodingTimedOut",
         "swell": "UnreadableImage",
     }
-    fill(folder, behaviours)
+    fill(folder, behaviors)
     options = ["--weights", weights, "--format", "jsonl", "--threads", threads, "--decode-memory", 50]
     result = densenet("predict", folder, *options, "--timeout", 2)
     assert result.status == 1
-    assert errors_of(result.out) == [expected.get(behaviour, "DecoderCrashed") for behaviour in behaviours]
+    assert errors_of(result.out) == [expected.get(behavior, "DecoderCrashed") for behavior in behaviors]
     found = records(result.out)
     assert [record["source"] for record in found] == [str(path) for path in sorted(folder.iterdir())]
     for record in found:
         assert "error" not in record or record["error"]["message"] in result.err
-    fill(folder, ["decode"] * len(behaviours))
+    fill(folder, ["decode"] * len(behaviors))
     harmless = records(densenet("predict", folder, *options).out)
     assert [a for a in found if "error" not in a] == [
-        record for record, behaviour in zip(harmless, behaviours, strict=True) if behaviour == "decode"
+        record for record, behavior in zip(harmless, behaviors, strict=True) if behavior == "decode"
     ]
 
 
-def test_every_tenth_picture_crashes(weights, folder):
-    behaviours = ["abort" if number % 10 == 7 else "decode" for number in range(100)]
-    fill(folder, behaviours)
+def test_every_tenth_image_crashes(weights, folder):
+    behaviors = ["abort" if number % 10 == 7 else "decode" for number in range(100)]
+    fill(folder, behaviors)
     result = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--isolate")
-    assert errors_of(result.out) == ["DecoderCrashed" if name == "abort" else None for name in behaviours]
+    assert errors_of(result.out) == ["DecoderCrashed" if name == "abort" else None for name in behaviors]
 
 
-def test_evaluate_counts_it_as_a_picture_that_failed(weights, folder):
+def test_evaluate_counts_it_as_a_image_that_failed(weights, folder):
     for name in ("0", "1"):
         (folder / name).mkdir()
         fill(folder / name, ["decode", "abort", "decode"])
     result = densenet("evaluate", folder, "--weights", weights, "--isolate", "--format", "json")
     assert result.status == 1
     assert result.err.count("DecoderCrashed") == 2
-    assert json.loads(result.out)["pictures"] == 4
+    assert json.loads(result.out)["images"] == 4
 
 
 @pytest.fixture
 def running(weights, folder, tmp_path):
-    """Starts the command on good pictures and one of some behaviour, and waits until that one is at work."""
+    """Starts the command on good images and one of some behavior, and waits until that one is at work."""
     processes = []
 
-    def start(behaviour, *options):
+    def start(behavior, *options):
         mark = tmp_path / "mark"
         fill(folder, ["slow"] * 100)
-        (folder / "020.heic").write_bytes(heic(behaviour, mark=mark))
+        (folder / "020.heic").write_bytes(heic(behavior, mark=mark))
         command = [sys.executable, "-m", "densenet_cli", "predict", folder, "--weights", weights, "--format", "jsonl"]
         process = subprocess.Popen(
             [*map(str, command), *map(str, options), "--threads", "2"],
@@ -175,11 +175,11 @@ LOCKED = "hang with the interpreter's lock"
 
 
 @pytest.mark.parametrize(
-    ("asked", "behaviour"),
+    ("asked", "behavior"),
     [(signal.SIGINT, LOCKED), (signal.SIGTERM, "stop"), (signal.SIGKILL, LOCKED), (signal.SIGKILL, "stop")],
 )
-def test_no_worker_outlives_the_command(running, asked, behaviour):
-    process, workers, _ = running(behaviour, "--isolate")
+def test_no_worker_outlives_the_command(running, asked, behavior):
+    process, workers, _ = running(behavior, "--isolate")
     assert len(workers) == 2
     process.send_signal(asked)
     out, err = process.communicate(timeout=60)
@@ -192,7 +192,7 @@ def test_no_worker_outlives_the_command(running, asked, behaviour):
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_what_all_processes_are_asked_costs_no_picture(running, asked):
+def test_what_all_processes_are_asked_costs_no_image(running, asked):
     process, workers, _ = running("hang", "--isolate")
     os.killpg(process.pid, asked)
     out, err = process.communicate(timeout=60)
@@ -206,7 +206,7 @@ def test_a_worker_killed_from_outside(running):
     process, _, mark = running("hang", "--isolate")
     (worker,) = map(int, mark.read_text().split())
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: len(mark.read_text().split()) == 2)  # a fresh process has the picture once more
+    wait_for(lambda: len(mark.read_text().split()) == 2)  # a fresh process has the image once more
     os.kill(int(mark.read_text().split()[1]), signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -271,8 +271,8 @@ class TestPythonFace:
         classifier = Classifier(weights=weights, isolate=True)
         plain = Classifier(weights=weights)
         image = photograph("coffee", (90, 60))
-        for picture in (image, np.asarray(image)):
-            assert classifier.predict(picture).predictions == plain.predict(picture).predictions
+        for item in (image, np.asarray(image)):
+            assert classifier.predict(item).predictions == plain.predict(item).predictions
 
     def test_a_url_is_fetched_here_and_decoded_there(self, weights):
         with FaultyServer(serving(heic("abort")), serving(heic("decode"))) as server:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier, PictureError, registry
+from densenet_cli import Classifier, ImageError, variants
 from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import TINY, tiny_weights
 
@@ -27,8 +27,8 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of one colour each, a broken one, and a file that is none."""
-    root = tmp_path / "pictures"
+    """Images of one color each, a broken one, and a file that is none."""
+    root = tmp_path / "images"
     (root / "below").mkdir(parents=True)
     for number, name in enumerate(["b.png", "a.jpg", "below/a.jpg", "z.bmp"]):
         Image.new("RGB", (50 + number, 40), (60 * number, 255 - 60 * number, 30)).save(root / name)
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def picture(folder):
+def item(folder):
     return folder / "a.jpg"
 
 
@@ -46,8 +46,8 @@ def records(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_table(weights, picture):
-    result = densenet("predict", picture, "--weights", weights, "-k", 3)
+def test_table(weights, item):
+    result = densenet("predict", item, "--weights", weights, "-k", 3)
     assert result.status == 0
     assert "tiny0" in result.out
     assert result.out.count("class ") == 3
@@ -119,26 +119,26 @@ def test_null_separated_list_on_standard_input(weights, folder):
     assert [os.path.basename(record["source"]) for record in records(result.out)] == ["a.jpg", "b.png"]
 
 
-def test_min_prob_leaves_an_empty_row(weights, picture):
-    result = densenet("predict", picture, "--weights", weights, "--format", "jsonl", "--min-prob", 1)
+def test_min_prob_leaves_an_empty_row(weights, item):
+    result = densenet("predict", item, "--weights", weights, "--format", "jsonl", "--min-prob", 1)
     assert records(result.out)[0]["predictions"] == []
     assert result.status == 0
-    shown = densenet("predict", picture, "--weights", weights, "--min-prob", 1)
+    shown = densenet("predict", item, "--weights", weights, "--min-prob", 1)
     assert "no label" in shown.out
 
 
-def test_more_labels_than_classes_means_all(weights, picture):
-    result = densenet("predict", picture, "--weights", weights, "--format", "jsonl", "-k", 10_000)
+def test_more_labels_than_classes_means_all(weights, item):
+    result = densenet("predict", item, "--weights", weights, "--format", "jsonl", "-k", 10_000)
     assert len(records(result.out)[0]["predictions"]) == TINY.classes
 
 
-def test_labels_file(weights, picture, tmp_path):
+def test_labels_file(weights, item, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"thing {n}" for n in range(10)))
-    result = densenet("predict", picture, "--weights", weights, "--labels", labels)
+    result = densenet("predict", item, "--weights", weights, "--labels", labels)
     assert "thing " in result.out
     labels.write_text("only\ntwo")
-    result = densenet("predict", picture, "--weights", weights, "--labels", labels)
+    result = densenet("predict", item, "--weights", weights, "--labels", labels)
     assert result.status == 2
     assert "10 classes" in result.err and "2" in result.err
 
@@ -185,33 +185,33 @@ def test_wrong_usage_names_what_is_allowed(arguments, status, words, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ten_crop(weights, picture):
-    ten = densenet("predict", picture, "--weights", weights, "--ten-crop", "--format", "jsonl")
+def test_ten_crop(weights, item):
+    ten = densenet("predict", item, "--weights", weights, "--ten-crop", "--format", "jsonl")
     assert len(records(ten.out)[0]["predictions"]) == 5
-    refused = densenet("predict", picture, "--weights", weights, "--ten-crop", "--preprocess", "pad")
+    refused = densenet("predict", item, "--weights", weights, "--ten-crop", "--preprocess", "pad")
     assert refused.status == 2 and "crop" in refused.err
 
 
-def test_a_variant_that_the_weights_contradict(weights, picture):
-    result = densenet("predict", picture, "--weights", weights, "--variant", "121")
+def test_a_variant_that_the_weights_contradict(weights, item):
+    result = densenet("predict", item, "--weights", weights, "--variant", "121")
     assert result.status == 3
     assert "121" in result.err
 
 
-def test_weights_that_are_none(picture, tmp_path):
+def test_weights_that_are_none(item, tmp_path):
     wrong = tmp_path / "wrong.h5"
     wrong.write_bytes(b"no weights")
-    result = densenet("predict", picture, "--weights", wrong)
+    result = densenet("predict", item, "--weights", wrong)
     assert result.status == 3
     assert "wrong.h5" in result.err
 
 
-def test_no_colour_in_a_pipe_and_narrow_terminals(weights, picture):
+def test_no_color_in_a_pipe_and_narrow_terminals(weights, item):
     environment = {**os.environ, "COLUMNS": "40"}
-    result = process("predict", picture, "--weights", weights, env=environment)
+    result = process("predict", item, "--weights", weights, env=environment)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(picture)))
+    assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(item)))
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
@@ -223,7 +223,7 @@ def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
 
 
 HEAVY = {"numpy", "PIL", "rich", "onnxruntime", "tensorflow", "keras", "h5py", "onnx", "requests"}
-NOT_FOR_A_PICTURE = {
+NOT_FOR_A_IMAGE = {
     "tensorflow",
     "keras",
     "h5py",
@@ -257,47 +257,47 @@ def test_summary_needs_no_array():
     assert set(imported(["summary"], HEAVY)) <= {"rich"}
 
 
-def test_only_what_is_needed_is_imported_for_a_picture(weights, picture):
+def test_only_what_is_needed_is_imported_for_a_image(weights, item):
     """With the graph cached: no TensorFlow, no checkpoint reader, no download."""
-    Classifier(weights=weights).predict(picture)
-    assert imported(["predict", picture, "--weights", weights], NOT_FOR_A_PICTURE) == []
+    Classifier(weights=weights).predict(item)
+    assert imported(["predict", item, "--weights", weights], NOT_FOR_A_IMAGE) == []
 
 
-def test_with_isolate_no_decoder_is_imported(weights, picture):
-    assert imported(["predict", picture, "--weights", weights, "--isolate"], {"PIL"}) == []
+def test_with_isolate_no_decoder_is_imported(weights, item):
+    assert imported(["predict", item, "--weights", weights, "--isolate"], {"PIL"}) == []
 
 
 class TestPythonFace:
-    def test_every_kind_of_picture(self, weights, picture):
+    def test_every_kind_of_image(self, weights, item):
         classifier = Classifier(weights=weights, exact=True)
-        expected = classifier.predict(str(picture), top_k=3).predictions
+        expected = classifier.predict(str(item), top_k=3).predictions
         assert len(expected) == 3
-        with Image.open(picture) as image:
+        with Image.open(item) as image:
             image.load()
             pixels = np.asarray(image)
-            for same in (picture, picture.read_bytes(), io.BytesIO(picture.read_bytes()), image, pixels):
+            for same in (item, item.read_bytes(), io.BytesIO(item.read_bytes()), image, pixels):
                 assert classifier.predict(same, top_k=3).predictions == expected
 
     def test_an_error_is_raised(self, weights, folder):
-        with pytest.raises(PictureError):
+        with pytest.raises(ImageError):
             Classifier(weights=weights).predict(folder / "broken.jpg")
 
     def test_predict_many(self, weights, folder):
         found = list(Classifier(weights=weights).predict_many([folder, np.zeros((9, 9, 3), np.uint8)]))
         assert [prediction.error is None for prediction in found] == [True, True, True, False, True, True]
 
-    def test_a_registered_variant(self, weights, picture, tmp_path):
+    def test_a_registered_variant(self, weights, item, tmp_path):
         import hashlib
 
         data = weights.read_bytes()
-        file = registry.WeightsFile("tiny.h5", hashlib.md5(data).hexdigest())
+        file = variants.WeightsFile("tiny.h5", hashlib.md5(data).hexdigest())
         published = tmp_path / "mirror"
         published.mkdir()
         (published / "tiny.h5").write_bytes(data)
-        with registry.register(registry.Variant("test", TINY, file)):
-            found = Classifier("test", base_url=published.as_uri()).predict(picture)
+        with variants.register(variants.Variant("test", TINY, file)):
+            found = Classifier("test", base_url=published.as_uri()).predict(item)
             # With the variant known, a file of its layers is taken for it, input size included.
-            same = Classifier(weights=weights).predict(picture)
+            same = Classifier(weights=weights).predict(item)
         assert found.model == "densenettest"
         assert found.predictions == same.predictions
 
@@ -330,20 +330,20 @@ def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, as
     assert len(records(output.read_text())) >= 10
 
 
-def test_offline_leaves_urls_alone(weights, picture):
+def test_offline_leaves_urls_alone(weights, item):
     result = densenet(
-        "predict", "http://127.0.0.1:9/a.jpg", picture, "--weights", weights, "--offline", "--format", "jsonl"
+        "predict", "http://127.0.0.1:9/a.jpg", item, "--weights", weights, "--offline", "--format", "jsonl"
     )
     first, second = records(result.out)
     assert first["error"]["type"] == "DownloadFailed" and "offline" in first["error"]["message"]
     assert "predictions" in second
 
 
-def test_nothing_is_kept_in_the_home_but_the_cache(weights, picture, tmp_path):
+def test_nothing_is_kept_in_the_home_but_the_cache(weights, item, tmp_path):
     """ONNX Runtime's telemetry would keep a device id and its events there, and send them."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
     environment |= {"HOME": str(home), "DENSENET_CACHE": str(tmp_path / "elsewhere")}
-    assert process("predict", picture, "--weights", weights, env=environment).returncode == 0
+    assert process("predict", item, "--weights", weights, env=environment).returncode == 0
     assert list(home.rglob("*")) == []

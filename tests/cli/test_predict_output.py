@@ -18,7 +18,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in ("cat", "coffee", "dog")]
     for number, path in enumerate(paths):
         Image.new("RGB", (40, 50), (100 * number, 10, 200)).save(path)
@@ -27,60 +27,60 @@ def pictures(tmp_path):
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
 @pytest.mark.parametrize("options", [["-k", 1], ["--min-prob", 0.05], ["-k", 1000], ["--min-prob", 1]])
-def test_resuming_without_a_source_keeps_its_record(weights, pictures, tmp_path, name, options):
+def test_resuming_without_a_source_keeps_its_record(weights, images, tmp_path, name, options):
     output = tmp_path / name
     arguments = ["--weights", weights, "-o", output, *options]
-    assert densenet("predict", *pictures[:2], *arguments).status == 0
+    assert densenet("predict", *images[:2], *arguments).status == 0
     whole = output.read_bytes()
-    assert densenet("predict", pictures[0], *arguments, "--resume").status == 0
+    assert densenet("predict", images[0], *arguments, "--resume").status == 0
     assert output.read_bytes() == whole
-    assert densenet("predict", pictures[2], *arguments, "--resume").status == 0
+    assert densenet("predict", images[2], *arguments, "--resume").status == 0
     text = output.read_text()
-    assert all(str(picture) in text for picture in pictures)
+    assert all(str(image) in text for image in images)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
-def test_the_number_of_sources_recorded_already_is_said(weights, pictures, tmp_path, name):
+def test_the_number_of_sources_recorded_already_is_said(weights, images, tmp_path, name):
     arguments = ["--weights", weights, "-o", tmp_path / name, "-k", 1]
-    densenet("predict", pictures[0], *arguments)
-    one = densenet("predict", *pictures[:2], *arguments, "--resume")
+    densenet("predict", images[0], *arguments)
+    one = densenet("predict", *images[:2], *arguments, "--resume")
     assert "1 source is recorded already; going on behind it." in one.err
-    two = densenet("predict", *pictures, *arguments, "--resume")
+    two = densenet("predict", *images, *arguments, "--resume")
     assert "2 sources are recorded already; going on behind them." in two.err
 
 
-def test_a_missing_folder_is_found_before_the_weights_are_missed(pictures, tmp_path):
-    result = densenet("predict", pictures[0], "--offline", "-o", tmp_path / "missing" / "x.csv")
+def test_a_missing_folder_is_found_before_the_weights_are_missed(images, tmp_path):
+    result = densenet("predict", images[0], "--offline", "-o", tmp_path / "missing" / "x.csv")
     assert result.status == 4
     assert "there is no folder" in result.err
 
 
-def test_a_dash_is_standard_output(weights, pictures, tmp_path, monkeypatch):
+def test_a_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    plain = densenet("predict", pictures[0], "--weights", weights, "--format", "jsonl")
-    dashed = densenet("predict", pictures[0], "--weights", weights, "--format", "jsonl", "-o", "-")
+    plain = densenet("predict", images[0], "--weights", weights, "--format", "jsonl")
+    dashed = densenet("predict", images[0], "--weights", weights, "--format", "jsonl", "-o", "-")
     assert (dashed.status, dashed.out) == (0, plain.out)
-    assert json.loads(dashed.out)["source"] == str(pictures[0])
-    table = densenet("predict", pictures[0], "--weights", weights, "-o", "-")
+    assert json.loads(dashed.out)["source"] == str(images[0])
+    table = densenet("predict", images[0], "--weights", weights, "-o", "-")
     assert table.status == 0 and "tiny0" in table.out
-    refused = densenet("predict", pictures[0], "--weights", weights, "-o", "-", "--format", "csv", "--resume")
+    refused = densenet("predict", images[0], "--weights", weights, "-o", "-", "--format", "csv", "--resume")
     assert refused.status == 2 and "--resume needs a file" in refused.err
     assert sorted({*tmp_path.iterdir()} - {tmp_path / "cache"}) == before
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
 @pytest.mark.parametrize(("output", "words"), [("", "needs the name of a file"), ("/dev/stdout", "-o -")])
-def test_what_is_no_name_of_a_file_is_refused(weights, pictures, output, words, options):
-    result = process("predict", pictures[0], "--weights", weights, "-o", output, *options)
+def test_what_is_no_name_of_a_file_is_refused(weights, images, output, words, options):
+    result = process("predict", images[0], "--weights", weights, "-o", output, *options)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
 
 
-def test_only_a_file_needs_the_digest_of_the_weights(weights, pictures, tmp_path, monkeypatch):
+def test_only_a_file_needs_the_digest_of_the_weights(weights, images, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(verified, "md5_of", lambda path: asked.append(path) or "0" * 32)
-    arguments = ["predict", pictures[0], "--weights", weights]
+    arguments = ["predict", images[0], "--weights", weights]
     assert densenet(*arguments, "--format", "jsonl").status == 0
     assert densenet(*arguments, "--format", "csv", "-o", "-").status == 0
     assert asked == []

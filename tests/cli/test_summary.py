@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from densenet_cli import registry
+from densenet_cli import variants
 from tests.support.command import densenet, process
 
 
@@ -30,14 +30,14 @@ def test_every_layer():
     assert "conv5_block16_2_conv" in result.out
 
 
-@pytest.mark.parametrize("variant", registry.VARIANTS)
+@pytest.mark.parametrize("variant", variants.VARIANTS)
 def test_json_adds_up(variant):
     found = json.loads(densenet("summary", "--variant", variant, "--format", "json").out)
     assert found["model"] == f"densenet{variant}"
     for total in ("parameters", "trainable", "multiply_adds"):
         assert found[total] == sum(stage[total] for stage in found["stages"])
         assert found[total] == sum(layer[total] for stage in found["stages"] for layer in stage["layers"])
-    assert found["stages"][-1]["output_shape"] == [registry.get(variant).config.classes]
+    assert found["stages"][-1]["output_shape"] == [variants.get(variant).config.classes]
 
 
 def test_another_input_size():

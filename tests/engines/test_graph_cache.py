@@ -15,7 +15,7 @@ from densenet_cli.engines import graph_cache, onnx_graph
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import TINY, random_arrays
 
-PICTURE = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
+IMAGE = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def emitted(monkeypatch):
 
 
 def run(weights):
-    return engines.create("onnx", weights, TINY, threads=1).run(PICTURE)
+    return engines.create("onnx", weights, TINY, threads=1).run(IMAGE)
 
 
 def the_folder():
@@ -167,7 +167,7 @@ def test_a_moved_checkpoint_does_not_use_a_stale_graph(weights, emitted, tmp_pat
 def test_without_a_place_to_write_it_works_from_memory(weights, emitted, tmp_path, monkeypatch):
     first = run(weights)
     monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "tiny.h5" / "below"))
-    # The optimised graph and the plain one sum in another order.
+    # The optimized graph and the plain one sum in another order.
     np.testing.assert_allclose(run(weights), first, atol=1e-6)
     assert len(emitted) == 2
 
@@ -176,7 +176,7 @@ def test_a_graph_that_goes_between_finding_and_loading(weights, emitted):
     expected = run(weights)
     engine = engines.create("onnx", weights, TINY, threads=1)
     shutil.rmtree(graph_cache.graphs_dir())
-    np.testing.assert_allclose(engine.run(PICTURE), expected, atol=1e-6)
+    np.testing.assert_allclose(engine.run(IMAGE), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("place", ["cache", "memory", "gone"])

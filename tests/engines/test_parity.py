@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densenet_cli import Classifier, engines, registry
-from densenet_cli.embedding import width_of
-from densenet_cli.engines import keras_layers, onnx_graph
+from densenet_cli import Classifier, engines, variants
+from densenet_cli.engines import keras_ops, onnx_graph
+from densenet_cli.output.embedding import width_of
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import onnx_outputs, random_arrays
 
@@ -38,20 +38,20 @@ class Reference:
 @pytest.fixture(scope="module")
 def batch(keras, photographs):
     load_img, to_array = keras.utils.load_img, keras.utils.img_to_array
-    pictures = np.stack([to_array(load_img(path, target_size=(224, 224))) for path in photographs])
-    return keras.applications.densenet.preprocess_input(pictures)
+    images = np.stack([to_array(load_img(path, target_size=(224, 224))) for path in photographs])
+    return keras.applications.densenet.preprocess_input(images)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def reference(request, keras, batch, tmp_path_factory):
-    config = registry.get(request.param).config
-    arrays = random_arrays(config, picture=batch[:1])
+    config = variants.get(request.param).config
+    arrays = random_arrays(config, image=batch[:1])
     file = tmp_path_factory.mktemp("published") / f"{request.param}.h5"
     write_legacy_h5(file, arrays, config)
     network = getattr(keras.applications, f"DenseNet{request.param}")
     theirs, headless = network(weights=None), network(weights=None, include_top=False, pooling="avg")
     for model in (theirs, headless):
-        keras_layers.set_arrays(model, arrays)
+        keras_ops.set_arrays(model, arrays)
     both = keras.Model(theirs.input, [theirs.get_layer("avg_pool").output, theirs.output])
     pooled, probabilities = both.predict(batch, verbose=0)
     head = arrays["predictions"]
@@ -69,7 +69,7 @@ def test_the_arrays_show_mistakes(reference):
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_engine_equals_keras_applications(reference, engine, request):
     name = request.node.callspec.params["reference"]
-    running = engines.create(engine, reference.file, registry.get(name).config, threads=2)
+    running = engines.create(engine, reference.file, variants.get(name).config, threads=2)
     probabilities = running.run(reference.batch)
     logits = running.run(reference.batch, "logits")
     assert np.abs(probabilities - reference.probabilities).max() <= PROBABILITY
@@ -82,7 +82,7 @@ def test_engine_equals_keras_applications(reference, engine, request):
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_features_and_head_make_the_logits(reference, engine, request):
     """What the head averages, channels last, with the head's arrays: keras.applications' logits again."""
-    config = registry.get(request.node.callspec.params["reference"]).config
+    config = variants.get(request.node.callspec.params["reference"]).config
     running = engines.create(engine, reference.file, config, threads=2)
     kernel, bias = running.head()
     probabilities, features = running.run_all(reference.batch, ("probabilities", "features"))
@@ -92,11 +92,11 @@ def test_features_and_head_make_the_logits(reference, engine, request):
     logits = features.mean(axis=(1, 2)) @ kernel + bias
     spread = np.ptp(reference.logits, axis=1, keepdims=True)
     assert (np.abs(logits - reference.logits) / spread).max() <= LOGIT
-    if engine == "onnx":  # asked for with others or alone, one picture or several, by one thread or two: the same bits
+    if engine == "onnx":  # asked for with others or alone, one image or several, by one thread or two: the same bits
         np.testing.assert_array_equal(probabilities, running.run(reference.batch))
         alone = engines.create(engine, reference.file, config, threads=1)
-        for picture, expected in zip(reference.batch, features, strict=True):
-            np.testing.assert_array_equal(alone.run(picture[None], "features")[0], expected)
+        for image, expected in zip(reference.batch, features, strict=True):
+            np.testing.assert_array_equal(alone.run(image[None], "features")[0], expected)
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
@@ -114,7 +114,7 @@ def test_embeddings_equal_keras_applications(reference, engine, photographs):
 def test_the_second_start_gives_the_same_bits(reference, request):
     """From memory, from the graph just cached, and from the cached graph found again."""
     name = request.node.callspec.params["reference"]
-    config = registry.get(name).config
+    config = variants.get(name).config
     first = engines.create("onnx", reference.file, config, threads=2).run(reference.batch)
     second = engines.create("onnx", reference.file, config, threads=1).run(reference.batch)
     np.testing.assert_array_equal(first, second)
@@ -132,7 +132,7 @@ MISTAKES = ("swapped channels", "epsilon of torchvision", "epsilon of Keras", "s
 def test_the_comparison_notices(reference, mistake, monkeypatch):
     """Each of these mistakes in the network moves a probability by more than is allowed."""
     batch = reference.batch[:1]
-    config = registry.get("121").config
+    config = variants.get("121").config
     if mistake == "swapped channels":
         batch = batch[..., ::-1]
     elif mistake.startswith("epsilon"):

@@ -18,9 +18,9 @@ from sklearn import metrics
 
 from densenet_cli import Classifier
 from densenet_cli.evaluation import Example, Outcome, evaluate, mistakes
-from densenet_cli.images import folders
+from densenet_cli.images import walking
 from densenet_cli.labels import ClassLabel, imagenet
-from densenet_cli.weights import safetensors_file
+from densenet_cli.weights import safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata
 from tests.support.command import densenet, hear_interrupts
 from tests.support.networks import TINY, random_arrays
@@ -31,7 +31,7 @@ USED = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
 
 def write_model(path, labels):
     metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, training={}, accuracy={})
-    safetensors_file.write(path, random_arrays(TINY), TINY, metadata)
+    safetensors.write(path, random_arrays(TINY), TINY, metadata)
     return path
 
 
@@ -42,9 +42,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Six pictures a class, some of them deeper down."""
-    root = tmp_path_factory.mktemp("pictures") / "val"
+def images(tmp_path_factory):
+    """Six images a class, some of them deeper down."""
+    root = tmp_path_factory.mktemp("images") / "val"
     rng = np.random.default_rng(5)
     for name in USED:
         for number in range(6):
@@ -57,12 +57,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def truth(weights, pictures, tmp_path_factory):
+def truth(weights, images, tmp_path_factory):
     """Sources, true positions and probabilities, from the Python face."""
     os.environ["DENSENET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    paths = [str(path) for path in sorted(pictures.rglob("*.png"))]
+    paths = [str(path) for path in sorted(images.rglob("*.png"))]
     rows = np.array([row for _, row in Classifier(weights=weights).probabilities(paths)])
-    return paths, np.array([USED[os.path.relpath(path, pictures).split("/")[0]] for path in paths]), rows
+    return paths, np.array([USED[os.path.relpath(path, images).split("/")[0]] for path in paths]), rows
 
 
 def report_of(*arguments, status=0):
@@ -71,11 +71,11 @@ def report_of(*arguments, status=0):
     return json.loads(result.out)
 
 
-def test_numbers(weights, pictures, truth):
-    report = report_of(pictures, "--weights", weights)
+def test_numbers(weights, images, truth):
+    report = report_of(images, "--weights", weights)
     _, true, rows = truth
     predicted = rows.argmax(axis=1)
-    assert (report["pictures"], report["failed"], report["classes"], report["competing_classes"]) == (24, 0, 4, 10)
+    assert (report["images"], report["failed"], report["classes"], report["competing_classes"]) == (24, 0, 4, 10)
     assert report["top1"]["value"] == metrics.accuracy_score(true, predicted)
     assert report["top5"]["value"] == metrics.top_k_accuracy_score(true, rows, k=5, labels=range(10))
     assert 0 < report["top1"]["value"] < 1, "a test on all or nothing would prove little"
@@ -91,13 +91,13 @@ def test_numbers(weights, pictures, truth):
     assert len(report["settings"]["weights_md5"]) == 32
 
 
-def test_both_engines_and_ways(weights, pictures, truth, keras):
-    onnx = report_of(pictures, "--weights", weights, "--batch-size", 5, "--threads", 3)
-    tensorflow = report_of(pictures, "--weights", weights, "--engine", "tensorflow")
+def test_both_engines_and_ways(weights, images, truth, keras):
+    onnx = report_of(images, "--weights", weights, "--batch-size", 5, "--threads", 3)
+    tensorflow = report_of(images, "--weights", weights, "--engine", "tensorflow")
     assert tensorflow["settings"]["engine"] == "tensorflow"
     assert tensorflow["confusion"] == onnx["confusion"]
     assert tensorflow["negative_log_likelihood"] == pytest.approx(onnx["negative_log_likelihood"], rel=1e-4)
-    crops = report_of(pictures, "--weights", weights, "--preprocess", "crop", "--ten-crop")
+    crops = report_of(images, "--weights", weights, "--preprocess", "crop", "--ten-crop")
     assert crops["settings"]["ten_crop"] is True
     assert crops["negative_log_likelihood"] != onnx["negative_log_likelihood"]
 
@@ -108,26 +108,26 @@ def test_python_face(weights, truth):
     assert report.top1.successes == (rows.argmax(axis=1) == true).sum()
 
 
-def test_table(weights, pictures):
-    result = densenet("evaluate", pictures, "--weights", weights)
+def test_table(weights, images):
+    result = densenet("evaluate", images, "--weights", weights)
     assert result.status == 0
     assert result.err == ""
-    for words in ("zoo  24 pictures of 4 classes", "Top-1 accuracy", "95 % interval", "sea cow", "Most often confused"):
+    for words in ("zoo  24 images of 4 classes", "Top-1 accuracy", "95 % interval", "sea cow", "Most often confused"):
         assert words in result.out
-    assert "Top-5" not in densenet("evaluate", pictures, "--weights", weights, "--restrict").out
+    assert "Top-5" not in densenet("evaluate", images, "--weights", weights, "--restrict").out
 
 
-def test_restrict(weights, pictures, truth):
-    report = report_of(pictures, "--weights", weights, "--restrict")
+def test_restrict(weights, images, truth):
+    report = report_of(images, "--weights", weights, "--restrict")
     _, true, rows = truth
     among = [2, 4, 6, 7]
     assert report["competing_classes"] == 4
     assert report["top1"]["correct"] == (np.array(among)[rows[:, among].argmax(axis=1)] == true).sum()
 
 
-def test_csv(weights, pictures, tmp_path, truth):
+def test_csv(weights, images, tmp_path, truth):
     paths, true, _ = truth
-    by_folder = report_of(pictures, "--weights", weights)
+    by_folder = report_of(images, "--weights", weights)
     del by_folder["settings"]
     absolute = tmp_path / "absolute.csv"
     with absolute.open("w", encoding="utf-8-sig", newline="") as file:
@@ -135,23 +135,23 @@ def test_csv(weights, pictures, tmp_path, truth):
             [("Label", "note", "PATH"), *((NAMES[t], "x", p) for p, t in zip(paths, true, strict=True))]
         )
     relative = tmp_path / "relative.csv"
-    lines = [f"{os.path.relpath(p, pictures)},{t}\n" for p, t in zip(paths, true, strict=True)]
+    lines = [f"{os.path.relpath(p, images)},{t}\n" for p, t in zip(paths, true, strict=True)]
     relative.write_text("path,label\n\n" + "".join(lines))
-    beside = pictures.parent / "beside.csv"
+    beside = images.parent / "beside.csv"
     beside.write_text("path,label\n" + "".join(f"val/{line}" for line in lines))
-    for arguments in (("--csv", absolute), (pictures, "--csv", relative), ("--csv", beside)):
+    for arguments in (("--csv", absolute), (images, "--csv", relative), ("--csv", beside)):
         report = report_of(*arguments, "--weights", weights)
-        assert report.pop("settings")["pictures"] == str(arguments[-1])
+        assert report.pop("settings")["images"] == str(arguments[-1])
         assert report == by_folder
 
 
-def test_files(weights, pictures, tmp_path, truth):
+def test_files(weights, images, tmp_path, truth):
     out, wrong, plots = tmp_path / "report.json", tmp_path / "wrong.csv", tmp_path / "new" / "plots"
-    arguments = ("evaluate", pictures, "--weights", weights, "-o", out, "--mistakes", wrong, "--plots", plots)
+    arguments = ("evaluate", images, "--weights", weights, "-o", out, "--mistakes", wrong, "--plots", plots)
     result = densenet(*arguments)
     assert result.status == 0
     assert "Top-1" in result.out
-    assert json.loads(out.read_text()) == report_of(pictures, "--weights", weights)
+    assert json.loads(out.read_text()) == report_of(images, "--weights", weights)
 
     paths, true, rows = truth
     with wrong.open(newline="") as file:
@@ -173,13 +173,13 @@ def test_files(weights, pictures, tmp_path, truth):
             assert min(image.size) > 400
 
     for option, path in (("-o", out), ("--mistakes", wrong), ("--plots", plots)):
-        refused = densenet("evaluate", pictures, "--weights", weights, option, path)
+        refused = densenet("evaluate", images, "--weights", weights, option, path)
         assert (refused.status, refused.out) == (2, "")
         assert "--overwrite" in refused.err
     assert densenet(*arguments, "--overwrite").status == 0
 
 
-def test_a_bad_picture_is_counted(weights, pictures, tmp_path):
+def test_a_bad_image_is_counted(weights, images, tmp_path):
     root = tmp_path / "val"
     for name in ("ant", "dog"):
         (root / name).mkdir(parents=True)
@@ -193,17 +193,17 @@ def test_a_bad_picture_is_counted(weights, pictures, tmp_path):
     result = densenet("evaluate", root, "--weights", weights, "--format", "json")
     assert result.status == 1
     report = json.loads(result.out)
-    assert (report["pictures"], report["failed"], report["classes"]) == (2, 1, 2)
+    assert (report["images"], report["failed"], report["classes"]) == (2, 1, 2)
     assert report["failures"][0]["source"] == str(root / "ant" / "bad.jpg")
     assert result.err.splitlines()[0].startswith(f"{root}/ant/bad.jpg: UnreadableImage: ")
     assert result.err.splitlines()[1:] == [
-        "1 picture outside the class folders left out.",
-        "1 file in folders passed over: no picture's suffix.",
-        "1 class folder without a picture: gnu.",
+        "1 image outside the class folders left out.",
+        "1 file in folders passed over: no image suffix.",
+        "1 class folder without an image: gnu.",
     ]
 
 
-def test_a_folder_that_cannot_be_listed_is_a_failure(weights, pictures, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_a_failure(weights, images, monkeypatch):
     scandir = os.scandir
 
     def refuse(path):
@@ -211,9 +211,9 @@ def test_a_folder_that_cannot_be_listed_is_a_failure(weights, pictures, monkeypa
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
-    report = report_of(pictures, "--weights", weights, status=1)
-    assert (report["pictures"], report["classes"], report["failed"]) == (18, 3, 1)
+    monkeypatch.setattr(walking.os, "scandir", refuse)
+    report = report_of(images, "--weights", weights, status=1)
+    assert (report["images"], report["classes"], report["failed"]) == (18, 3, 1)
     assert report["failures"][0]["error"]["type"] == "SourceUnreadable"
 
 
@@ -226,7 +226,7 @@ def test_one_class_is_measured(weights, tmp_path):
     assert "one class only" in refused.err
 
 
-def test_folders_that_cannot_be_measured(weights, pictures, tmp_path):
+def test_folders_that_cannot_be_measured(weights, images, tmp_path):
     empty, flat, strange, hollow = (tmp_path / name for name in ("empty", "flat", "strange", "hollow"))
     for folder in (empty, flat, strange / "zebra", strange / "ant", hollow / "ant"):
         folder.mkdir(parents=True)
@@ -236,9 +236,9 @@ def test_folders_that_cannot_be_measured(weights, pictures, tmp_path):
         (tmp_path / "none", 2, "can't be listed: No such file or directory"),
         (flat / "file.txt", 2, "is no folder; a table of paths and labels is given by --csv"),
         (empty, 2, "has no class folder in it."),
-        (flat, 2, "has no class folder in it, only 1 picture."),
+        (flat, 2, "has no class folder in it, only 1 image."),
         (strange, 2, "1 of the 2 class folders of"),
-        (hollow, 1, "No picture"),
+        (hollow, 1, "No image"),
     ):
         result = densenet("evaluate", folder, "--weights", weights)
         assert (result.status, result.out) == (status, "")
@@ -267,16 +267,16 @@ def test_tables_that_cannot_be_measured(weights, tmp_path, content, words):
     assert words in result.err
 
 
-def test_a_table_of_missing_pictures(weights, tmp_path):
+def test_a_table_of_missing_images(weights, tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b"path,label\nno.png,ant\nb\xff\\.png,Bee\n")
     result = densenet("evaluate", "--csv", file, "--weights", weights)
     assert result.status == 1
     assert "no.png: SourceNotFound" in result.err
-    assert "None of the 2 pictures could be classified" in result.err
+    assert "None of the 2 images could be classified" in result.err
 
 
-def test_outputs_that_cannot_be_written(weights, pictures, tmp_path):
+def test_outputs_that_cannot_be_written(weights, images, tmp_path):
     (tmp_path / "file").write_text("x")
     for arguments, status, words in (
         (("-o", tmp_path / "report.txt"), 2, "end in .json"),
@@ -284,7 +284,7 @@ def test_outputs_that_cannot_be_written(weights, pictures, tmp_path):
         (("-o", tmp_path / "none" / "report.json"), 4, "there is no folder"),
         (("--plots", tmp_path / "file" / "plots"), 4, "there is no folder"),
     ):
-        result = densenet("evaluate", pictures, "--weights", weights, *arguments)
+        result = densenet("evaluate", images, "--weights", weights, *arguments)
         assert (result.status, result.out) == (status, "")
         assert words in result.err
 
@@ -295,10 +295,10 @@ def test_names_are_written_as_predict_writes_them():
     assert line.startswith(r"a\\b\xff.png,0,n01440764,tench,")
 
 
-def test_interrupted(weights, pictures, tmp_path):
+def test_interrupted(weights, images, tmp_path):
     """What was measured is written, and says that it is not all."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        paths = [str(path) for path in sorted((pictures / "hen").rglob("*.png"))] * 5
+        paths = [str(path) for path in sorted((images / "hen").rglob("*.png"))] * 5
         paths.append(f"http://127.0.0.1:{silent.getsockname()[1]}/never.png")
         table, out = tmp_path / "table.csv", tmp_path / "report.json"
         table.write_text("path,label\n" + "".join(f"{path},hen\n" for path in paths))
@@ -313,7 +313,7 @@ def test_interrupted(weights, pictures, tmp_path):
         )
         silent.settimeout(60)
         connection, _ = silent.accept()
-        time.sleep(2)  # the pictures before it are done by then
+        time.sleep(2)  # the images before it are done by then
         running.send_signal(signal.SIGINT)
         shown, said = running.communicate(timeout=60)
         connection.close()
@@ -321,4 +321,4 @@ def test_interrupted(weights, pictures, tmp_path):
     assert "Interrupted" in shown
     report = json.loads(out.read_text())
     assert report["interrupted"] is True
-    assert 0 < report["pictures"] < len(paths)
+    assert 0 < report["images"] < len(paths)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.evaluation import outputs, plots
+from densenet_cli.evaluation import files, plots
 from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.labels import ClassLabel
 from tests.support.measured import Fake
@@ -19,19 +19,19 @@ def drawn(report, draw):
         return np.asarray(image.convert("RGB"))
 
 
-def report(classes, pictures=60, names=None):
+def report(classes, images=60, names=None):
     rng = np.random.default_rng(0)
-    rows = rng.dirichlet(np.full(classes, 0.3), pictures).astype(np.float32)
+    rows = rng.dirichlet(np.full(classes, 0.3), images).astype(np.float32)
     fake = Fake(rows)
     if names:
         fake.labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
-    return fake.evaluate(rng.integers(0, classes, pictures))
+    return fake.evaluate(rng.integers(0, classes, images))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 60, 300, 1200])
 @pytest.mark.parametrize("name", list(plots.PLOTS))
 def test_any_number_of_classes(classes, name):
-    pixels = drawn(report(classes, pictures=2 * classes), plots.PLOTS[name])
+    pixels = drawn(report(classes, images=2 * classes), plots.PLOTS[name])
     assert min(pixels.shape[:2]) > 400
     assert max(pixels.shape[:2]) < 4000
     assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 20
@@ -44,7 +44,7 @@ def test_any_names():
 
 
 def test_the_matrix_is_the_reports():
-    """Its diagonal is dark and the rest white where every picture is right."""
+    """Its diagonal is dark and the rest white where every image is right."""
     fake = Fake(np.eye(4, dtype=np.float32))
     step, counts = matrix(fake.evaluate([0, 1, 2, 3]), 1000)
     assert step == 1
@@ -57,4 +57,4 @@ def test_the_matrix_is_the_reports():
 
 
 def test_file_names():
-    assert tuple(plots.PLOTS) == outputs.PLOTS
+    assert tuple(plots.PLOTS) == files.PLOTS

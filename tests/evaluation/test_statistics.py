@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from densenet_cli.errors import DensenetError, UnreadableImage
+from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.evaluation import Example, evaluate, measure
 from densenet_cli.evaluation.statistics import BINS, Proportion, bin_of
 from tests.support.measured import Fake, truths_and_probabilities
@@ -37,7 +37,7 @@ def test_all_numbers_are_scikit_learns(data):
     predicted = probabilities.argmax(axis=1)
     present = sorted(set(truths))
 
-    assert report.pictures == len(truths)
+    assert report.images == len(truths)
     assert report.top1.value == pytest.approx(metrics.accuracy_score(truths, predicted))
     if classes > 5:
         top5 = metrics.top_k_accuracy_score(truths, probabilities, k=5, labels=range(classes))
@@ -49,7 +49,7 @@ def test_all_numbers_are_scikit_learns(data):
     assert report.negative_log_likelihood == pytest.approx(loss, rel=1e-5, abs=1e-6)
 
     expected = np.array(metrics.precision_recall_fscore_support(truths, predicted, labels=present, zero_division=0)).T
-    measured = [(r.precision or 0, r.recall, r.f1, r.pictures) for r in report.classes]
+    measured = [(r.precision or 0, r.recall, r.f1, r.images) for r in report.classes]
     assert [r.position for r in report.classes] == present
     np.testing.assert_allclose(measured, expected)
     np.testing.assert_allclose((report.precision, report.recall, report.f1), expected[:, :3].mean(axis=0))
@@ -79,8 +79,8 @@ def test_calibration_error_is_its_formula(data):
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     report = Fake(probabilities).evaluate(truths)
     assert report.calibration_error == pytest.approx(expected, abs=1e-9)
-    assert sum(bin.pictures for bin in report.bins) == len(truths)
-    assert all(bin.low - 1e-6 <= bin.confidence <= bin.high + 1e-6 for bin in report.bins if bin.pictures)
+    assert sum(bin.images for bin in report.bins) == len(truths)
+    assert all(bin.low - 1e-6 <= bin.confidence <= bin.high + 1e-6 for bin in report.bins if bin.images)
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,18 @@ def test_a_probability_of_zero_is_a_finite_surprise():
 
 
 def test_failures_are_counted_apart():
-    fake = Fake([np.array([0.2, 0.8], np.float32), UnreadableImage("broken")])
+    fake = Fake([np.array([0.2, 0.8], np.float32), UnreadableImageError("broken")])
     report = fake.evaluate([1, 0])
-    assert (report.pictures, len(report.failures), report.top1.value) == (1, 1, 1)
+    assert (report.images, len(report.failures), report.top1.value) == (1, 1, 1)
     assert report.to_dict()["failures"] == [
         {"source": "1", "model": "fake", "error": {"type": "UnreadableImage", "message": "broken"}}
     ]
 
 
 def test_nothing_measured_is_an_error():
-    with pytest.raises(DensenetError, match="None of the 1 picture"):
-        Fake([UnreadableImage("broken")]).evaluate([0])
-    with pytest.raises(DensenetError, match="No picture"):
+    with pytest.raises(DensenetError, match="None of the 1 image"):
+        Fake([UnreadableImageError("broken")]).evaluate([0])
+    with pytest.raises(DensenetError, match="No image"):
         evaluate(Fake([]), [])
 
 
@@ -137,8 +137,8 @@ def test_restricted_equals_a_smaller_head(data, draw):
     assert restricted.calibration_error == pytest.approx(alone.calibration_error, abs=1e-5)
 
 
-def test_memory_does_not_grow_with_pictures():
-    """Truths wait for their outputs, and only those of the pictures under way."""
+def test_memory_does_not_grow_with_images():
+    """Truths wait for their outputs, and only those of the images under way."""
     import tracemalloc
 
     row = np.full(1000, 1e-3, np.float32)

@@ -1,4 +1,4 @@
-"""Drawings: the colours where the map lies, captions that fit, sheets of a bounded size."""
+"""Drawings: the colors where the map lies, captions that fit, sheets of a bounded size."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageFont
 
 from densenet_cli.explain import captions, drawing
-from densenet_cli.explain.maps import ClassMap, Explanation
+from densenet_cli.explain.cam import ClassMap, Explanation
 from densenet_cli.results import Score
-from tests.support.pictures import photograph
+from tests.support.images import photograph
 
 
 def explanation(size=(400, 300), seen=None, label="tabby", maps=1, levels=None):
@@ -23,7 +23,7 @@ def explanation(size=(400, 300), seen=None, label="tabby", maps=1, levels=None):
     return Explanation("photos/cat.jpg", "test", size, seen or (0, 0, *size), image, (one,) * maps)
 
 
-def test_colours_lie_where_the_map_does_and_the_rest_is_grey():
+def test_colors_lie_where_the_map_does_and_the_rest_is_grey():
     seen = (100, 50, 300, 250)
     one = explanation(seen=seen)
     whole = np.asarray(drawing.overlay(one.image, one, one.maps[0]), int)
@@ -35,14 +35,14 @@ def test_colours_lie_where_the_map_does_and_the_rest_is_grey():
 
 
 def test_the_most_is_brighter_than_the_least():
-    """On an even grey the colours' brightness rises all the way with the level."""
+    """On an even gray the colors' brightness rises all the way with the level."""
     one = explanation()
-    grey = Image.new("RGB", (400, 300), (128, 128, 128))
-    brightness = np.asarray(drawing.overlay(grey, one, one.maps[0]).convert("L"), float)[::8].mean(axis=1)
+    gray = Image.new("RGB", (400, 300), (128, 128, 128))
+    brightness = np.asarray(drawing.overlay(gray, one, one.maps[0]).convert("L"), float)[::8].mean(axis=1)
     assert (np.diff(brightness) > 0).all()
 
 
-def test_the_colours_are_matplotlib_s():
+def test_the_colors_are_matplotlib_s():
     matplotlib = pytest.importorskip("matplotlib")
     ours = np.frombuffer(drawing._palette(), np.uint8).reshape(256, 3)
     np.testing.assert_array_equal(ours, matplotlib.colormaps["inferno"](range(256), bytes=True)[:, :3])

@@ -13,13 +13,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from densenet_cli import Classifier, durable
-from densenet_cli.engines import keras_layers
+from densenet_cli import Classifier
+from densenet_cli.engines import keras_ops
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.export import FORMATS, check, export, formats, onnx_file
-from densenet_cli.export.destination import Destination
+from densenet_cli.export import FORMATS, check, export, formats, onnx
 from densenet_cli.labels import ClassLabel
-from densenet_cli.weights import safetensors_file
+from densenet_cli.output import atomic
+from densenet_cli.output.destination import Destination
+from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support import command
 from tests.support.networks import TINY, random_arrays
@@ -30,7 +31,7 @@ LABELS = tuple(ClassLabel(n, None, f"kind {n}") for n in range(10))
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    safetensors_file.write(path, random_arrays(TINY, top=0.15), TINY, ModelMetadata(LABELS))
+    safetensors.write(path, random_arrays(TINY, top=0.15), TINY, ModelMetadata(LABELS))
     return path
 
 
@@ -62,7 +63,7 @@ def test_it_says_what_it_wrote_and_how_far_it_is_off(weights, place):
 
 def test_a_model_without_labels_is_said_and_has_none(place, tmp_path):
     path = tmp_path / "plain.safetensors"
-    safetensors_file.write(path, random_arrays(TINY, top=0.15), TINY)
+    safetensors.write(path, random_arrays(TINY, top=0.15), TINY)
     result = run("--weights", path, "-o", place / "plain.onnx")
     assert result.status == 0
     assert result.err == "plain has no labels, so the file names no classes; --labels FILE gives it some.\n"
@@ -148,7 +149,7 @@ def test_a_full_disk(weights, place, name, keras):
     else:
         (place / name).write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    Classifier(weights=weights).predict(check.pictures()[0])  # its graph is in the cache then
+    Classifier(weights=weights).predict(check.images()[0])  # its graph is in the cache then
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         result = run("--weights", weights, "-o", place / name, "--overwrite")
@@ -178,30 +179,26 @@ def assert_refused(result, place):
 
 
 def test_a_wrong_onnx_file_is_noticed(weights, place, monkeypatch):
-    right = onnx_file.emit
-    monkeypatch.setattr(onnx_file, "emit", lambda arrays, config: right(without_a_batch_norm(arrays), config))
+    right = onnx.emit
+    monkeypatch.setattr(onnx, "emit", lambda arrays, config: right(without_a_batch_norm(arrays), config))
     assert_refused(run("--weights", weights, "-o", place / "a.onnx"), place)
 
 
 def test_wrong_safetensors_are_noticed(weights, place, monkeypatch):
-    right = safetensors_file.serialise
-    monkeypatch.setattr(
-        safetensors_file, "serialise", lambda arrays, *a, **b: right(without_a_batch_norm(arrays), *a, **b)
-    )
+    right = safetensors.serialize
+    monkeypatch.setattr(safetensors, "serialize", lambda arrays, *a, **b: right(without_a_batch_norm(arrays), *a, **b))
     assert_refused(run("--weights", weights, "-o", place / "a.safetensors"), place)
 
 
 @pytest.mark.parametrize("name", ["a.keras", pytest.param("a.tflite", marks=pytest.mark.slow)])
 def test_a_wrong_keras_network_is_noticed(weights, place, monkeypatch, name, keras):
-    right = keras_layers.set_arrays
-    monkeypatch.setattr(
-        keras_layers, "set_arrays", lambda network, arrays: right(network, without_a_batch_norm(arrays))
-    )
+    right = keras_ops.set_arrays
+    monkeypatch.setattr(keras_ops, "set_arrays", lambda network, arrays: right(network, without_a_batch_norm(arrays)))
     assert_refused(run("--weights", weights, "-o", place / name), place)
 
 
-def test_a_wrong_normalisation_is_noticed(weights, place, monkeypatch):
-    monkeypatch.setattr(onnx_file, "MEAN", (0.5, 0.5, 0.5))
+def test_a_wrong_normalization_is_noticed(weights, place, monkeypatch):
+    monkeypatch.setattr(onnx, "MEAN", (0.5, 0.5, 0.5))
     assert_refused(run("--weights", weights, "-o", place / "a.onnx", "--with-preprocessing"), place)
 
 
@@ -215,11 +212,11 @@ def test_a_wrong_normalisation_is_noticed(weights, place, monkeypatch):
 def test_no_number_and_another_shape_are_no_answers(answer, words):
     pixels, expected = np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 10), 0.1, np.float32)
     with pytest.raises(OutputError, match=r"so it was not kept") as caught:
-        check.largest_difference(lambda batch: answer, pixels, expected, normalised=False)
+        check.largest_difference(lambda batch: answer, pixels, expected, normalized=False)
     assert words in str(caught.value)
 
 
-def test_one_picture_of_many_and_one_batch_size_are_enough_to_fail():
+def test_one_image_of_many_and_one_batch_size_are_enough_to_fail():
     """Right one by one and wrong together: a fixed batch."""
     pixels, expected = np.zeros((3, 4, 4, 3), np.uint8), np.full((3, 2), 0.5, np.float32)
     for wrong_at in (1, 3):
@@ -228,16 +225,16 @@ def test_one_picture_of_many_and_one_batch_size_are_enough_to_fail():
             return expected[: len(batch)] + np.float32(2e-4 if len(batch) == wrong_at else 0)
 
         with pytest.raises(OutputError):
-            check.largest_difference(answer, pixels, expected, normalised=False)
-    close = check.largest_difference(lambda batch: expected[: len(batch)] + 5e-5, pixels, expected, normalised=False)
+            check.largest_difference(answer, pixels, expected, normalized=False)
+    close = check.largest_difference(lambda batch: expected[: len(batch)] + 5e-5, pixels, expected, normalized=False)
     assert close == pytest.approx(5e-5, rel=1e-3)
 
 
-def test_the_pictures_are_four_real_ones_and_small():
-    sizes = [path.stat().st_size for path in check.pictures()]
+def test_the_images_are_four_real_ones_and_small():
+    sizes = [path.stat().st_size for path in check.images()]
     assert len(sizes) == 4 and sum(sizes) < 60_000
     classifier = Classifier("tiny")
-    pixels, probabilities = check.answers(classifier, check.pictures())
+    pixels, probabilities = check.answers(classifier, check.images())
     assert pixels.std(axis=(1, 2, 3)).min() > 10
     assert len({int(row.argmax()) for row in probabilities}) > 1
 
@@ -259,21 +256,21 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_at_the_worst_moment(weights, place, moment, way):
+@pytest.mark.parametrize("mode", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_at_the_worst_moment(weights, place, moment, mode):
     (place / "a.onnx").write_bytes(b"old")
     code = (
         f"import os, sys, time; {MOMENTS[moment]}; from densenet_cli import cli\n"
-        f"def ended(*_, **__): os.kill(os.getpid(), {int(way)}); time.sleep(5)\n"
+        f"def ended(*_, **__): os.kill(os.getpid(), {int(mode)}); time.sleep(5)\n"
         "setattr(there, name, ended); cli.main(sys.argv[1:])"
     )
     arguments = ["export", "--weights", weights, "-o", place / "a.onnx", "--overwrite"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == (-9 if way == signal.SIGKILL else 130), done.stderr
+    assert done.returncode == (-9 if mode == signal.SIGKILL else 130), done.stderr
     assert (place / "a.onnx").read_bytes() == b"old"
-    if way == signal.SIGTERM:
+    if mode == signal.SIGTERM:
         assert held(place) == ["a.onnx"]
     else:  # a hidden folder is left, and the next one tidies it
         assert held(place) == [".a.onnx.being-exported", "a.onnx"]
@@ -343,8 +340,8 @@ def test_what_appears_meanwhile_is_not_replaced(place):
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(place, monkeypatch):
     synced = []
-    right = durable.sync_path
-    monkeypatch.setattr(durable, "sync_path", lambda path: (synced.append(path.name), right(path))[1])
+    right = atomic.sync_path
+    monkeypatch.setattr(atomic, "sync_path", lambda path: (synced.append(path.name), right(path))[1])
     with Destination(place / "served", is_folder=True, overwrite=False).writing() as aside:
         a_saved_model(aside, "x")
     assert synced.count("saved_model.pb") == 1 and {"variables", "served", "place"} <= set(synced)
@@ -354,7 +351,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(place, monkeypatch):
 def test_from_python(weights, place):
     classifier = Classifier(weights=weights)
     done = export(classifier, place / "a.onnx", with_preprocessing=True)
-    assert (done.format, done.pictures, done.has_labels) == ("onnx", 4, True)
+    assert (done.format, done.images, done.has_labels) == ("onnx", 4, True)
     assert done.size == (place / "a.onnx").stat().st_size
     with pytest.raises(UsageError, match="There is no format 'pickle'; there are onnx, saved-model"):
         export(classifier, place / "b", "pickle")

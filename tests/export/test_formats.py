@@ -15,11 +15,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from densenet_cli import Classifier, registry
+from densenet_cli import Classifier, variants
 from densenet_cli.export import export
-from densenet_cli.images.preprocessing import MEAN, STD, WAYS
+from densenet_cli.images.preprocessing import MEAN, MODES, STD
 from densenet_cli.labels import ClassLabel
-from densenet_cli.weights import checkpoint, safetensors_file
+from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import TINY, random_arrays
@@ -39,7 +39,7 @@ TFLITE = [False, pytest.param(True, marks=SLOW)]
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
     metadata = ModelMetadata(LABELS, "crop", training={"epochs": 3}, accuracy={"top1": 0.5})
-    safetensors_file.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
+    safetensors.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
     return path
 
 
@@ -54,7 +54,7 @@ def exported(weights, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("DENSENET_CACHE", str(path.parent / "cache"))
                 done = export(Classifier(weights=weights), path, format_, with_preprocessing=inside)
-            assert 0 <= done.difference < 1e-5 and done.pictures == 4
+            assert 0 <= done.difference < 1e-5 and done.images == 4
             made[format_, inside] = path
         return made[format_, inside]
 
@@ -69,7 +69,7 @@ def expected(weights, photographs):
 
 
 def documented_prepare():
-    """The function with which the page prepares a picture, in Pillow and NumPy."""
+    """The function with which the page prepares an image, in Pillow and NumPy."""
     block = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[0]
     space: dict[str, object] = {}
     exec(block, space)
@@ -77,16 +77,16 @@ def documented_prepare():
 
 
 def assert_answers(run, how, photographs, expected, channels_first=False):
-    """The same probabilities, whatever the batch, from pictures prepared as the file itself says."""
+    """The same probabilities, whatever the batch, from images prepared as the file itself says."""
     prepare = documented_prepare()
     batch = np.concatenate([prepare(path, how) for path in photographs])
-    assert batch.dtype == (np.uint8 if how["normalisation_inside"] else np.float32)
+    assert batch.dtype == (np.uint8 if how["normalization_inside"] else np.float32)
     if channels_first:
         batch = batch.transpose(0, 3, 1, 2)
     for part in (slice(0, 1), slice(1, 4), slice(None)):
         found = np.asarray(run(batch[part]))
         np.testing.assert_allclose(found, expected[part], atol=1e-5)
-    # The network tells pictures apart, so a mistake in one of them would show.
+    # The network tells images apart, so a mistake in one of them would show.
     assert np.ptp(expected, axis=0).max() > 0.02
 
 
@@ -215,7 +215,7 @@ def test_keras(exported, photographs, expected, keras, inside):
 
 
 def test_a_keras_file_is_a_checkpoint_too(exported, weights):
-    """Its own normalisation has no weights, and nobody normalises twice."""
+    """Its own normalization has no weights, and nobody normalizes twice."""
     read = checkpoint.read(exported("keras", True), TINY)
     support.assert_same(read.arrays, checkpoint.read(weights).arrays, TINY)
 
@@ -266,14 +266,14 @@ def test_our_own_checkpoints_keep_keras_epsilon(weights):
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_preprocessing_is_described(weights, photographs, tmp_path, way):
+@pytest.mark.parametrize("mode", MODES)
+def test_every_way_of_preprocessing_is_described(weights, photographs, tmp_path, mode):
     """With the page's preparation, which reads nothing but the description, the model's own answers."""
-    classifier = Classifier(weights=weights, preprocess=way, exact=True)
+    classifier = Classifier(weights=weights, preprocess=mode, exact=True)
     export(classifier, tmp_path / "m.onnx", with_preprocessing=True)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     how = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
-    assert how["way"] == way
+    assert how["mode"] == mode
     for path, expected in classifier.probabilities(photographs):
         pixels = documented_prepare()(path, how)
         np.testing.assert_allclose(session.run(["probabilities"], {"pixels": pixels})[0][0], expected, atol=1e-5)
@@ -287,8 +287,8 @@ def test_tiny_of_the_package(tmp_path, photographs):
     session = onnxruntime.InferenceSession(tmp_path / "tiny.onnx")
     said = session.get_modelmeta().custom_metadata_map
     how, names = json.loads(said["preprocessing"]), json.loads(said["labels"])
-    assert (how["way"], how["input_size"]) == (classifier.preprocessing.way, classifier.preprocessing.input_size)
-    assert json.loads(said["config"]) == registry.get("tiny").config.to_dict()
+    assert (how["mode"], how["input_size"]) == (classifier.preprocessing.mode, classifier.preprocessing.input_size)
+    assert json.loads(said["config"]) == variants.get("tiny").config.to_dict()
     panda = next(path for path in photographs if path.stem == "red_panda")
     pixels = documented_prepare()(panda, how).transpose(0, 3, 1, 2)
     probabilities = session.run(["probabilities"], {"pixels": pixels})[0][0]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from densenet_cli import Classifier, registry
+from densenet_cli import Classifier, variants
 from densenet_cli.export import export
 from densenet_cli.images.preprocessing import normalize
-from densenet_cli.weights import safetensors_file
+from densenet_cli.weights import safetensors
 from tests.export.test_formats import documented_prepare
 from tests.support.networks import TINY, random_arrays
 
@@ -24,9 +24,9 @@ def test_torch_loads_it_strictly_and_answers_alike(tmp_path, photographs, name):
 
     from tests.support.torch_densenet import DenseNet
 
-    config = TINY if name == "a tiny one" else registry.get(name).config
-    grey = normalize(np.full((1, config.input_size, config.input_size, 3), 90, np.uint8))
-    safetensors_file.write(tmp_path / "mine.safetensors", random_arrays(config, picture=grey), config)
+    config = TINY if name == "a tiny one" else variants.get(name).config
+    gray = normalize(np.full((1, config.input_size, config.input_size, 3), 90, np.uint8))
+    safetensors.write(tmp_path / "mine.safetensors", random_arrays(config, image=gray), config)
     classifier = Classifier(weights=tmp_path / "mine.safetensors", exact=True)
     path = tmp_path / "torch.safetensors"
     export(classifier, path)
@@ -39,7 +39,7 @@ def test_torch_loads_it_strictly_and_answers_alike(tmp_path, photographs, name):
     network.load_state_dict(stored, strict=True)
     with safe_open(path, "numpy") as file:
         how = json.loads(file.metadata()["preprocessing"])
-    batch = np.concatenate([documented_prepare()(picture, how) for picture in photographs])
+    batch = np.concatenate([documented_prepare()(image, how) for image in photographs])
     with torch.no_grad():
         found = network.eval()(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).softmax(1).numpy()
     expected = np.stack([row for _, row in classifier.probabilities(photographs)])

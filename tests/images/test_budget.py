@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from densenet_cli.errors import ImageTooLarge
+from densenet_cli.errors import ImageTooLargeError
 from densenet_cli.images.budget import MEGABYTE, DecodeBudget
 
 
 def test_what_alone_needs_more_is_refused_at_once():
     budget = DecodeBudget(10)
-    with budget.reserve(10 * MEGABYTE), pytest.raises(ImageTooLarge, match=r"11 MB.*10 MB.*--decode-memory"):
+    with budget.reserve(10 * MEGABYTE), pytest.raises(ImageTooLargeError, match=r"11 MB.*10 MB.*--decode-memory"):
         budget.reserve(10 * MEGABYTE + 1).__enter__()
 
 

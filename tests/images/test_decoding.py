@@ -17,27 +17,27 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from densenet_cli.errors import (
-    DownloadFailed,
-    ImageTooLarge,
-    PictureError,
-    SourceNotFound,
-    SourceUnreadable,
-    UnreadableImage,
+    DownloadFailedError,
+    ImageError,
+    ImageTooLargeError,
+    SourceNotFoundError,
+    SourceUnreadableError,
+    UnreadableImageError,
 )
-from densenet_cli.images import encoded
+from densenet_cli.images import reading
 from densenet_cli.images.decoding import DecodeBudget, decode, load
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source, expand, from_object
-from tests.support.pictures import ENCODINGS, encode, photograph, rotated
+from tests.support.images import ENCODINGS, encode, photograph, rotated
 
 
-def seen(picture: object, budget: DecodeBudget | None = None, **settings) -> np.ndarray:
-    return load(from_object(picture), Preprocessing(**settings), budget)
+def seen(image: object, budget: DecodeBudget | None = None, **settings) -> np.ndarray:
+    return load(from_object(image), Preprocessing(**settings), budget)
 
 
-def error_of(picture: object, budget: DecodeBudget | None = None) -> PictureError:
-    with pytest.raises(PictureError) as caught:
-        seen(picture, budget)
+def error_of(image: object, budget: DecodeBudget | None = None) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        seen(image, budget)
     message = str(caught.value)
     assert message and message.isprintable() and len(message) < 300
     return caught.value
@@ -92,12 +92,12 @@ class TestOrigins:
             assert np.array_equal(load(source, Preprocessing()), expected)
 
     def test_a_pil_image_stays_as_it_is(self):
-        picture = Image.open(io.BytesIO(rotated(photograph("chelsea"), 6)))
-        before = picture.copy()
-        turned = seen(picture)
+        image = Image.open(io.BytesIO(rotated(photograph("chelsea"), 6)))
+        before = image.copy()
+        turned = seen(image)
         assert np.array_equal(turned, seen(rotated(photograph("chelsea"), 6)))
-        assert picture.size == before.size and picture.tobytes() == before.tobytes()
-        assert picture.getexif()[0x0112] == 6
+        assert image.size == before.size and image.tobytes() == before.tobytes()
+        assert image.getexif()[0x0112] == 6
 
     def test_a_url(self, path, expected, monkeypatch):
         asked = []
@@ -106,19 +106,19 @@ class TestOrigins:
             asked.append((url, limit))
             return path.read_bytes()
 
-        monkeypatch.setattr("densenet_cli.network.fetch", fetch)
+        monkeypatch.setattr("densenet_cli.http.fetch", fetch)
         assert np.array_equal(seen("https://example.org/a.png"), expected)
-        assert asked == [("https://example.org/a.png", encoded.BYTES_LIMIT)]
+        assert asked == [("https://example.org/a.png", reading.BYTES_LIMIT)]
 
     def test_a_url_that_fails(self, monkeypatch):
         def fetch(url, *, limit):
-            raise DownloadFailed("It gave 404.")
+            raise DownloadFailedError("It gave 404.")
 
-        monkeypatch.setattr("densenet_cli.network.fetch", fetch)
-        assert type(error_of("http://example.org/a.png")) is DownloadFailed
+        monkeypatch.setattr("densenet_cli.http.fetch", fetch)
+        assert type(error_of("http://example.org/a.png")) is DownloadFailedError
 
     def test_a_stream_without_end_is_cut_off(self, monkeypatch):
-        monkeypatch.setattr(encoded, "BYTES_LIMIT", 1000)
+        monkeypatch.setattr(reading, "BYTES_LIMIT", 1000)
 
         class Endless:
             def read(self, size: int) -> bytes:
@@ -127,20 +127,20 @@ class TestOrigins:
         assert "the most that is read" in str(error_of(Endless()))
 
     def test_a_file_object_of_text(self):
-        assert "binary" in str(error_of(io.StringIO("picture")))
+        assert "binary" in str(error_of(io.StringIO("image")))
 
 
 class TestFilesThatAreNone:
     def test_a_missing_file(self, tmp_path):
-        assert type(error_of(tmp_path / "none.jpg")) is SourceNotFound
+        assert type(error_of(tmp_path / "none.jpg")) is SourceNotFoundError
 
     def test_a_dangling_link(self, tmp_path):
         (tmp_path / "link.jpg").symlink_to("nowhere")
         error = error_of(tmp_path / "link.jpg")
-        assert type(error) is SourceNotFound and "symbolic link" in str(error)
+        assert type(error) is SourceNotFoundError and "symbolic link" in str(error)
 
     def test_a_name_with_a_nul_byte(self):
-        assert isinstance(error_of("a\0b.jpg"), SourceUnreadable)
+        assert isinstance(error_of("a\0b.jpg"), SourceUnreadableError)
 
     @pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
     def test_what_is_no_regular_file_is_never_opened(self, kind, tmp_path, monkeypatch):
@@ -156,11 +156,11 @@ class TestFilesThatAreNone:
             path.symlink_to("/dev/zero")
         monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
         error = error_of(path)
-        assert type(error) is SourceUnreadable and kind in str(error)
+        assert type(error) is SourceUnreadableError and kind in str(error)
 
     def test_a_loop_of_links(self, tmp_path):
         (tmp_path / "a.jpg").symlink_to("a.jpg")
-        assert type(error_of(tmp_path / "a.jpg")) is SourceUnreadable
+        assert type(error_of(tmp_path / "a.jpg")) is SourceUnreadableError
 
     def test_a_file_that_may_not_be_read(self, tmp_path):
         path = tmp_path / "secret.jpg"
@@ -179,27 +179,27 @@ class TestFilesThatAreNone:
         assert run(script, str(path)).stdout == "SourceUnreadable Permission denied.\n"
 
     def test_the_error_that_a_source_has_is_raised(self):
-        source = Source("x", "x", "nothing", SourceNotFound("No."))
-        with pytest.raises(SourceNotFound, match="No"):
+        source = Source("x", "x", "nothing", SourceNotFoundError("No."))
+        with pytest.raises(SourceNotFoundError, match="No"):
             load(source, Preprocessing())
 
 
-class TestFilesThatAreNoPictures:
+class TestFilesThatAreNoImages:
     @pytest.mark.parametrize(
         ("data", "words"),
         [
             (b"", "An empty file"),
-            (b"hello, this is a text\n" * 9, "Not a picture"),
-            (b"\xef\xbb\xbf\xd0\x9f\xd1\x80\xd0\xb8", "Not a picture"),
+            (b"hello, this is a text\n" * 9, "Not an image"),
+            (b"\xef\xbb\xbf\xd0\x9f\xd1\x80\xd0\xb8", "Not an image"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
             (b"\xc5\xd0\xd3\xc6" + bytes(40), "PostScript"),
             (b"%PDF-1.7\n", "PDF"),
             (b"8BPS\0\x01", "Photoshop"),
             (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
             (b"<!DOCTYPE html><html>", "web page"),
-            (b"\x7fELF" + bytes(60), "Not a picture"),
-            (bytes(1000), "Not a picture"),
-            (b"P9 4 4", "Not a picture"),
+            (b"\x7fELF" + bytes(60), "Not an image"),
+            (bytes(1000), "Not an image"),
+            (b"P9 4 4", "Not an image"),
             (b"\x89PNG\r\n\x1a\n", "damaged"),
             (b"\xff\xd8\xff", "damaged"),
             (b"BM", "damaged"),
@@ -216,9 +216,9 @@ class TestFilesThatAreNoPictures:
     def test_says_what_is_wrong(self, data, words, tmp_path):
         path = tmp_path / "x.jpg"
         path.write_bytes(data)
-        for picture in (data, path):
-            error = error_of(picture)
-            assert type(error) is UnreadableImage and words in str(error)
+        for image in (data, path):
+            error = error_of(image)
+            assert type(error) is UnreadableImageError and words in str(error)
 
     def test_heic_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -231,10 +231,10 @@ class TestFilesThatAreNoPictures:
         error_of(data)
 
     @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-    def test_a_truncated_picture(self, encoding):
+    def test_a_truncated_image(self, encoding):
         data = encoding.encode(photograph("coffee", (120, 90)))
         for length in (len(data) // 2, len(data) // 3, 20):
-            assert type(error_of(data[:length])) is UnreadableImage
+            assert type(error_of(data[:length])) is UnreadableImageError
 
     @pytest.mark.parametrize("name", ["MemoryError", "RecursionError", "OverflowError", "SyntaxError", "KeyError"])
     def test_whatever_a_decoder_raises_is_one_line(self, name, monkeypatch):
@@ -242,25 +242,25 @@ class TestFilesThatAreNoPictures:
             raise getattr(builtins, name)("two\nlines\x1b[31m" + "x" * 1000)
 
         monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", broken)
-        assert type(error_of(encode(photograph(), "JPEG"))) is UnreadableImage
+        assert type(error_of(encode(photograph(), "JPEG"))) is UnreadableImageError
 
-    def test_garbage_in_the_exif_block_loses_no_picture(self):
-        picture = photograph("chelsea")
+    def test_garbage_in_the_exif_block_loses_no_image(self):
+        image = photograph("chelsea")
         for block in (b"", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 90):
             garbage = b"Exif\0\0" + block
-            data = encode(picture, "JPEG", exif=garbage, quality=95)
-            assert np.array_equal(seen(data), seen(encode(picture, "JPEG", quality=95)))
+            data = encode(image, "JPEG", exif=garbage, quality=95)
+            assert np.array_equal(seen(data), seen(encode(image, "JPEG", quality=95)))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_comes_out_upright(orientation, format):
-    picture = photograph("coffee", (301, 200))
+    image = photograph("coffee", (301, 200))
     options = {"WEBP": {"lossless": True, "method": 0}, "AVIF": {"quality": 95}, "JPEG": {"quality": 97}}.get(
         format, {}
     )
-    turned = seen(rotated(picture, orientation, format, **options)).astype(int)
-    difference = np.abs(turned - seen(picture))
+    turned = seen(rotated(image, orientation, format, **options)).astype(int)
+    difference = np.abs(turned - seen(image))
     assert difference.mean() < 4  # turned wrongly, 20 and more
     if format in ("PNG", "TIFF", "WEBP"):
         assert not difference.any()
@@ -269,15 +269,15 @@ def test_every_orientation_comes_out_upright(orientation, format):
 def test_a_header_of_absurd_size_is_refused_before_it_is_decoded():
     for format in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "TGA"):
         error = error_of(with_size(format, 60_000), DecodeBudget(700))
-        assert isinstance(error, ImageTooLarge | UnreadableImage)
+        assert isinstance(error, ImageTooLargeError | UnreadableImageError)
         if format not in ("WEBP", "TIFF"):  # whose own checks may come first
-            assert type(error) is ImageTooLarge, format
-    with pytest.raises(ImageTooLarge):
+            assert type(error) is ImageTooLargeError, format
+    with pytest.raises(ImageTooLargeError):
         seen(with_size("JPEG", 60_000), DecodeBudget(700), exact=True)
 
 
 def with_size(format: str, side: int) -> bytes:
-    """A small picture's file whose header says another size."""
+    """A small image's file whose header says another size."""
     data = bytearray(encode(photograph("coffee", (32, 24)), format))
     at, order, width = {
         "PNG": (16, "big", 4),
@@ -300,10 +300,10 @@ def with_size(format: str, side: int) -> bytes:
     return bytes(data)
 
 
-def test_a_picture_larger_than_the_budget_says_so_and_smaller_ones_go_through():
+def test_a_image_larger_than_the_budget_says_so_and_smaller_ones_go_through():
     budget = DecodeBudget(20)
     large = encode(Image.new("RGB", (3000, 2000)), "PNG")
-    assert type(error_of(large, budget)) is ImageTooLarge
+    assert type(error_of(large, budget)) is ImageTooLargeError
     assert seen(encode(photograph(), "PNG"), budget).shape == (1, 224, 224, 3)
     assert seen(large).shape == (1, 224, 224, 3)
 
@@ -321,31 +321,31 @@ def test_pillows_limit_stays_where_the_budget_is_below_it(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 
-def test_an_error_holds_no_picture(monkeypatch):
-    """A run keeps its errors until they are written; the pictures would stay with them."""
-    pictures = []
+def test_an_error_holds_no_image(monkeypatch):
+    """A run keeps its errors until they are written; the images would stay with them."""
+    images = []
 
     def broken(self):
-        pictures.append(weakref.ref(self))
+        images.append(weakref.ref(self))
         raise ValueError("broken")
 
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", broken)
     error = error_of(encode(photograph(), "JPEG"))
     gc.collect()
-    assert pictures[0]() is None
+    assert images[0]() is None
     assert error.__cause__ is None and error.__context__ is None
 
 
-def test_threads_may_decode_at_once_even_the_same_picture():
+def test_threads_may_decode_at_once_even_the_same_image():
     shared = Image.open(io.BytesIO(encode(photograph("rocket"), "PNG")))
     files = [encoding.encode(photograph("coffee", (80, 60))) for encoding in ENCODINGS]
     expected = [seen(photograph("rocket")), *(seen(data) for data in files)]
     budget, wrong = DecodeBudget(60), []
 
     def work() -> None:
-        for picture, pixels in zip([shared, *files], expected, strict=True):
-            if not np.array_equal(seen(picture, budget), pixels):
-                wrong.append(picture)
+        for image, pixels in zip([shared, *files], expected, strict=True):
+            if not np.array_equal(seen(image, budget), pixels):
+                wrong.append(image)
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -355,13 +355,13 @@ def test_threads_may_decode_at_once_even_the_same_picture():
     assert not wrong
 
 
-def test_the_whole_picture_in_rgb():
-    picture = decode(from_object(rotated(photograph("coffee"), 6, "PNG")))
-    assert picture.image.mode == "RGB" and picture.size == picture.image.size == (600, 400)
-    assert np.array_equal(np.asarray(picture.image), np.asarray(photograph("coffee")))
+def test_the_whole_image_in_rgb():
+    image = decode(from_object(rotated(photograph("coffee"), 6, "PNG")))
+    assert image.image.mode == "RGB" and image.size == image.image.size == (600, 400)
+    assert np.array_equal(np.asarray(image.image), np.asarray(photograph("coffee")))
 
 
-def test_nothing_heavy_is_imported_before_the_first_picture():
+def test_nothing_heavy_is_imported_before_the_first_image():
     script = (
         "import sys; from densenet_cli.images import decoding, preprocessing, sources\n"
         "print([name for name in ('PIL', 'numpy', 'requests', 'glob', 'logging') if name in sys.modules])"
@@ -382,7 +382,7 @@ def test_a_jpeg_imports_no_plugin_but_its_own(tmp_path):
     )
 
 
-def test_damaged_pictures_write_nothing_to_standard_error(tmp_path):
+def test_damaged_images_write_nothing_to_standard_error(tmp_path):
     """Neither Pillow's warnings and log nor libtiff's messages."""
     tiff = bytearray(encode(photograph("coffee", (60, 40)), "TIFF", compression="tiff_lzw"))
     tiff[len(tiff) // 3] ^= 255

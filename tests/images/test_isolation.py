@@ -1,4 +1,4 @@
-"""Decoding in processes of its own: the same pixels and errors, and a decoder that fails costs one picture."""
+"""Decoding in processes of its own: the same pixels and errors, and a decoder that fails costs one image."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import pytest
 from PIL import Image
 
 from densenet_cli.errors import (
-    DecoderCrashed,
-    DecodingTimedOut,
-    ImageTooLarge,
+    DecoderCrashedError,
+    DecodingTimedOutError,
+    ImageError,
+    ImageTooLargeError,
     IsolationError,
-    PictureError,
-    UnreadableImage,
+    UnreadableImageError,
 )
 from densenet_cli.images import decoding
 from densenet_cli.images.isolation import worker
 from densenet_cli.images.isolation import workers as pool
 from densenet_cli.images.isolation.workers import Workers
-from densenet_cli.images.preprocessing import WAYS, Preprocessing
+from densenet_cli.images.preprocessing import MODES, Preprocessing
+from densenet_cli.images.previews import DisplayImage, Thumbnail
 from densenet_cli.images.sources import Source, from_object
-from densenet_cli.images.thumbnails import Original, Thumbnail
-from tests.support.decoders.pillow_heif import BEHAVIOURS, heic
-from tests.support.pictures import ENCODINGS, encode, photograph, rotated
+from tests.support.decoders.pillow_heif import BEHAVIORS, heic
+from tests.support.images import ENCODINGS, encode, photograph, rotated
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
 PREPROCESSING = Preprocessing(input_size=32)
@@ -70,16 +70,16 @@ def workers(started):
     return started()
 
 
-def outcome(load, picture, preprocessing=PREPROCESSING):
+def outcome(load, item, preprocessing=PREPROCESSING):
     """Pixels, or an error's type and message."""
     try:
-        return load(from_object(picture), preprocessing)
-    except PictureError as error:
+        return load(from_object(item), preprocessing)
+    except ImageError as error:
         return type(error), str(error)
 
 
-def decoded(workers, behaviour, colour=GRAY):
-    return outcome(workers.load, heic(behaviour, colour))
+def decoded(workers, behavior, color=GRAY):
+    return outcome(workers.load, heic(behavior, color))
 
 
 def wait_for(condition):
@@ -89,16 +89,16 @@ def wait_for(condition):
     assert condition()
 
 
-def is_good(result, colour=GRAY):
-    return isinstance(result, np.ndarray) and result.shape == (1, 32, 32, 3) and (result == colour).all()
+def is_good(result, color=GRAY):
+    return isinstance(result, np.ndarray) and result.shape == (1, 32, 32, 3) and (result == color).all()
 
 
 def in_process(source, preprocessing):
     return decoding.load(source, preprocessing, decoding.DecodeBudget(BUDGET))
 
 
-def assert_same(workers, picture, preprocessing=PREPROCESSING):
-    expected, got = outcome(in_process, picture, preprocessing), outcome(workers.load, picture, preprocessing)
+def assert_same(workers, item, preprocessing=PREPROCESSING):
+    expected, got = outcome(in_process, item, preprocessing), outcome(workers.load, item, preprocessing)
     if isinstance(expected, np.ndarray):
         assert isinstance(got, np.ndarray), got
         assert got.dtype == np.uint8
@@ -113,14 +113,14 @@ def test_the_same_pixels_of_every_format_and_mode(workers):
     assert len(psutil.Process().children()) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_same_pixels_whatever_the_preprocessing(workers, way):
-    picture = rotated(photograph("coffee", (700, 500)), 6)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_pixels_whatever_the_preprocessing(workers, mode):
+    item = rotated(photograph("coffee", (700, 500)), 6)
     for size in (32, 100):
-        assert_same(workers, picture, Preprocessing(way, size))
-    assert_same(workers, picture, Preprocessing(way, exact=True))
-    if way == "crop":
-        assert_same(workers, picture, Preprocessing(way, ten_crop=True))
+        assert_same(workers, item, Preprocessing(mode, size))
+    assert_same(workers, item, Preprocessing(mode, exact=True))
+    if mode == "crop":
+        assert_same(workers, item, Preprocessing(mode, ten_crop=True))
 
 
 def test_the_same_errors(workers, tmp_path):
@@ -146,7 +146,7 @@ def test_the_same_errors(workers, tmp_path):
     for path in ("fifo", "link", "none", "", "good.png/x", "x" * 300, "a\0b", "a\ud800"):
         assert_same(workers, str(tmp_path / path) if path else path)
     assert_same(workers, "/dev/zero")
-    assert_same(workers, Source("x", None, "nothing", UnreadableImage("It says so.")))
+    assert_same(workers, Source("x", None, "nothing", UnreadableImageError("It says so.")))
     assert len(psutil.Process().children()) == 1
 
 
@@ -155,13 +155,13 @@ class Failing(io.BytesIO):
         raise OSError(5, "Input/output error")
 
 
-def test_every_kind_of_picture(workers, tmp_path, monkeypatch):
+def test_every_kind_of_image(workers, tmp_path, monkeypatch):
     data = encode(photograph("coffee", (90, 60)), "PNG")
     name = os.fsdecode(b"caf\xe9\n.png")
     (tmp_path / name).write_bytes(data)
     image = Image.open(io.BytesIO(data))
-    for picture in (tmp_path / name, data, bytearray(data), image, np.asarray(image)):
-        assert_same(workers, picture)
+    for item in (tmp_path / name, data, bytearray(data), image, np.asarray(image)):
+        assert_same(workers, item)
     for file in (lambda: io.BytesIO(data), lambda: io.StringIO("text"), lambda: Failing(data)):
         np.testing.assert_equal(outcome(workers.load, file()), outcome(in_process, file()))
     monkeypatch.chdir(tmp_path)  # the process is still elsewhere
@@ -190,18 +190,18 @@ CRASHES = {
 }
 
 
-@pytest.mark.parametrize("behaviour", CRASHES)
-def test_a_crash_is_one_error(workers, behaviour):
+@pytest.mark.parametrize("behavior", CRASHES)
+def test_a_crash_is_one_error(workers, behavior):
     assert is_good(decoded(workers, "decode"))
-    assert decoded(workers, behaviour) == (DecoderCrashed, f"The process that decoded it {CRASHES[behaviour]}.")
+    assert decoded(workers, behavior) == (DecoderCrashedError, f"The process that decoded it {CRASHES[behavior]}.")
     assert is_good(decoded(workers, "decode"))
 
 
-@pytest.mark.parametrize("behaviour", ["swell", "swell as it is opened"])
-def test_one_that_swells_runs_out_of_memory(workers, behaviour):
+@pytest.mark.parametrize("behavior", ["swell", "swell as it is opened"])
+def test_one_that_swells_runs_out_of_memory(workers, behavior):
     for _ in range(2):
-        kind, message = decoded(workers, behaviour)
-        assert kind is UnreadableImage and "not enough memory" in message
+        kind, message = decoded(workers, behavior)
+        assert kind is UnreadableImageError and "not enough memory" in message
         assert is_good(decoded(workers, "decode"))
 
 
@@ -210,47 +210,47 @@ def test_a_leak_does_not_add_up(workers):
         assert is_good(decoded(workers, "leak"))
 
 
-@pytest.mark.parametrize("behaviour", ["hang", "hang with the interpreter's lock", "hang as it is opened", "stop"])
-def test_one_that_hangs_runs_out_of_time(started, behaviour):
+@pytest.mark.parametrize("behavior", ["hang", "hang with the interpreter's lock", "hang as it is opened", "stop"])
+def test_one_that_hangs_runs_out_of_time(started, behavior):
     workers = started(timeout=1)
     assert is_good(decoded(workers, "decode"))
     begun = time.monotonic()
     message = "Decoding it took longer than 1 s (--timeout)."
-    assert decoded(workers, behaviour) == (DecodingTimedOut, message)
+    assert decoded(workers, behavior) == (DecodingTimedOutError, message)
     assert 1 <= time.monotonic() - begun < 60
     assert is_good(decoded(workers, "decode"))
 
 
-SAID = [name for name in BEHAVIOURS if name.startswith(("say", "close"))]
-ASKED = [f"{name} as it is opened" for name in BEHAVIOURS if name.startswith(("ask", "close", "say nothing"))]
+SAID = [name for name in BEHAVIORS if name.startswith(("say", "close"))]
+ASKED = [f"{name} as it is opened" for name in BEHAVIORS if name.startswith(("ask", "close", "say nothing"))]
 
 
-@pytest.mark.parametrize("behaviour", SAID + ASKED)
-def test_one_that_was_taken_over_gives_one_error(started, behaviour):
+@pytest.mark.parametrize("behavior", SAID + ASKED)
+def test_one_that_was_taken_over_gives_one_error(started, behavior):
     workers = started(timeout=5)
-    assert decoded(workers, behaviour)[0] is DecoderCrashed
+    assert decoded(workers, behavior)[0] is DecoderCrashedError
     assert is_good(decoded(workers, "decode"))
 
 
 def test_a_copy_that_none_can_be_made_of(started):
-    source = Source("x", heic("say a bad copy"), "bytes", None, Original())
-    with pytest.raises(DecoderCrashed, match="sense"):
+    source = Source("x", heic("say a bad copy"), "bytes", None, DisplayImage())
+    with pytest.raises(DecoderCrashedError, match="sense"):
         started(timeout=5).load(source, PREPROCESSING)
 
 
-@pytest.mark.parametrize("behaviour", ["messages", "deaf to interrupts"])
-def test_what_does_no_harm(workers, capfd, behaviour):
-    assert is_good(decoded(workers, behaviour))
+@pytest.mark.parametrize("behavior", ["messages", "deaf to interrupts"])
+def test_what_does_no_harm(workers, capfd, behavior):
+    assert is_good(decoded(workers, behavior))
     assert capfd.readouterr() == ("", "")
     assert len(psutil.Process().children()) == 1
 
 
-def test_the_next_picture_does_not_pay(workers):
+def test_the_next_image_does_not_pay(workers):
     assert is_good(decoded(workers, "corrupt"))
     assert is_good(decoded(workers, "decode"))
 
 
-def test_one_killed_between_two_pictures_is_not_missed(workers):
+def test_one_killed_between_two_images_is_not_missed(workers):
     assert is_good(decoded(workers, "decode"))
     (child,) = psutil.Process().children()
     child.kill()
@@ -277,7 +277,7 @@ def test_all_share_one_budget_and_the_wait_for_it_costs_no_time(started, tmp_pat
 
 
 @pytest.mark.parametrize("late", [0.1, 100])
-def test_a_run_that_is_stopped_for_a_while_loses_no_picture(late, monkeypatch):
+def test_a_run_that_is_stopped_for_a_while_loses_no_image(late, monkeypatch):
     """Ctrl-Z stops the workers too, but not the clock: whoever wakes up long after the time gives it once more."""
 
     class Connection:
@@ -306,15 +306,15 @@ def test_a_run_that_is_stopped_for_a_while_loses_no_picture(late, monkeypatch):
         assert connection.given == [20, 20]
 
 
-@pytest.mark.parametrize("behaviour", ["abort", "hang", "swell", "ask twice", "decode"])
-def test_what_was_reserved_is_given_back(started, behaviour):
+@pytest.mark.parametrize("behavior", ["abort", "hang", "swell", "ask twice", "decode"])
+def test_what_was_reserved_is_given_back(started, behavior):
     workers = started(timeout=1)
-    decoded(workers, behaviour)
+    decoded(workers, behavior)
     assert workers._budget._free == workers._budget.bytes
 
 
 def test_more_than_the_budget_is_refused_there(started):
-    assert decoded(started(megabytes=1), "decode")[0] is ImageTooLarge
+    assert decoded(started(megabytes=1), "decode")[0] is ImageTooLargeError
 
 
 def test_close_ends_those_at_work(started, tmp_path):
@@ -325,7 +325,7 @@ def test_close_ends_those_at_work(started, tmp_path):
         wait_for(lambda: mark.exists() and len(mark.read_text().splitlines()) == 2)
         workers.close()
         for job in jobs:
-            assert job.result(20) == (DecoderCrashed, f"The process that decoded it {CRASHES['killed']}.")
+            assert job.result(20) == (DecoderCrashedError, f"The process that decoded it {CRASHES['killed']}.")
     with pytest.raises(IsolationError, match="closed"):
         workers.load(from_object(heic("decode")), PREPROCESSING)
 
@@ -353,7 +353,7 @@ def test_a_start_that_fails_once_is_tried_again(workers, monkeypatch):
     assert len(begun) >= 2
 
 
-def test_modules_come_from_no_folder_of_pictures(started, tmp_path, monkeypatch):
+def test_modules_come_from_no_folder_of_images(started, tmp_path, monkeypatch):
     """The current folder may be one that anybody filled."""
     for name in ("json", "struct", "PIL", "densenet_cli"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'hijacked')!r}, 'w')")

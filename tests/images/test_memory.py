@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.images.headers import has_one_scan, icon_size, jpeg2000_codestream, webp_size
-from tests.support.pictures import ENCODINGS, MODES, animation, encode, photograph, rotated
+from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, photograph, rotated
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ MARGIN = 3 << 20
 
 @pytest.fixture(scope="module")
 def asked_and_taken() -> Iterator[Callable[..., tuple[int, int]]]:
-    """What is reserved for the picture in a file, and what decoding it took, in bytes."""
+    """What is reserved for the image in a file, and what decoding it took, in bytes."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.decoding_memory"],
         cwd=ROOT,
@@ -71,11 +71,11 @@ def run_length_bmp() -> bytes:
 
 
 def large(mode: str = "RGB") -> Image.Image:
-    return MODES[mode](photograph("coffee", SIZE))
+    return PILLOW_MODES[mode](photograph("coffee", SIZE))
 
 
 OTHERS: dict[str, Callable[[], bytes]] = {
-    "AVIF full colour": lambda: encode(large(), "AVIF", subsampling="4:4:4"),
+    "AVIF full color": lambda: encode(large(), "AVIF", subsampling="4:4:4"),
     "JPEG2000 irreversible": lambda: encode(large(), "JPEG2000", irreversible=True),
     "JPEG2000 in blocks of 4x4": lambda: encode(photograph(), "JPEG2000", codeblock_size=(4, 4)),
     "JPEG2000 in small precincts": lambda: encode(
@@ -95,7 +95,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "icon": lambda: encode(photograph("coffee", (256, 256)), "ICO"),
 }
 GENEROUS = ("JPEG2000 in small precincts", "long")
-"""Rare pictures for which more is asked than they take."""
+"""Rare images for which more is asked than they take."""
 
 CASES = {
     str(encoding): (lambda e=encoding: e.encode(large()))
@@ -110,7 +110,7 @@ def test_decoding_takes_no_more_than_was_asked_for(name, asked_and_taken, tmp_pa
     (tmp_path / "x").write_bytes({**CASES, **OTHERS}[name]())
     asked, taken = asked_and_taken(tmp_path / "x")
     assert taken <= asked + MARGIN
-    if name not in GENEROUS:  # nor so much more that pictures wait, or are refused, for nothing
+    if name not in GENEROUS:  # nor so much more that images wait, or are refused, for nothing
         assert asked <= 2 * taken + 2 * MARGIN
 
 
@@ -128,9 +128,9 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_a_jpeg_of_several_scans_is_told_apart(mode):
-    picture = MODES[mode](photograph("coffee", (60, 40)))
-    assert has_one_scan(opened(encode(picture, "JPEG")))
-    assert not has_one_scan(opened(encode(picture, "JPEG", progressive=True)))
+    image = PILLOW_MODES[mode](photograph("coffee", (60, 40)))
+    assert has_one_scan(opened(encode(image, "JPEG")))
+    assert not has_one_scan(opened(encode(image, "JPEG", progressive=True)))
 
 
 def test_a_scan_for_each_channel_is_told_apart():
@@ -148,7 +148,7 @@ def test_the_size_of_a_webp(mode, size, options):
 
 
 @pytest.mark.parametrize("bitmap", ["bmp", "png"])
-def test_the_size_of_an_icon_is_that_of_its_pictures(bitmap):
+def test_the_size_of_an_icon_is_that_of_its_images(bitmap):
     data = bytearray(encode(photograph("coffee", (64, 48)).convert("RGBA"), "ICO", bitmap_format=bitmap))
     data[6:8] = b"\x10\x10"  # what the table says of it
     width, height = icon_size(io.BytesIO(data))

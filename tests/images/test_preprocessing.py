@@ -11,59 +11,59 @@ from PIL import Image
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.decoding import load
-from densenet_cli.images.preprocessing import PAD_COLOUR, WAYS, WORKSPACE, Preprocessing, normalize
+from densenet_cli.images.preprocessing import MODES, PAD_COLOR, WORKSPACE, Preprocessing, normalize
 from densenet_cli.images.sources import from_object
-from tests.support.pictures import ENCODINGS, MODES, PHOTOGRAPHS, animation, encode, photograph, rotated
+from tests.support.images import ENCODINGS, PHOTOGRAPHS, PILLOW_MODES, animation, encode, photograph, rotated
 
 
-def seen(picture: object, **settings) -> np.ndarray:
-    return load(from_object(picture), Preprocessing(**settings))
+def seen(image: object, **settings) -> np.ndarray:
+    return load(from_object(image), Preprocessing(**settings))
 
 
-def torchvision(picture: Image.Image, resize: int = 256, crop: int = 224) -> np.ndarray:
-    """``CenterCrop(crop)(Resize(resize)(picture))`` as torchvision documents it for a PIL image.
+def torchvision(image: Image.Image, resize: int = 256, crop: int = 224) -> np.ndarray:
+    """``CenterCrop(crop)(Resize(resize)(image))`` as torchvision documents it for a PIL image.
 
     Resize: the smaller edge is matched to ``size``, the other is ``int(size * longer / shorter)``, by
     ``PIL.Image.resize`` with BILINEAR. CenterCrop: the corner is at ``int(round((side - crop) / 2.0))``.
     """
-    width, height = picture.size
+    width, height = image.size
     shorter, longer = (width, height) if width <= height else (height, width)
     new_longer = int(resize * longer / shorter)
     size = (resize, new_longer) if width <= height else (new_longer, resize)
-    resized = picture if size == picture.size else picture.resize(size, Image.BILINEAR)
+    resized = image if size == image.size else image.resize(size, Image.BILINEAR)
     left, top = int(round((size[0] - crop) / 2.0)), int(round((size[1] - crop) / 2.0))  # noqa: RUF046
     return np.asarray(resized.crop((left, top, left + crop, top + crop)))
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_crop_gives_the_pixels_of_torchvision(name):
-    picture = photograph(name)
-    assert np.array_equal(seen(picture)[0], torchvision(picture))
-    assert np.array_equal(seen(encode(picture, "PNG"))[0], torchvision(picture))
+    image = photograph(name)
+    assert np.array_equal(seen(image)[0], torchvision(image))
+    assert np.array_equal(seen(encode(image, "PNG"))[0], torchvision(image))
 
 
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(1, 700), height=st.integers(1, 700), input_size=st.sampled_from([32, 64, 224, 299]))
 def test_crop_gives_the_pixels_of_torchvision_at_any_size(width, height, input_size):
-    picture = photograph("coffee", (width, height))
+    image = photograph("coffee", (width, height))
     resize = round(input_size * 256 / 224)
     assume(resize * resize * max(width, height) // min(width, height) <= WORKSPACE)
-    assert np.array_equal(seen(picture, input_size=input_size)[0], torchvision(picture, resize, input_size))
+    assert np.array_equal(seen(image, input_size=input_size)[0], torchvision(image, resize, input_size))
 
 
 @pytest.mark.parametrize("size", [(3, 400), (400, 3), (40, 4000), (4000, 40), (1, 300), (7, 1001)])
-def test_long_pictures_come_out_as_if_resized_whole(size):
+def test_long_images_come_out_as_if_resized_whole(size):
     """The part that is seen, from the original's coordinates, has the same pixels but for roundings."""
     assert 256 * 256 * max(size) // min(size) > WORKSPACE
-    picture = photograph("rocket", size)
-    difference = np.abs(seen(picture)[0].astype(int) - torchvision(picture))
+    image = photograph("rocket", size)
+    difference = np.abs(seen(image)[0].astype(int) - torchvision(image))
     assert difference.max() <= 1 and difference.mean() < 0.05
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (1, 200_000), (224, 224), (256, 256)])
-def test_any_shape_gives_a_square_in_bounded_memory(way, size, monkeypatch):
-    """No picture in between is larger than the workspace or the picture itself."""
+def test_any_shape_gives_a_square_in_bounded_memory(mode, size, monkeypatch):
+    """No image in between is larger than the workspace or the image itself."""
     largest = 0
     resize = Image.Image.resize
 
@@ -73,10 +73,10 @@ def test_any_shape_gives_a_square_in_bounded_memory(way, size, monkeypatch):
         largest = max(largest, size[0] * size[1], size[0] * rows)
         return resize(self, size, resample, box, reducing_gap)
 
-    picture = photograph("coffee", size)
+    image = photograph("coffee", size)
     monkeypatch.setattr(Image.Image, "resize", watched)
-    assert seen(picture, way=way).shape == (1, 224, 224, 3)
-    if way != "keras":  # nearest pixels need nothing in between
+    assert seen(image, mode=mode).shape == (1, 224, 224, 3)
+    if mode != "keras":  # nearest pixels need nothing in between
         assert largest <= max(WORKSPACE + 4 * 256, size[0] * size[1])
 
 
@@ -84,75 +84,75 @@ def test_any_shape_gives_a_square_in_bounded_memory(way, size, monkeypatch):
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
-    way=st.sampled_from(sorted(WAYS)),
     mode=st.sampled_from(sorted(MODES)),
+    pillow_mode=st.sampled_from(sorted(PILLOW_MODES)),
     input_size=st.integers(1, 100),
 )
-def test_every_mode_size_and_way_gives_a_square(width, height, way, mode, input_size):
-    assume(way != "keras" or mode != "La")  # Pillow knows no way from La to RGB
-    picture = MODES[mode](photograph("rocket", (width, height)))
-    pixels = seen(picture, way=way, input_size=input_size)
+def test_every_mode_size_and_way_gives_a_square(width, height, mode, pillow_mode, input_size):
+    assume(mode != "keras" or pillow_mode != "La")  # Pillow knows no conversion from La to RGB
+    image = PILLOW_MODES[pillow_mode](photograph("rocket", (width, height)))
+    pixels = seen(image, mode=mode, input_size=input_size)
     assert pixels.shape == (1, input_size, input_size, 3)
     assert pixels.dtype == np.uint8
 
 
-def test_squash_takes_the_whole_picture():
-    picture = photograph("chelsea")
-    assert np.array_equal(seen(picture, way="squash")[0], np.asarray(picture.resize((224, 224), Image.BILINEAR)))
+def test_squash_takes_the_whole_image():
+    image = photograph("chelsea")
+    assert np.array_equal(seen(image, mode="squash")[0], np.asarray(image.resize((224, 224), Image.BILINEAR)))
 
 
 @pytest.mark.parametrize("size", [(400, 200), (200, 400), (300, 300), (1, 5000)])
 def test_pad_keeps_the_shape_and_fills_up_with_the_mean(size):
-    picture = Image.new("RGB", size, (255, 0, 0))
-    square = seen(picture, way="pad")[0]
+    image = Image.new("RGB", size, (255, 0, 0))
+    square = seen(image, mode="pad")[0]
     red = (square == (255, 0, 0)).all(axis=2)
     width, height = (max(1, round(224 * side / max(size))) for side in size)
     assert red.sum() == width * height
     assert red.any(axis=0).sum() == width and red.any(axis=1).sum() == height
-    assert (square[~red] == PAD_COLOUR).all()
+    assert (square[~red] == PAD_COLOR).all()
     assert abs(int(red[:, :112].sum()) - int(red[:, 112:].sum())) <= height
 
 
-def test_the_mean_colour_is_nearly_zero_to_the_network():
-    assert np.abs(normalize(np.full((1, 2, 2, 3), PAD_COLOUR, np.uint8))).max() < 0.01
+def test_the_mean_color_is_nearly_zero_to_the_network():
+    assert np.abs(normalize(np.full((1, 2, 2, 3), PAD_COLOR, np.uint8))).max() < 0.01
 
 
 def test_ten_crops_are_the_corners_the_middle_and_their_mirror_images():
-    picture = photograph("coffee")
-    crops = seen(picture, ten_crop=True)
+    image = photograph("coffee")
+    crops = seen(image, ten_crop=True)
     assert crops.shape == (10, 224, 224, 3)
-    whole = np.asarray(picture.resize((384, 256), Image.BILINEAR))
-    assert picture.size == (600, 400)
+    whole = np.asarray(image.resize((384, 256), Image.BILINEAR))
+    assert image.size == (600, 400)
     for index, (top, left) in enumerate([(0, 0), (0, 160), (32, 0), (32, 160), (16, 80)]):
         assert np.array_equal(crops[index], whole[top : top + 224, left : left + 224])
     assert np.array_equal(crops[5:], crops[:5, :, ::-1])
-    assert np.array_equal(crops[4], seen(picture)[0])
+    assert np.array_equal(crops[4], seen(image)[0])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_keras_way_gives_the_array_of_keras(encoding, keras, tmp_path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(encoding.encode(photograph("coffee", (301, 203) if encoding.format != "ICO" else (64, 48))))
     assert_same_as_keras(keras, path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_keras_way_leaves_pictures_unturned_as_keras_does(orientation, keras, tmp_path):
-    path = tmp_path / "picture"
+def test_keras_way_leaves_images_unturned_as_keras_does(orientation, keras, tmp_path):
+    path = tmp_path / "image"
     path.write_bytes(rotated(photograph("coffee"), orientation))
     assert_same_as_keras(keras, path)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_keras_way_gives_the_array_of_keras_for_films(format, keras, tmp_path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(animation(format))
     assert_same_as_keras(keras, path)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (224, 224), (3000, 2000)])
 def test_keras_way_gives_the_array_of_keras_at_any_size(size, keras, tmp_path):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(encode(photograph("astronaut", size), "JPEG"))
     assert_same_as_keras(keras, path)
 
@@ -160,7 +160,7 @@ def test_keras_way_gives_the_array_of_keras_at_any_size(size, keras, tmp_path):
 def assert_same_as_keras(keras, path) -> None:
     theirs = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(224, 224)))
     numbers = keras.applications.densenet.preprocess_input(theirs[None])
-    ours = normalize(seen(path, way="keras"))
+    ours = normalize(seen(path, mode="keras"))
     assert ours.dtype == numbers.dtype == np.float32
     assert np.array_equal(ours, numbers)
 
@@ -183,12 +183,12 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_little_changes():
     assert np.array_equal(exact, torchvision(Image.open(io.BytesIO(data))))
 
 
-@pytest.mark.parametrize("way", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_reduced_scale_shifts_nothing_whatever_the_size_and_orientation(way, orientation):
-    """The last column and row of a reduced picture are filled up: 1303 by 1100 at a half is 652 by 550, not 651.5."""
+def test_reduced_scale_shifts_nothing_whatever_the_size_and_orientation(mode, orientation):
+    """The last column and row of a reduced image are filled up: 1303 by 1100 at a half is 652 by 550, not 651.5."""
     data = rotated(photograph("chelsea", (1303, 1101)), orientation, quality=95)
-    exact, reduced = seen(data, way=way, exact=True)[0].astype(int), seen(data, way=way)[0].astype(int)
+    exact, reduced = seen(data, mode=mode, exact=True)[0].astype(int), seen(data, mode=mode)[0].astype(int)
     difference = np.abs(exact - reduced)
     assert 0 < difference.max() <= 6 and difference.mean() < 0.4
 
@@ -202,8 +202,8 @@ def test_a_jpeg_that_is_not_much_larger_is_decoded_exactly(size):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"way": "center"}, "crop, squash, pad, keras"),
-        ({"ten_crop": True, "way": "pad"}, "crop only"),
+        ({"mode": "center"}, "crop, squash, pad, keras"),
+        ({"ten_crop": True, "mode": "pad"}, "crop only"),
         ({"input_size": 0}, "1 or more"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.errors import EmptySource, SourceNotFound, SourceUnreadable, UsageError
+from densenet_cli.errors import EmptySourceError, SourceNotFoundError, SourceUnreadableError, UsageError
 from densenet_cli.images.sources import Source, expand, from_object, read_list
 
 
@@ -92,13 +92,13 @@ def test_a_file_named_outright_is_always_tried(here):
 
 def test_a_missing_file(here):
     source = only_error("none.jpg")
-    assert source.name == "none.jpg" and type(source.error) is SourceNotFound
+    assert source.name == "none.jpg" and type(source.error) is SourceNotFoundError
 
 
 @pytest.mark.parametrize("argument", ["a\0b.jpg", "x" * 5000, "loop.jpg"])
 def test_a_name_that_can_be_no_file(here, argument):
     (here / "loop.jpg").symlink_to("loop.jpg")
-    assert type(only_error(argument).error) is SourceUnreadable
+    assert type(only_error(argument).error) is SourceUnreadableError
 
 
 def test_a_link_to_nothing(here):
@@ -107,13 +107,13 @@ def test_a_link_to_nothing(here):
 
 
 @pytest.mark.parametrize(
-    ("files", "words"), [((), "No picture"), (("p/a.txt",), "1 other file"), (("p/a.txt", "p/q/b.c"), "2 other files")]
+    ("files", "words"), [((), "No image"), (("p/a.txt",), "1 other file"), (("p/a.txt", "p/q/b.c"), "2 other files")]
 )
 def test_an_empty_folder(here, files, words):
     (here / "p").mkdir()
     touch(here, *files)
     source = only_error("p")
-    assert source.name == "p" and type(source.error) is EmptySource and words in str(source.error)
+    assert source.name == "p" and type(source.error) is EmptySourceError and words in str(source.error)
 
 
 def test_what_is_no_regular_file_stays_a_source_and_is_not_opened(here):
@@ -242,12 +242,12 @@ class TestUrls:
         assert source.origin == "https://user:secret@example.org/a.jpg?x=1"
 
     def test_are_named_at_their_full_length(self):
-        urls = [f"https://example.org/{'x' * 400}/{picture}.jpg" for picture in "ab"]
+        urls = [f"https://example.org/{'x' * 400}/{image}.jpg" for image in "ab"]
         assert names(*urls) == urls
 
     @pytest.mark.parametrize("url", ["ftp://example.org/a.jpg", "file:///etc/passwd", "httpx://a/b.jpg"])
     def test_of_other_schemes_are_no_urls(self, url, here):
-        assert type(only_error(url).error) is SourceNotFound
+        assert type(only_error(url).error) is SourceNotFoundError
 
 
 class TestGlobs:
@@ -276,7 +276,7 @@ class TestGlobs:
         assert names("p/**") == names("p") == ["p/a.jpg", "p/x/b.jpg"]
         assert names("**") == ["./p/a.jpg", "./p/x/b.jpg"]
 
-    def test_two_stars_give_no_picture_twice(self, here):
+    def test_two_stars_give_no_image_twice(self, here):
         touch(here, "p/a/a/1.jpg", "p/a/2.jpg")
         assert names("p/**/*") == ["p/a/2.jpg", "p/a/a/1.jpg"]
         assert names("p/**/a/**/*.jpg") == ["p/a/2.jpg", "p/a/a/1.jpg"]
@@ -285,10 +285,10 @@ class TestGlobs:
         touch(here, "g/a/1.jpg", "g/a/b/2.jpg", "g/c/b/3.jpg", "g/file.jpg")
         assert names("g/*/") == ["g/a/1.jpg", "g/a/b/2.jpg", "g/c/b/3.jpg"]
         assert names("g/*/b/") == ["g/a/b/2.jpg", "g/c/b/3.jpg"]
-        assert type(only_error("g/f*/").error) is type(only_error("*/file.jpg/").error) is SourceNotFound
+        assert type(only_error("g/f*/").error) is type(only_error("*/file.jpg/").error) is SourceNotFoundError
 
     @pytest.mark.parametrize("pattern", ["**/b/", "g/**/", "g/**/*/", "g/**/**", "g/**/*/*/"])
-    def test_folders_at_any_depth_give_no_picture_twice(self, here, pattern):
+    def test_folders_at_any_depth_give_no_image_twice(self, here, pattern):
         touch(here, "g/a/b/1.jpg", "g/a/b/c/b/2.jpg", "g/a/b/c/d/3.jpg")
         (here / "g/link").symlink_to("a")
         found = names(pattern)
@@ -304,7 +304,7 @@ class TestGlobs:
         touch(here, "p/a.png")
         for pattern in ("p/*.jpg", "none/*", "p/**/x", "p/a.png/*", "[", "*/none.jpg"):
             source = only_error(pattern)
-            assert source.name == pattern and type(source.error) is SourceNotFound, pattern
+            assert source.name == pattern and type(source.error) is SourceNotFoundError, pattern
 
     def test_a_path_that_exists_is_never_a_glob(self, here):
         touch(here, "[1].jpg", "1.jpg", "*.jpg")
@@ -313,10 +313,10 @@ class TestGlobs:
         (here / "*.jpg").unlink()
         assert names("*.jpg") == ["1.jpg", "[1].jpg"]
 
-    def test_a_folder_without_pictures_that_matches_is_an_error(self, here):
+    def test_a_folder_without_images_that_matches_is_an_error(self, here):
         (here / "p/q").mkdir(parents=True)
         source = only_error("p/*")
-        assert source.name == "p/q" and type(source.error) is EmptySource
+        assert source.name == "p/q" and type(source.error) is EmptySourceError
 
 
 class TestLists:
@@ -347,11 +347,11 @@ class TestLists:
                 assert next(arguments).removeprefix("half") == argument
             too_late.cancel()
 
-    def test_the_list_itself_is_no_picture(self):
+    def test_the_list_itself_is_no_image(self):
         stream = io.BytesIO(b"a.jpg\n-\nb.jpg\n")
         sources = list(expand(read_list(stream), stdin=stream))
         assert [source.name for source in sources] == ["a.jpg", "-", "b.jpg"]
-        assert type(sources[1].error) is SourceUnreadable and "is the list" in str(sources[1].error)
+        assert type(sources[1].error) is SourceUnreadableError and "is the list" in str(sources[1].error)
         assert next(expand(["-"], stdin=io.BytesIO())).error is None
 
     def test_an_empty_list(self):
@@ -360,7 +360,7 @@ class TestLists:
 
 class TestObjects:
     @pytest.mark.parametrize(
-        ("picture", "name", "kind"),
+        ("image", "name", "kind"),
         [
             ("a.jpg", "a.jpg", "path"),
             (b"bytes", "<bytes>", "bytes"),
@@ -371,8 +371,8 @@ class TestObjects:
             ("https://u:p@example.org/x", "https://example.org/x", "url"),
         ],
     )
-    def test_are_told_apart(self, picture, name, kind):
-        source = from_object(picture)
+    def test_are_told_apart(self, image, name, kind):
+        source = from_object(image)
         assert (source.name, source.kind) == (name, kind)
 
     def test_an_open_file_has_its_name(self, tmp_path):
@@ -392,7 +392,7 @@ class TestObjects:
         assert from_object(source) is source
 
     @pytest.mark.parametrize(
-        "picture",
+        "image",
         [
             None,
             7,
@@ -403,6 +403,6 @@ class TestObjects:
             np.zeros((0, 3, 3), np.uint8),
         ],
     )
-    def test_anything_else_is_refused(self, picture):
-        with pytest.raises(UsageError, match="picture"):
-            from_object(picture)
+    def test_anything_else_is_refused(self, image):
+        with pytest.raises(UsageError, match="image"):
+            from_object(image)

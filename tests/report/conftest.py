@@ -34,7 +34,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     def rows(self):
-        return [attributes for attributes in self.of("li") if "picture" in (attributes.get("class") or "").split()]
+        return [attributes for attributes in self.of("li") if "image" in (attributes.get("class") or "").split()]
 
 
 def read(path: Path) -> Page:
@@ -61,11 +61,11 @@ def browser(chromium):
 def weights(tmp_path_factory):
     """A tiny network whose classes have names that nobody would give."""
     from densenet_cli.labels import ClassLabel
-    from densenet_cli.weights import safetensors_file
+    from densenet_cli.weights import safetensors
     from densenet_cli.weights.checkpoint import ModelMetadata
 
     labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(LABELS))
     metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, training={}, accuracy={})
     path = tmp_path_factory.mktemp("weights") / f"{HOSTILE}.safetensors"
-    safetensors_file.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
+    safetensors.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
     return path

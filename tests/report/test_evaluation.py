@@ -1,4 +1,4 @@
-"""``densenet evaluate --html``: the report's numbers, drawn; and the worst mistakes as pictures."""
+"""``densenet evaluate --html``: the report's numbers, drawn; and the worst mistakes as images."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
+from tests.support.images import encode, photograph
 from tests.support.measured import Fake
-from tests.support.pictures import encode, photograph
 
 SHOWN = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
 """Classes whose names a folder can have, markup and all."""
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """Five pictures a class, one of them broken."""
+def images(tmp_path_factory):
+    """Five images a class, one of them broken."""
     root = tmp_path_factory.mktemp("measured")
     rng = np.random.default_rng(3)
     for position, label in enumerate(LABELS):
@@ -44,13 +44,13 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def measured(weights, pictures, tmp_path_factory):
+def measured(weights, images, tmp_path_factory):
     """The page and the report that it is of."""
     folder = tmp_path_factory.mktemp("page")
     outputs = ("--html", folder / "page.html", "-o", folder / "report.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DENSENET_CACHE", str(folder / "cache"))
-        result = densenet("evaluate", pictures, "--weights", weights, *outputs)
+        result = densenet("evaluate", images, "--weights", weights, *outputs)
     assert result.status == 1, result.err
     return folder / "page.html", json.loads((folder / "report.json").read_text())
 
@@ -64,31 +64,31 @@ def test_the_page(measured):
     assert f"{report['negative_log_likelihood']:.4f}" in page.text and f"{report['calibration_error']:.2%}" in page.text
     for result in report["per_class"]:
         assert result["label"] in page.text and f"{result['recall']:.1%}" in page.text
-    assert "An empty file." in page.text and "1 picture could not be classified" in page.text
-    wrong = report["pictures"] - report["top1"]["correct"]
+    assert "An empty file." in page.text and "1 image could not be classified" in page.text
+    wrong = report["images"] - report["top1"]["correct"]
     assert 0 < wrong == len([row for row in page.rows() if "mistake" in row["class"]]) == len(page.of("img"))
     assert len(page.of("script")) == len(page.of("style")) == 1
 
 
-def test_mistakes_have_pictures_with_isolate_too(weights, pictures, measured, tmp_path):
-    densenet("evaluate", pictures, "--weights", weights, "--html", tmp_path / "page.html", "--isolate")
+def test_mistakes_have_images_with_isolate_too(weights, images, measured, tmp_path):
+    densenet("evaluate", images, "--weights", weights, "--html", tmp_path / "page.html", "--isolate")
     assert read(tmp_path / "page.html").of("img") == read(measured[0]).of("img") != []
 
 
-def test_interrupted_it_says_so(weights, pictures, tmp_path, monkeypatch):
+def test_interrupted_it_says_so(weights, images, tmp_path, monkeypatch):
     def interrupted(*arguments, **settings):
         yield from islice(measure(*arguments, **settings), 4)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("densenet_cli.evaluation.measure", interrupted)
     monkeypatch.setattr("os._exit", lambda status: sys.exit(status))
-    result = densenet("evaluate", pictures, "--weights", weights, "--html", tmp_path / "page.html")
+    result = densenet("evaluate", images, "--weights", weights, "--html", tmp_path / "page.html")
     assert result.status == 130
     text = read(tmp_path / "page.html").text
-    assert "Interrupted: these are the first pictures" in text and "on 4 pictures of 1 class" in text
+    assert "Interrupted: these are the first images" in text and "on 4 images of 1 class" in text
 
 
-def test_refusals_come_before_anything_is_loaded(pictures, tmp_path):
+def test_refusals_come_before_anything_is_loaded(images, tmp_path):
     existing = tmp_path / "page.html"
     existing.write_text("mine")
     for arguments, status, words in (
@@ -97,7 +97,7 @@ def test_refusals_come_before_anything_is_loaded(pictures, tmp_path):
         ((tmp_path / "x.json", "-o", tmp_path / "x.json"), 2, "is named twice"),
         ((tmp_path / "missing" / "page.html",), 4, "there is no folder"),
     ):
-        result = densenet("evaluate", pictures, "--weights", tmp_path / "missing.h5", "--html", *arguments)
+        result = densenet("evaluate", images, "--weights", tmp_path / "missing.h5", "--html", *arguments)
         assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)
     assert existing.read_text() == "mine"
 
@@ -110,7 +110,7 @@ def test_the_worst_mistakes_come_first_and_are_few(monkeypatch):
     truths = (0, 0, 0, 1, 0, 0)  # the fourth is right
     for outcome in measure(fake, kept.watch(Example(Source(str(n), n, "path"), t) for n, t in enumerate(truths))):
         kept.add(outcome)
-    shown = kept.pictures(lambda source: b"%d" % source.origin)
+    shown = kept.images(lambda source: b"%d" % source.origin)
     assert [(outcome.name, jpeg) for outcome, jpeg in shown] == [("1", b"1"), ("4", b"4"), ("5", b"5")]
 
 
@@ -143,11 +143,11 @@ def test_the_matrix_with_names_has_every_count():
 
 
 @pytest.mark.parametrize("classes", [200, 1000])
-def test_of_many_classes_the_most_confused_and_a_picture_of_all(classes):
+def test_of_many_classes_the_most_confused_and_a_image_of_all(classes):
     report = report_of(classes, 4 * classes)
     drawn = figures.confusion(report)
     assert 2 <= len(drawn.names) <= figures.PICKED and drawn.columns[-1] == "other classes"
-    shown = {result.label.name: result.pictures for result in report.classes}
+    shown = {result.label.name: result.images for result in report.classes}
     assert sum(cell.count for cell in drawn.cells) == sum(shown[name] for name in drawn.names)
     worst = report.most_confused(1)[0]
     assert {worst.truth.name, worst.predicted.name} <= set(drawn.names)
@@ -164,7 +164,7 @@ def test_of_many_classes_the_most_confused_and_a_picture_of_all(classes):
 def test_the_reliability_diagram_is_the_bins():
     report = report_of(12, 300)
     drawn = figures.reliability(report)
-    filled = [bin for bin in report.bins if bin.pictures]
+    filled = [bin for bin in report.bins if bin.images]
     assert len(drawn) == len(filled) > 3
     for place, bin in zip(drawn, filled, strict=True):
         assert (place.x - figures.LEFT) / figures.WIDE == pytest.approx(bin.low, abs=1e-3)
@@ -181,7 +181,7 @@ def test_a_thousand_classes_with_a_hundred_thousand_mistakes_stay_small(tmp_path
     assert (tmp_path / "page.html").stat().st_size < 1.5e6
 
 
-def test_where_every_picture_is_right(tmp_path):
+def test_where_every_image_is_right(tmp_path):
     for classes in (3, 40):
         report = Fake(list(np.eye(classes, dtype=np.float32) * 0.9 + 0.1 / classes)).evaluate(range(classes))
         evaluation.write(tmp_path / f"{classes}.html", report, [])
@@ -243,7 +243,7 @@ CONTRASTS = (
 )  # fmt: skip
 
 
-def test_colours_have_the_contrast_that_text_needs():
+def test_colors_have_the_contrast_that_text_needs():
     """WCAG 2.2, success criterion 1.4.3: 4.5 to 1; also of a count on the deepest cell of the matrix."""
     style = evaluation.render.__globals__["environment"]().globals["style"]
     themes = [
@@ -251,16 +251,16 @@ def test_colours_have_the_contrast_that_text_needs():
     ]
     assert len(themes) == 3 and themes[1] == themes[2] != themes[0]
     for theme in themes[:2]:
-        colour = {name: np.array([int(value[at : at + 2], 16) for at in (1, 3, 5)]) for name, value in theme.items()}
-        pairs = [(colour[ink], colour[ground]) for ink, ground in CONTRASTS]
-        pairs += [(colour["ink"], (colour[deep] + colour["surface"]) / 2) for deep in ("accent", "bad")]
+        color = {name: np.array([int(value[at : at + 2], 16) for at in (1, 3, 5)]) for name, value in theme.items()}
+        pairs = [(color[ink], color[ground]) for ink, ground in CONTRASTS]
+        pairs += [(color["ink"], (color[deep] + color["surface"]) / 2) for deep in ("accent", "bad")]
         for first, second in pairs:
             dark, light = sorted((luminance(first), luminance(second)))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (first, second)
 
 
-def luminance(colour) -> float:
+def luminance(color) -> float:
     """Relative luminance of sRGB levels (WCAG 2.2)."""
-    levels = np.asarray(colour) / 255
+    levels = np.asarray(color) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

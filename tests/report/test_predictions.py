@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.images.preprocessing import Picture
+from densenet_cli.images.preprocessing import DecodedImage
+from densenet_cli.images.previews import Thumbnail
 from densenet_cli.images.sources import Source
-from densenet_cli.images.thumbnails import Thumbnail
 from densenet_cli.report import predictions
 from densenet_cli.report.predictions import BLOCK, THUMBNAILS, PredictionReport
 from densenet_cli.results import Failure, Prediction, Score
 from tests.report.conftest import HOSTILE, LABELS, read
 from tests.support.command import densenet, hear_interrupts
-from tests.support.pictures import encode, photograph
+from tests.support.items import encode, photograph
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Four pictures, one of them broken, with names that nobody would give."""
-    folder = tmp_path / "pictures"
+def items(tmp_path):
+    """Four images, one of them broken, with names that nobody would give."""
+    folder = tmp_path / "images"
     folder.mkdir()
     names = [f"{HOSTILE}.png", os.fsdecode(b"caf\xe9\n.png"), "plain.png"]
     for name, photo in zip(names, ("chelsea", "coffee", "rocket"), strict=True):
@@ -37,14 +37,14 @@ def pictures(tmp_path):
     return folder
 
 
-def test_the_page(weights, pictures, tmp_path, monkeypatch):
+def test_the_page(weights, items, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     output = tmp_path / "report.html"
-    result = densenet("predict", pictures, "--weights", weights, "--html", output, "-k", 3)
+    result = densenet("predict", items, "--weights", weights, "--html", output, "-k", 3)
     assert result.status == 1 and result.out.count("Probability") == 3
     page = read(output)
     assert len(page.rows()) == 4 and [row["class"].split()[-1] for row in page.rows()].count("failed") == 1
-    assert "4 pictures" in page.text and "14 November 2023, 22:13 UTC" in page.text
+    assert "4 images" in page.text and "14 November 2023, 22:13 UTC" in page.text
     for said in (
         f"{HOSTILE}.png",
         r"caf\xe9\n.png",
@@ -58,17 +58,17 @@ def test_the_page(weights, pictures, tmp_path, monkeypatch):
     images = page.of("img")
     assert len(images) == 3 and all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
     assert len(page.of("script")) == len(page.of("style")) == 1 and not page.of("b bee")
-    records = json.loads(densenet("predict", pictures, "--weights", weights, "--format", "json", "-k", 3).out)
+    records = json.loads(densenet("predict", items, "--weights", weights, "--format", "json", "-k", 3).out)
     for record in records[:3]:
         for score in record["predictions"]:
             assert score["label"] in page.text and f"{score['probability']:.2%}" in page.text
     again = tmp_path / "again.html"
-    densenet("predict", pictures, "--weights", weights, "--html", again, "-k", 3)
+    densenet("predict", items, "--weights", weights, "--html", again, "-k", 3)
     assert again.read_bytes() == output.read_bytes()
 
 
-def test_nothing_on_it_runs_or_is_fetched_but_what_the_policy_names(weights, pictures, tmp_path):
-    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "report.html")
+def test_nothing_on_it_runs_or_is_fetched_but_what_the_policy_names(weights, items, tmp_path):
+    densenet("predict", items, "--weights", weights, "--html", tmp_path / "report.html")
     page = read(tmp_path / "report.html")
     (policy,) = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv")]
     assert policy.startswith("default-src 'none'; img-src data:; ") and "unsafe" not in policy and "http" not in policy
@@ -78,8 +78,8 @@ def test_nothing_on_it_runs_or_is_fetched_but_what_the_policy_names(weights, pic
             assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
 
 
-def test_results_are_the_same_with_a_page(weights, pictures, tmp_path):
-    arguments = ("predict", pictures, "--weights", weights, "--format", "jsonl", "-o")
+def test_results_are_the_same_with_a_page(weights, items, tmp_path):
+    arguments = ("predict", items, "--weights", weights, "--format", "jsonl", "-o")
     densenet(*arguments, tmp_path / "without.jsonl")
     assert densenet(*arguments, tmp_path / "with.jsonl", "--html", tmp_path / "report.html").status == 1
     assert (tmp_path / "with.jsonl").read_bytes() == (tmp_path / "without.jsonl").read_bytes()
@@ -92,15 +92,15 @@ def test_standard_input_has_a_thumbnail(weights, tmp_path):
     assert len(read(tmp_path / "r.html").of("img")) == 1
 
 
-def test_decoded_in_processes_of_their_own_they_have_the_same_thumbnails(weights, pictures, tmp_path, monkeypatch):
+def test_decoded_in_processes_of_their_own_they_have_the_same_thumbnails(weights, items, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    arguments = ("predict", pictures, "--weights", weights, "--html")
+    arguments = ("predict", items, "--weights", weights, "--html")
     densenet(*arguments, tmp_path / "here.html")
     assert densenet(*arguments, tmp_path / "there.html", "--isolate").status == 1
     assert (tmp_path / "there.html").read_bytes() == (tmp_path / "here.html").read_bytes()
 
 
-def test_refusals_come_before_anything_is_loaded(weights, pictures, tmp_path, monkeypatch):
+def test_refusals_come_before_anything_is_loaded(weights, items, tmp_path, monkeypatch):
     existing = tmp_path / "existing.html"
     existing.write_text("mine")
     csv = tmp_path / "x.csv"
@@ -114,36 +114,36 @@ def test_refusals_come_before_anything_is_loaded(weights, pictures, tmp_path, mo
         ((tmp_path / "missing" / "r.html",), 4, "there is no folder"),
         (("/dev/null",), 4, "no regular file"),
     ):
-        result = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", *arguments)
+        result = densenet("predict", items, "--weights", tmp_path / "missing.h5", "--html", *arguments)
         assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    result = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", tmp_path / "new.html")
+    result = densenet("predict", items, "--weights", tmp_path / "missing.h5", "--html", tmp_path / "new.html")
     assert result.status == 2 and "seconds since 1970" in result.err
     assert existing.read_text() == "mine" and not csv.exists()
 
 
-def test_overwriting(weights, pictures, tmp_path):
+def test_overwriting(weights, items, tmp_path):
     page = tmp_path / "r.html"
     page.write_text("old")
-    missing = densenet("predict", pictures, "--weights", tmp_path / "missing.h5", "--html", page, "--overwrite")
+    missing = densenet("predict", items, "--weights", tmp_path / "missing.h5", "--html", page, "--overwrite")
     assert missing.status == 3 and page.read_text() == "old"
-    assert densenet("predict", pictures, "--weights", weights, "--html", page, "--overwrite").status == 1
+    assert densenet("predict", items, "--weights", weights, "--html", page, "--overwrite").status == 1
     assert len(read(page).rows()) == 4
 
 
-def test_without_a_page_nothing_of_it_is_imported(weights, pictures, tmp_path):
+def test_without_a_page_nothing_of_it_is_imported(weights, items, tmp_path):
     script = (
         "import sys; from densenet_cli import cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "finally: print([name for name in sys.modules if 'jinja' in name or 'thumbnails' in name or '.report' in name])"
     )
-    command = [sys.executable, "-c", script, "predict", pictures / "plain.png", "--weights", weights]
+    command = [sys.executable, "-c", script, "predict", items / "plain.png", "--weights", weights]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_one_sentence(weights, pictures, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence(weights, items, tmp_path, monkeypatch):
     class Full:
         def __init__(self, **settings) -> None:
             self.file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
@@ -158,12 +158,12 @@ def test_a_full_disk_is_one_sentence(weights, pictures, tmp_path, monkeypatch):
             self.file.close()
 
     monkeypatch.setattr(predictions, "TemporaryFile", Full)
-    result = densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html")
+    result = densenet("predict", items, "--weights", weights, "--html", tmp_path / "r.html")
     assert result.status == 4 and "r.html can't be written: No space left on device." in result.err
     assert not (tmp_path / "r.html").exists()
 
 
-def test_interrupted_it_shows_what_was_finished(weights, pictures, tmp_path):
+def test_interrupted_it_shows_what_was_finished(weights, items, tmp_path):
     page, names = tmp_path / "r.html", tmp_path / "names"
     os.mkfifo(names)
     command = [
@@ -182,7 +182,7 @@ def test_interrupted_it_shows_what_was_finished(weights, pictures, tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=hear_interrupts
     )
     with open(names, "w") as file:
-        file.write(f"{pictures}/plain.png\n" * 2)
+        file.write(f"{items}/plain.png\n" * 2)
         file.flush()
         for _ in range(2):  # once the second one's table is there, the first one is on the page
             while "Probability" not in process.stdout.readline():
@@ -191,17 +191,17 @@ def test_interrupted_it_shows_what_was_finished(weights, pictures, tmp_path):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
-    assert len(read(page).rows()) in (1, 2) and "Interrupted: these are the first pictures alone." in read(page).text
+    assert len(read(page).rows()) in (1, 2) and "Interrupted: these are the first images alone." in read(page).text
 
 
-def test_killed_it_leaves_nothing(weights, pictures, tmp_path):
+def test_killed_it_leaves_nothing(weights, items, tmp_path):
     folder, names = tmp_path / "pages", tmp_path / "names"
     folder.mkdir()
     os.mkfifo(names)
     command = [sys.executable, "-m", "densenet_cli", "predict", "--files-from", names, "--weights", weights, "--html"]
     process = subprocess.Popen([*command, folder / "r.html"], stdout=subprocess.PIPE, text=True)
     with open(names, "w") as file:
-        file.write(f"{pictures}/plain.png\n")
+        file.write(f"{items}/plain.png\n")
         file.flush()
         while "Probability" not in process.stdout.readline():
             pass
@@ -213,7 +213,7 @@ def test_killed_it_leaves_nothing(weights, pictures, tmp_path):
 def write(path: Path, count: int, jpegs: list[bytes]) -> None:
     """A page of made-up results, without a network."""
     scores = tuple(Score(rank, rank, f"n{rank:08}", f"label number {rank}", 0.5 / rank) for rank in range(1, 6))
-    sources = (Source(f"some/folder/of/pictures/picture_{number:07}.jpg", None, "path") for number in range(count))
+    sources = (Source(f"some/folder/of/images/image_{number:07}.jpg", None, "path") for number in range(count))
     with PredictionReport(path, "densenet121", {"top_k": 5}) as report:
         for number, source in enumerate(report.watch(sources)):
             if source.thumbnail:
@@ -224,31 +224,31 @@ def write(path: Path, count: int, jpegs: list[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
-    """Two thousand and one pictures of pure noise, the worst there is for a thumbnail's size."""
+    """Two thousand and one images of pure noise, the worst there is for a thumbnail's size."""
     path = tmp_path_factory.mktemp("large") / "large.html"
     rng = np.random.default_rng(0)
     jpegs = []
     for _ in range(50):
         thumbnail = Thumbnail()
-        thumbnail.take(Picture.whole(Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))))
+        thumbnail.take(DecodedImage.whole(Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))))
         jpegs.append(thumbnail.data)
     write(path, THUMBNAILS + 1, jpegs)
     return path
 
 
-def test_two_thousand_noisy_pictures_stay_under_25_megabytes(large):
+def test_two_thousand_noisy_images_stay_under_25_megabytes(large):
     assert 10e6 < large.stat().st_size < 25e6
 
 
 def test_beyond_two_thousand_there_are_no_thumbnails_and_the_page_says_so(large, tmp_path):
     page = read(large)
     assert len(page.rows()) == 2001 and len(page.of("img")) == 2000
-    assert "The first 2,000 pictures are shown" in page.text
+    assert "The first 2,000 images are shown" in page.text
     write(tmp_path / "few.html", 3, [b"x"])
     assert "are shown" not in read(tmp_path / "few.html").text
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     script = f"""
 import resource, sys
 from pathlib import Path
@@ -264,11 +264,11 @@ print(peaks[1] - peaks[0])
     assert int(grown.stdout) < 3000  # KiB; the file grows by 10 MB
 
 
-def test_in_the_browser_hostile_names_stay_text(browser, weights, pictures, tmp_path):
-    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html", "-k", 10)
+def test_in_the_browser_hostile_names_stay_text(browser, weights, items, tmp_path):
+    densenet("predict", items, "--weights", weights, "--html", tmp_path / "r.html", "-k", 10)
     browser.open(tmp_path / "r.html")
     assert browser.texts("h2")[0].endswith(f"/{HOSTILE}.png")
-    assert set(browser.texts(".picture li span")) == set(LABELS)
+    assert set(browser.texts(".image li span")) == set(LABELS)
     assert (
         browser.run("return document.querySelectorAll('img:not([src^=\"data:\"]), main script, main b b').length") == 0
     )
@@ -276,7 +276,7 @@ def test_in_the_browser_hostile_names_stay_text(browser, weights, pictures, tmp_
 
 
 def open_demo(browser, tmp_path, **settings):
-    """Six pictures: two labels, two of them unsure, one failed."""
+    """Six images: two labels, two of them unsure, one failed."""
     path = tmp_path / "demo.html"
     rows = (("b/cat 10.jpg", "cat", 0.9), ("b/cat 9.jpg", "cat", 0.3), ("a/dog.jpg", "dog", 0.7),
             ("a/other.jpg", "dog", 0.45), ("c/Broken.jpg", None, 0), ("c/zebra.jpg", "cat", 0.99))  # fmt: skip
@@ -326,7 +326,7 @@ def test_filters_filter(browser, tmp_path):
         choose(browser, selector, value)
         assert names(browser) == shown, (selector, value)
         count = browser.texts("#shown")[0]
-        assert count == ("6 pictures" if shown == every else f"{len(shown)} of 6 pictures")
+        assert count == ("6 images" if shown == every else f"{len(shown)} of 6 images")
     assert browser.texts(".choice span") == ["all 6", "sure 0", "unsure 5", "failed 1"]
     browser.run("document.querySelector('#reset').click()")
     browser.settle()
@@ -381,9 +381,9 @@ def test_light_and_dark(browser, tmp_path, dark):
         assert browser.texts("#theme span") == [theme] and browser.run(ground) == expected
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, weights, pictures, tmp_path):
-    (pictures / ("x" * 200 + ".png")).write_bytes(encode(photograph("rocket", (300, 200)), "PNG"))
-    densenet("predict", pictures, "--weights", weights, "--html", tmp_path / "r.html")
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, weights, items, tmp_path):
+    (items / ("x" * 200 + ".png")).write_bytes(encode(photograph("rocket", (300, 200)), "PNG"))
+    densenet("predict", items, "--weights", weights, "--html", tmp_path / "r.html")
     browser.open(tmp_path / "r.html", 390, 844)
     assert browser.run("return document.documentElement.scrollWidth") == 390
     heights = browser.run(
@@ -410,11 +410,11 @@ def test_two_thousand_open_and_filter_in_no_time(browser, large):
     """Most of them are not laid out: what is out of sight waits, in blocks that fill whole rows of columns."""
     start = time.monotonic()
     browser.open(large)
-    assert browser.run("return document.querySelectorAll('.picture').length") == 2001
-    blocks = "return [...document.querySelectorAll('#pictures > .pictures')].map(block => block.children.length)"
+    assert browser.run("return document.querySelectorAll('.image').length") == 2001
+    blocks = "return [...document.querySelectorAll('#images > .images')].map(block => block.children.length)"
     served = browser.run(blocks)
     assert served == [BLOCK] * 66 + [21] and BLOCK % 6 == 0
-    laid_out = "return document.querySelectorAll('.picture h2')[1500].checkVisibility({contentVisibilityAuto: true})"
+    laid_out = "return document.querySelectorAll('.image h2')[1500].checkVisibility({contentVisibilityAuto: true})"
     assert not browser.run(laid_out)
     assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     choose(browser, "[name=show][value=failed]", "")

@@ -9,7 +9,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from densenet_cli import registry
+from densenet_cli import variants
 from tests.conftest import ROOT
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import random_arrays
@@ -24,18 +24,18 @@ def script(keras):
 
 
 def test_it_tells_right_from_wrong(script, keras, photographs, tmp_path, monkeypatch, capsys):
-    variant = registry.get("121")
+    variant = variants.get("121")
     file = tmp_path / "published" / variant.weights.name
     file.parent.mkdir()
-    picture = np.random.default_rng(0).normal(size=(1, 224, 224, 3))
-    arrays = random_arrays(variant.config, picture=picture, top=0.1)
+    image = np.random.default_rng(0).normal(size=(1, 224, 224, 3))
+    arrays = random_arrays(variant.config, image=image, top=0.1)
     write_legacy_h5(file, arrays, variant.config)
     md5 = hashlib.md5(file.read_bytes()).hexdigest()
-    known = dataclasses.replace(variant, weights=registry.WeightsFile(file.name, md5))
+    known = dataclasses.replace(variant, weights=variants.WeightsFile(file.name, md5))
     monkeypatch.setenv("DENSENET_BASE_URL", file.parent.as_uri())
     theirs = keras.applications.DenseNet121(weights=str(file))
     monkeypatch.setattr(script, "reference", lambda name: theirs)
-    with registry.register(known):
+    with variants.register(known):
         assert script.check("121", photographs[:2])
         assert md5 in capsys.readouterr().out
         head = theirs.get_layer("predictions")

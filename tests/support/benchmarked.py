@@ -12,7 +12,7 @@ MACHINE = Machine(
 
 
 def report(rates: dict[tuple[int, int], list[float]], default=(8, 2), engines=("onnx",), random_weights=True) -> Report:
-    """``rates`` are pictures per second of both together, by (batch size, threads), in every engine."""
+    """``rates`` are images per second of both together, by (batch size, threads), in every engine."""
     times: dict[Cell, tuple[float, ...]] = {}
     for engine in engines:
         for threads in sorted({threads for _, threads in rates}):
@@ -28,13 +28,13 @@ def report(rates: dict[tuple[int, int], list[float]], default=(8, 2), engines=("
     return Report(
         model="densenet121",
         machine=MACHINE,
-        pictures={"made": True, "count": 8, "unusable": {}, "mean_bytes": 110_000, "mean_pixels": 187_500},
+        images={"made": True, "count": 8, "unusable": {}, "mean_bytes": 110_000, "mean_pixels": 187_500},
         settings={"random_weights": random_weights, "input_size": 224, "crops": 1, "preprocess": "crop"},
         rounds=3,
         default=default,
         commands=tuple(
-            Command(engine, pictures, Summary.of([0.25, 0.26]), Summary.of([1.5e8]) if pictures == 1 else None)
-            for pictures in (1, 48)
+            Command(engine, images, Summary.of([0.25, 0.26]), Summary.of([1.5e8]) if images == 1 else None)
+            for images in (1, 48)
             for engine in engines
         ),
         times=times,

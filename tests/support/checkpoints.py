@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 from safetensors.numpy import save_file
 
-from densenet_cli.arithmetic import array_shapes, layers
+from densenet_cli.layers import array_shapes, layers
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights.safetensors_file import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
+from densenet_cli.weights.safetensors import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
 
 Arrays = dict[str, dict[str, np.ndarray]]
 

@@ -1,7 +1,7 @@
 """Measures what decoding takes: ``python -m tests.support.decoding_memory`` answers each path with two numbers.
 
-A line is ``exact`` or ``reduced`` and a path. The numbers are the bytes that were reserved for the picture and those
-by which the process grew at its peak. Each picture is decoded in a fork of a process that has imported everything
+A line is ``exact`` or ``reduced`` and a path. The numbers are the bytes that were reserved for the image and those
+by which the process grew at its peak. Each image is decoded in a fork of a process that has imported everything
 and decoded nothing large.
 """
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from densenet_cli.images.decoding import DecodeBudget, load
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
-from tests.support.pictures import ENCODINGS, photograph
+from tests.support.images import ENCODINGS, photograph
 
 
 class Recording(DecodeBudget):

@@ -11,7 +11,7 @@ from densenet_cli.images.preprocessing import Preprocessing
 
 
 class Fake:
-    """Stands for a ``Classifier``: picture n gets ``outputs[n]``, probabilities or an error."""
+    """Stands for a ``Classifier``: image n gets ``outputs[n]``, probabilities or an error."""
 
     model = "fake"
     preprocessing = Preprocessing()

@@ -1,6 +1,6 @@
 """Random arrays on which a mistake in the network shows.
 
-Keras' default initialisation gives every class 0.001, and batch norm statistics of 0 and 1 hide an epsilon or a
+Keras' default initialization gives every class 0.001, and batch norm statistics of 0 and 1 hide an epsilon or a
 skipped layer. Here statistics are random, half of the variances are 1e-5 or less, signals keep their size through
 any depth, and the head is scaled so that the best class of a real photograph is neither sure nor unlikely.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from densenet_cli.arithmetic import array_shapes
-from densenet_cli.registry import Variant
+from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.variants import Variant
 
 TINY = DenseNetConfig((1, 2), growth_rate=4, stem_width=8, classes=10, input_size=32)
 """A network for tests of everything around a network; it answers in well under a millisecond."""
@@ -50,12 +50,12 @@ def uncalibrated(config: DenseNetConfig, seed: int = 0) -> dict[str, dict[str, n
     return arrays
 
 
-def random_arrays(config: DenseNetConfig, seed: int = 0, picture: np.ndarray | None = None, top: float = 0.5):
-    """Arrays of ``config``; the head's scale gives the best class of ``picture`` (normalised, one row) this ``top``."""
+def random_arrays(config: DenseNetConfig, seed: int = 0, image: np.ndarray | None = None, top: float = 0.5):
+    """Arrays of ``config``; the head's scale gives the best class of ``image`` (normalized, one row) this ``top``."""
     arrays = uncalibrated(config, seed)
-    if picture is None:
-        picture = np.random.default_rng(1).normal(0, 1, (1, config.input_size, config.input_size, 3))
-    logits = onnx_outputs(arrays, config, picture.astype(np.float32))[0].astype(np.float64)
+    if image is None:
+        image = np.random.default_rng(1).normal(0, 1, (1, config.input_size, config.input_size, 3))
+    logits = onnx_outputs(arrays, config, image.astype(np.float32))[0].astype(np.float64)
     low, high = 0.0, 1e4 / np.ptp(logits)
     for _ in range(60):
         scale = (low + high) / 2

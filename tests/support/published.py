@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 
-from densenet_cli.registry import Variant, WeightsFile
 from densenet_cli.topology import DenseNetConfig
+from densenet_cli.variants import Variant, WeightsFile
 
 NAME = "tiny_weights.h5"
 DATA = random.Random(9).randbytes(400_000)
@@ -15,8 +15,8 @@ TINY = Variant("tiny-published", DenseNetConfig((1, 1, 1, 1), 4, stem_width=8), 
 
 CHILD = """
 import os, sys
-from densenet_cli.network import Limits
-from densenet_cli.weights import store, transfer
+from densenet_cli.http import Limits
+from densenet_cli.weights import store, download
 import filelock, requests
 from tests.support.published import DATA, TINY
 transfer.PAUSES, transfer.LIMITS = (0.0, 0.0), Limits(2, 5, None)

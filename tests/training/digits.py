@@ -1,4 +1,4 @@
-"""Class folders of real small pictures: scikit-learn's handwritten digits, and a run on them that takes seconds."""
+"""Class folders of real small images: scikit-learn's handwritten digits, and a run on them that takes seconds."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densenet_cli.arithmetic import array_shapes
+from densenet_cli.layers import array_shapes
 from densenet_cli.training import folders
-from densenet_cli.weights import safetensors_file
+from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.training.digits import NETWORK, write_digits
 
@@ -52,7 +52,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
     digits = write_digits(folder / "digits")
     labels = folders.class_labels(folders.scan(digits).classes)
     arrays = he_normal(array_shapes(NETWORK))
-    safetensors_file.write(folder / "start.safetensors", arrays, NETWORK, ModelMetadata(labels))
+    safetensors.write(folder / "start.safetensors", arrays, NETWORK, ModelMetadata(labels))
     return {backend: _train(folder, backend) for backend in BACKENDS}
 
 

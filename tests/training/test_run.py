@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from densenet_cli.classifier import Classifier
-from densenet_cli.errors import PictureError, UsageError
-from densenet_cli.training import folders, recipe, session, state
+from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.training import folders, recipe, run_files, session
 from densenet_cli.training.settings import Phase, Settings
 from densenet_cli.training.ways import Ways
 from densenet_cli.weights import checkpoint
@@ -30,13 +30,13 @@ def digits(tmp_path_factory) -> Path:
 
 
 def place(digits: Path, output: Path, **changes) -> session.Place:
-    values = {"folder": digits, "validation": None, "output": output, "cache": output.parent / "pictures"}
+    values = {"folder": digits, "validation": None, "output": output, "cache": output.parent / "images"}
     return session.Place(**{**values, "cache_limit": 100, **changes})
 
 
 def train(
     where: session.Place, settings: Settings, stop_at: tuple[int, int] | None = None, ways=None, **how
-) -> state.State:
+) -> run_files.State:
     """Train to the end, or up to a step (epoch, batch), and give the state it ended in."""
     with session.open_run(where, settings, ways or Ways(), **how) as run:
         if stop_at:
@@ -46,7 +46,7 @@ def train(
 
 
 @pytest.fixture(scope="module")
-def finished(digits, tmp_path_factory, keras) -> tuple[Path, state.State, float]:
+def finished(digits, tmp_path_factory, keras) -> tuple[Path, run_files.State, float]:
     """A whole run: its folder, its last state, the processor seconds it took."""
     output = tmp_path_factory.mktemp("run") / "whole"
     began = time.process_time()
@@ -62,7 +62,7 @@ def test_a_run_learns_to_read_digits_in_under_a_minute(finished):
     assert read.config == SETTINGS.config(10)
     assert [label.name for label in read.metadata.labels] == [str(digit) for digit in range(10)]
     assert read.metadata.accuracy["validation"]["top1"] == end.best
-    assert read.metadata.accuracy["validation"]["pictures"] == 200
+    assert read.metadata.accuracy["validation"]["images"] == 200
     assert read.metadata.training["seed"] == SETTINGS.seed
 
 
@@ -87,7 +87,7 @@ def test_its_file_predicts_in_both_engines_what_was_measured(digits, finished):
     rows = []
     for engine in ("onnx", "tensorflow"):
         classifier = Classifier(weights=output / "model.safetensors", engine=engine)
-        assert (classifier.preprocessing.way, classifier.preprocessing.input_size) == ("squash", 16)
+        assert (classifier.preprocessing.mode, classifier.preprocessing.input_size) == ("squash", 16)
         rows.append(np.array([row for _, row in classifier.probabilities(paths)]))
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
     assert (rows[0].argmax(axis=1) == found.targets[::20]).mean() > 0.9
@@ -120,23 +120,23 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(digits, finished, tmp_path)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
-    stopped = state.load(output)
+    stopped = run_files.load(output)
     assert (stopped.epoch, stopped.batch) >= (3, 5)
     assert stopped.epoch < 6, "it was killed too late to show anything"
     train(place(digits, output), SETTINGS, resume=True)
     assert (output / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert_same_arrays(state.load(output), state.load(whole))
+    assert_same_arrays(run_files.load(output), run_files.load(whole))
 
 
 def _has_reached(output: Path, epoch: int, batch: int) -> bool:
     try:
-        now = state.load(output)
+        now = run_files.load(output)
     except UsageError:
         return False
     return (now.epoch, now.batch) >= (epoch, batch)
 
 
-def assert_same_arrays(one: state.State, other: state.State) -> None:
+def assert_same_arrays(one: run_files.State, other: run_files.State) -> None:
     assert one.arrays.keys() == other.arrays.keys()
     for name, array in one.arrays.items():
         assert array.tobytes() == other.arrays[name].tobytes(), name
@@ -174,13 +174,13 @@ def test_frozen_stages_stay_and_then_learn(digits, finished, tmp_path):
 
 
 def _network_arrays(output: Path, settings: Settings):
-    from densenet_cli.engines import keras_layers
+    from densenet_cli.engines import keras_ops
     from densenet_cli.training import network
 
     model = network.build(settings.config(10), "float32")
-    arrays = state.load(output).arrays
+    arrays = run_files.load(output).arrays
     model.set_weights([arrays[f"variable.{n}"] for n in range(len(model.weights))])
-    return keras_layers.get_arrays(model)
+    return keras_ops.get_arrays(model)
 
 
 def test_from_a_model_with_other_classes_the_head_is_new(digits, finished, tmp_path, keras):
@@ -214,7 +214,7 @@ def test_a_loss_that_explodes_ends_the_run(digits, tmp_path, keras):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_streamed_picture_that_breaks_is_named_and_costs_nothing(digits, tmp_path, keras):
+def test_a_streamed_image_that_breaks_is_named_and_costs_nothing(digits, tmp_path, keras):
     import shutil
 
     mine = tmp_path / "digits"
@@ -222,9 +222,9 @@ def test_a_streamed_picture_that_breaks_is_named_and_costs_nothing(digits, tmp_p
     for number in range(0, 100, 5):
         (mine / "3" / f"{number:03}.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
     where = place(mine, tmp_path / "run", cache_limit=0)
-    with pytest.raises(PictureError, match=r"3/\d+\.png: .* --skip-unreadable"):
+    with pytest.raises(ImageError, match=r"3/\d+\.png: .* --skip-unreadable"):
         train(where, SHORT)
-    kept = state.load(tmp_path / "run")
+    kept = run_files.load(tmp_path / "run")
     end = train(where, SHORT, resume=True, ways=Ways(skip_unreadable=True))
     assert (kept.epoch, end.epoch) == (0, 2)
 
@@ -243,7 +243,7 @@ def test_ctrl_c_saves_and_resuming_needs_no_settings(digits, tmp_path, keras, mo
         )
     assert first.return_value == 130
     assert "--resume" in first.output
-    assert (state.load(tmp_path / "run").epoch, state.load(tmp_path / "run").batch) == (0, 4)
+    assert (run_files.load(tmp_path / "run").epoch, run_files.load(tmp_path / "run").batch) == (0, 4)
     second = CliRunner().invoke(train.command, [*where, "--resume"], standalone_mode=False)
     assert second.return_value == 0, second.output
     assert "validation accuracy" in second.output

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.training import folders, session, state
+from densenet_cli.training import folders, run_files, session
 from densenet_cli.training.ways import Ways
 from tests.training.digits import SETTINGS
 
 
-def write_pictures(folder: Path, *classes: str, count: int = 6) -> Path:
+def write_images(folder: Path, *classes: str, count: int = 6) -> Path:
     for shade, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -24,7 +24,7 @@ def write_pictures(folder: Path, *classes: str, count: int = 6) -> Path:
 
 
 def place(tmp_path: Path, validation: Path | None = None) -> session.Place:
-    return session.Place(tmp_path / "pictures", validation, tmp_path / "run", tmp_path / "cache", 100)
+    return session.Place(tmp_path / "images", validation, tmp_path / "run", tmp_path / "cache", 100)
 
 
 def refused(where: session.Place, settings=SETTINGS, ways=None, **how) -> str:
@@ -35,69 +35,69 @@ def refused(where: session.Place, settings=SETTINGS, ways=None, **how) -> str:
 
 
 def test_a_folder_without_classes(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     assert "no class folders" in refused(place(tmp_path))
 
 
 def test_a_folder_with_one_class(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat")
+    write_images(tmp_path / "images", "cat")
     assert "only one class folder" in refused(place(tmp_path))
 
 
 def test_an_empty_class(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat", "dog")
-    (tmp_path / "pictures" / "newt").mkdir()
-    (tmp_path / "pictures" / "newt" / "notes.txt").write_text("none yet")
+    write_images(tmp_path / "images", "cat", "dog")
+    (tmp_path / "images" / "newt").mkdir()
+    (tmp_path / "images" / "newt" / "notes.txt").write_text("none yet")
     message = refused(place(tmp_path))
     assert "newt" in message
-    assert "No picture" in message
+    assert "No image" in message
 
 
 def test_a_class_too_small_to_split(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat", "dog", count=4)
+    write_images(tmp_path / "images", "cat", "dog", count=4)
     message = refused(place(tmp_path))
-    assert "'cat' has 4 pictures" in message
+    assert "'cat' has 4 images" in message
     assert "--val" in message
 
 
 def test_a_class_in_the_validation_folder_that_training_lacks(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat", "dog")
-    other = write_pictures(tmp_path / "val", "cat", "newt")
-    assert "the class 'newt', which the training pictures lack" in refused(place(tmp_path, other))
+    write_images(tmp_path / "images", "cat", "dog")
+    other = write_images(tmp_path / "val", "cat", "newt")
+    assert "the class 'newt', which the training images lack" in refused(place(tmp_path, other))
 
 
-def test_unreadable_pictures_are_named(tmp_path):
-    root = write_pictures(tmp_path / "pictures", "cat", "dog")
-    (root / "dog" / "3.png").write_bytes(b"no picture")
+def test_unreadable_images_are_named(tmp_path):
+    root = write_images(tmp_path / "images", "cat", "dog")
+    (root / "dog" / "3.png").write_bytes(b"no image")
     whole = (root / "cat" / "1.png").read_bytes()
     (root / "cat" / "1.png").write_bytes(whole[:40])
     message = refused(place(tmp_path))
-    assert message.startswith("2 of 12 pictures can't be decoded")
+    assert message.startswith("2 of 12 images can't be decoded")
     assert str(root / "cat" / "1.png") in message
     assert str(root / "dog" / "3.png") in message
     assert "--skip-unreadable" in message
 
 
-def test_a_class_of_which_no_picture_can_be_read(tmp_path):
-    root = write_pictures(tmp_path / "pictures", "cat", "dog")
+def test_a_class_of_which_no_image_can_be_read(tmp_path):
+    root = write_images(tmp_path / "images", "cat", "dog")
     for path in (root / "dog").iterdir():
-        path.write_bytes(b"no picture")
-    assert "'dog' has no picture" in refused(place(tmp_path), ways=Ways(skip_unreadable=True))
+        path.write_bytes(b"no image")
+    assert "'dog' has no image" in refused(place(tmp_path), ways=Ways(skip_unreadable=True))
 
 
 def test_a_name_that_cant_be_a_label(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat", "dog\n")
+    write_images(tmp_path / "images", "cat", "dog\n")
     assert "can't be a label" in refused(place(tmp_path))
 
 
 def begin(tmp_path: Path) -> tuple[session.Place, bytes]:
     """A run that has begun, and its state's bytes."""
     where = place(tmp_path)
-    write_pictures(where.folder, "cat", "dog")
+    write_images(where.folder, "cat", "dog")
     where.output.mkdir()
     data = folders.scan(where.folder).fingerprint()
-    state.save(where.output, state.State(SETTINGS.to_dict(), ["cat", "dog"], data))
-    return where, (where.output / state.FILE).read_bytes()
+    run_files.save(where.output, run_files.State(SETTINGS.to_dict(), ["cat", "dog"], data))
+    return where, (where.output / run_files.FILE).read_bytes()
 
 
 def test_a_run_in_the_way(tmp_path):
@@ -105,7 +105,7 @@ def test_a_run_in_the_way(tmp_path):
     message = refused(where)
     assert "--resume" in message
     assert "--overwrite" in message
-    assert (where.output / state.FILE).read_bytes() == before
+    assert (where.output / run_files.FILE).read_bytes() == before
 
 
 def test_resuming_with_other_settings(tmp_path):
@@ -113,18 +113,18 @@ def test_resuming_with_other_settings(tmp_path):
     message = refused(where, replace(SETTINGS, seed=9, learning_rate=0.3), resume=True)
     assert "its learning_rate is 0.1, not 0.3" in message
     assert "its seed is 3, not 9" in message
-    assert (where.output / state.FILE).read_bytes() == before
+    assert (where.output / run_files.FILE).read_bytes() == before
 
 
-def test_resuming_with_other_pictures(tmp_path):
+def test_resuming_with_other_images(tmp_path):
     where, before = begin(tmp_path)
     (where.folder / "cat" / "0.png").unlink()
     assert "not those" in refused(where, resume=True)
-    assert (where.output / state.FILE).read_bytes() == before
+    assert (where.output / run_files.FILE).read_bytes() == before
 
 
 def test_resuming_what_has_not_begun(tmp_path):
-    write_pictures(tmp_path / "pictures", "cat", "dog")
+    write_images(tmp_path / "images", "cat", "dog")
     assert "no run to resume" in refused(place(tmp_path), resume=True)
     assert not (tmp_path / "run").exists()
 
@@ -132,7 +132,7 @@ def test_resuming_what_has_not_begun(tmp_path):
 def test_resuming_from_a_file_that_is_no_state(tmp_path):
     where, before = begin(tmp_path)
     for damaged in (before[:1000], b"", b"PK\3\4 and nothing else"):
-        (where.output / state.FILE).write_bytes(damaged)
+        (where.output / run_files.FILE).write_bytes(damaged)
         assert "not the state of a run" in refused(where, resume=True)
 
 
@@ -144,8 +144,8 @@ def test_a_disk_that_is_full_is_said_and_the_last_state_stays(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        state.save(where.output, state.load(where.output))
-    assert (where.output / state.FILE).read_bytes() == before
+        run_files.save(where.output, run_files.load(where.output))
+    assert (where.output / run_files.FILE).read_bytes() == before
 
 
 def test_two_runs_in_one_folder(tmp_path):
@@ -154,14 +154,14 @@ def test_two_runs_in_one_folder(tmp_path):
     where, _ = begin(tmp_path)
     with FileLock(where.output / ".lock"):
         assert "Another run" in refused(where, overwrite=True)
-    assert (where.output / state.FILE).exists()
+    assert (where.output / run_files.FILE).exists()
 
 
-def test_pictures_may_move_as_a_whole(tmp_path):
-    one = folders.scan(write_pictures(tmp_path / "one", "cat", "dog"))
-    other = folders.scan(write_pictures(tmp_path / "other", "cat", "dog"))
+def test_images_may_move_as_a_whole(tmp_path):
+    one = folders.scan(write_images(tmp_path / "one", "cat", "dog"))
+    other = folders.scan(write_images(tmp_path / "other", "cat", "dog"))
     assert one.fingerprint() == other.fingerprint()
-    third = folders.scan(write_pictures(tmp_path / "third", "cat", "dog", count=7))
+    third = folders.scan(write_images(tmp_path / "third", "cat", "dog", count=7))
     assert third.fingerprint() != one.fingerprint()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli import registry
+from densenet_cli import variants
 from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import WAYS
+from densenet_cli.images.preprocessing import MODES
 from densenet_cli.training import recipe
 from densenet_cli.training.settings import (
     AUGMENTATIONS,
@@ -73,7 +73,7 @@ def test_values_out_of_range_are_refused(values):
 
 @pytest.mark.parametrize(
     "values",
-    [{"colour": 1}, {"seed": "1"}, {"seed": True}, {"flip": 1}, {"blocks": [1, 2.0]}, {"blocks": 3}, {"sizes": 3}],
+    [{"color": 1}, {"seed": "1"}, {"seed": True}, {"flip": 1}, {"blocks": [1, 2.0]}, {"blocks": 3}, {"sizes": 3}],
 )
 def test_unknown_names_and_other_types_are_refused(values):
     with pytest.raises(UsageError, match=next(iter(values))):
@@ -104,7 +104,7 @@ def test_options_count_for_more_than_a_recipe():
 
 def test_a_variant_gives_the_network_and_options_change_it():
     said = recipe.settings({}, {"variant": "bc-100-12", "growth_rate": 24})
-    config = registry.get("bc-100-12").config
+    config = variants.get("bc-100-12").config
     assert (said.blocks, said.growth_rate, said.stem, said.input_size) == (config.blocks, 24, "cifar", 32)
     assert said.sizes == (Phase(32, EPOCHS),)
 
@@ -119,7 +119,7 @@ def test_epochs_are_at_the_input_size():
 
 def test_the_network_of_the_weights_to_start_from_is_theirs():
     said = recipe.settings({}, {"start": "169"})
-    assert said.blocks == registry.get("169").config.blocks
+    assert said.blocks == variants.get("169").config.blocks
     with pytest.raises(UsageError, match="growth_rate"):
         recipe.settings({}, {"start": "169", "growth_rate": 48})
     with pytest.raises(UsageError, match="neither"):
@@ -147,7 +147,7 @@ def test_every_setting_is_an_option_and_offers_the_same_choices():
         ("schedule", SCHEDULES),
         ("augmentation", AUGMENTATIONS),
         ("precision", PRECISIONS),
-        ("preprocess", tuple(WAYS)),
+        ("preprocess", tuple(MODES)),
     ):
         assert tuple(options[name].type.choices) == choices
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.weights import checkpoint, safetensors_file
+from densenet_cli.weights import checkpoint, safetensors
 from tests.support import checkpoints as support
 from tests.support.networks import uncalibrated
 
@@ -33,7 +33,7 @@ LAYOUTS = {
     "numbered": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG),
     "nameless": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG, names=False),
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
-    "ours": lambda path, arrays: safetensors_file.write(path, arrays, CONFIG),
+    "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 
 

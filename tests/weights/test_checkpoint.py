@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from densenet_cli import labels, registry
-from densenet_cli.arithmetic import array_shapes
+from densenet_cli import labels, variants
 from densenet_cli.errors import CheckpointError, OutputError
 from densenet_cli.labels import ClassLabel
+from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import checkpoint, safetensors_file
+from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import uncalibrated
@@ -36,7 +36,7 @@ LAYOUTS = {
     "today.keras": lambda p, a, c: support.write_keras_archive(p, a, c),
     "nameless.keras": lambda p, a, c: support.write_keras_archive(p, a, c, names=False),
     "packed.keras": lambda p, a, c: support.write_keras_archive(p, a, c, compression=zipfile.ZIP_DEFLATED),
-    "ours.safetensors": lambda p, a, c: safetensors_file.write(p, a, c),
+    "ours.safetensors": lambda p, a, c: safetensors.write(p, a, c),
 }
 
 
@@ -84,7 +84,7 @@ def test_the_order_in_a_file_with_names_does_not_count(tmp_path, arrays, layout)
 @pytest.mark.parametrize("layout", ["published.h5", "nameless.weights.h5", "torchvision"])
 @pytest.mark.parametrize("name", ["121", "bc-100-12"])
 def test_a_variant_is_told_from_its_layers(tmp_path, layout, name):
-    variant = registry.get(name)
+    variant = variants.get(name)
     arrays = uncalibrated(variant.config)
     path = tmp_path / "weights"
     LAYOUTS.get(layout, support.write_torchvision)(path, arrays, variant.config)
@@ -94,9 +94,9 @@ def test_a_variant_is_told_from_its_layers(tmp_path, layout, name):
 
 
 def test_a_variant_with_another_head_keeps_its_name(tmp_path):
-    config = registry.get("bc-100-12").config.with_classes(7)
+    config = variants.get("bc-100-12").config.with_classes(7)
     path = written(tmp_path, "published.h5", uncalibrated(config), config)
-    for asked in (None, registry.get("bc-100-12").config):
+    for asked in (None, variants.get("bc-100-12").config):
         found = checkpoint.read(path, asked)
         assert (found.variant, found.config) == ("bc-100-12", config)
 
@@ -115,7 +115,7 @@ def test_stems_with_the_same_layers_need_the_file_or_the_variant_to_tell(tmp_pat
     path = written(tmp_path, "published.h5", arrays, config)
     assert "stride 1 or 2 (small or cifar)" in refusal(path)
     assert checkpoint.read(path, config).config == config
-    with registry.register(registry.Variant("test", config)):
+    with variants.register(variants.Variant("test", config)):
         assert checkpoint.read(path).variant == "test"
     path = written(tmp_path, "ours.safetensors", arrays, config)
     assert checkpoint.read(path).config == config
@@ -171,19 +171,19 @@ def test_what_is_written_is_read_back_with_all_that_was_said(tmp_path, arrays):
         accuracy={"top1": 0.5},
     )
     path = tmp_path / "m.safetensors"
-    safetensors_file.write(path, arrays, CONFIG, metadata)
+    safetensors.write(path, arrays, CONFIG, metadata)
     first = path.read_bytes()
     found = checkpoint.read(path)
     assert found.metadata == metadata
     support.assert_same(found.arrays, arrays, CONFIG)
-    safetensors_file.write(path, found.arrays, found.config, found.metadata)
+    safetensors.write(path, found.arrays, found.config, found.metadata)
     assert path.read_bytes() == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_written_names_are_torchvisions(tmp_path):
-    config = registry.get("121").config
-    names = safetensors_file.torchvision_names(config).values()
+    config = variants.get("121").config
+    names = safetensors.torchvision_names(config).values()
     assert len(names) == len(array_shapes(config)) == 242
     for name in (
         "features.conv0",
@@ -196,7 +196,7 @@ def test_written_names_are_torchvisions(tmp_path):
     ):
         assert name in names
     path = tmp_path / "m.safetensors"
-    safetensors_file.write(path, uncalibrated(CONFIG), CONFIG)
+    safetensors.write(path, uncalibrated(CONFIG), CONFIG)
     shapes = {name: values.shape for name, values in load_file(path).items()}
     assert shapes["features.conv0.weight"] == (6, 3, 7, 7)
     assert shapes["features.denseblock1.denselayer2.conv2.weight"] == (4, 16, 3, 3)
@@ -206,7 +206,7 @@ def test_written_names_are_torchvisions(tmp_path):
 
 def test_half_precision_halves_kernels_alone(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
-    safetensors_file.write(path, arrays, CONFIG, dtype="float16")
+    safetensors.write(path, arrays, CONFIG, dtype="float16")
     found = checkpoint.read(path).arrays
     kernel = arrays["conv1_conv"]["kernel"]
     np.testing.assert_array_equal(found["conv1_conv"]["kernel"], kernel.astype(np.float16).astype(np.float32))
@@ -216,12 +216,12 @@ def test_half_precision_halves_kernels_alone(tmp_path, arrays):
 def test_the_writer_refuses_what_could_not_be_read_back(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
     with pytest.raises(ValueError, match="not those of this configuration"):
-        safetensors_file.write(path, support.without(arrays, "bn"), CONFIG)
+        safetensors.write(path, support.without(arrays, "bn"), CONFIG)
     broken = {**arrays, "bn": {**arrays["bn"], "beta": np.full_like(arrays["bn"]["beta"], np.nan)}}
     with pytest.raises(ValueError, match="bn's beta holds values that are not finite"):
-        safetensors_file.write(path, broken, CONFIG)
+        safetensors.write(path, broken, CONFIG)
     with pytest.raises(OutputError, match="can't be written"):
-        safetensors_file.write(tmp_path / "none" / "m.safetensors", arrays, CONFIG)
+        safetensors.write(tmp_path / "none" / "m.safetensors", arrays, CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,9 +255,9 @@ def test_a_further_layer_and_a_further_array_are_named(tmp_path, arrays):
 
 
 def test_another_variants_file_says_which_it_is(tmp_path):
-    config = registry.get("bc-100-12").config
+    config = variants.get("bc-100-12").config
     path = written(tmp_path, "published.h5", uncalibrated(config), config)
-    message = refusal(path, registry.get("121").config)
+    message = refusal(path, variants.get("121").config)
     assert "layer conv1_conv has kernel of shape (3, 3, 3, 24) instead of (7, 7, 3, 64)" in message
     assert "(these are the layers of variant bc-100-12)" in message
 
@@ -284,7 +284,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 
 def test_metadata_of_another_network_are_not_believed(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
-    safetensors_file.write(path, arrays, CONFIG)
+    safetensors.write(path, arrays, CONFIG)
     said = {
         "config": replace(CONFIG, blocks=(2, 10**9)).to_dict(),
         "labels": None,
@@ -300,5 +300,5 @@ def test_metadata_of_another_network_are_not_believed(tmp_path, arrays):
 
 def test_labels_of_a_written_model_are_those_of_its_head(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
-    safetensors_file.write(path, arrays, CONFIG, ModelMetadata(labels.plain(4)))
+    safetensors.write(path, arrays, CONFIG, ModelMetadata(labels.plain(4)))
     assert "metadata are malformed (ValueError: 4 labels for 5 classes)" in refusal(path)

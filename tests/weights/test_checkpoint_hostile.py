@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import checkpoint, hdf5_attributes, keras_archive, safetensors_file
+from densenet_cli.weights import checkpoint, hdf5_attributes, keras_archive, safetensors
 from tests.support import checkpoints as support
 from tests.support.networks import uncalibrated
 from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, run_apart
@@ -330,7 +330,7 @@ GOOD = {"labels": None, "preprocess": None, "input_size": None, "bn_epsilon": 1e
 )
 def test_hostile_metadata_are_refused(tmp_path, arrays, change):
     path = tmp_path / "x.safetensors"
-    safetensors_file.write(path, arrays, CONFIG)
+    safetensors.write(path, arrays, CONFIG)
     said = json.dumps({"config": CONFIG.to_dict(), **GOOD, **change})
     save_file(load_file(path), path, {"densenet": said})
     assert "metadata" in refusal(path)
@@ -339,7 +339,7 @@ def test_hostile_metadata_are_refused(tmp_path, arrays, change):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "{}", '{"config": {}}'])
 def test_metadata_that_are_no_metadata_are_refused(tmp_path, arrays, text):
     path = tmp_path / "x.safetensors"
-    safetensors_file.write(path, arrays, CONFIG)
+    safetensors.write(path, arrays, CONFIG)
     save_file(load_file(path), path, {"densenet": text})
     assert "its metadata are malformed" in refusal(path)
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from densenet_cli import registry
+from densenet_cli import variants
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 from tests.support import checkpoints as support
@@ -14,7 +14,7 @@ from tests.support.networks import uncalibrated
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 
-WAYS = {
+SAVERS = {
     "x.h5": lambda model, path: model.save(path),
     "x.keras": lambda model, path: model.save(path),
     "x.weights.h5": lambda model, path: model.save_weights(path),
@@ -22,18 +22,18 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def keras_layers(keras):
-    from densenet_cli.engines import keras_layers
+def keras_ops(keras):
+    from densenet_cli.engines import keras_ops
 
-    return keras_layers
+    return keras_ops
 
 
 @pytest.fixture(scope="module")
-def small(keras, keras_layers):
+def small(keras, keras_ops):
     """A Keras model with random arrays and an optimizer that has state, and the arrays."""
     arrays = uncalibrated(CONFIG)
-    model = keras_layers.model(CONFIG)
-    keras_layers.set_arrays(model, arrays)
+    model = keras_ops.model(CONFIG)
+    keras_ops.set_arrays(model, arrays)
     model.compile(keras.optimizers.SGD(0.0, momentum=0.9), "categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     return model, arrays
@@ -53,10 +53,10 @@ def remove_names(path) -> None:
             group["vars"].attrs.pop("name", None)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", SAVERS)
 def test_what_keras_writes(tmp_path, small, name):
     model, arrays = small
-    WAYS[name](model, tmp_path / name)
+    SAVERS[name](model, tmp_path / name)
     support.assert_same(checkpoint.read(tmp_path / name).arrays, arrays, CONFIG)
 
 
@@ -69,19 +69,19 @@ def test_what_keras_wrote_before_it_had_names(tmp_path, small):
 
 
 @pytest.fixture(scope="module")
-def published(keras, keras_layers):
+def published(keras, keras_ops):
     """``keras.applications``' own DenseNet-121 with random arrays, the arrays and the configuration."""
-    config = registry.get("121").config.with_classes(3)
+    config = variants.get("121").config.with_classes(3)
     model = keras.applications.densenet.DenseNet121(weights=None, classes=3)
     arrays = uncalibrated(config)
-    keras_layers.set_arrays(model, arrays)
+    keras_ops.set_arrays(model, arrays)
     return model, arrays, config
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", SAVERS)
 def test_the_network_of_keras_applications(tmp_path, published, name):
     model, arrays, config = published
-    WAYS[name](model, tmp_path / name)
+    SAVERS[name](model, tmp_path / name)
     found = checkpoint.read(tmp_path / name)
     assert (found.variant, found.config) == ("121", config)
     support.assert_same(found.arrays, arrays, config)
@@ -97,13 +97,13 @@ def test_nameless_layers_of_keras_applications_come_in_the_order_of_creation(tmp
     support.assert_same(found.arrays, arrays, config)
 
 
-def test_keras_reads_the_published_layout_that_the_tests_write(tmp_path, published, keras_layers):
+def test_keras_reads_the_published_layout_that_the_tests_write(tmp_path, published, keras_ops):
     model, _, config = published
     arrays = uncalibrated(config, seed=1)
     support.write_legacy_h5(tmp_path / "x.h5", arrays, config)
     model.load_weights(tmp_path / "x.h5")
-    support.assert_same(keras_layers.get_arrays(model), arrays, config)
-    keras_layers.set_arrays(model, published[1])
+    support.assert_same(keras_ops.get_arrays(model), arrays, config)
+    keras_ops.set_arrays(model, published[1])
 
 
 def test_the_tests_write_datasets_where_keras_does(tmp_path, small):
@@ -122,15 +122,15 @@ def test_the_tests_write_datasets_where_keras_does(tmp_path, small):
     }
 
 
-def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_layers):
+def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_ops):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("bfloat16")
     try:
-        model = keras_layers.model(CONFIG)
+        model = keras_ops.model(CONFIG)
     finally:
         keras.config.set_dtype_policy(before)
-    for name in WAYS:
-        WAYS[name](model, tmp_path / name)
+    for name in SAVERS:
+        SAVERS[name](model, tmp_path / name)
         kernel = checkpoint.read(tmp_path / name).arrays["conv1_conv"]["kernel"]
         expected = model.get_layer("conv1_conv").get_weights()[0].astype(np.float32)
         np.testing.assert_array_equal(kernel, expected)
@@ -140,14 +140,14 @@ def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_layers):
 def test_a_network_without_its_head_is_refused(tmp_path, keras):
     model = keras.applications.densenet.DenseNet121(weights=None, include_top=False)
     for name in ("x.h5", "x.weights.h5"):
-        WAYS[name](model, tmp_path / name)
+        SAVERS[name](model, tmp_path / name)
         with pytest.raises(checkpoint.CheckpointError, match=r"predictions is missing.*include_top=False"):
             checkpoint.read(tmp_path / name)
 
 
 def test_another_architecture_is_refused(tmp_path, keras):
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
-    for name in WAYS:
-        WAYS[name](model, tmp_path / name)
+    for name in SAVERS:
+        SAVERS[name](model, tmp_path / name)
         with pytest.raises(checkpoint.CheckpointError, match="none of its layers is a DenseNet's"):
             checkpoint.read(tmp_path / name)

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from densenet_cli import registry
-from densenet_cli.errors import UsageError, WeightsUnavailable
-from densenet_cli.network import Limits
+from densenet_cli import variants
+from densenet_cli.errors import UsageError, WeightsUnavailableError
+from densenet_cli.http import Limits
 from densenet_cli.paths import cache_dir, models_dir
-from densenet_cli.weights import store, transfer, verified
-from densenet_cli.weights.identity import Identity
+from densenet_cli.weights import download, store, verified
+from densenet_cli.weights.file_identity import Identity
 from tests.support import servers
 from tests.support.published import DATA, MD5, NAME, TINY
 from tests.support.servers import FaultyServer
@@ -22,8 +22,8 @@ from tests.support.servers import FaultyServer
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=10, total=None))
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "LIMITS", Limits(connect=5, read=10, total=None))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def no_hashing(monkeypatch):
 
 
 def refusal(**options) -> str:
-    with pytest.raises(WeightsUnavailable) as caught:
+    with pytest.raises(WeightsUnavailableError) as caught:
         store.locate(TINY, **options)
     assert caught.value.exit_code == 3
     return str(caught.value)
@@ -90,7 +90,7 @@ def test_another_file_of_that_name_is_named_and_left_alone(path):
     path.write_bytes(b"my own weights")
     with FaultyServer(servers.serving(DATA)) as server:
         for attempt in (store.locate, store.download):
-            with pytest.raises(WeightsUnavailable) as caught:
+            with pytest.raises(WeightsUnavailableError) as caught:
                 attempt(TINY, base_url=server.url)
         assert not server.requests
     message = str(caught.value)
@@ -102,7 +102,7 @@ def test_another_file_of_that_name_is_named_and_left_alone(path):
 def test_force_keeps_another_file_beside_the_published_one(path):
     path.write_bytes(b"my own weights")
     with FaultyServer(servers.status(404), servers.serving(DATA)) as server:
-        with pytest.raises(WeightsUnavailable):
+        with pytest.raises(WeightsUnavailableError):
             store.download(TINY, base_url=server.url, force=True)
         assert path.read_bytes() == b"my own weights"
         store.download(TINY, base_url=server.url, force=True)
@@ -190,8 +190,8 @@ def test_offline_asks_nobody():
 
 
 def test_a_variant_without_published_weights_asks_for_a_checkpoint():
-    with pytest.raises(WeightsUnavailable, match=r"No weights are published for densenet161.*--weights FILE"):
-        store.locate(registry.get("161"))
+    with pytest.raises(WeightsUnavailableError, match=r"No weights are published for densenet161.*--weights FILE"):
+        store.locate(variants.get("161"))
 
 
 def test_a_folder_in_the_place_of_the_file(path):

@@ -15,25 +15,25 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli.errors import WeightsUnavailable
-from densenet_cli.network import Limits
+from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.http import Limits
 from densenet_cli.paths import models_dir
-from densenet_cli.weights import store, transfer
+from densenet_cli.weights import download, store
 from tests.support import servers
 from tests.support.published import CHILD, DATA, NAME, TINY
 from tests.support.servers import FaultyServer
 from tests.support.small_disk import IN_A_NAMESPACE, needs_a_small_disk
 
 HALF = len(DATA) // 2
-LOST = transfer.CHUNK
+LOST = download.CHUNK
 """What a cut may cost at most: the piece that was on its way."""
 
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=10, total=None))
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "LIMITS", Limits(connect=5, read=10, total=None))
 
 
 def part() -> Path:
@@ -45,7 +45,7 @@ def starts(server: FaultyServer) -> list[int]:
 
 
 def refusal(url: str) -> str:
-    with pytest.raises(WeightsUnavailable) as caught:
+    with pytest.raises(WeightsUnavailableError) as caught:
         store.download(TINY, base_url=url)
     assert not (models_dir() / NAME).exists()
     return str(caught.value)
@@ -71,7 +71,7 @@ def child(code: str, *arguments: object, **options: object) -> subprocess.Popen:
     ],
 )
 def test_a_cut_download_goes_on_where_it_stopped(fault, monkeypatch):
-    monkeypatch.setattr(transfer, "LIMITS", Limits(connect=5, read=0.5, total=None))
+    monkeypatch.setattr(download, "LIMITS", Limits(connect=5, read=0.5, total=None))
     with FaultyServer(fault, servers.serving(DATA)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
         first, *later = starts(server)
@@ -101,7 +101,7 @@ def test_an_interrupted_download_does_not_count_and_a_later_call_continues_it():
 
 
 def test_a_line_that_breaks_all_the_time_gets_there_as_long_as_it_moves(monkeypatch):
-    monkeypatch.setattr(transfer, "WORTHWHILE", 1000)
+    monkeypatch.setattr(download, "WORTHWHILE", 1000)
     with FaultyServer(servers.cutting(DATA, 70_000)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
         assert len(server.requests) >= 6
@@ -177,7 +177,7 @@ def test_a_resumed_download_from_a_server_that_compresses():
 
 
 def test_an_answer_without_end_is_stopped(monkeypatch):
-    monkeypatch.setattr(transfer, "MOST", 1_000_000)
+    monkeypatch.setattr(download, "MOST", 1_000_000)
     with FaultyServer(servers.endless) as server:
         assert "it sends more than 1,000,000 bytes" in refusal(server.url)
 
@@ -228,7 +228,7 @@ print(path.read_bytes() == DATA)
 
 
 def test_a_full_disk_is_said_and_what_came_is_kept(monkeypatch):
-    writing = transfer._writing
+    writing = download._writing
 
     class Full:
         """A file on a disk that has room for half of it."""
@@ -251,7 +251,7 @@ def test_a_full_disk_is_said_and_what_came_is_kept(monkeypatch):
             return getattr(self.file, name)
 
     with monkeypatch.context() as patch, FaultyServer(servers.serving(DATA)) as server:
-        patch.setattr(transfer, "_writing", Full)
+        patch.setattr(download, "_writing", Full)
         message = refusal(server.url)
         assert len(server.requests) == 1
     kept = part().stat().st_size

@@ -16,7 +16,7 @@ from densenet_cli.benchmarking.statistics import Summary
 from densenet_cli.errors import OutputError
 
 FOLDER = 48
-"""Pictures of the run that shows the memory: more than are under way at once by default."""
+"""Images of the run that shows the memory: more than are under way at once by default."""
 FOLDERS = 3
 """Rounds in which it is made: memory varies little, and the time is better spent on the rest."""
 STARTS = 2
@@ -25,10 +25,10 @@ STARTS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """A process to be measured: its engine, and how many pictures it classifies."""
+    """A process to be measured: its engine, and how many images it classifies."""
 
     engine: str
-    pictures: int
+    images: int
 
 
 class Commands:
@@ -37,26 +37,26 @@ class Commands:
     Args:
         engines: to be measured; the first is the one that matters.
         arguments: the model, as arguments.
-        pictures: paths of pictures, each of which can be decoded.
+        images: paths of images, each of which can be decoded.
         environment: added to ours.
-        folder: where a list of pictures may be written.
+        folder: where a list of images may be written.
     """
 
     def __init__(
         self,
         engines: Sequence[str],
         arguments: Sequence[str],
-        pictures: Sequence[Path],
+        images: Sequence[Path],
         environment: Mapping[str, str | None],
         folder: Path,
     ) -> None:
         self._engines = engines
         self._arguments = arguments
-        self._pictures = cycle(pictures)
+        self._images = cycle(images)
         self._environment = environment
-        self._list = folder / "pictures.txt"
+        self._list = folder / "images.txt"
         try:
-            self._list.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in islice(cycle(pictures), FOLDER)))
+            self._list.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in islice(cycle(images), FOLDER)))
         except OSError as error:
             raise OutputError(f"{folder} can't be written: {error.strerror or error}.") from error
         self._runs: dict[Job, list[Run]] = defaultdict(list)
@@ -72,7 +72,7 @@ class Commands:
 
     def run(self, job: Job) -> Run:
         """Run it once. Raises ``CommandFailed``."""
-        what = [str(next(self._pictures))] if job.pictures == 1 else ["--files-from", str(self._list), "--null"]
+        what = [str(next(self._images))] if job.images == 1 else ["--files-from", str(self._list), "--null"]
         model = [*self._arguments, "--engine", job.engine, "--format", "jsonl"]
         return run([sys.executable, "-P", "-m", "densenet_cli", "predict", *what, *model], self._environment)
 
@@ -85,11 +85,11 @@ class Commands:
         return tuple(
             Command(
                 job.engine,
-                job.pictures,
+                job.images,
                 Summary.of(taken.seconds for taken in self._runs[job]),
                 _memory(self._runs[job]),
             )
-            for job in sorted(self._runs, key=lambda job: (job.pictures, self._engines.index(job.engine)))
+            for job in sorted(self._runs, key=lambda job: (job.images, self._engines.index(job.engine)))
         )
 
 

@@ -28,7 +28,7 @@ class Plan:
         options: what ``Classifier`` takes, ``engine`` among it, but for ``batch_size`` and ``threads``.
         arguments: the same as arguments of ``densenet predict``, but for the engine.
         batch_sizes, threads: to be tried, each with each.
-        pictures: paths of pictures; empty for some that are made.
+        images: paths of images; empty for some that are made.
         seconds: about how long; a few rounds are made however long they take.
         compare: measure TensorFlow's engine as well, with the largest number of threads.
         random_weights: run the variant with random numbers for weights.
@@ -38,7 +38,7 @@ class Plan:
     arguments: Sequence[str]
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
-    pictures: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     seconds: float = 60.0
     compare: bool = False
     random_weights: bool = False

@@ -38,7 +38,7 @@ print(json.dumps([process.returncode, seconds, memory, *texts]))
 """What the small process runs: its arguments are the command."""
 
 
-class CommandFailed(DensenetError):
+class CommandFailedError(DensenetError):
     """A command that was to be measured ended otherwise than it should."""
 
 
@@ -72,10 +72,10 @@ def run(command: Sequence[str], environment: Mapping[str, str | None] | None = N
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
     done = subprocess.run(launcher, capture_output=True, env=combined(environment), check=False)
     if done.returncode:
-        raise CommandFailed(f"{command[0]} could not be run: {_last_line(done.stderr.decode('utf-8', 'replace'))}")
+        raise CommandFailedError(f"{command[0]} could not be run: {_last_line(done.stderr.decode('utf-8', 'replace'))}")
     status, seconds, memory, output, complaints = json.loads(done.stdout)
     if status:
-        raise CommandFailed(f"{' '.join(command)} ended with {status}: {complaints.strip() or 'it said nothing'}")
+        raise CommandFailedError(f"{' '.join(command)} ended with {status}: {complaints.strip() or 'it said nothing'}")
     return Run(seconds, memory, output, complaints)
 
 

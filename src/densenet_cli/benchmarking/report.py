@@ -24,8 +24,8 @@ class Cell:
         engine: which one.
         threads: that decode and compute.
         part: ``decoding`` alone, the ``engine`` alone, both ``together`` as in a run over a folder, or the ``answer``
-            to one picture.
-        batch_size: pictures computed at once; 1 where there is no batch.
+            to one image.
+        batch_size: images computed at once; 1 where there is no batch.
     """
 
     engine: str
@@ -40,24 +40,24 @@ class Command:
 
     Attributes:
         engine: which one.
-        pictures: how many each of them classified.
+        images: how many each of them classified.
         seconds: from start to end.
         memory: bytes of peak memory; None where the system doesn't tell.
     """
 
     engine: str
-    pictures: int
+    images: int
     seconds: Summary
     memory: Summary | None
 
 
 @dataclass(frozen=True)
 class Fastest:
-    """Which batch size and threads gave most pictures a second, decoding and engine together.
+    """Which batch size and threads gave most images a second, decoding and engine together.
 
     Attributes:
         cell: the fastest.
-        rate: its pictures per second.
+        rate: its images per second.
         default: those of the setting that is used when none is asked for; None where that was not measured.
     """
 
@@ -83,17 +83,17 @@ class Report:
     Attributes:
         model: the model's name.
         machine: where.
-        pictures: what the pictures were, of JSON's types.
+        images: what the images were, of JSON's types.
         settings: what else the numbers depend on, of JSON's types.
         rounds: how often everything was measured in turn, the first time, which warms up, left out.
         default: the batch size and threads that are used when none is asked for.
         commands: whole processes.
-        times: seconds that one picture of a cell took; more exactly, those of a piece of work over its pictures.
+        times: seconds that one image of a cell took; more exactly, those of a piece of work over its images.
     """
 
     model: str
     machine: Machine
-    pictures: Mapping[str, Any]
+    images: Mapping[str, Any]
     settings: Mapping[str, Any]
     rounds: int
     default: tuple[int, int]
@@ -106,11 +106,11 @@ class Report:
         return list(dict.fromkeys(cell.engine for cell in self.times))
 
     def rate(self, cell: Cell) -> Summary | None:
-        """Pictures per second; None where it was not measured."""
+        """Images per second; None where it was not measured."""
         return Summary.of(1 / time for time in self.times[cell]) if cell in self.times else None
 
     def latency(self, cell: Cell) -> Summary | None:
-        """Seconds a picture; None where it was not measured."""
+        """Seconds an image; None where it was not measured."""
         return Summary.of(self.times[cell]) if cell in self.times else None
 
     @property
@@ -129,13 +129,13 @@ class Report:
         return {
             "model": unicode(self.model),
             "machine": self.machine.to_dict(),
-            "pictures": dict(self.pictures),
+            "images": dict(self.images),
             "settings": dict(self.settings),
             "rounds": self.rounds,
             "commands": [
                 {
                     "engine": command.engine,
-                    "pictures": command.pictures,
+                    "images": command.images,
                     "seconds": command.seconds.to_dict(),
                     "peak_bytes": command.memory.to_dict() if command.memory else None,
                 }
@@ -157,7 +157,7 @@ class Report:
                     "part": cell.part,
                     "threads": cell.threads,
                     "batch_size": None if cell.part == "decoding" else cell.batch_size,
-                    "pictures_per_second": Summary.of(1 / time for time in times).to_dict(),
+                    "images_per_second": Summary.of(1 / time for time in times).to_dict(),
                 }
                 for cell, times in self.times.items()
                 if cell.part != "answer"
@@ -172,7 +172,7 @@ def _fastest(fastest: Fastest | None) -> dict[str, Any] | None:
     return {
         "batch_size": fastest.cell.batch_size,
         "threads": fastest.cell.threads,
-        "pictures_per_second": fastest.rate.median,
+        "images_per_second": fastest.rate.median,
         "times_the_default": fastest.gain,
         "worth_setting": fastest.is_worth_setting,
     }

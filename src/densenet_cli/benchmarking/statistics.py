@@ -35,10 +35,10 @@ class Summary:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self:
-        """Summarise ``values``. Raises ``ValueError`` where there is none."""
+        """Summarize ``values``. Raises ``ValueError`` where there is none."""
         ordered = sorted(values)
         if not ordered:
-            raise ValueError("there is nothing to summarise")
+            raise ValueError("there is nothing to summarize")
         low, median, high = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
         return cls(len(ordered), median, low, high, ordered[0], ordered[-1])
 

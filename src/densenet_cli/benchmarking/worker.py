@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from densenet_cli import errors
-from densenet_cli.benchmarking.processes import CommandFailed, combined
+from densenet_cli.benchmarking.processes import CommandFailedError, combined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 Samples = list[tuple[int, float]]
-"""(pictures, seconds) of each piece of work that was timed."""
+"""(images, seconds) of each piece of work that was timed."""
 
 PARTS = ("decoding", "engine", "together", "answer")
-"""What can be measured: pictures to the network's input; that to probabilities; files to labels, as ``predict_many``
+"""What can be measured: images to the network's input; that to probabilities; files to labels, as ``predict_many``
 does it; and one file to its labels, as ``predict`` does."""
 
 
@@ -45,19 +45,19 @@ class Worker:
 
     Args:
         options: what ``Classifier`` takes.
-        pictures: paths of the pictures to measure with.
+        images: paths of the images to measure with.
         environment: added to ours.
 
     Raises:
         DensenetError: what the classifier raises.
 
     Attributes:
-        about: model, input_size, preprocess, crops of the classifier; ``pixels``, the mean of the pictures' sizes; and
+        about: model, input_size, preprocess, crops of the classifier; ``pixels``, the mean of the images' sizes; and
             ``unusable``: those that it could not decode, each with the reason.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], pictures: Sequence[Path], environment: Mapping[str, str | None] | None = None
+        self, options: Mapping[str, Any], images: Sequence[Path], environment: Mapping[str, str | None] | None = None
     ) -> None:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (as long-lived as the worker)
         self._process = subprocess.Popen(
@@ -68,7 +68,7 @@ class Worker:
             env=combined(environment),
         )
         try:
-            self.about = self._ask({"options": dict(options), "pictures": [os.fsdecode(path) for path in pictures]})
+            self.about = self._ask({"options": dict(options), "images": [os.fsdecode(path) for path in images]})
         except BaseException:
             self.stop()
             raise
@@ -76,7 +76,7 @@ class Worker:
     def measure(self, part: str, batch_size: int, seconds: float) -> Samples:
         """Time one of ``PARTS`` for about ``seconds``, at least one batch."""
         answer = self._ask({"part": part, "batch_size": batch_size, "seconds": seconds})
-        return [(pictures, taken) for pictures, taken in answer["samples"]]
+        return [(images, taken) for images, taken in answer["samples"]]
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
@@ -90,7 +90,7 @@ class Worker:
             status = self._process.wait()
             self._complaints.seek(0)
             said = self._complaints.read().decode("utf-8", "replace").strip()
-            raise CommandFailed(f"A measuring process ended with {status}: {said or 'it said nothing'}")
+            raise CommandFailedError(f"A measuring process ended with {status}: {said or 'it said nothing'}")
         found: dict[str, Any] = json.loads(answer)
         if "error" in found:
             kind = getattr(errors, found["kind"], errors.DensenetError)
@@ -115,12 +115,12 @@ class Worker:
 
 
 class _Bench:
-    """The answering side: one classifier and the pictures that it can decode.
+    """The answering side: one classifier and the images that it can decode.
 
     It reaches behind the classifier's public face, since the parts behind it are what is measured.
     """
 
-    def __init__(self, options: dict[str, Any], pictures: Sequence[str]) -> None:
+    def __init__(self, options: dict[str, Any], images: Sequence[str]) -> None:
         from densenet_cli.classifier import Classifier, cores
         from densenet_cli.images import decoding
         from densenet_cli.images.sources import expand
@@ -132,11 +132,11 @@ class _Bench:
         self._areas: list[int] = []
         self._pace: dict[tuple[str, int], float] = {}
         self.unusable: dict[str, str] = {}
-        for source in expand(pictures):
+        for source in expand(images):
             try:
                 width, height = decoding.decode(source, least_side=1).size
                 self._pixels.append(self._classifier._load(source))
-            except errors.PictureError as error:
+            except errors.ImageError as error:
                 self.unusable[source.name] = str(error)
             else:
                 self._areas.append(width * height)
@@ -148,7 +148,7 @@ class _Bench:
         return {
             "model": self._classifier.model,
             "input_size": preprocessing.input_size,
-            "preprocess": preprocessing.way,
+            "preprocess": preprocessing.mode,
             "crops": preprocessing.crops,
             "pixels": sum(self._areas) // max(1, len(self._areas)),
             "unusable": self.unusable,
@@ -164,9 +164,9 @@ class _Bench:
         import numpy as np
 
         crops = self._classifier.preprocessing.crops
-        pictures = -(-batch_size // crops)
-        batch = np.concatenate(list(islice(cycle(self._pixels), pictures)))
-        return _repeated(lambda: self._classifier._network.engine.run(batch), pictures, seconds)
+        images = -(-batch_size // crops)
+        batch = np.concatenate(list(islice(cycle(self._pixels), images)))
+        return _repeated(lambda: self._classifier._network.engine.run(batch), images, seconds)
 
     def _answer(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
         sources = cycle(self._sources)
@@ -181,7 +181,7 @@ class _Bench:
             yield self._paced("decoding", self._threads, decode, seconds)
 
     def _together(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
-        """A run from its first picture to its last.
+        """A run from its first image to its last.
 
         All threads decode while the first batch is made up, and all compute the last one, so that beginning and end are
         no slower than what lies between.
@@ -194,7 +194,7 @@ class _Bench:
         yield self._paced("together", batch_size, run, seconds)
 
     def _paced(self, part: str, batch_size: int, work: Callable[[int], None], seconds: float) -> tuple[int, float]:
-        """Time ``work`` on as many pictures as take about ``seconds``, by what the last time showed; two batches at
+        """Time ``work`` on as many images as take about ``seconds``, by what the last time showed; two batches at
         least, so that there is one to decode while another is computed."""
         key = (part, batch_size)
         batches = max(2, round(seconds / self._pace[key] / batch_size) if key in self._pace else 0)
@@ -203,11 +203,11 @@ class _Bench:
         return batches * batch_size, taken
 
 
-def _repeated(work: Callable[[], object], pictures: int, seconds: float) -> Iterator[tuple[int, float]]:
-    """Time ``work``, which does so many ``pictures``, again and again until ``seconds`` have passed."""
+def _repeated(work: Callable[[], object], images: int, seconds: float) -> Iterator[tuple[int, float]]:
+    """Time ``work``, which does so many ``images``, again and again until ``seconds`` have passed."""
     end = time.perf_counter() + seconds
     while True:
-        yield pictures, _time(work)
+        yield images, _time(work)
         if time.perf_counter() >= end:
             return
 

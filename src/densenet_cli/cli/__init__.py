@@ -24,11 +24,11 @@ from densenet_cli.cli.console import is_verbose, warn
 from densenet_cli.errors import DensenetError, OutputError
 
 COMMANDS = {
-    "predict": "Classify pictures: files, folders, globs, URLs or standard input.",
-    "explain": "Show where in a picture the network saw what it says.",
-    "embed": "Turn pictures into vectors, for search and near-duplicates.",
+    "predict": "Classify images: files, folders, globs, URLs or standard input.",
+    "explain": "Show where in an image the network saw what it says.",
+    "embed": "Turn images into vectors, for search and near-duplicates.",
     "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
-    "evaluate": "Measure a model on pictures whose classes are known.",
+    "evaluate": "Measure a model on images whose classes are known.",
     "train": "Train a network of your own on class folders.",
     "export": "Write a model for other tools: ONNX, TensorFlow, LiteRT, PyTorch.",
     "benchmark": "Measure what this machine does with a model.",
@@ -83,7 +83,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )
 def densenet() -> None:
-    """Classify pictures with DenseNet.
+    """Classify images with DenseNet.
 
     \b
     Examples:
@@ -95,7 +95,7 @@ def densenet() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/output.md``)."""
-    # The interpreter's last search for garbage, among everything imported, is a tenth of the time of one picture.
+    # The interpreter's last search for garbage, among everything imported, is a tenth of the time of one image.
     atexit.register(gc.freeze)
     # numpy's BLAS would start a thread a core that spins beside the engine's; no command multiplies matrices with it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

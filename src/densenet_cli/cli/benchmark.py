@@ -13,9 +13,9 @@ import click
 from densenet_cli.classifier import cores
 from densenet_cli.cli.console import common_options, printable, say, warn
 from densenet_cli.cli.options import BATCH_SIZE_OPTION, THREADS_OPTION, make_classifier, model_options_but
-from densenet_cli.errors import WeightsUnavailable
+from densenet_cli.errors import WeightsUnavailableError
 
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 """Of those given: they are gone through again and again, so that more would only be read into memory."""
 
 WITHOUT_WEIGHTS = (
@@ -48,7 +48,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click
     default="1,4,8,16",
     show_default=True,
     metavar="N,...",
-    help="Try these numbers of pictures computed at once.",
+    help="Try these numbers of images computed at once.",
 )
 @click.option(
     "--threads",
@@ -58,10 +58,10 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click
     help="Try these numbers of threads that decode and compute.",
 )
 @click.option(
-    "--pictures",
+    "--images",
     multiple=True,
     metavar="SOURCE",
-    help="Measure with these: a picture, a folder or a glob; may be repeated.  [default: 500x375 JPEGs of noise with a "
+    help="Measure with these: an image, a folder or a glob; may be repeated.  [default: 500x375 JPEGs of noise with a "
     "photograph's statistics]",
 )
 @click.option("--random-weights", is_flag=True, help="Random numbers for weights: speed needs no others.")
@@ -86,7 +86,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click
 def command(
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...] | None,
-    pictures: tuple[str, ...],
+    images: tuple[str, ...],
     random_weights: bool,
     compare: bool,
     seconds: float,
@@ -95,7 +95,7 @@ def command(
 ) -> int:
     """Measure what this machine does with a model.
 
-    The start of the whole command, the time of one picture, pictures a second by batch size and threads (decoding
+    The start of the whole command, the time of one image, images a second by batch size and threads (decoding
     alone, the engine alone, both together), memory; and what was fastest. All of it is measured in turn, round
     after round. Nothing else should run meanwhile.
 
@@ -107,7 +107,7 @@ def command(
     Examples:
       densenet benchmark
       densenet benchmark --variant 169 --random-weights
-      densenet benchmark --weights model.safetensors --pictures photos/
+      densenet benchmark --weights model.safetensors --images photos/
       densenet benchmark --batch-size 8,32 --threads 4,8 --seconds 300
       densenet benchmark --compare --format json
     """
@@ -119,7 +119,7 @@ def command(
     from densenet_cli.benchmarking.plan import usual_threads
     from densenet_cli.cli.progress import ShareBar
 
-    found = _found(pictures)
+    found = _found(images)
     if not random_weights:
         _fetch(model)
     plan = Plan(
@@ -127,7 +127,7 @@ def command(
         arguments=_arguments(model),
         batch_sizes=batch_sizes,
         threads=threads or usual_threads(cores()),
-        pictures=found,
+        images=found,
         seconds=seconds,
         compare=compare,
         random_weights=random_weights,
@@ -135,7 +135,7 @@ def command(
     say(f"Measuring for about {seconds:.0f} seconds: nothing else should run meanwhile.")
     with ShareBar() as progress:
         report = measure(plan, progress.update)
-    for name, reason in report.pictures["unusable"].items():
+    for name, reason in report.images["unusable"].items():
         warn(f"{printable(name)} was left out: {printable(reason)}")
     if format_ == "json":
         sys.stdout.write(json.dumps(report.to_dict(), indent=2) + "\n")
@@ -146,16 +146,16 @@ def command(
     return 0
 
 
-def _found(pictures: tuple[str, ...]) -> tuple[Path, ...]:
-    """The first files among ``pictures``. Raises ``click.UsageError`` for what is no file."""
+def _found(images: tuple[str, ...]) -> tuple[Path, ...]:
+    """The first files among ``images``. Raises ``click.UsageError`` for what is no file."""
     from densenet_cli.images.sources import expand
 
     found = []
-    for source in islice(expand(list(pictures)), MOST_PICTURES):
+    for source in islice(expand(list(images)), MOST_IMAGES):
         if source.error:
-            raise click.BadParameter(f"{printable(source.name)}: {source.error}", param_hint="'--pictures'")
+            raise click.BadParameter(f"{printable(source.name)}: {source.error}", param_hint="'--images'")
         if source.kind != "path":
-            raise click.BadParameter("files are measured, neither URLs nor standard input.", param_hint="'--pictures'")
+            raise click.BadParameter("files are measured, neither URLs nor standard input.", param_hint="'--images'")
         found.append(Path(source.origin))
     return tuple(found)
 
@@ -164,8 +164,8 @@ def _fetch(model: dict[str, Any]) -> None:
     """See that the weights are there and fit, and the graph made of them is cached, as for any later command."""
     try:
         make_classifier(**model)
-    except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error}\n{WITHOUT_WEIGHTS}") from error
+    except WeightsUnavailableError as error:
+        raise WeightsUnavailableError(f"{error}\n{WITHOUT_WEIGHTS}") from error
 
 
 def _arguments(model: dict[str, Any]) -> tuple[str, ...]:

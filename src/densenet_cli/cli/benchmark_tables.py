@@ -1,4 +1,4 @@
-"""A measurement of speed on the screen: the machine, the command, one picture, many pictures, what was fastest."""
+"""A measurement of speed on the screen: the machine, the command, one image, many images, what was fastest."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def show(report: Report) -> None:
 
 
 def _about(report: Report) -> list[Text]:
-    machine, pictures, settings = report.machine, report.pictures, report.settings
+    machine, images, settings = report.machine, report.images, report.settings
     title = Text(printable(report.model), style="bold")
     if settings["random_weights"]:
         title.append("  random weights: its speed, and nothing else", style="yellow")
-    kind = "synthetic pictures" if pictures["made"] else "pictures"
-    size = f"{pictures['mean_pixels'] / 1e6:.2f} megapixels and {pictures['mean_bytes'] / 1000:,.0f} kB"
-    number = f"{pictures['count']} {kind}, of" if pictures["count"] > 1 else "1 picture of"
+    kind = "synthetic images" if images["made"] else "images"
+    size = f"{images['mean_pixels'] / 1e6:.2f} megapixels and {images['mean_bytes'] / 1000:,.0f} kB"
+    number = f"{images['count']} {kind}, of" if images["count"] > 1 else "1 image of"
     memory = f", {machine.memory / 1e9:.0f} GB" if machine.memory else ""
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
     packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
     lines = (
-        f"{number} {size}{' on average' if pictures['count'] > 1 else ''}, to {settings['input_size']}x"
+        f"{number} {size}{' on average' if images['count'] > 1 else ''}, to {settings['input_size']}x"
         f"{settings['input_size']} by {settings['preprocess']}{', ten crops' if settings['crops'] > 1 else ''}",
         f"{machine.processor}, {cores}{memory}",
         f"{machine.system}, Python {machine.python}",
@@ -71,18 +71,18 @@ def _about(report: Report) -> list[Text]:
 def _commands(report: Report, console: Console) -> Table:
     table = _table(console, "A new process: densenet predict")
     table.add_column("Engine")
-    for heading in ("Pictures", "Seconds", "Peak memory, MB"):
+    for heading in ("Images", "Seconds", "Peak memory, MB"):
         table.add_column(heading, justify="right")
     for command in report.commands:
         memory = _cell(command.memory, console, 1e-6) if command.memory else "unknown"
         table.add_row(
-            ENGINES.get(command.engine, command.engine), str(command.pictures), _cell(command.seconds, console), memory
+            ENGINES.get(command.engine, command.engine), str(command.images), _cell(command.seconds, console), memory
         )
     return table
 
 
 def _latency(report: Report, console: Console) -> Table:
-    table = _table(console, "One picture, the model loaded: milliseconds")
+    table = _table(console, "One image, the model loaded: milliseconds")
     table.add_column("Engine")
     for heading in ("Threads", "The engine alone", "Decoding and all"):
         table.add_column(heading, justify="right")
@@ -97,7 +97,7 @@ def _latency(report: Report, console: Console) -> Table:
 
 
 def _throughput(report: Report, engine: str, console: Console) -> Table:
-    table = _table(console, f"{ENGINES.get(engine, engine)}: pictures per second")
+    table = _table(console, f"{ENGINES.get(engine, engine)}: images per second")
     for heading in ("Threads", "Batch", "Decoding alone", "The engine alone", "Together"):
         table.add_column(heading, justify="right")
     before = None
@@ -141,7 +141,7 @@ def _is_whole(cell: Cell, engine: str) -> bool:
 
 def _suggestion(fastest: Fastest, default: tuple[int, int]) -> Text:
     options = f"--batch-size {fastest.cell.batch_size} --threads {fastest.cell.threads}"
-    rate = f"{_number(fastest.rate.median)} pictures per second"
+    rate = f"{_number(fastest.rate.median)} images per second"
     usual = f"--batch-size {default[0]} --threads {default[1]}"
     if fastest.gain is None:
         return Text(f"Fastest of these: {options}, {rate}.", style="bold")

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli import registry
+from densenet_cli import variants
 from densenet_cli.cli.console import common_options, printable, say, stdout_console, warn
-from densenet_cli.errors import WeightsUnavailable
-from densenet_cli.paths import models_dir, pictures_dir
+from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.paths import images_dir, models_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from densenet_cli.engines.graph_cache import Entry
-    from densenet_cli.registry import Variant
+    from densenet_cli.variants import Variant
     from densenet_cli.weights.store import Status
 
 DAMAGED = 3
@@ -27,15 +27,15 @@ DAMAGED = 3
 @click.option(
     "--prune",
     is_flag=True,
-    help="Remove graphs that are stale or damaged, and training's decoded pictures.",
+    help="Remove graphs that are stale or damaged, and training's decoded images.",
 )
 @click.option("--verify", is_flag=True, help="Read and hash every file, instead of comparing size and times.")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @common_options
 def command(prune: bool, verify: bool, format_: str) -> int:
-    """Show what is stored on this machine: published weights, graphs made from checkpoints, decoded pictures.
+    """Show what is stored on this machine: published weights, graphs made from checkpoints, decoded images.
 
-    Graphs and pictures may be deleted at any time; they are made anew when they are needed. Published weights are
+    Graphs and images may be deleted at any time; they are made anew when they are needed. Published weights are
     deleted by nobody but you. Exit status 3 where --verify finds a damaged file.
 
     \b
@@ -52,13 +52,13 @@ def command(prune: bool, verify: bool, format_: str) -> int:
     graphs = list(graph_cache.entries(verify))
     if prune:
         graphs = _prune(graphs)
-        _prune_pictures()
+        _prune_images()
         verified.prune()
     if format_ == "json":
         click.echo(json.dumps(_as_json(files, graphs), indent=2))
     else:
         _print(files, graphs)
-        _print_pictures()
+        _print_images()
     damaged = [str(file.path) for file in files if file.state == "wrong"]
     damaged += [str(graph.folder) for graph in graphs if graph.state == "damaged"]
     for path in damaged:
@@ -68,10 +68,10 @@ def command(prune: bool, verify: bool, format_: str) -> int:
 
 def _look(look: Callable[[Variant], Status]) -> Iterator[Status]:
     """The published weights; one that can't be read is said and left out."""
-    for name in registry.downloadable():
+    for name in variants.downloadable():
         try:
-            yield look(registry.get(name))
-        except WeightsUnavailable as error:
+            yield look(variants.get(name))
+        except WeightsUnavailableError as error:
             warn(str(error))
 
 
@@ -98,25 +98,23 @@ def _graphs(number: int) -> str:
     return f"{number} graph{'' if number == 1 else 's'}"
 
 
-def _pictures() -> list[Path]:
-    folder = pictures_dir()
+def _images() -> list[Path]:
+    folder = images_dir()
     return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
-def _prune_pictures() -> None:
+def _prune_images() -> None:
     """A training that has them open keeps them; the next one decodes anew."""
-    for path in _pictures():
+    for path in _images():
         try:
             path.unlink()
         except OSError as error:
             warn(f"{printable(str(path))} can't be removed: {error.strerror or error}.")
 
 
-def _print_pictures() -> None:
-    if size := sum(path.stat().st_size for path in _pictures()):
-        stdout_console().print(
-            f"Decoded pictures in {printable(str(pictures_dir()))}: {megabytes(size)}", soft_wrap=True
-        )
+def _print_images() -> None:
+    if size := sum(path.stat().st_size for path in _images()):
+        stdout_console().print(f"Decoded images in {printable(str(images_dir()))}: {megabytes(size)}", soft_wrap=True)
 
 
 def megabytes(size: int) -> str:
@@ -128,8 +126,8 @@ def _as_json(files: list[Status], graphs: list[Entry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
 
     return {
-        "pictures_folder": str(pictures_dir()),
-        "pictures_size": sum(path.stat().st_size for path in _pictures()),
+        "images_folder": str(images_dir()),
+        "images_size": sum(path.stat().st_size for path in _images()),
         "weights_folder": str(models_dir()),
         "weights": [
             {"variant": file.variant.name, "path": str(file.path), "size": file.size, "state": file.state}

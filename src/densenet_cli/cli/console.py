@@ -73,7 +73,7 @@ def warn(message: str) -> None:
 
 
 def warn_failed(source: str, kind: str, message: str) -> None:
-    """A line on standard error about a picture that failed."""
+    """A line on standard error about an image that failed."""
     warn(f"{printable(source)}: {kind}: {printable(message)}")
 
 
@@ -83,7 +83,7 @@ def show_progress() -> bool:
 
 
 def stdout_console(**settings: Any) -> Console:
-    """A Rich console on standard output. It honours ``NO_COLOR``, pipes and ``COLUMNS`` by itself."""
+    """A Rich console on standard output. It honors ``NO_COLOR``, pipes and ``COLUMNS`` by itself."""
     from rich.console import Console
 
     class StandardOutput(Console):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from densenet_cli import registry
+from densenet_cli import variants as registry
 from densenet_cli.cli.console import common_options, has_unicode, say, show_progress, stdout_console
-from densenet_cli.errors import UsageError, WeightsUnavailable
-from densenet_cli.registry import Variant
+from densenet_cli.errors import UsageError, WeightsUnavailableError
+from densenet_cli.variants import Variant
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -87,7 +87,7 @@ def command(variants: tuple[Variant, ...], only_list: bool, verify: bool, force:
 
     store.bases(base_url)
     chosen = tuple(dict.fromkeys(variants)) or tuple(map(registry.get, registry.downloadable()))
-    failures: list[WeightsUnavailable] = []
+    failures: list[WeightsUnavailableError] = []
     if verify:
         found = _each(chosen, store.verify, failures)
         failures += [refusals.another(seen.variant, seen.path, seen.md5) for seen in found if seen.state == "wrong"]
@@ -99,10 +99,12 @@ def command(variants: tuple[Variant, ...], only_list: bool, verify: bool, force:
     _show(found)
     say(f"In {models_dir()}")
     if failures:
-        raise WeightsUnavailable("\n\n".join(map(str, failures)))
+        raise WeightsUnavailableError("\n\n".join(map(str, failures)))
 
 
-def _fetch(chosen: Sequence[Variant], base_url: str | None, force: bool, failures: list[WeightsUnavailable]) -> None:
+def _fetch(
+    chosen: Sequence[Variant], base_url: str | None, force: bool, failures: list[WeightsUnavailableError]
+) -> None:
     """Bring every one that can be had; one that can't doesn't keep the next from being tried."""
     from densenet_cli.cli.progress import DownloadBar
     from densenet_cli.weights import store
@@ -117,13 +119,13 @@ def _fetch(chosen: Sequence[Variant], base_url: str | None, force: bool, failure
         _each(chosen, fetch, failures)
 
 
-def _each(chosen: Sequence[Variant], do: Callable[[Variant], T], failures: list[WeightsUnavailable]) -> list[T]:
+def _each(chosen: Sequence[Variant], do: Callable[[Variant], T], failures: list[WeightsUnavailableError]) -> list[T]:
     """What ``do`` gives for each variant; those that fail are added to ``failures``."""
     done = []
     for variant in chosen:
         try:
             done.append(do(variant))
-        except WeightsUnavailable as error:
+        except WeightsUnavailableError as error:
             failures.append(error)
     return done
 

@@ -1,4 +1,4 @@
-"""``densenet embed``: pictures in, one vector each out."""
+"""``densenet embed``: images in, one vector each out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 from densenet_cli.cli.console import common_options, printable, say, warn_failed
 from densenet_cli.cli.options import (
     LABELS_OPTION,
+    images_of,
     make_classifier,
     model_options_but,
     model_settings,
-    pictures_of,
     say_recorded,
     source_options,
 )
@@ -44,14 +44,14 @@ def command(
     retry_errors: bool,
     **model: Any,
 ) -> int:
-    """Turn pictures into vectors, for search, clustering and near-duplicates.
+    """Turn images into vectors, for search, clustering and near-duplicates.
 
-    A picture's vector is the network's last features, averaged: what its head would classify by. SOURCE is a
-    picture, a folder (searched recursively), a glob, an http(s) URL, or - for one picture on standard input.
-    A picture that fails is listed with its reason and has no vector.
+    An image's vector is the network's last features, averaged: what its head would classify by. SOURCE is an
+    image, a folder (searched recursively), a glob, an http(s) URL, or - for one image on standard input.
+    An image that fails is listed with its reason and has no vector.
 
     \b
-    Exit status: 0 all done, 1 some picture failed, 2 wrong usage, 3 no weights
+    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
     or unfit ones, 4 output can't be written, 130 interrupted.
 
     \b
@@ -60,10 +60,10 @@ def command(
       densenet embed photos/ -o features.npz --resume
       densenet embed photos/ 'more/*.png' -o features.parquet --variant 201
     """
-    found = pictures_of(source, files_from, null)
+    found = images_of(source, files_from, null)
     from densenet_cli.cli.progress import counting
-    from densenet_cli.embedding import EmbeddingFile, width_of
-    from densenet_cli.errors import PictureError
+    from densenet_cli.errors import ImageError
+    from densenet_cli.output.embedding import EmbeddingFile, width_of
 
     # What can be wrong with the output is found before weights are fetched.
     file = EmbeddingFile(output, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
@@ -72,11 +72,11 @@ def command(
     try:
         with file.open(model_settings(classifier, model["engine"]), width) as vectors:
             say_recorded(vectors.recorded)
-            with counting("pictures") as counter:
+            with counting("images") as counter:
                 for name, outcome in classifier.embed(vectors.pending(found)):
                     vectors.write(name, outcome)
-                    if isinstance(outcome, PictureError):
-                        warn_failed(name, type(outcome).__name__, str(outcome))
+                    if isinstance(outcome, ImageError):
+                        warn_failed(name, outcome.type, str(outcome))
                     counter.advance()
     except KeyboardInterrupt:
         if file.parts.exists():

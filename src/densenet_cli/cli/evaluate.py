@@ -1,4 +1,4 @@
-"""``densenet evaluate``: how good a model is on pictures whose classes are known."""
+"""``densenet evaluate``: how good a model is on images whose classes are known."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from densenet_cli.errors import UsageError
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
+    from densenet_cli.datasets import Collection
     from densenet_cli.evaluation import Outcome
-    from densenet_cli.evaluation.collection import Collection
     from densenet_cli.report.evaluation import Mistakes
 
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     "csv_file",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Take the pictures from a table with the columns path and label. Paths start from DIR, else from its folder.",
+    help="Take the images from a table with the columns path and label. Paths start from DIR, else from its folder.",
 )
-@click.option("--restrict", is_flag=True, help="Let only the classes that there are pictures of compete.")
+@click.option("--restrict", is_flag=True, help="Let only the classes that there are images of compete.")
 @model_options
 @click.option(
     "--format",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--mistakes",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write every wrong picture to this CSV file, the surest mistakes first.",
+    help="Write every wrong image to this CSV file, the surest mistakes first.",
 )
 @click.option(
     "--plots",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write the whole report there as a page, with the worst mistakes as pictures.",
+    help="Write the whole report there as a page, with the worst mistakes as images.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing output files.")
 @common_options
@@ -78,13 +78,13 @@ def command(
     overwrite: bool,
     **model: Any,
 ) -> int:
-    """Measure a model on pictures whose classes are known.
+    """Measure a model on images whose classes are known.
 
-    DIR holds a folder for each class, called by its WordNet id, readable name or index, with pictures at any
+    DIR holds a folder for each class, called by its WordNet id, readable name or index, with images at any
     depth. It may hold fewer classes than the model knows, but no others.
 
     \b
-    Exit status: 0 all done, 1 some picture failed, 2 wrong usage, 3 no weights
+    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
     or unfit ones, 4 output can't be written, 130 interrupted.
 
     \b
@@ -99,10 +99,10 @@ def command(
         raise click.UsageError("Name a folder that holds class folders, or give --csv.")
     from densenet_cli.cli.progress import counting
     from densenet_cli.evaluation import Tally, measure
+    from densenet_cli.evaluation.files import Outputs, to_json
     from densenet_cli.evaluation.matching import Matcher
-    from densenet_cli.evaluation.outputs import Outputs, to_json
 
-    # What can be wrong with outputs and pictures is found before weights are fetched.
+    # What can be wrong with outputs and images is found before weights are fetched.
     outputs = Outputs(output, mistakes, plots, overwrite)
     outputs.check()
     worst: Mistakes | None = None
@@ -112,21 +112,21 @@ def command(
 
         check(html, overwrite, output, mistakes)
         worst = page.Mistakes()
-    pictures = _collection(folder, csv_file)
+    images = _collection(folder, csv_file)
     classifier = make_classifier(**model)
-    positions = Matcher(classifier.labels).match(pictures.classes, pictures.what)
+    positions = Matcher(classifier.labels).match(images.classes, images.what)
     among = sorted(set(positions.values())) if restrict else None
     if among and len(among) == 1:
-        raise UsageError("With --restrict and pictures of one class only, every answer would be right.")
+        raise UsageError("With --restrict and images of one class only, every answer would be right.")
 
     tally = Tally()
     wrong: list[Outcome] = []
-    examples = pictures.examples(positions)
+    examples = images.examples(positions)
     if worst:
         examples = worst.watch(examples)
     interrupted = False
     try:
-        with counting("pictures") as counter:
+        with counting("images") as counter:
             for outcome in measure(classifier, examples, among=among):
                 tally.add(outcome)
                 if worst:
@@ -138,13 +138,13 @@ def command(
                 counter.advance()
     except KeyboardInterrupt:
         interrupted = True
-        if not tally.pictures:
+        if not tally.images:
             raise
-    for remark in pictures.remarks():
+    for remark in images.remarks():
         say(remark)
     report = tally.report(classifier, among=among)
     settings = {
-        "pictures": unicode(csv_file or folder or ""),
+        "images": unicode(csv_file or folder or ""),
         "weights_md5": _md5(classifier.weights),
         "engine": model["engine"],
         **report.settings,
@@ -159,14 +159,14 @@ def command(
         show(report)
     outputs.write(report, wrong)
     if html and worst:
-        page.write(Path(html), report, worst.pictures(classifier.thumbnail))
+        page.write(Path(html), report, worst.images(classifier.thumbnail))
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0
 
 
 def _collection(folder: str | None, csv_file: str | None) -> Collection:
-    from densenet_cli.evaluation.collection import ClassFolders, Table
+    from densenet_cli.datasets import ClassFolders, Table
 
     return Table(csv_file, folder) if csv_file else ClassFolders(folder or "")
 

@@ -25,18 +25,16 @@ def show(report: Report) -> None:
     console = stdout_console()
     fancy = has_unicode(console)
     title = Text(printable(report.model), style="bold")
-    title.append(f"  {report.pictures:,} pictures of {_count(len(report.classes), 'class', 'classes')}", style="dim")
+    title.append(f"  {report.images:,} images of {_count(len(report.classes), 'class', 'classes')}", style="dim")
     if len(report.classes) != report.competing:
         title.append(f", of {report.competing:,} that the model could choose", style="dim")
     console.print(title)
     if report.is_interrupted:
         console.print(
-            "  Interrupted: these are the first pictures, and perhaps the first classes, alone.", style="yellow"
+            "  Interrupted: these are the first images, and perhaps the first classes, alone.", style="yellow"
         )
     if report.failures:
-        console.print(
-            f"  {_count(len(report.failures), 'picture', 'pictures')} could not be classified.", style="yellow"
-        )
+        console.print(f"  {_count(len(report.failures), 'image', 'images')} could not be classified.", style="yellow")
     for table in (_numbers(report, fancy), _classes(report, fancy), _confused(report, fancy)):
         if table.row_count:
             console.print()
@@ -68,12 +66,12 @@ def _classes(report: Report, fancy: bool) -> Table:
         shown = sorted(shown, key=lambda result: result.f1)[:WORST]
         table.title = f"The {WORST} weakest classes, by F1"
     table.add_column("Class", overflow="fold")
-    for name in ("Pictures", "Precision", "Recall", "F1"):
+    for name in ("Images", "Precision", "Recall", "F1"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in shown:
         precision = "-" if result.precision is None else f"{result.precision:.1%}"
         table.add_row(
-            printable(result.label.name), f"{result.pictures:,}", precision, f"{result.recall:.1%}", f"{result.f1:.1%}"
+            printable(result.label.name), f"{result.images:,}", precision, f"{result.recall:.1%}", f"{result.f1:.1%}"
         )
     return table
 
@@ -83,7 +81,7 @@ def _confused(report: Report, fancy: bool) -> Table:
     table.title = "Most often confused"
     table.add_column("Class", overflow="fold")
     table.add_column("Taken for", overflow="fold")
-    table.add_column("Pictures", justify="right", no_wrap=True)
+    table.add_column("Images", justify="right", no_wrap=True)
     table.add_column("Of the class", justify="right", no_wrap=True)
     for pair in report.most_confused(PAIRS):
         names = printable(pair.truth.name), printable(pair.predicted.name)

@@ -1,4 +1,4 @@
-"""``densenet explain``: where in a picture the network saw what it says."""
+"""``densenet explain``: where in an image the network saw what it says."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.console import common_options, warn_failed
-from densenet_cli.cli.options import make_classifier, model_options, pictures_of, source_options
+from densenet_cli.cli.options import images_of, make_classifier, model_options, source_options
 
 if TYPE_CHECKING:
-    from densenet_cli.explain.maps import Explanation
+    from densenet_cli.explain.cam import Explanation
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Write a PNG a picture into DIR, in folders as the sources lie: photos/1.jpg becomes photos/1.jpg.png.",
+    help="Write a PNG an image into DIR, in folders as the sources lie: photos/1.jpg becomes photos/1.jpg.png.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing files in DIR.")
 @click.option("--show", is_flag=True, help="Draw the maps in the terminal.")
@@ -71,13 +71,13 @@ def command(
     classes: tuple[str, ...],
     **model: Any,
 ) -> int:
-    """Show where in a picture the network saw what it says.
+    """Show where in an image the network saw what it says.
 
     The class activation map of a DenseNet is exact: its mean and the class's bias make the logit. It is laid on
-    the original photograph, from dark (least) to bright (most); what the network did not see is grey.
+    the original photograph, from dark (least) to bright (most); what the network did not see is gray.
 
     \b
-    Exit status: 0 all done, 1 some picture failed, 2 wrong usage, 3 no weights
+    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
     or unfit ones, 4 output can't be written, 130 interrupted.
 
     \b
@@ -88,10 +88,10 @@ def command(
       densenet explain cat.jpg -o maps/ --class 'tiger cat' --class n02124075
       densenet explain photos/ --format jsonl
     """
-    found = pictures_of(source, files_from, null)
+    found = images_of(source, files_from, null)
     as_json = format_ != "table"
     if output is None and not show and not as_json:
-        raise click.UsageError("Say where the maps go: -o DIR for pictures, --show for the terminal, or --format json.")
+        raise click.UsageError("Say where the maps go: -o DIR for images, --show for the terminal, or --format json.")
     if show and as_json:
         raise click.UsageError("--show and --format json would both write to standard output; choose one.")
     if overwrite and output is None:
@@ -99,10 +99,10 @@ def command(
     if classes and top_k is not None:
         raise click.UsageError("-k and --class both say which maps; choose one.")
     if model["ten_crop"]:
-        raise click.UsageError("A map lies on one square of the picture, and --ten-crop takes ten.")
+        raise click.UsageError("A map lies on one square of the image, and --ten-crop takes ten.")
     from densenet_cli.classifier import cores
     from densenet_cli.cli.progress import counting
-    from densenet_cli.explain.gallery import Gallery
+    from densenet_cli.output.gallery import Gallery
 
     gallery = None
     if output is not None:
@@ -115,14 +115,14 @@ def command(
     failed = 0
     with ExitStack() as stack:
         if as_json:
-            from densenet_cli.records import StreamWriter
+            from densenet_cli.output.records import StreamWriter
 
             put: Callable[[Explanation], None] = stack.enter_context(StreamWriter(sys.stdout.buffer, format_)).write
         else:
             from densenet_cli.cli.explanations import Explanations
 
             put = Explanations(show).show
-        counter = stack.enter_context(counting("pictures", quietly=output is None and sys.stdout.isatty()))
+        counter = stack.enter_context(counting("images", quietly=output is None and sys.stdout.isatty()))
         explained = classifier.explain_sources(found, top_k or 1, classes or None)
         if gallery:
             # Closed however the run ends: a drawing that is being written is written to its end.

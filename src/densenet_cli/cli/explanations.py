@@ -1,4 +1,4 @@
-"""A picture's maps on the screen: a small table, and above it, where asked for, the maps themselves."""
+"""An image's maps on the screen: a small table, and above it, where asked for, the maps themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from densenet_cli.cli.console import has_unicode, printable, stdout_console
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
-    from densenet_cli.explain.maps import Explanation
+    from densenet_cli.explain.cam import Explanation
 
 ROOM_FOR_ID = 90
 """Columns of a terminal below which the WordNet id is left out."""
@@ -27,7 +27,7 @@ class Explanations:
         self._unicode = has_unicode(self._console)
 
     def show(self, explanation: Explanation) -> None:
-        """Print one picture's. A failed picture has none: its reason stands on standard error."""
+        """Print one image's. A failed image has none: its reason stands on standard error."""
         if explanation.error:
             return
         from rich.box import ASCII, SIMPLE_HEAD

@@ -31,7 +31,7 @@ from densenet_cli.export.formats import FORMATS
 @click.option(
     "--with-preprocessing",
     is_flag=True,
-    help="Bake the normalisation in: the input is uint8 RGB then, channels last.",
+    help="Bake the normalization in: the input is uint8 RGB then, channels last.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is at PATH.")
 @common_options
@@ -65,5 +65,5 @@ def command(format_: str | None, output: Path, with_preprocessing: bool, overwri
     difference = f"{written.difference:.1e}" if written.difference else "0"
     click.echo(
         f"{printable(str(written.path))}: {written.format}, {written.size / 1e6:.1f} MB; "
-        f"largest difference of a probability from the model's, on {written.pictures} photographs: {difference}"
+        f"largest difference of a probability from the model's, on {written.images} photographs: {difference}"
     )

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: two pixels a character, the upper one in the letter's colour, the lower one behind it."""
+"""Images in the terminal: two pixels a character, the upper one in the letter's color, the lower one behind it."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
-    from densenet_cli.explain.maps import ClassMap, Explanation
+    from densenet_cli.explain.cam import ClassMap, Explanation
 
 SHADES = {True: " ░▒▓█", False: " .:*#"}
 """From least to most: where there is Unicode, and where there isn't."""
 MOST_COLUMNS = 60
-"""Of one picture, however wide the terminal is."""
+"""Of one image, however wide the terminal is."""
 GAP = 2
 LEAST_ROWS, ROWS_BESIDE = 8, 4
-"""Of one picture, and what the terminal's height keeps for words."""
+"""Of one image, and what the terminal's height keeps for words."""
 
 
 def show(console: Console, explanation: Explanation) -> None:
     """Print each map laid on the original, the original beside it, as wide and high as the terminal allows.
 
-    A terminal without colours gets the map alone, in shades.
+    A terminal without colors gets the map alone, in shades.
     """
     from densenet_cli.explain.drawing import overlay
 
     if explanation.image is None:
         return
     unicode = has_unicode(console)
-    coloured = console.color_system is not None and unicode
-    columns = min(MOST_COLUMNS, (console.width - GAP) // 2 if coloured else console.width - 1)
+    colored = console.color_system is not None and unicode
+    columns = min(MOST_COLUMNS, (console.width - GAP) // 2 if colored else console.width - 1)
     photo = _fitted(explanation.image, columns, max(LEAST_ROWS, console.height - ROWS_BESIDE))
     for map_ in explanation.maps:
-        if coloured:
-            segments = _in_colours([photo, overlay(photo, explanation, map_)])
+        if colored:
+            segments = _in_colors([photo, overlay(photo, explanation, map_)])
         else:
             segments = _in_shades(explanation, map_, (photo.width, photo.height // 2), SHADES[unicode])
         console.print(Segments(segments), Text(printable(map_.score.label), style="dim"), "", sep="\n")
 
 
 def _fitted(image: Image, columns: int, rows: int) -> Image:
-    """The picture at a pixel a column and two a row, its shape kept."""
+    """The image at a pixel a column and two a row, its shape kept."""
     scale = min(columns / image.width, 2 * rows / image.height)
     return image.resize((max(1, round(image.width * scale)), max(2, round(image.height * scale / 2) * 2)))
 
 
-def _in_colours(pictures: list[Image]) -> list[Segment]:
+def _in_colors(images: list[Image]) -> list[Segment]:
     segments = []
-    for row in range(0, pictures[0].height, 2):
-        for picture in pictures:
-            for column in range(picture.width):
-                upper, lower = (Color.from_rgb(*_pixel(picture, column, row + below)) for below in (0, 1))
+    for row in range(0, images[0].height, 2):
+        for image in images:
+            for column in range(image.width):
+                upper, lower = (Color.from_rgb(*_pixel(image, column, row + below)) for below in (0, 1))
                 segments.append(Segment("▀", Style(color=upper, bgcolor=lower)))
-            segments.append(Segment("\n" if picture is pictures[-1] else " " * GAP))
+            segments.append(Segment("\n" if image is images[-1] else " " * GAP))
     return segments
 
 
-def _pixel(picture: Image, column: int, row: int) -> tuple[int, int, int]:
-    red, green, blue = picture.getpixel((column, row))  # type: ignore[misc]
+def _pixel(image: Image, column: int, row: int) -> tuple[int, int, int]:
+    red, green, blue = image.getpixel((column, row))  # type: ignore[misc]
     return red, green, blue
 
 
 def _in_shades(explanation: Explanation, map_: ClassMap, size: tuple[int, int], shades: str) -> list[Segment]:
-    """The map where it lies in the picture: a space is the least of it, or what the network did not see."""
+    """The map where it lies in the image: a space is the least of it, or what the network did not see."""
     from PIL import Image
 
     from densenet_cli.explain.drawing import placed

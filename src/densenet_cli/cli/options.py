@@ -1,4 +1,4 @@
-"""The options that several commands take, once: a model and pictures, and what these ask for."""
+"""The options that several commands take, once: a model and images, and what these ask for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from densenet_cli import engines, registry
+from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, LONGEST_TIMEOUT
 from densenet_cli.cli.console import say, show_progress
-from densenet_cli.images.preprocessing import WAYS
+from densenet_cli.images.preprocessing import MODES
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
@@ -35,7 +35,7 @@ BATCH_SIZE_OPTION = click.option(
     default=BATCH_SIZE,
     show_default=True,
     metavar="N",
-    help="Pictures computed at once.",
+    help="Images computed at once.",
 )
 THREADS_OPTION = click.option(
     "--threads",
@@ -50,8 +50,8 @@ OFFLINE_OPTION = click.option("--offline", is_flag=True, help="Never touch the n
 WHICH_MODEL_OPTIONS = (
     click.option(
         "--variant",
-        type=click.Choice(list(registry.VARIANTS)),
-        help=f"The network.  [default: {registry.DEFAULT}, or what --weights holds]",
+        type=click.Choice(list(variants.VARIANTS)),
+        help=f"The network.  [default: {variants.DEFAULT}, or what --weights holds]",
     ),
     click.option(
         "--weights",
@@ -62,33 +62,33 @@ WHICH_MODEL_OPTIONS = (
     LABELS_OPTION,
     click.option(
         "--preprocess",
-        type=click.Choice(list(WAYS)),
-        help="How a picture becomes the network's input: shorter side then centre; straight; with borders; "
+        type=click.Choice(list(MODES)),
+        help="How an image becomes the network's input: shorter side then center; straight; with borders; "
         "exactly as keras.utils.load_img.  [default: the model's own, else crop]",
     ),
 )
 MODEL_OPTIONS = (
     *WHICH_MODEL_OPTIONS,
     click.option("--exact", is_flag=True, help="Never decode a large JPEG at reduced scale (slower)."),
-    click.option("--ten-crop", is_flag=True, help="Average over ten crops of each picture (with crop only)."),
+    click.option("--ten-crop", is_flag=True, help="Average over ten crops of each image (with crop only)."),
     click.option(
         "--decode-memory",
         type=click.IntRange(min=1),
         default=DECODE_MEMORY,
         show_default=True,
         metavar="MB",
-        help="What the pictures being decoded may hold together.",
+        help="What the images being decoded may hold together.",
     ),
     click.option(
         "--isolate",
         is_flag=True,
-        help="Decode in processes of their own: a decoder that crashes costs one picture, not the run.",
+        help="Decode in processes of their own: a decoder that crashes costs one image, not the run.",
     ),
     click.option(
         "--timeout",
         type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
         metavar="SECONDS",
-        help="What decoding one picture may take; implies --isolate.  [default: no limit]",
+        help="What decoding one image may take; implies --isolate.  [default: no limit]",
     ),
     click.option(
         "--engine",
@@ -130,7 +130,7 @@ def which_model_options(function: F) -> F:
 
 
 def source_options(function: F) -> F:
-    """Add ``SOURCE_OPTIONS``; the command hands what it gets for them to ``pictures_of``."""
+    """Add ``SOURCE_OPTIONS``; the command hands what it gets for them to ``images_of``."""
     return _add(SOURCE_OPTIONS, function)
 
 
@@ -140,17 +140,17 @@ def _add(options: tuple[Callable[[F], F], ...], function: F) -> F:
     return function
 
 
-def pictures_of(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
-    """The pictures that ``source_options`` name, found as they are asked for; files passed over are said at the end.
+def images_of(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
+    """The images that ``source_options`` name, found as they are asked for; files passed over are said at the end.
 
     Raises ``click.UsageError`` at once where these are none, or contradict one another.
     """
     if not source and not files_from:
-        raise click.UsageError("Name a picture, a folder, a glob, a URL or -, or give --files-from.")
+        raise click.UsageError("Name an image, a folder, a glob, a URL or -, or give --files-from.")
     if null and not files_from:
         raise click.UsageError("--null goes with --files-from.")
     if files_from == "-" and "-" in source:
-        raise click.UsageError("Standard input is either a picture (-) or a list (--files-from -), not both.")
+        raise click.UsageError("Standard input is either an image (-) or a list (--files-from -), not both.")
     from densenet_cli.images.sources import expand
 
     return expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
@@ -169,7 +169,7 @@ def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> I
 
 
 def _say_skipped(files: int) -> None:
-    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no picture's suffix.")
+    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no image suffix.")
 
 
 def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
         "model": classifier.model,
         "weights_md5": md5_of(classifier.weights),
         "engine": engine,
-        "preprocess": preprocessing.way,
+        "preprocess": preprocessing.mode,
         "input_size": preprocessing.input_size,
         "exact": preprocessing.exact,
         "ten_crop": preprocessing.ten_crop,

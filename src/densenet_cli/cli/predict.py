@@ -1,4 +1,4 @@
-"""``densenet predict``: pictures in, labels out."""
+"""``densenet predict``: images in, labels out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import click
 
 from densenet_cli.cli.console import common_options, warn_failed
 from densenet_cli.cli.options import (
+    images_of,
     make_classifier,
     model_options,
     model_settings,
-    pictures_of,
     say_recorded,
     source_options,
 )
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     default=5,
     show_default=True,
     metavar="N",
-    help="Labels a picture; more than there are means all.",
+    help="Labels an image; more than there are means all.",
 )
 @click.option(
     "--min-prob",
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write a page with every picture there as well: one file to look at, search and sort.",
+    help="Write a page with every image there as well: one file to look at, search and sort.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted output file (.jsonl or .csv).")
@@ -84,13 +84,13 @@ def command(
     retry_errors: bool,
     **model: Any,
 ) -> int:
-    """Classify pictures.
+    """Classify images.
 
-    SOURCE is a picture, a folder (searched recursively), a glob, an http(s) URL, or - for one picture on
-    standard input. Results come in order as they are ready; a picture that fails is one error among them.
+    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for one image on
+    standard input. Results come in order as they are ready; an image that fails is one error among them.
 
     \b
-    Exit status: 0 all done, 1 some picture failed, 2 wrong usage, 3 no weights
+    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
     or unfit ones, 4 output can't be written, 130 interrupted.
 
     \b
@@ -102,9 +102,9 @@ def command(
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
-    found = pictures_of(source, files_from, null)
-    from densenet_cli import records
+    found = images_of(source, files_from, null)
     from densenet_cli.cli.progress import counting
+    from densenet_cli.output import records
 
     if output == "-":
         output = None
@@ -134,12 +134,12 @@ def command(
             say_recorded(writer.recorded)
             found, show, failed = writer.pending(found), writer.write, writer.recorded_errors
         else:
-            from densenet_cli.cli.tables import Tables
+            from densenet_cli.cli.render import Tables
 
             show, failed = Tables().show, 0
         if page:
             found = page.watch(found)
-        counter = stack.enter_context(counting("pictures", quietly=not output and sys.stdout.isatty()))
+        counter = stack.enter_context(counting("images", quietly=not output and sys.stdout.isatty()))
         for prediction in classifier.classify(found, top_k, min_prob):
             show(prediction)
             if page:

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from densenet_cli import registry
-from densenet_cli.arithmetic import Layer, layers
+from densenet_cli import variants
 from densenet_cli.cli.console import common_options, stdout_console
+from densenet_cli.layers import Layer, layers
 
 POOLS = {
     "MaxPooling2D": "max pool",
@@ -36,8 +36,8 @@ LEAST_WIDTH = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--variant",
-    type=click.Choice(list(registry.VARIANTS)),
-    default=registry.DEFAULT,
+    type=click.Choice(list(variants.VARIANTS)),
+    default=variants.DEFAULT,
     show_default=True,
     help="The network.",
 )
@@ -46,7 +46,7 @@ LEAST_WIDTH = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
     "--input-size",
     type=click.IntRange(1, 16384),
     metavar="PIXELS",
-    help="Side of the picture to count for.  [default: the variant's own]",
+    help="Side of the image to count for.  [default: the variant's own]",
 )
 @click.option(
     "--format",
@@ -61,7 +61,7 @@ def command(variant: str, every_layer: bool, input_size: int | None, format_: st
     """Show a network: stages, output shapes, parameters and multiply-adds.
 
     Needs no weights, and counts as the paper does: multiply-adds are those of the convolutions and the dense
-    layer for one picture; parameters include the batch norms' moving statistics, as in Keras.
+    layer for one image; parameters include the batch norms' moving statistics, as in Keras.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def command(variant: str, every_layer: bool, input_size: int | None, format_: st
       densenet summary --variant 201 --layers
       densenet summary --variant 161 --format json
     """
-    chosen = registry.get(variant)
+    chosen = variants.get(variant)
     size = input_size or chosen.config.input_size
     try:
         found = layers(chosen.config, size)
@@ -108,7 +108,7 @@ def _total(found: Sequence[Layer]) -> dict[str, int]:
     }
 
 
-def _as_json(variant: registry.Variant, size: int, found: Sequence[Layer]) -> dict[str, Any]:
+def _as_json(variant: variants.Variant, size: int, found: Sequence[Layer]) -> dict[str, Any]:
     return {
         "model": variant.model,
         "config": variant.config.to_dict(),
@@ -135,7 +135,7 @@ def _as_json(variant: registry.Variant, size: int, found: Sequence[Layer]) -> di
     }
 
 
-def _print_table(variant: registry.Variant, size: int, found: Sequence[Layer], every_layer: bool) -> None:
+def _print_table(variant: variants.Variant, size: int, found: Sequence[Layer], every_layer: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -158,7 +158,7 @@ def _print_table(variant: registry.Variant, size: int, found: Sequence[Layer], e
     console.print(table)
     console.print(
         f"{totals['parameters']:,} parameters, {totals['trainable']:,} of them trainable; "
-        f"{totals['multiply_adds'] / 1e9:.3f} G multiply-adds a picture",
+        f"{totals['multiply_adds'] / 1e9:.3f} G multiply-adds an image",
         soft_wrap=True,
     )
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from densenet_cli import registry
+from densenet_cli import variants
 from densenet_cli.cli.console import common_options, say, warn
-from densenet_cli.images.preprocessing import WAYS
+from densenet_cli.images.preprocessing import MODES
 from densenet_cli.topology import STEMS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,22 +34,22 @@ class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic since Click 
 
 
 SETTINGS = (
-    click.option("--variant", type=click.Choice(list(registry.VARIANTS)), help="Train this network.  [default: 121]"),
+    click.option("--variant", type=click.Choice(list(variants.VARIANTS)), help="Train this network.  [default: 121]"),
     click.option("--blocks", type=Blocks(), help="Layers in each dense block."),
     click.option("--growth-rate", type=int, metavar="K", help="Feature maps that a layer adds."),
     click.option("--stem", type=click.Choice(list(STEMS)), help="What comes before the first block."),
     click.option("--stem-width", type=int, metavar="N", help="Feature maps out of the stem."),
     click.option("--compression", type=float, metavar="SHARE", help="Feature maps that a transition keeps."),
-    click.option("--input-size", type=int, metavar="PIXELS", help="Side of the pictures that the model is made for."),
-    click.option("--preprocess", type=click.Choice(list(WAYS)), help="How those are prepared.  [default: crop]"),
+    click.option("--input-size", type=int, metavar="PIXELS", help="Side of the images that the model is made for."),
+    click.option("--preprocess", type=click.Choice(list(MODES)), help="How those are prepared.  [default: crop]"),
     click.option("--from", "start", metavar="VARIANT|FILE", help="Start from its weights, with a new head."),
     click.option("--freeze", metavar="STAGE", help="Keep the layers up to that stage (conv1, conv2, ...) as they are."),
     click.option(
         "--unfreeze-after", type=int, metavar="EPOCHS", help="Let them learn after so many.  [default: never]"
     ),
     click.option("--epochs", type=int, help="All at the input size.  [default: 30]"),
-    click.option("--sizes", metavar="SIZExEPOCHS,...", help="Pictures that grow: 32x5,48x4."),
-    click.option("--batch-size", type=int, metavar="N", help="Pictures a step.  [default: 64]"),
+    click.option("--sizes", metavar="SIZExEPOCHS,...", help="Images that grow: 32x5,48x4."),
+    click.option("--batch-size", type=int, metavar="N", help="Images a step.  [default: 64]"),
     click.option("--learning-rate", type=float, metavar="RATE", help="Its peak.  [default: 0.1]"),
     click.option("--schedule", type=click.Choice(["cosine", "step"]), help="How it falls.  [default: cosine]"),
     click.option("--warmup", type=float, metavar="EPOCHS", help="How long it grows first.  [default: 1]"),
@@ -64,12 +64,12 @@ SETTINGS = (
     click.option(
         "--crop-area", type=float, metavar="SHARE", help="Least area of a random-resized crop.  [default: 0.35]"
     ),
-    click.option("--flip/--no-flip", default=None, help="Mirror every other picture.  [default: flip]"),
+    click.option("--flip/--no-flip", default=None, help="Mirror every other image.  [default: flip]"),
     click.option(
         "--averaging", type=int, metavar="STEPS", help="Average the weights over so many; 0: don't.  [default: 500]"
     ),
     click.option("--class-weights/--no-class-weights", default=None, help="Weigh rare classes more.  [default: no]"),
-    click.option("--validation", type=int, metavar="N", help="Pictures a class to split off.  [default: 10]"),
+    click.option("--validation", type=int, metavar="N", help="Images a class to split off.  [default: 10]"),
     click.option(
         "--patience", type=int, metavar="EPOCHS", help="Stop after so many without progress.  [default: never]"
     ),
@@ -107,9 +107,7 @@ def settings_options(function: F) -> F:
     help="A recipe: settings in a file; options count for more.",
 )
 @settings_options
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads that prepare pictures.  [default: number of cores]"
-)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that prepare images.  [default: number of cores]")
 @click.option(
     "--save-every",
     type=click.FloatRange(min=0),
@@ -121,7 +119,7 @@ def settings_options(function: F) -> F:
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Where decoded pictures are kept.  [default: in the cache]",
+    help="Where decoded images are kept.  [default: in the cache]",
 )
 @click.option(
     "--cache-limit",
@@ -130,7 +128,7 @@ def settings_options(function: F) -> F:
     metavar="MB",
     help="Decode larger collections anew in each epoch.  [default: 8000]",
 )
-@click.option("--skip-unreadable", is_flag=True, help="Leave pictures out that can't be decoded.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave images out that can't be decoded.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @common_options
 def command(
@@ -148,7 +146,7 @@ def command(
     offline: bool,
     **options: Any,
 ) -> int:
-    """Train a network on the pictures in FOLDER/<class>/.
+    """Train a network on the images in FOLDER/<class>/.
 
     In the output folder are, at any moment: model.safetensors (the best weights so far, averaged, with labels and
     everything else that predict and evaluate need), log.csv, settings.toml (a recipe for --config) and the state
@@ -164,16 +162,16 @@ def command(
     from densenet_cli import paths
     from densenet_cli.classifier import cores
     from densenet_cli.cli.training_progress import TrainingProgress
-    from densenet_cli.training import recipe, result, session, state
+    from densenet_cli.training import recipe, result, run_files, session
     from densenet_cli.training.ways import Ways
 
     said = {name: value for name, value in options.items() if value is not None}
     said_in_recipe = recipe.read(config) if config else {}
     if resume:
-        settings = recipe.resumed(state.load(output).settings, said_in_recipe, said)
+        settings = recipe.resumed(run_files.load(output).settings, said_in_recipe, said)
     else:
         settings = recipe.settings(said_in_recipe, said)
-    place = session.Place(folder, val, output, cache or paths.pictures_dir(), cache_limit)
+    place = session.Place(folder, val, output, cache or paths.images_dir(), cache_limit)
     with TrainingProgress() as progress:
         ways = Ways(
             threads=threads or cores(),

@@ -55,7 +55,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def decoded(self, done: int, total: int) -> None:
-        """``done`` of ``total`` pictures are decoded."""
+        """``done`` of ``total`` images are decoded."""
         self._show("Decoding", done, total, "")
 
     def step(self, step: Step) -> None:

@@ -46,12 +46,12 @@ class Engine(Protocol):
         """Put pixels through the network, once for all outputs.
 
         Args:
-            batch: normalised RGB, (pictures, height, width, 3).
+            batch: normalized RGB, (images, height, width, 3).
             outputs: names among ``OUTPUTS``.
 
         Returns:
-            float32 for each name: ``probabilities`` and ``logits`` (pictures, classes), ``features``
-            (pictures, rows, columns, channels).
+            float32 for each name: ``probabilities`` and ``logits`` (images, classes), ``features``
+            (images, rows, columns, channels).
         """
         ...
 
@@ -66,12 +66,12 @@ class Engine(Protocol):
 OUTPUTS = ("probabilities", "logits", "features")
 """What a network gives. ``features`` are the last maps (behind batch norm and ReLU), which the head averages."""
 
-EMITTER = 2
+EMITTER_VERSION = 2
 """Goes up whenever ``onnx_graph`` emits another graph from the same arrays: cached graphs are then made anew."""
 
 ENGINES = {
-    "onnx": "densenet_cli.engines.onnx_engine:OnnxEngine",
-    "tensorflow": "densenet_cli.engines.tensorflow_engine:TensorFlowEngine",
+    "onnx": "densenet_cli.engines.onnx:OnnxEngine",
+    "tensorflow": "densenet_cli.engines.tensorflow:TensorFlowEngine",
 }
 """Name -> the class, imported when it is asked for: ``Class(weights, config, threads)``."""
 

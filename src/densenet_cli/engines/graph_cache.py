@@ -1,4 +1,4 @@
-"""Optimised ONNX graphs on disk, each in a folder whose name is a hash of all that it depends on.
+"""Optimized ONNX graphs on disk, each in a folder whose name is a hash of all that it depends on.
 
 ``<cache>/graphs/<key>/`` holds ``model.onnx``, its weights ``model.data`` (mapped into memory, not read), the dense
 layer once more as ``head.npy`` (ONNX Runtime gives no weights back) and ``entry.json``: what it was made from, and
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli import durable
+from densenet_cli.output import atomic
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights.contents import ModelMetadata
-from densenet_cli.weights.identity import Identity, digest
+from densenet_cli.weights.file_identity import Identity, digest
 
 if TYPE_CHECKING:
     from densenet_cli.engines import FloatArray
@@ -45,14 +45,14 @@ class CachedGraph:
     Attributes:
         model: its path, or its bytes where it could not be kept.
         head: the dense layer's kernel and, as one more row, its bias: float32 (channels + 1, classes), or the path.
-        optimised: whether ONNX Runtime has made it as fast as it can.
+        optimized: whether ONNX Runtime has made it as fast as it can.
         config: the network.
         metadata: what the checkpoint says of itself.
     """
 
     model: str | bytes
     head: Path | FloatArray
-    optimised: bool
+    optimized: bool
     config: DenseNetConfig
     metadata: ModelMetadata
 
@@ -72,7 +72,7 @@ def graphs_dir() -> Path:
 
 
 def _instruction_set() -> str:
-    """The processor's vector instructions: a graph that another one optimised would be slow, or not run."""
+    """The processor's vector instructions: a graph that another one optimized would be slow, or not run."""
     import importlib
 
     features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
@@ -82,9 +82,16 @@ def _instruction_set() -> str:
 def _key(identity: Identity, config: DenseNetConfig | None) -> str:
     import onnxruntime
 
-    from densenet_cli.engines import EMITTER
+    from densenet_cli.engines import EMITTER_VERSION
 
-    parts = [identity.key(), repr(config), str(EMITTER), str(LAYOUT), onnxruntime.__version__, _instruction_set()]
+    parts = [
+        identity.key(),
+        repr(config),
+        str(EMITTER_VERSION),
+        str(LAYOUT),
+        onnxruntime.__version__,
+        _instruction_set(),
+    ]
     return digest("\n".join(parts).encode())
 
 
@@ -95,7 +102,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
-    """The graph of a checkpoint: from the cache, else emitted, optimised and kept there.
+    """The graph of a checkpoint: from the cache, else emitted, optimized and kept there.
 
     Raises ``CheckpointError`` where the checkpoint can't be used. A cache that can't be read or written is none.
     """
@@ -166,7 +173,7 @@ def _is_whole(folder: Path, stamps: dict[str, list[int]]) -> bool:
 
 
 def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> None:
-    """Optimise ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
+    """Optimize ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
     import shutil
     import tempfile
 
@@ -175,11 +182,11 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder.parent))
     try:
-        _optimise(model, aside)
+        _optimize(model, aside)
         np.save(aside / HEAD, _head(read), allow_pickle=False)
         names = (MODEL, DATA, HEAD)
         for name in names:
-            durable.sync_path(aside / name)
+            atomic.sync_path(aside / name)
         entry = {
             "weights": identity.to_dict(),
             "config": read.config.to_dict(),
@@ -188,17 +195,17 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
             "sha256": {name: _sha256(aside / name) for name in names},
         }
         (aside / ENTRY).write_text(json.dumps(entry))
-        durable.sync_path(aside / ENTRY)
+        atomic.sync_path(aside / ENTRY)
         if not _open(folder):  # else another process was quicker, and somebody may be loading its graph
             shutil.rmtree(folder, ignore_errors=True)
             aside.replace(folder)
-        durable.sync_folder(folder.parent)
+        atomic.sync_folder(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _optimise(model: bytes, folder: Path) -> None:
-    """Let ONNX Runtime optimise as far as it can, and write what it would run."""
+def _optimize(model: bytes, folder: Path) -> None:
+    """Let ONNX Runtime optimize as far as it can, and write what it would run."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -169,9 +169,9 @@ def _as_float32(array: np.ndarray[Any, Any], layer: str) -> np.ndarray[Any, np.d
 
 
 def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
-    """The network as a serialised ONNX model with its weights inside.
+    """The network as a serialized ONNX model with its weights inside.
 
-    Input ``pixels``: float32 (batch, 3, height, width), normalised RGB, any size. Outputs ``probabilities`` and
+    Input ``pixels``: float32 (batch, 3, height, width), normalized RGB, any size. Outputs ``probabilities`` and
     ``logits``: float32 (batch, classes); ``features``: float32 (batch, channels, rows, columns). Raises
     ``CheckpointError`` where a number leaves float32's range.
     """
@@ -199,5 +199,5 @@ def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
     model: onnx.ModelProto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    serialized: bytes = model.SerializeToString()
+    return serialized

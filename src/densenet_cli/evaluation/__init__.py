@@ -1,6 +1,6 @@
-"""Measuring a classifier on pictures whose classes are known."""
+"""Measuring a classifier on images whose classes are known."""
 
-from densenet_cli.evaluation.measuring import Example, evaluate, measure
+from densenet_cli.evaluation.metrics import Example, evaluate, measure
 from densenet_cli.evaluation.report import Report
 from densenet_cli.evaluation.tally import Outcome, Tally
 

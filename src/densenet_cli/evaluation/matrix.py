@@ -16,10 +16,10 @@ def matrix(report: Report, most: int) -> tuple[int, NDArray[np.int64]]:
 
     Args:
         report: the measurement.
-        most: rows at most; with more classes neighbours share a cell.
+        most: rows at most; with more classes neighbors share a cell.
 
     Returns:
-        How many classes share a row, and the counts; one more column than rows where pictures were taken for classes
+        How many classes share a row, and the counts; one more column than rows where images were taken for classes
         of which there are none.
     """
     import numpy as np

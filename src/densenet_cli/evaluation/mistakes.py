@@ -1,4 +1,4 @@
-"""Every wrong picture as a row of a CSV file, the surest mistakes first: those are worth looking at, or mislabelled."""
+"""Every wrong image as a row of a CSV file, the surest mistakes first: those are worth looking at, or mislabeled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measurement as pictures: the confusion matrix and the reliability diagram, PNG.
+"""A measurement as images: the confusion matrix and the reliability diagram, PNG.
 
 Drawn without pyplot, which would look for a display and keep state. matplotlib is imported by nothing else here.
 """
@@ -29,7 +29,7 @@ COUNTED = 30
 NAMED = 250
 """With more classes only some are named, or the letters would be smaller than pixels."""
 CELLS = 1000
-"""With more classes neighbours share a cell."""
+"""With more classes neighbors share a cell."""
 LONGEST = 28
 """Letters of a class's name."""
 OTHERS = "(other classes)"
@@ -39,7 +39,7 @@ INK, SOFT, RIGHT, GAP = "#222222", "#8a8a8a", "#3b6ea8", "#d9694f"
 
 
 def confusion_matrix(report: Report) -> bytes:
-    """Rows are true classes, columns what they were taken for, colour the share of the row."""
+    """Rows are true classes, columns what they were taken for, color the share of the row."""
     import numpy as np
 
     step, counts = matrix(report, CELLS)
@@ -76,11 +76,11 @@ def confusion_matrix(report: Report) -> bytes:
         ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
     )
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    bar.set_label("share of the true class's pictures")
+    bar.set_label("share of the true class's images")
     bar.outline.set_visible(False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("true class")
-    _title(axes, f"{report.model}: {report.pictures:,} pictures, {report.top1.value:.1%} right")
+    _title(axes, f"{report.model}: {report.images:,} images, {report.top1.value:.1%} right")
     return _png(figure)
 
 
@@ -93,8 +93,8 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
     import numpy as np
 
     for row, column in np.argwhere(counts):
-        colour = "white" if shares[row, column] > DARK else INK
-        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=colour)
+        color = "white" if shares[row, column] > DARK else INK
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=color)
 
 
 def _rule(axes: Axes, rows: int) -> None:
@@ -117,15 +117,15 @@ def _name(axes: Axes, names: list[str], has_others: bool, points: float) -> None
 
 
 def reliability_diagram(report: Report) -> bytes:
-    """Accuracy by confidence with 95 % intervals, and below it how many pictures are how confident."""
+    """Accuracy by confidence with 95 % intervals, and below it how many images are how confident."""
     figure = Figure(figsize=(6, 7), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    bins = [bin for bin in report.bins if bin.pictures]
+    bins = [bin for bin in report.bins if bin.images]
     middles = [(bin.low + bin.high) / 2 for bin in bins]
     width = report.bins[0].high - report.bins[0].low
-    accuracies = [bin.correct / bin.pictures for bin in bins]
-    confidences = [bin.total / bin.pictures for bin in bins]
-    intervals = [Proportion(bin.correct, bin.pictures).interval for bin in bins]
+    accuracies = [bin.correct / bin.images for bin in bins]
+    confidences = [bin.total / bin.images for bin in bins]
+    intervals = [Proportion(bin.correct, bin.images).interval for bin in bins]
     upper.bar(middles, accuracies, width, color=RIGHT, edgecolor="white", linewidth=0.8, label="accuracy")
     gaps = [confidence - accuracy for confidence, accuracy in zip(confidences, accuracies, strict=True)]
     upper.bar(
@@ -142,13 +142,13 @@ def reliability_diagram(report: Report) -> bytes:
     upper.set_ylim(0, 1)
     upper.set_ylabel("accuracy")
     upper.legend(loc="upper left", frameon=False, fontsize=9)
-    _title(upper, f"{report.model}: {report.pictures:,} pictures, calibration error {report.calibration_error:.1%}")
+    _title(upper, f"{report.model}: {report.images:,} images, calibration error {report.calibration_error:.1%}")
     lower.bar(
-        middles, [bin.pictures / report.pictures for bin in bins], width, color=SOFT, edgecolor="white", linewidth=0.8
+        middles, [bin.images / report.images for bin in bins], width, color=SOFT, edgecolor="white", linewidth=0.8
     )
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence (probability of the best class)")
-    lower.set_ylabel("share of pictures")
+    lower.set_ylabel("share of images")
     for axes in (upper, lower):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

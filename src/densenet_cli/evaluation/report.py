@@ -24,41 +24,41 @@ class ClassResult:
     Attributes:
         position: in the head.
         label: its label.
-        pictures: how many show it, at least 1.
+        images: how many show it, at least 1.
         predicted: how many were taken for it.
         correct: how many are both.
     """
 
     position: int
     label: ClassLabel
-    pictures: int
+    images: int
     predicted: int
     correct: int
 
     @property
     def precision(self) -> float | None:
-        """Share of the pictures taken for it that show it; None where none was."""
+        """Share of the images taken for it that show it; None where none was."""
         return self.correct / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float:
-        """Share of its pictures that were found."""
-        return self.correct / self.pictures
+        """Share of its images that were found."""
+        return self.correct / self.images
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
-        return 2 * self.correct / (self.pictures + self.predicted)
+        return 2 * self.correct / (self.images + self.predicted)
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Pictures of one class that were taken for another.
+    """Images of one class that were taken for another.
 
     Attributes:
         truth, predicted: the labels.
-        count: how many pictures.
-        share: of the true class's pictures.
+        count: how many images.
+        share: of the true class's images.
     """
 
     truth: ClassLabel
@@ -75,21 +75,21 @@ class Report:
         model: the model's name.
         labels: what each position of its head means.
         settings: what else the numbers depend on, of JSON's types.
-        competing: how many classes a picture could be taken for.
-        pictures: how many were classified, at least 1.
+        competing: how many classes an image could be taken for.
+        images: how many were classified, at least 1.
         failures: name and reason of those that could not be.
         top1, top5: how often the true class came first, and among the first five.
         negative_log_likelihood: mean of minus the logarithm of the true class's probability, in nats.
-        bins: the pictures by confidence.
-        confusion: (true, predicted) position -> pictures; only pairs that occurred.
-        is_interrupted: whether pictures were left out because somebody ended the run.
+        bins: the images by confidence.
+        confusion: (true, predicted) position -> images; only pairs that occurred.
+        is_interrupted: whether images were left out because somebody ended the run.
     """
 
     model: str
     labels: Labels
     settings: Mapping[str, Any]
     competing: int
-    pictures: int
+    images: int
     failures: tuple[tuple[str, Failure], ...]
     top1: Proportion
     top5: Proportion
@@ -105,7 +105,7 @@ class Report:
 
     @cached_property
     def classes(self) -> tuple[ClassResult, ...]:
-        """The classes of which there were pictures, in the head's order."""
+        """The classes of which there were images, in the head's order."""
         true: Counter[int] = Counter()
         predicted: Counter[int] = Counter()
         for (truth, taken_for), count in self.confusion.items():
@@ -138,12 +138,12 @@ class Report:
         return sum(result.f1 for result in self.classes) / len(self.classes)
 
     def most_confused(self, number: int) -> list[Confusion]:
-        """The pairs of a true and a wrong class with the most pictures, up to ``number``."""
-        pictures = {result.position: result.pictures for result in self.classes}
+        """The pairs of a true and a wrong class with the most images, up to ``number``."""
+        images = {result.position: result.images for result in self.classes}
         wrong = ((pair, count) for pair, count in self.confusion.items() if pair[0] != pair[1])
-        ordered = sorted(wrong, key=lambda item: (-item[1], -item[1] / pictures[item[0][0]], item[0]))
+        ordered = sorted(wrong, key=lambda item: (-item[1], -item[1] / images[item[0][0]], item[0]))
         return [
-            Confusion(self.labels[truth], self.labels[predicted], count, count / pictures[truth])
+            Confusion(self.labels[truth], self.labels[predicted], count, count / images[truth])
             for (truth, predicted), count in ordered[:number]
         ]
 
@@ -153,7 +153,7 @@ class Report:
             "model": unicode(self.model),
             "settings": dict(self.settings),
             "interrupted": self.is_interrupted,
-            "pictures": self.pictures,
+            "images": self.images,
             "failed": len(self.failures),
             "classes": len(self.classes),
             "competing_classes": self.competing,
@@ -166,7 +166,7 @@ class Report:
             "per_class": [
                 {
                     **_label(result.label),
-                    "pictures": result.pictures,
+                    "images": result.images,
                     "predicted": result.predicted,
                     "correct": result.correct,
                     "precision": result.precision,

@@ -57,37 +57,37 @@ class Proportion:
 
 @dataclass(slots=True)
 class CalibrationBin:
-    """The pictures whose confidence (the best class's probability) lies in (low, high].
+    """The images whose confidence (the best class's probability) lies in (low, high].
 
     Attributes:
         low, high: the borders.
-        pictures: how many there are.
+        images: how many there are.
         correct: how many of them were classified right.
         total: the sum of their confidences.
     """
 
     low: float
     high: float
-    pictures: int = 0
+    images: int = 0
     correct: int = 0
     total: float = 0.0
 
     @property
     def confidence(self) -> float | None:
-        """Their mean confidence, None where there is no picture."""
-        return self.total / self.pictures if self.pictures else None
+        """Their mean confidence, None where there is no image."""
+        return self.total / self.images if self.images else None
 
     @property
     def accuracy(self) -> float | None:
-        """The share of them that is right, None where there is no picture."""
-        return self.correct / self.pictures if self.pictures else None
+        """The share of them that is right, None where there is no image."""
+        return self.correct / self.images if self.images else None
 
     def to_dict(self) -> dict[str, float | int | None]:
         """As JSON's types."""
         return {
             "low": self.low,
             "high": self.high,
-            "pictures": self.pictures,
+            "images": self.images,
             "confidence": self.confidence,
             "accuracy": self.accuracy,
         }
@@ -99,11 +99,11 @@ def bin_of(confidence: float) -> int:
 
 
 def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
-    """Expected calibration error, in [0, 1]: how far confidence and accuracy of a bin differ, weighted by its pictures.
+    """Expected calibration error, in [0, 1]: how far confidence and accuracy of a bin differ, weighted by its images.
 
     Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with their 15 bins of equal width.
     """
-    return sum(abs(bin.total - bin.correct) for bin in bins) / sum(bin.pictures for bin in bins)
+    return sum(abs(bin.total - bin.correct) for bin in bins) / sum(bin.images for bin in bins)
 
 
 def surprise(probability: float) -> float:

@@ -21,7 +21,7 @@ TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
         name: the source's.
@@ -51,12 +51,12 @@ class Tally:
     """Adds outcomes up.
 
     Attributes:
-        pictures: how many were classified.
+        images: how many were classified.
         failures: name and reason of each that was not.
     """
 
     def __init__(self) -> None:
-        self.pictures = 0
+        self.images = 0
         self.failures: list[tuple[str, Failure]] = []
         self._top = 0
         self._surprise = 0.0
@@ -69,21 +69,19 @@ class Tally:
         if outcome.failure is not None:
             self.failures.append((outcome.name, outcome.failure))
             return
-        self.pictures += 1
+        self.images += 1
         self._top += outcome.rank <= TOP
         self._surprise += statistics.surprise(outcome.probability)
         self._confusion[outcome.truth, outcome.predicted] += 1
         bin = self._bins[statistics.bin_of(outcome.confidence)]
-        bin.pictures += 1
+        bin.images += 1
         bin.total += outcome.confidence
         bin.correct += outcome.predicted == outcome.truth
 
     def report(self, classifier: Classifier, *, among: Sequence[int] | None = None) -> Report:
         """What it comes to. Raises ``DensenetError`` where nothing was classified."""
-        if not self.pictures:
-            tried = (
-                f"None of the {len(self.failures):,} pictures could be classified" if self.failures else "No picture"
-            )
+        if not self.images:
+            tried = f"None of the {len(self.failures):,} images could be classified" if self.failures else "No image"
             raise DensenetError(f"{tried}: there is nothing to measure.")
         correct = sum(count for (truth, predicted), count in self._confusion.items() if truth == predicted)
         preprocessing = classifier.preprocessing
@@ -91,17 +89,17 @@ class Tally:
             model=classifier.model,
             labels=classifier.labels,
             settings={
-                "preprocess": preprocessing.way,
+                "preprocess": preprocessing.mode,
                 "input_size": preprocessing.input_size,
                 "exact": preprocessing.exact,
                 "ten_crop": preprocessing.ten_crop,
             },
             competing=len(among) if among is not None else len(classifier.labels),
-            pictures=self.pictures,
+            images=self.images,
             failures=tuple(self.failures),
-            top1=Proportion(correct, self.pictures),
-            top5=Proportion(self._top, self.pictures),
-            negative_log_likelihood=self._surprise / self.pictures,
+            top1=Proportion(correct, self.images),
+            top5=Proportion(self._top, self.images),
+            negative_log_likelihood=self._surprise / self.images,
             bins=self._bins,
             confusion=dict(self._confusion),
         )

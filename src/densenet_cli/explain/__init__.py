@@ -1,5 +1,5 @@
-"""What a network saw of a picture: class activation maps, laid back on the original photograph.
+"""What a network saw of an image: class activation maps, laid back on the original photograph.
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016 (https://arxiv.org/abs/1512.04150).
-``maps`` computes them, ``drawing`` makes pictures of them, ``gallery`` keeps those as files.
+``maps`` computes them, ``drawing`` makes images of them, ``gallery`` keeps those as files.
 """

@@ -11,7 +11,7 @@ from densenet_cli.results import unicode
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from densenet_cli.explain.maps import ClassMap, Explanation
+    from densenet_cli.explain.cam import ClassMap, Explanation
 
     Font = FreeTypeFont | ImageFont
     Line = tuple[str, Font, str]
@@ -28,7 +28,7 @@ OTHER_FONTS = (
 
 
 def original(explanation: Explanation, size: int, width: int) -> list[Line]:
-    """The picture's name and size, in a font of ``size`` and lines of at most ``width`` pixels."""
+    """The image's name and size, in a font of ``size`` and lines of at most ``width`` pixels."""
     name = explanation.source.replace("\\", "/").rstrip("/").rpartition("/")[2] or explanation.source
     across, down = explanation.size
     return _lines(name, f"{across:,} x {down:,} pixels", size, width, 1)

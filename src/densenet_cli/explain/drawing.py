@@ -1,4 +1,4 @@
-"""Maps as pictures: colours laid on the original, the original beside them, a caption below each."""
+"""Maps as images: colors laid on the original, the original beside them, a caption below each."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from densenet_cli.explain import captions
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from densenet_cli.explain.maps import ClassMap, Explanation
+    from densenet_cli.explain.cam import ClassMap, Explanation
 
-COLOURS_FILE = Path(__file__).parent.parent / "data" / "inferno.txt"
+COLORS_FILE = Path(__file__).parent.parent / "data" / "inferno.txt"
 STRENGTH = 0.6
-"""Share of the colour in the drawing; the rest is the photograph in grey, whose own colours would falsify the map's."""
+"""Share of the color in the drawing; the rest is the photograph in gray, whose own colors would falsify the map's."""
 UNSEEN = 0.35
 """Brightness that is left of what the network did not see."""
 
 MOST_SIDE, LEAST_SIDE = 800, 320
-"""Pixels of a panel's longer side: a small picture is enlarged, so that there is room for words."""
+"""Pixels of a panel's longer side: a small image is enlarged, so that there is room for words."""
 LEAST_WIDTH = 240
 MARGIN = 12
 SHAPE = 2.0
@@ -69,9 +69,9 @@ def overlay(photo: Image, explanation: Explanation, map_: ClassMap) -> Image:
 
     heat, box = placed(explanation, map_, photo.size)
     heat.putpalette(_palette())
-    grey = photo.convert("L")
-    result = grey.point(lambda level: level * UNSEEN).convert("RGB")
-    result.paste(Image.blend(grey.crop(box).convert("RGB"), heat.convert("RGB"), STRENGTH), box)
+    gray = photo.convert("L")
+    result = gray.point(lambda level: level * UNSEEN).convert("RGB")
+    result.paste(Image.blend(gray.crop(box).convert("RGB"), heat.convert("RGB"), STRENGTH), box)
     return result
 
 
@@ -89,8 +89,8 @@ def placed(explanation: Explanation, map_: ClassMap, size: tuple[int, int]) -> t
 
 @cache
 def _palette() -> bytes:
-    """256 colours, three bytes each: ``data/README.md`` tells whose they are."""
-    return bytes.fromhex(COLOURS_FILE.read_text(encoding="ascii"))
+    """256 colors, three bytes each: ``data/README.md`` tells whose they are."""
+    return bytes.fromhex(COLORS_FILE.read_text(encoding="ascii"))
 
 
 def _sized(image: Image, panels: int) -> Image:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import OutputError, PictureError
+from densenet_cli.errors import ImageError, OutputError
 from densenet_cli.images import decoding, sources
 from densenet_cli.images.preprocessing import normalize
 
@@ -21,42 +21,42 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """The largest difference of a probability that is let pass."""
 
-PICTURES = Path(__file__).parents[1] / "data" / "pictures"
+IMAGES = Path(__file__).parents[1] / "data" / "images"
 """Photographs that ship inside the package (``data/README.md``)."""
 
 
-def pictures() -> list[Path]:
+def images() -> list[Path]:
     """The photographs to compare on."""
-    return sorted(PICTURES.glob("*.jpg"))
+    return sorted(IMAGES.glob("*.jpg"))
 
 
 def answers(classifier: Classifier, paths: Sequence[Path]) -> tuple[Pixels, FloatArray]:
-    """What the model sees of each picture, uint8 (n, size, size, 3), and its probabilities, (n, classes)."""
+    """What the model sees of each image, uint8 (n, size, size, 3), and its probabilities, (n, classes)."""
     import numpy as np
 
     pixels = [decoding.load(sources.from_object(path), classifier.preprocessing)[0] for path in paths]
     probabilities: list[FloatArray] = []
     for _, output in classifier.probabilities(paths):
-        if isinstance(output, PictureError):
+        if isinstance(output, ImageError):
             raise output
         probabilities.append(output)
     return np.stack(pixels), np.stack(probabilities)
 
 
-def largest_difference(run: Run, pixels: Pixels, expected: FloatArray, *, normalised: bool) -> float:
-    """The largest absolute difference of a probability, over the pictures one by one and all at once.
+def largest_difference(run: Run, pixels: Pixels, expected: FloatArray, *, normalized: bool) -> float:
+    """The largest absolute difference of a probability, over the images one by one and all at once.
 
     Args:
         run: the exported file.
         pixels: what ``answers`` gave.
         expected: and the model's probabilities.
-        normalised: whether the file takes normalised pixels.
+        normalized: whether the file takes normalized pixels.
 
     Raises ``OutputError`` where it is above ``TOLERANCE``, no number, or the answer has another shape.
     """
     import numpy as np
 
-    batch = normalize(pixels) if normalised else pixels
+    batch = normalize(pixels) if normalized else pixels
     largest = 0.0
     for part in (*(slice(n, n + 1) for n in range(len(batch))), slice(None)):
         found = run(batch[part])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 Run = Callable[["np.ndarray[Any, Any]"], "FloatArray"]
-"""Channels last, (pictures, height, width, 3), uint8 or normalised float32 as the file takes it -> probabilities."""
+"""Channels last, (images, height, width, 3), uint8 or normalized float32 as the file takes it -> probabilities."""
 
 
 class Writer(Protocol):
@@ -42,7 +42,7 @@ class Format:
         module: where ``write`` and ``load`` are.
         suffix: how its files' names end; "" for a folder.
         needs: modules that it is written or run with -> what to install for them.
-        with_preprocessing: whether it can hold the normalisation too.
+        with_preprocessing: whether it can hold the normalization too.
     """
 
     module: str

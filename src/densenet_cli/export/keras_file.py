@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def write(model: ExportedModel, path: Path) -> None:
     """See ``formats.Writer``."""
-    from densenet_cli.export.keras_network import keras_model
+    from densenet_cli.export.tensorflow import keras_model
 
     keras_model(model).save(path)
     with ZipFile(path, "a") as archive:

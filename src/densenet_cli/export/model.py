@@ -1,4 +1,4 @@
-"""What is exported: the network, and what the file is to say of itself so that others prepare pictures alike."""
+"""What is exported: the network, and what the file is to say of itself so that others prepare images alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import labels
-from densenet_cli.images.preprocessing import MEAN, PAD_COLOUR, STD, Preprocessing
+from densenet_cli.images.preprocessing import MEAN, PAD_COLOR, STD, Preprocessing
 from densenet_cli.weights.contents import Arrays, ModelMetadata
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ class ExportedModel:
         name: the model's, such as ``densenet121``.
         arrays: its weights.
         config: its configuration.
-        preprocessing: how its pictures are prepared.
+        preprocessing: how its images are prepared.
         labels: what its outputs mean; None where nobody knows.
         metadata: what its checkpoint said of its training.
-        with_preprocessing: whether the file normalises pixels by itself.
+        with_preprocessing: whether the file normalizes pixels by itself.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ExportedModel:
 
     @property
     def dtype(self) -> str:
-        """Of its input: 0 to 255, or normalised."""
+        """Of its input: 0 to 255, or normalized."""
         return "uint8" if self.with_preprocessing else "float32"
 
     @cached_property
@@ -84,26 +84,26 @@ class ExportedModel:
         return files
 
     def _preparation(self) -> dict[str, Any]:
-        """What was done to a picture before it reached the network, and which part of that the file does itself."""
-        way, size = self.preprocessing.way, self.size
+        """What was done to an image before it reached the network, and which part of that the file does itself."""
+        mode, size = self.preprocessing.mode, self.size
         resize: dict[str, Any] = {
             "crop": {"resize": "shorter side", "resize_size": self.preprocessing.shorter_side, "crop": "center"},
             "squash": {"resize": "both sides", "resize_size": size, "crop": None},
-            "pad": {"resize": "longer side", "resize_size": size, "crop": None, "pad_colour": list(PAD_COLOUR)},
+            "pad": {"resize": "longer side", "resize_size": size, "crop": None, "pad_color": list(PAD_COLOR)},
             "keras": {"resize": "both sides", "resize_size": size, "crop": None},
-        }[way]
+        }[mode]
         return {
-            "way": way,
+            "mode": mode,
             "input_size": size,
             **resize,
-            "interpolation": "nearest" if way == "keras" else "bilinear",
-            "antialias": way != "keras",
-            "exif_rotation": way != "keras",
-            "colour": "RGB",
+            "interpolation": "nearest" if mode == "keras" else "bilinear",
+            "antialias": mode != "keras",
+            "exif_rotation": mode != "keras",
+            "color": "RGB",
             "divide_by": 255,
             "mean": list(MEAN),
             "std": list(STD),
-            "normalisation_inside": self.with_preprocessing,
+            "normalization_inside": self.with_preprocessing,
         }
 
 

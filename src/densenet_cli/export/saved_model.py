@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def write(model: ExportedModel, path: Path) -> None:
     """See ``formats.Writer``."""
-    from densenet_cli.export.keras_network import keras_model
     from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE
+    from densenet_cli.export.tensorflow import keras_model
 
     network = keras_model(model, named=True)
     import tensorflow as tf

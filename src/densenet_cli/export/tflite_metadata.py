@@ -60,15 +60,15 @@ def append_files(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _describe(model: ExportedModel) -> Fields:
-    # As the tools apply it: to levels from 0 to 255. Where the file normalises by itself, nothing is left to do.
+    # As the tools apply it: to levels from 0 to 255. Where the file normalizes by itself, nothing is left to do.
     mean, std = ([0.0], [1.0]) if model.with_preprocessing else ([m * 255 for m in MEAN], [s * 255 for s in STD])
     side: Fields = {0: ("Uint32", model.size), 1: ("Uint32", model.size)}
-    picture: Fields = {
+    image: Fields = {
         0: INPUT,
-        1: f"A picture of {model.size} x {model.size} pixels, RGB, prepared as {DESCRIPTION_FILE} says.",
+        1: f"An image of {model.size} x {model.size} pixels, RGB, prepared as {DESCRIPTION_FILE} says.",
         3: {0: ("Uint8", IMAGE_PROPERTIES), 1: {0: ("Int8", RGB), 1: side}},
         4: [{0: ("Uint8", NORMALIZATION_OPTIONS), 1: {0: mean, 1: std}}],
-        5: {0: [255.0], 1: [0.0]} if model.with_preprocessing else _range_of_normalised(),
+        5: {0: [255.0], 1: [0.0]} if model.with_preprocessing else _range_of_normalized(),
     }
     probabilities: dict[int, Any] = {0: "probabilities", 1: "The probability of each class.", 5: {0: [1.0], 1: [0.0]}}
     if LABELS_FILE in model.files:
@@ -76,13 +76,13 @@ def _describe(model: ExportedModel) -> Fields:
     return {
         0: model.name,
         1: "An image classifier (DenseNet).",
-        3: [{2: [picture], 3: [probabilities]}],
-        6: [{0: DESCRIPTION_FILE, 1: "The network and how its pictures are prepared.", 2: ("Int8", DESCRIPTIONS)}],
+        3: [{2: [image], 3: [probabilities]}],
+        6: [{0: DESCRIPTION_FILE, 1: "The network and how its images are prepared.", 2: ("Int8", DESCRIPTIONS)}],
         7: PARSER_VERSION,
     }
 
 
-def _range_of_normalised() -> Fields:
+def _range_of_normalized() -> Fields:
     pairs = list(zip(MEAN, STD, strict=True))
     return {0: [(1 - mean) / std for mean, std in pairs], 1: [-mean / std for mean, std in pairs]}
 

@@ -1,1 +1,1 @@
-"""Pictures: where they come from, how they are decoded, what of them a network sees."""
+"""Images: where they come from, how they are decoded, what of them a network sees."""

@@ -1,4 +1,4 @@
-"""The memory of a picture goes back to the system when it is done: one setting of the C library's allocator."""
+"""The memory of an image goes back to the system when it is done: one setting of the C library's allocator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def give_back() -> None:
     """Have it so in this process, on Linux with glibc; elsewhere nothing is changed.
 
     By itself glibc takes the largest block that was ever freed (up to 32 MiB) for a usual one: it then keeps up to
-    twice as much for each thread, and the process grows far beyond what the pictures being decoded hold together.
+    twice as much for each thread, and the process grows far beyond what the images being decoded hold together.
     """
     import ctypes
 

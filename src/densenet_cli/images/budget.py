@@ -1,4 +1,4 @@
-"""The memory that the pictures being decoded may hold together."""
+"""The memory that the images being decoded may hold together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from densenet_cli.errors import ImageTooLarge
+from densenet_cli.errors import ImageTooLargeError
 
 MEGABYTE = 1_000_000
 
@@ -23,7 +23,7 @@ class DecodeBudget:
         self.bytes = megabytes * MEGABYTE
         self._free = self.bytes
         self._changed = threading.Condition()
-        # A large picture must not wait for ever while small ones slip past it.
+        # A large image must not wait for ever while small ones slip past it.
         self._queue: deque[object] = deque()
 
     @contextmanager
@@ -34,7 +34,7 @@ class DecodeBudget:
             ImageTooLarge: it is more than there is at all.
         """
         if needed > self.bytes:
-            raise ImageTooLarge(
+            raise ImageTooLargeError(
                 f"Decoding it takes about {-(-needed // MEGABYTE):,} MB, "
                 f"more than the {self.bytes // MEGABYTE:,} MB set aside for that (--decode-memory)."
             )

@@ -1,4 +1,4 @@
-"""From 16 and 32 bits, whole numbers or floats, to 8: a picture keeps its look, whatever held it."""
+"""From 16 and 32 bits, whole numbers or floats, to 8: an image keeps its look, whatever held it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
 DEEP_MODES = SIXTEEN_BIT_MODES | {"I", "F"}
 
 BAND_PIXELS = 1 << 16
-"""Pixels that are worked on at a time: the numbers in between take many times a picture's own memory."""
+"""Pixels that are worked on at a time: the numbers in between take many times an image's own memory."""
 
 
 def to_eight_bits(image: Image) -> Image:
-    """A picture of mode I;16, I or F in mode L.
+    """An image of mode I;16, I or F in mode L.
 
     16 bits are divided by 257, so that 65535 becomes 255. Whole numbers of 32 bits are taken for 8 bits where none
     is above 255, for 16 bits where none is above 65535; floats for [0, 1] where none is above 1, for [0, 255] where
     none is above 255. Else, and where some are negative, the least becomes 0 and the greatest 255. NaN counts as
-    the least, an infinity as the end it is beyond. The colour that a PNG calls transparent becomes white.
+    the least, an infinity as the end it is beyond. The color that a PNG calls transparent becomes white.
     """
     import numpy as np
     from PIL import Image as pillow

@@ -1,8 +1,8 @@
 """The formats that are read: an allow-list of Pillow's, told apart by their first bytes.
 
 Pillow's own ``Image.open`` asks all of its fifty plugins. Some of them start another program (EPS), some hold no
-picture of pixels, most are rare and little tested: what is not in ``FORMATS`` is refused. Only the plugin that a
-picture needs is imported, which is a third of the time that importing the usual five takes.
+image of pixels, most are rare and little tested: what is not in ``FORMATS`` is refused. Only the plugin that an
+image needs is imported, which is a third of the time that importing the usual five takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import IO, TYPE_CHECKING
 
-from densenet_cli.errors import UnreadableImage
+from densenet_cli.errors import UnreadableImageError
 from densenet_cli.images.headers import PNG_SIGNATURE, Size, icon_size, webp_size
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ class Format:
         except ImportError:
             if self.name != "HEIF":
                 raise
-            raise UnreadableImage(
-                "A HEIC picture, which needs one more package: pip install 'densenet-cli[heic]'."
+            raise UnreadableImageError(
+                "A HEIC image, which needs one more package: pip install 'densenet-cli[heic]'."
             ) from None
-        picture: ImageFile = getattr(module, self.plugin[1])(stream)
-        _fit_transparent_colour(picture)
-        return picture
+        image: ImageFile = getattr(module, self.plugin[1])(stream)
+        _fit_transparent_color(image)
+        return image
 
 
 def identify(stream: IO[bytes]) -> Format:
@@ -63,14 +63,14 @@ def identify(stream: IO[bytes]) -> Format:
     """
     start = stream.read(SIGNATURE_BYTES)
     if not start:
-        raise UnreadableImage("An empty file.")
+        raise UnreadableImageError("An empty file.")
     for format in FORMATS:
         if format.fits(start):
             return format
     for signature, name in REFUSED.items():
         if start.startswith(signature):
-            raise UnreadableImage(f"{name}, which is not read here: convert it to PNG or JPEG.")
-    raise UnreadableImage(f"Not a picture in a format that is read here ({', '.join(f.name for f in FORMATS)}).")
+            raise UnreadableImageError(f"{name}, which is not read here: convert it to PNG or JPEG.")
+    raise UnreadableImageError(f"Not an image in a format that is read here ({', '.join(f.name for f in FORMATS)}).")
 
 
 REFUSED = {
@@ -84,7 +84,7 @@ REFUSED = {
     b"<html": "A web page",
     b"\x1a\x45\xdf\xa3": "A video",
 }
-"""Files that people take for pictures, to be told what they are; they are refused as is every other."""
+"""Files that people take for images, to be told what they are; they are refused as is every other."""
 
 
 def _brand(*brands: bytes) -> Callable[[bytes], bool]:
@@ -103,16 +103,16 @@ def _is_tga(start: bytes) -> bool:
     return start[1] < 2 and start[2] in (1, 2, 3, 9, 10, 11) and width > 0 < height and depth in (1, 8, 16, 24, 32)
 
 
-def _fit_transparent_colour(picture: ImageFile) -> None:
-    """Bring a PNG's transparent colour to the 8 bits that its pixels get; Pillow leaves it at the file's depth."""
-    colour = picture.info.get("transparency")
-    samples = picture.tile[0].args if picture.tile else None
-    if picture.format != "PNG" or not isinstance(samples, str):
+def _fit_transparent_color(image: ImageFile) -> None:
+    """Bring a PNG's transparent color to the 8 bits that its pixels get; Pillow leaves it at the file's depth."""
+    color = image.info.get("transparency")
+    samples = image.tile[0].args if image.tile else None
+    if image.format != "PNG" or not isinstance(samples, str):
         return
-    if samples == "RGB;16B" and isinstance(colour, tuple):
-        picture.info["transparency"] = tuple(value >> 8 for value in colour)
-    elif isinstance(colour, int) and samples in ("L;2", "L;4"):
-        picture.info["transparency"] = colour * (85 if samples == "L;2" else 17)
+    if samples == "RGB;16B" and isinstance(color, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+    elif isinstance(color, int) and samples in ("L;2", "L;4"):
+        image.info["transparency"] = color * (85 if samples == "L;2" else 17)
 
 
 FORMATS = (

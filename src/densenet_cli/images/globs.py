@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from densenet_cli.errors import SourceNotFound, SourceUnreadable
-from densenet_cli.images.folders import Found, explain
+from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError
+from densenet_cli.images.walking import Found, explain
 
 ANY_FOLDERS = "**"
 
@@ -26,7 +26,7 @@ def matches(pattern: str) -> Iterator[Found]:
     """The files and folders that a glob matches, folder by folder, each folder's names sorted.
 
     ``**`` is any number of folders, none included; at the end of a pattern it is a folder with all that is below, and
-    with a part after it only files match (a folder would give its pictures a second time). A pattern that ends in ``/``
+    with a part after it only files match (a folder would give its images a second time). A pattern that ends in ``/``
     matches folders only, and of those that ``**`` leads to none that lies in another. Hidden names match only
     a part that begins with a dot. A folder that can't be listed on the way is an error, and so is a glob that
     matches nothing.
@@ -44,7 +44,7 @@ def matches(pattern: str) -> Iterator[Found]:
             continue
         yield found
     if not found_any:
-        yield Found(pattern, SourceNotFound("Nothing matches this glob."))
+        yield Found(pattern, SourceNotFoundError("Nothing matches this glob."))
 
 
 class _Search:
@@ -71,7 +71,7 @@ class _Search:
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError) as error:
-            yield Found(path, SourceUnreadable(explain(error)))
+            yield Found(path, SourceUnreadableError(explain(error)))
         else:
             yield from self._found(path)
 
@@ -132,7 +132,7 @@ class _Search:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            return Found(folder, SourceUnreadable(f"This folder can't be listed: {explain(error)}"))
+            return Found(folder, SourceUnreadableError(f"This folder can't be listed: {explain(error)}"))
 
 
 def _folders(parent: str, names: list[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What Pillow's plugins don't tell of a picture before they decode it, read from its first bytes.
+"""What Pillow's plugins don't tell of an image before they decode it, read from its first bytes.
 
 It is needed to say how much memory decoding will take; nothing else depends on it.
 """
@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from densenet_cli.errors import UnreadableImage
+from densenet_cli.errors import UnreadableImageError
 
 if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
@@ -20,7 +20,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def webp_size(stream: IO[bytes]) -> Size:
-    """Width and height of a WebP picture. (Pillow's plugin makes room for the pixels when it opens the file.)"""
+    """Width and height of a WebP image. (Pillow's plugin makes room for the pixels when it opens the file.)"""
     stream.seek(12)
     start = stream.read(18)
     kind = start[:4]
@@ -32,13 +32,13 @@ def webp_size(stream: IO[bytes]) -> Size:
     if kind == b"VP8L" and len(start) >= 13:
         bits = int.from_bytes(start[9:13], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    raise UnreadableImage("A damaged WebP header.")
+    raise UnreadableImageError("A damaged WebP header.")
 
 
 def icon_size(stream: IO[bytes]) -> Size:
-    """Width and height that no picture in an icon exceeds. (Pillow's plugin decodes one when it opens the file.)
+    """Width and height that no image in an icon exceeds. (Pillow's plugin decodes one when it opens the file.)
 
-    The pictures' own headers count: the icon's table can say anything.
+    The images' own headers count: the icon's table can say anything.
     """
     stream.seek(4)
     (count,) = struct.unpack("<H", stream.read(2))
@@ -57,7 +57,7 @@ def icon_size(stream: IO[bytes]) -> Size:
 def has_one_scan(image: JpegImageFile) -> bool:
     """Whether a JPEG that was just opened is decoded row by row.
 
-    Otherwise (progressive, or a scan for each channel) libjpeg keeps the coefficients of the whole picture.
+    Otherwise (progressive, or a scan for each channel) libjpeg keeps the coefficients of the whole image.
     """
     if "progressive" in image.info or "progression" in image.info or image.fp is None:
         return False
@@ -129,5 +129,5 @@ def _seek_codestream(stream: IO[bytes]) -> None:
             stream.read(2)
             return
         if length < 8:
-            raise UnreadableImage("A damaged JPEG 2000 header.")
+            raise UnreadableImageError("A damaged JPEG 2000 header.")
         position += length

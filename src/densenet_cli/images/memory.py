@@ -1,4 +1,4 @@
-"""How much memory a picture takes at the peak of being decoded and brought to RGB, told from its header.
+"""How much memory an image takes at the peak of being decoded and brought to RGB, told from its header.
 
 Bytes a pixel, measured with Pillow 13 and rounded up; ``tests/images/test_memory.py`` measures them again.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from densenet_cli.images.colour import is_transparent
+from densenet_cli.images.color import is_transparent
 from densenet_cli.images.depth import SIXTEEN_BIT_MODES
 from densenet_cli.images.headers import Size, has_one_scan, jpeg2000_codestream
 from densenet_cli.images.orientation import orientation_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.TiffImagePlugin import TiffImageFile
 
 FIXED = 4 << 20
-"""Bytes that any picture takes: decoders' tables, buffers of files, rows of other depths being brought to 8 bits."""
+"""Bytes that any image takes: decoders' tables, buffers of files, rows of other depths being brought to 8 bits."""
 
 WEBP = 17
 ICO = 18
@@ -28,7 +28,7 @@ ICO = 18
 AVIF = {"L": 9, "RGB": 16}
 AVIF_OTHERS = 18
 HEIF = 16
-"""Both for 10 bits and full colour resolution, which a header as Pillow reads it doesn't tell."""
+"""Both for 10 bits and full color resolution, which a header as Pillow reads it doesn't tell."""
 
 PPM_IN_PYTHON = 14
 PPM_DIGITS = 24 << 20
@@ -39,15 +39,15 @@ JPEG2000_BLOCK = 700
 
 
 def of_opened(format: str, size: Size, encoded: int) -> int:
-    """Bytes for a picture whose plugin decodes as it opens the file, at worst; its file is held twice."""
+    """Bytes for an image whose plugin decodes as it opens the file, at worst; its file is held twice."""
     return size[0] * size[1] * {"WEBP": WEBP, "ICO": ICO}[format] + 2 * encoded + FIXED
 
 
 def of_image(image: Image, full_size: Size, encoded: int = 0) -> int:
-    """Bytes for a picture that is open and not yet decoded, or that a caller holds.
+    """Bytes for an image that is open and not yet decoded, or that a caller holds.
 
     Args:
-        image: the picture; decoding at reduced scale has been arranged.
+        image: the image; decoding at reduced scale has been arranged.
         full_size: its width and height at full scale.
         encoded: bytes of its file.
     """
@@ -56,37 +56,37 @@ def of_image(image: Image, full_size: Size, encoded: int = 0) -> int:
 
 
 def of_resizing(size: Size, shorter_side: int) -> int:
-    """Bytes that resizing takes beside the picture, at worst: the rows of Pillow's first pass, and the result."""
+    """Bytes that resizing takes beside the image, at worst: the rows of Pillow's first pass, and the result."""
     width, height = resized_size(size, shorter_side)
     return 4 * (min(WORKSPACE, width * size[1]) + min(WORKSPACE, width * height))
 
 
 def _decoding(image: Image, full_size: Size, encoded: int) -> int:
-    """Bytes that the decoder takes, the picture it fills included."""
+    """Bytes that the decoder takes, the image it fills included."""
     pixels = image.width * image.height
-    picture = pixels * pixel_bytes(image.mode)
+    decoded = pixels * pixel_bytes(image.mode)
     opened: Any = image
     match image.format:
         case "HEIF":
             return pixels * HEIF + 2 * encoded
         case _ if not getattr(image, "tile", None):  # decoded already, or made and not read
-            return picture
+            return decoded
         case "JPEG":
-            return picture + _jpeg_coefficients(opened, full_size)
+            return decoded + _jpeg_coefficients(opened, full_size)
         case "TIFF":
-            return picture + _tiff_buffers(opened, encoded)
+            return decoded + _tiff_buffers(opened, encoded)
         case "AVIF":
             return pixels * AVIF.get(image.mode, AVIF_OTHERS) + 2 * encoded
         case "JPEG2000":
-            return picture + _jpeg2000_planes(opened.fp) + 2 * encoded
+            return decoded + _jpeg2000_planes(opened.fp) + 2 * encoded
         case "PPM" if opened.tile[0].codec_name != "raw":
             return pixels * PPM_IN_PYTHON + (PPM_DIGITS if opened.tile[0].codec_name == "ppm_plain" else 0)
         case _:
-            return picture
+            return decoded
 
 
 def _to_rgb(image: Image) -> int:
-    """Bytes a pixel that bringing it to RGB and turning it upright take, the picture itself included."""
+    """Bytes a pixel that bringing it to RGB and turning it upright take, the image itself included."""
     itself = pixel_bytes(image.mode)
     if image.mode in SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
         most = itself + 1 + 4
@@ -112,7 +112,7 @@ def pixel_bytes(mode: str) -> int:
 
 
 def _jpeg_coefficients(image: JpegImageFile, full_size: Size) -> int:
-    """Two bytes for each sample, at full scale whatever the picture is decoded at; none where one scan has it all."""
+    """Two bytes for each sample, at full scale whatever the image is decoded at; none where one scan has it all."""
     if has_one_scan(image):
         return 0
     across = max(horizontal for _, horizontal, _, _ in image.layer)

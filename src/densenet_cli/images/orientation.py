@@ -1,10 +1,10 @@
-"""Pictures the right way up: the EXIF orientation, applied to the pixels."""
+"""Images the right way up: the EXIF orientation, applied to the pixels."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from densenet_cli.images.preprocessing import Picture
+from densenet_cli.images.preprocessing import DecodedImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,7 @@ METHODS = {
 
 
 def orientation_of(image: Image) -> int:
-    """The EXIF orientation of a loaded picture, 1 to 8. A damaged EXIF block is no reason to lose its picture: 1."""
+    """The EXIF orientation of a loaded image, 1 to 8. A damaged EXIF block is no reason to lose its image: 1."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:
@@ -32,15 +32,15 @@ def orientation_of(image: Image) -> int:
     return int(orientation) if orientation in METHODS else 1
 
 
-def upright(picture: Picture, orientation: int) -> Picture:
-    """The picture with its orientation undone: itself for 1."""
+def upright(decoded: DecodedImage, orientation: int) -> DecodedImage:
+    """The image with its orientation undone: itself for 1."""
     from PIL.Image import Transpose
 
     if orientation == 1:
-        return picture
-    width, height = picture.image.size
-    left, top, right, bottom = picture.box
-    size = picture.size
+        return decoded
+    width, height = decoded.image.size
+    left, top, right, bottom = decoded.box
+    size = decoded.size
     if orientation >= 5:  # rows become columns
         left, top, right, bottom = top, left, bottom, right
         width, height = height, width
@@ -49,4 +49,4 @@ def upright(picture: Picture, orientation: int) -> Picture:
         left, right = width - right, width - left
     if orientation in (3, 4, 7, 8):
         top, bottom = height - bottom, height - top
-    return Picture(picture.image.transpose(Transpose[METHODS[orientation]]), size, (left, top, right, bottom))
+    return DecodedImage(decoded.image.transpose(Transpose[METHODS[orientation]]), size, (left, top, right, bottom))

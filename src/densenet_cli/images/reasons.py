@@ -1,10 +1,10 @@
-"""Why a picture can't be read: any library's exception as one short printable line."""
+"""Why an image can't be read: any library's exception as one short printable line."""
 
 from __future__ import annotations
 
 LONGEST = 200
 
-NONSENSE = "A damaged picture: its header makes no sense."
+NONSENSE = "A damaged image: its header makes no sense."
 
 WORDS = {
     "MemoryError": "There is not enough memory to decode it.",
@@ -16,7 +16,7 @@ WORDS = {
     "AssertionError": NONSENSE,
     "error": NONSENSE,  # struct's
 }
-"""Exceptions whose own words, if any, say nothing of the picture, by name."""
+"""Exceptions whose own words, if any, say nothing of the image, by name."""
 
 
 def reason(error: BaseException) -> str:
@@ -29,4 +29,4 @@ def reason(error: BaseException) -> str:
         words = f"{words[:LONGEST]}..."
     if isinstance(error, ImportError):
         return f"Pillow can't be used: {words.rstrip('.')}."
-    return f"A damaged picture: {words.rstrip('.') or name}."
+    return f"A damaged image: {words.rstrip('.') or name}."

@@ -1,7 +1,7 @@
 """What to classify: each argument turned into sources, lazily and always in the same order.
 
-A source is one picture that has a name, or the reason why there is none under that name. Nothing is opened
-here but folders: whether a file is a picture shows when it is decoded.
+A source is one image that has a name, or the reason why there is none under that name. Nothing is opened
+here but folders: whether a file is an image shows when it is decoded.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
-from densenet_cli.errors import PictureError, SourceNotFound, SourceUnreadable, UnreadableImage, UsageError
-from densenet_cli.images.folders import Found, Skipped, explain, walk
+from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.globs import is_pattern, matches
+from densenet_cli.images.walking import Found, Skipped, explain, walk
 
 if TYPE_CHECKING:
-    from densenet_cli.images.thumbnails import Keepsake
+    from densenet_cli.images.previews import Preview
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
 
 _lists: WeakSet[IO[bytes]] = WeakSet()
-"""The streams that ``read_list`` has begun to read: none of them is a picture."""
+"""The streams that ``read_list`` has begun to read: none of them is an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One picture to come.
+    """One image to come.
 
     Attributes:
         name: what its result is called: the path as given plus the path below it, or the URL. A name that is not
             UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` gives them back).
         origin: where its bytes or pixels are: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image`` or
             a uint8 array of (height, width, 3).
-        kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no picture.
-        error: set when the name leads to no picture.
-        thumbnail: a copy to be filled when the picture is decoded; None where nobody wants to see it.
+        kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no image.
+        error: set when the name leads to no image.
+        thumbnail: a copy to be filled when the image is decoded; None where nobody wants to see it.
     """
 
     name: str
     origin: Any
     kind: Kind
-    error: PictureError | None = None
-    thumbnail: Keepsake | None = None
+    error: ImageError | None = None
+    thumbnail: Preview | None = None
 
 
 class StandardInput:
-    """The picture on standard input: a stream can be read once, so its bytes are kept for a second ``-``."""
+    """The image on standard input: a stream can be read once, so its bytes are kept for a second ``-``."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -76,7 +76,7 @@ def read_bytes(stream: Any, limit: int) -> bytes:
     while room > 0:
         piece = stream.read(room)
         if not isinstance(piece, bytes | bytearray | memoryview | None):
-            raise UnreadableImage("A file object that gives text: open it in binary mode.")
+            raise UnreadableImageError("A file object that gives text: open it in binary mode.")
         if not piece:
             break
         pieces.append(bytes(piece))
@@ -94,10 +94,10 @@ def expand(
 
     Args:
         arguments: files, folders (searched depth first, each folder's names sorted), globs (a path that exists is
-            never one), http(s) URLs, or ``-`` for a picture on standard input.
+            never one), http(s) URLs, or ``-`` for an image on standard input.
         stdin: the binary stream behind ``-``; ``sys.stdin.buffer`` when None.
         on_skipped: called once, at the end, with the number of files that were passed over in folders because
-            their suffix is no picture's; not called when there were none.
+            their suffix is no image's; not called when there were none.
     """
     standard_input: StandardInput | None = None
     skipped = 0
@@ -105,7 +105,7 @@ def expand(
         if argument == "-":
             stream = stdin or sys.stdin.buffer
             if stream in _lists:
-                error = SourceUnreadable("Standard input is the list of sources, so it can't be a picture too.")
+                error = SourceUnreadableError("Standard input is the list of sources, so it can't be an image too.")
                 yield Source("-", None, "nothing", error)
             else:
                 standard_input = standard_input or StandardInput(stream)
@@ -144,35 +144,35 @@ def _argument(entry: bytes, null: bool) -> Iterator[str]:
         yield os.fsdecode(entry)
 
 
-def from_object(picture: object) -> Source:
+def from_object(image: object) -> Source:
     """The source for what a Python caller holds.
 
     Args:
-        picture: a path (str or ``os.PathLike``), an http(s) URL, the bytes of a picture's file, a binary file
+        image: a path (str or ``os.PathLike``), an http(s) URL, the bytes of an image's file, a binary file
             object, a ``PIL.Image.Image``, a uint8 array of (height, width, 3), or a ``Source``.
 
     Raises:
         UsageError: it is none of these.
     """
-    if isinstance(picture, Source):
-        return picture
-    if isinstance(picture, str) and is_url(picture):
-        return _from_url(picture)
-    if isinstance(picture, str | os.PathLike):
-        path = os.fsdecode(picture)
+    if isinstance(image, Source):
+        return image
+    if isinstance(image, str) and is_url(image):
+        return _from_url(image)
+    if isinstance(image, str | os.PathLike):
+        path = os.fsdecode(image)
         return Source(path, path, "path")
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return Source("<bytes>", bytes(picture), "bytes")
-    if _is_instance(picture, "PIL.Image", "Image"):
-        return Source(str(getattr(picture, "filename", "") or "<image>"), picture, "image")
-    if _is_instance(picture, "numpy", "ndarray"):
-        return _from_array(picture)
-    if hasattr(picture, "read"):
-        name = getattr(picture, "name", None)
-        return Source(name if isinstance(name, str) else "<file>", picture, "file")
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Source("<bytes>", bytes(image), "bytes")
+    if _is_instance(image, "PIL.Image", "Image"):
+        return Source(str(getattr(image, "filename", "") or "<image>"), image, "image")
+    if _is_instance(image, "numpy", "ndarray"):
+        return _from_array(image)
+    if hasattr(image, "read"):
+        name = getattr(image, "name", None)
+        return Source(name if isinstance(name, str) else "<file>", image, "file")
     raise UsageError(
-        "A picture is a path, a URL, bytes, a binary file object, a PIL image or a uint8 array of "
-        f"(height, width, 3), not {type(picture).__name__}."
+        "An image is a path, a URL, bytes, a binary file object, a PIL image or a uint8 array of "
+        f"(height, width, 3), not {type(image).__name__}."
     )
 
 
@@ -185,30 +185,30 @@ def _is_instance(thing: object, module: str, name: str) -> bool:
 def _from_array(array: Any) -> Source:
     if array.dtype.name != "uint8" or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UsageError(
-            f"An array of a picture is uint8, of (height, width, 3), not {array.dtype.name} of {tuple(array.shape)}."
+            f"An array of an image is uint8, of (height, width, 3), not {array.dtype.name} of {tuple(array.shape)}."
         )
     # Whoever reads a film fills one array again and again, and this one is looked at later.
     return Source("<array>", array.copy(), "array")
 
 
-def expand_objects(pictures: Iterable[object]) -> Iterator[Source]:
+def expand_objects(images: Iterable[object]) -> Iterator[Source]:
     """The sources in any number of objects as ``from_object`` takes them; a path may also be a folder or a glob.
 
-    What is no picture is a source with an error. Raises ``UsageError`` at once where ``pictures`` is itself a picture.
+    What is no image is a source with an error. Raises ``UsageError`` at once where ``images`` is itself an image.
     """
-    if isinstance(pictures, str | bytes | bytearray | os.PathLike) or hasattr(pictures, "shape"):
-        raise UsageError(f"Several pictures are given as a list of them, not as one {type(pictures).__name__}.")
-    return (source for picture in pictures for source in _expand_object(picture))
+    if isinstance(images, str | bytes | bytearray | os.PathLike) or hasattr(images, "shape"):
+        raise UsageError(f"Several images are given as a list of them, not as one {type(images).__name__}.")
+    return (source for image in images for source in _expand_object(image))
 
 
-def _expand_object(picture: object) -> Iterator[Source]:
-    if isinstance(picture, str | os.PathLike):
-        yield from expand([os.fsdecode(picture)])
+def _expand_object(image: object) -> Iterator[Source]:
+    if isinstance(image, str | os.PathLike):
+        yield from expand([os.fsdecode(image)])
         return
     try:
-        yield from_object(picture)
+        yield from_object(image)
     except UsageError as error:  # one among many is its own error, not the others' end
-        yield Source(f"<{type(picture).__name__}>", None, "nothing", UnreadableImage(str(error)))
+        yield Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
 
 
 def is_url(argument: str) -> bool:
@@ -217,7 +217,7 @@ def is_url(argument: str) -> bool:
 
 
 def _from_url(url: str) -> Source:
-    from densenet_cli.network import redacted
+    from densenet_cli.http import redacted
 
     return Source(redacted(url), url, "url")
 
@@ -228,14 +228,14 @@ def _expand_path(argument: str) -> Iterator[Found | Skipped]:
         mode = os.stat(argument).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if os.path.lexists(argument):
-            yield Found(argument, SourceNotFound("A symbolic link to nothing."))
+            yield Found(argument, SourceNotFoundError("A symbolic link to nothing."))
         elif is_pattern(argument):
             for match in matches(argument):
                 yield from walk(match.path) if match.is_folder else (match,)
         else:
-            yield Found(argument, SourceNotFound("No such file or folder."))
+            yield Found(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
-        yield Found(argument, SourceUnreadable(explain(error)))
+        yield Found(argument, SourceUnreadableError(explain(error)))
     else:
         yield from walk(argument) if stat.S_ISDIR(mode) else (Found(argument),)
 

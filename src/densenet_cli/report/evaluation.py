@@ -1,4 +1,4 @@
-"""The page of a measurement: its numbers, two drawings, every class, and the worst mistakes as pictures."""
+"""The page of a measurement: its numbers, two drawings, every class, and the worst mistakes as images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.durable import write_aside
 from densenet_cli.errors import OutputError
-from densenet_cli.evaluation.measuring import Example
+from densenet_cli.evaluation.metrics import Example
 from densenet_cli.images.sources import from_object
+from densenet_cli.output.atomic import write_aside
 from densenet_cli.report import figures
 from densenet_cli.report.page import plain, render, written_at
 from densenet_cli.results import unicode
@@ -32,7 +32,7 @@ FAILURES = 500
 
 
 class Mistakes:
-    """The wrong pictures that the network was surest of; ``MOST`` are kept, however many there are."""
+    """The wrong images that the network was surest of; ``MOST`` are kept, however many there are."""
 
     def __init__(self) -> None:
         self._waiting: deque[Source] = deque()
@@ -42,9 +42,9 @@ class Mistakes:
     def watch(self, examples: Iterable[Example]) -> Iterator[Example]:
         """The examples on their way; ``add`` takes what becomes of them."""
         for example in examples:
-            source = from_object(example.picture)
+            source = from_object(example.image)
             self._waiting.append(source)
-            yield dataclasses.replace(example, picture=source)
+            yield dataclasses.replace(example, image=source)
 
     def add(self, outcome: Outcome) -> None:
         """What became of the next one, in their order."""
@@ -55,7 +55,7 @@ class Mistakes:
             if len(self._kept) > MOST:
                 heapq.heappop(self._kept)
 
-    def pictures(self, thumbnail: Callable[[Source], bytes | None]) -> list[tuple[Outcome, bytes | None]]:
+    def images(self, thumbnail: Callable[[Source], bytes | None]) -> list[tuple[Outcome, bytes | None]]:
         """The worst first, each with its thumbnail; of equally sure ones the first measured comes first."""
         return [(outcome, thumbnail(source)) for _, _, outcome, source in sorted(self._kept, reverse=True)]
 
@@ -66,7 +66,7 @@ def write(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | 
     Args:
         path: the file, which was checked already (``page.check``).
         report: the measurement.
-        mistakes: what ``Mistakes.pictures`` gives.
+        mistakes: what ``Mistakes.images`` gives.
 
     Raises:
         OutputError: it can't be written.
@@ -83,7 +83,7 @@ def write(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | 
         figures=figures,
         pairs=report.most_confused(PAIRS),
         mistakes=mistakes,
-        wrong=report.pictures - report.top1.successes,
+        wrong=report.images - report.top1.successes,
         failures=report.failures[:FAILURES],
     )
     try:

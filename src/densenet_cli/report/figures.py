@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from densenet_cli.evaluation.report import Report
 
 NAMED = 30
-"""With more classes the matrix shows those that are confused most, and all of them as one picture without names."""
+"""With more classes the matrix shows those that are confused most, and all of them as one image without names."""
 PICKED = 20
 PIXELS = 600
-"""With more classes neighbours share a pixel."""
+"""With more classes neighbors share a pixel."""
 CELL = 26
 LETTER = 6.4
 """Width of a letter of a class's name."""
 LONGEST = 26
 
 RIGHT, WRONG = (56, 132, 220), (222, 84, 74)
-"""Of the picture without names: on white and on black alike; how opaque is what tells a share."""
+"""Of the image without names: on white and on black alike; how opaque is what tells a share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Pictures of one class that were taken for one class.
+    """Images of one class that were taken for one class.
 
     Attributes:
         x, y: its upper left corner.
         count: how many.
-        opacity: in [0, 0.5]: as the root of the share of the true class's pictures, so that one in a hundred is seen.
+        opacity: in [0, 0.5]: as the root of the share of the true class's images, so that one in a hundred is seen.
             More, and the count on it could not be read.
         is_right: whether the classes are the same.
         says: all of it in words.
@@ -94,9 +94,9 @@ def confusion(report: Report) -> ConfusionFigure:
             x=margin + CELL * column,
             y=margin + CELL * row,
             count=count,
-            opacity=round(0.06 + 0.44 * math.sqrt(count / results[row].pictures), 3),
+            opacity=round(0.06 + 0.44 * math.sqrt(count / results[row].images), 3),
             is_right=row == column,
-            says=f"{whole[row]}, taken for {whole[column]}: {count:,} of {results[row].pictures:,}",
+            says=f"{whole[row]}, taken for {whole[column]}: {count:,} of {results[row].images:,}",
         )
         for (row, column), count in sorted(counts.items())
     ]
@@ -105,7 +105,7 @@ def confusion(report: Report) -> ConfusionFigure:
 
 
 def _picked(report: Report) -> set[int]:
-    """Positions of the classes to show: all, or those in the pairs with the most pictures."""
+    """Positions of the classes to show: all, or those in the pairs with the most images."""
     known = {result.position for result in report.classes}
     if len(known) <= NAMED:
         return known
@@ -154,7 +154,7 @@ LEFT, TOP, WIDE, HIGH, LOW_TOP, LOW_HIGH = 46, 10, 420, 280, 306, 64
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The pictures of some confidence.
+    """The images of some confidence.
 
     Attributes:
         x, width: of its bar.
@@ -175,14 +175,14 @@ class Bin:
 
 
 def reliability(report: Report) -> list[Bin]:
-    """The bins in which there are pictures."""
+    """The bins in which there are images."""
     bins = []
-    most = max(bin.pictures for bin in report.bins)
+    most = max(bin.images for bin in report.bins)
     for bin in report.bins:
-        if not bin.pictures:
+        if not bin.images:
             continue
-        accuracy, confidence = bin.correct / bin.pictures, bin.total / bin.pictures
-        low, high = Proportion(bin.correct, bin.pictures).interval
+        accuracy, confidence = bin.correct / bin.images, bin.total / bin.images
+        low, high = Proportion(bin.correct, bin.images).interval
         bins.append(
             Bin(
                 x=round(LEFT + WIDE * bin.low, 1),
@@ -191,8 +191,8 @@ def reliability(report: Report) -> list[Bin]:
                 confidence=_height(confidence),
                 low=_height(low),
                 high=_height(high),
-                share=round(LOW_TOP + LOW_HIGH * (1 - bin.pictures / most), 1),
-                says=f"confidence {bin.low:.0%} to {bin.high:.0%}: {bin.pictures:,} pictures, {accuracy:.1%} right "
+                share=round(LOW_TOP + LOW_HIGH * (1 - bin.images / most), 1),
+                says=f"confidence {bin.low:.0%} to {bin.high:.0%}: {bin.images:,} images, {accuracy:.1%} right "
                 f"({low:.1%} to {high:.1%}), {confidence:.1%} said",
             )
         )

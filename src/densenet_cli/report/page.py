@@ -1,7 +1,7 @@
 """What every page has in common: templates that escape, style and script inside, and no way out of the file.
 
 The Content-Security-Policy names the hash of the style and of the script, so that nothing else on the page runs,
-whatever a picture or a class is called, and nothing is fetched.
+whatever an image or a class is called, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from densenet_cli.errors import UsageError
+from densenet_cli.output.checks import check_target
 from densenet_cli.results import printable, unicode
-from densenet_cli.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ def _digest(text: str) -> str:
 
 
 def data_url(data: bytes, kind: str = "jpeg") -> str:
-    """A picture's file as an address that holds it."""
+    """An image's file as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""The page of a run of ``predict``: every picture with its labels, or the reason why it has none.
+"""The page of a run of ``predict``: every image with its labels, or the reason why it has none.
 
 Rows are rendered as they come and wait in a file without a name, because how many there are stands at the head of the
 page: memory stays flat, and whatever ends the run before it, nothing is left behind.
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from markupsafe import Markup
 
-from densenet_cli.durable import write_aside
 from densenet_cli.errors import OutputError
-from densenet_cli.images.thumbnails import Thumbnail
+from densenet_cli.images.previews import Thumbnail
+from densenet_cli.output.atomic import write_aside
 from densenet_cli.report.page import environment, plain, render, written_at
 from densenet_cli.results import unicode
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from densenet_cli.results import Prediction
 
 THUMBNAILS = 2000
-"""So many pictures are shown; the rows behind them go on without."""
+"""So many images are shown; the rows behind them go on without."""
 UNSURE = 0.5
-"""Below this probability of the best label a picture is called unsure, until somebody moves the slider."""
+"""Below this probability of the best label an image is called unsure, until somebody moves the slider."""
 BLOCK = 30
 """Rows that are laid out together; the style and the script know it too."""
 ROWS = "\0"
@@ -59,7 +59,7 @@ class PredictionReport:
     def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:
         self._path, self._model, self._settings = path, model, settings
         self._date = written_at()
-        self._row = environment().get_template("picture.html")
+        self._row = environment().get_template("image.html")
         self._waiting: deque[Thumbnail | None] = deque()
         self._rows = self._unsure = self._failed = 0
 
@@ -110,7 +110,7 @@ class PredictionReport:
             model=self._model,
             date=self._date,
             settings=plain(self._settings),
-            pictures=self._rows,
+            images=self._rows,
             unsure=self._unsure,
             failed=self._failed,
             threshold=UNSURE,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from densenet_cli.errors import PictureError, UsageError
+from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.preprocessing import Preprocessing, apply, normalize
 from densenet_cli.training.augmentation import augment
-from densenet_cli.training.pictures import Pictures
+from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 LEAST_SHARE = 5
-"""Of a class that has few pictures, one in so many at most is kept for validation."""
+"""Of a class that has few images, one in so many at most is kept for validation."""
 
 AHEAD = 4
 """Batches that are being made, or wait for their step, beside one for each thread."""
@@ -29,15 +29,15 @@ AHEAD = 4
 
 @dataclass(frozen=True)
 class Part:
-    """Some pictures out of many.
+    """Some images out of many.
 
     Attributes:
-        pictures: all of them.
+        images: all of them.
         indices: int64 (n,), which ones.
         targets: int64 (n,), the class of each.
     """
 
-    pictures: Pictures
+    images: Images
     indices: Indices
     targets: Indices
 
@@ -45,15 +45,15 @@ class Part:
         return len(self.indices)
 
     def select(self, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> Part:
-        """Those of its pictures for which ``chosen`` is true."""
-        return Part(self.pictures, self.indices[chosen], self.targets[chosen])
+        """Those of its images for which ``chosen`` is true."""
+        return Part(self.images, self.indices[chosen], self.targets[chosen])
 
 
 def split(part: Part, classes: tuple[str, ...], a_class: int, seed: int) -> tuple[Part, Part]:
     """``part`` in two, for training and for validation.
 
-    Of each class ``a_class`` pictures, or a fifth where that is fewer, are chosen by ``seed`` for validation. Raises
-    ``UsageError`` for a class of fewer than five pictures.
+    Of each class ``a_class`` images, or a fifth where that is fewer, are chosen by ``seed`` for validation. Raises
+    ``UsageError`` for a class of fewer than five images.
     """
     generator = np.random.default_rng(seed)
     held = np.zeros(len(part), dtype=bool)
@@ -62,7 +62,7 @@ def split(part: Part, classes: tuple[str, ...], a_class: int, seed: int) -> tupl
         count = min(a_class, len(members) // LEAST_SHARE)
         if count < 1:
             raise UsageError(
-                f"The class {name!r} has {len(members)} pictures, too few to split some off for validation (at least "
+                f"The class {name!r} has {len(members)} images, too few to split some off for validation (at least "
                 f"{LEAST_SHARE}): add some, or give --val FOLDER."
             )
         held[generator.permutation(members)[:count]] = True
@@ -70,7 +70,7 @@ def split(part: Part, classes: tuple[str, ...], a_class: int, seed: int) -> tupl
 
 
 class Batch(NamedTuple):
-    """Normalised pictures, float32 (n, size, size, 3), and their classes, int64 (n,)."""
+    """Normalized images, float32 (n, size, size, 3), and their classes, int64 (n,)."""
 
     pixels: FloatArray
     targets: Indices
@@ -80,10 +80,10 @@ class TrainingBatches:
     """The augmented batches of the epochs of a run.
 
     Args:
-        part: the pictures to train on.
+        part: the images to train on.
         settings: of the run.
         threads: that make batches.
-        skip_unreadable: put another picture of the same class in the place of one that can't be decoded.
+        skip_unreadable: put another image of the same class in the place of one that can't be decoded.
     """
 
     def __init__(self, part: Part, settings: Settings, threads: int, skip_unreadable: bool = False) -> None:
@@ -93,34 +93,34 @@ class TrainingBatches:
         self._skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
-        """Batches in an epoch. What doesn't fill a last one is left out, another few pictures each time."""
+        """Batches in an epoch. What doesn't fill a last one is left out, another few images each time."""
         return max(1, len(self._part) // self._settings.batch_size)
 
     def make(self, epoch: int, number: int) -> Batch:
-        """Batch ``number`` of ``epoch``, both counted from 0: the same at every call. Raises ``PictureError``."""
+        """Batch ``number`` of ``epoch``, both counted from 0: the same at every call. Raises ``ImageError``."""
         settings, size = self._settings, self._settings.size_at(epoch)
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._part))
         chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
         pixels = np.empty((len(chosen), size, size, 3), np.uint8)
         for place, member in enumerate(chosen):
             generator = np.random.default_rng((settings.seed, epoch, member))
-            pixels[place] = augment(self._picture(member, generator), size, settings, generator)
+            pixels[place] = augment(self._image(member, generator), size, settings, generator)
         return Batch(normalize(pixels), self._part.targets[chosen])
 
-    def _picture(self, member: int, generator: np.random.Generator) -> Any:
+    def _image(self, member: int, generator: np.random.Generator) -> Any:
         part = self._part
         try:
-            return part.pictures[part.indices[member]]
-        except PictureError:
+            return part.images[part.indices[member]]
+        except ImageError:
             if not self._skip_unreadable:
                 raise
         same = generator.permutation(np.flatnonzero(part.targets == part.targets[member]))
         for other in same[same != member]:
             try:
-                return part.pictures[part.indices[other]]
-            except PictureError:
+                return part.images[part.indices[other]]
+            except ImageError:
                 continue
-        raise PictureError("No picture of its class can be decoded.")
+        raise ImageError("No image of its class can be decoded.")
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` from number ``first`` on."""
@@ -140,13 +140,13 @@ class TrainingBatches:
 def measuring_batches(
     part: Part, preprocessing: Preprocessing, batch_size: int, threads: int, skip_unreadable: bool = False
 ) -> Iterator[Batch]:
-    """All pictures of ``part`` once, in order, as ``predict`` prepares them. Raises ``PictureError``."""
+    """All images of ``part`` once, in order, as ``predict`` prepares them. Raises ``ImageError``."""
 
     def see(index: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         try:
-            pixels: np.ndarray[Any, np.dtype[np.uint8]] = apply(part.pictures[index], preprocessing)[0]
+            pixels: np.ndarray[Any, np.dtype[np.uint8]] = apply(part.images[index], preprocessing)[0]
             return pixels
-        except PictureError:
+        except ImageError:
             if not skip_unreadable:
                 raise
             return None

@@ -1,4 +1,4 @@
-"""Class folders: which pictures there are, which class each shows, and what the classes are called."""
+"""Class folders: which images there are, which class each shows, and what the classes are called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from densenet_cli import labels
 from densenet_cli.errors import UsageError
-from densenet_cli.images.folders import Found, walk
+from densenet_cli.images.walking import Found, walk
 
 if TYPE_CHECKING:
     Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collection:
-    """Pictures and their classes.
+    """Images and their classes.
 
     Attributes:
         folder: what all of them lie below.
         classes: names of the class folders, sorted; the position is the class.
-        paths: of the pictures, each class's sorted.
-        targets: int64 (pictures,), the class of each.
+        paths: of the images, each class's sorted.
+        targets: int64 (images,), the class of each.
     """
 
     folder: Path
@@ -39,16 +39,16 @@ class Collection:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Changes with the pictures' names and classes, not with the place where the folder lies."""
+        """Changes with the images' names and classes, not with the place where the folder lies."""
         names = [os.fsencode(os.path.relpath(path, self.folder)).hex() for path in self.paths]
         return hashlib.sha256(json.dumps([self.classes, names]).encode()).hexdigest()
 
 
 def scan(folder: Path, classes: tuple[str, ...] | None = None) -> Collection:
-    """The pictures of ``folder/<class>/``, searched recursively.
+    """The images of ``folder/<class>/``, searched recursively.
 
     ``classes`` are given where they are known already (a folder for validation, which may lack some). Raises
-    ``UsageError``: fewer than two classes, a class without a picture, one that is not among ``classes``, a folder that
+    ``UsageError``: fewer than two classes, a class without an image, one that is not among ``classes``, a folder that
     can't be listed, a name that can't be a label.
     """
     try:
@@ -59,23 +59,23 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> Collection:
         if len(names) < 2:
             raise UsageError(
                 f"{folder} has {'only one class folder' if names else 'no class folders'}, and training needs two or "
-                "more: FOLDER/<class>/<picture>."
+                "more: FOLDER/<class>/<image>."
             )
         classes = tuple(names)
     elif strangers := sorted(set(names) - set(classes)):
-        raise UsageError(f"{folder} has the class {strangers[0]!r}, which the training pictures lack.")
+        raise UsageError(f"{folder} has the class {strangers[0]!r}, which the training images lack.")
     elif not names:
         raise UsageError(f"{folder} has no class folders.")
     paths: list[str] = []
     targets: list[int] = []
     for name in names:
-        found = _pictures(folder / name)
+        found = _images(folder / name)
         paths += found
         targets += [classes.index(name)] * len(found)
     return Collection(folder, classes, tuple(paths), np.array(targets, np.int64))
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     if not labels.is_clean(folder.name) or folder.name != folder.name.encode(errors="replace").decode():
         raise UsageError(f"The class folder {str(folder)!r} has a name that can't be a label: give it another.")
     found = [entry for entry in walk(str(folder)) if isinstance(entry, Found)]

@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from densenet_cli import durable
 from densenet_cli.errors import OutputError
+from densenet_cli.output import atomic
 
 FILE = "log.csv"
 COLUMNS = ("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds")
@@ -21,7 +21,7 @@ def write(folder: Path, history: list[dict[str, float]]) -> None:
     rows.writeheader()
     rows.writerows({name: _short(row[name]) for name in COLUMNS} for row in history)
     try:
-        durable.write_aside(folder / FILE, [text.getvalue().encode()]).close()
+        atomic.write_aside(folder / FILE, [text.getvalue().encode()]).close()
     except OSError as error:
         raise OutputError(f"The log {folder / FILE} can't be written: {error.strerror}.") from error
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from densenet_cli.engines import keras_layers
-from densenet_cli.errors import PictureError, UsageError
+from densenet_cli.engines import keras_ops
+from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.labels import Labels
-from densenet_cli.training import log, network, result, state
+from densenet_cli.training import log, network, result, run_files
 from densenet_cli.training.averaging import Average
 from densenet_cli.training.batches import Part, TrainingBatches, measuring_batches
 from densenet_cli.training.measuring import Measured, measure
@@ -34,7 +34,7 @@ class Run:
     Args:
         settings: what to compute.
         labels: of the classes.
-        training, validation: the pictures.
+        training, validation: the images.
         begun: the state to go on from, or that of a run at its start.
         folder: where ``state.npz``, ``log.csv`` and ``model.safetensors`` go; each is whole at any moment.
         ways: how to go about it.
@@ -47,7 +47,7 @@ class Run:
         labels: Labels,
         training: Part,
         validation: Part,
-        begun: state.State,
+        begun: run_files.State,
         folder: Path,
         ways: Ways,
         arrays: Arrays | None = None,
@@ -85,7 +85,7 @@ class Run:
     def train(self) -> None:
         """Go on from where the state stands, to the end or until ``stop`` is called.
 
-        Raises ``PictureError`` for a picture that can't be decoded and ``OutputError`` for a file that can't be
+        Raises ``ImageError`` for an image that can't be decoded and ``OutputError`` for a file that can't be
         written. Before it raises or returns the state is saved, where it can be.
         """
         while not self.is_finished:
@@ -107,7 +107,7 @@ class Run:
                 if time.monotonic() - saved > ways.save_every:
                     self._save()
                     saved = time.monotonic()
-        except PictureError as error:
+        except ImageError as error:
             self._save()
             raise type(error)(f"{error} Repair it, or give --skip-unreadable; --resume goes on from here.") from None
 
@@ -179,7 +179,7 @@ class Run:
         here.loss, here.correct, here.seen = 0.0, 0.0, 0
         if measured.top1 > here.best:
             here.best, here.best_epoch = measured.top1, here.epoch
-            arrays = keras_layers.get_arrays(self._measured)
+            arrays = keras_ops.get_arrays(self._measured)
             result.write(self._folder, arrays, self._config, self._labels, settings, measured, here.epoch)
         here.stopped = 0 < settings.patience <= here.epoch - here.best_epoch
         if settings.is_frozen_at(here.epoch - 1) and not settings.is_frozen_at(here.epoch):
@@ -206,7 +206,7 @@ class Run:
         here.updates = self._average.updates
         here.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}
         here.arrays |= {f"average.{n}": mean for n, mean in enumerate(self._average.weights)}
-        state.save(self._folder, here)
+        run_files.save(self._folder, here)
 
     def _restore(self) -> None:
         arrays = self.state.arrays
@@ -217,7 +217,7 @@ class Run:
 
 
 def _class_weights(training: Part, classes: int, settings: Settings) -> FloatArray | None:
-    """Class -> weight: as rare as it is, 1 on average over the pictures."""
+    """Class -> weight: as rare as it is, 1 on average over the images."""
     if not settings.class_weights:
         return None
     counts = np.bincount(training.targets, minlength=classes)

@@ -1,4 +1,4 @@
-"""How good a network is on the validation pictures."""
+"""How good a network is on the validation images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a number of pictures.
+    """What was measured on a number of images.
 
     Attributes:
-        pictures: how many.
+        images: how many.
         loss: mean negative log-likelihood in nats, nothing smoothed.
-        top1, top5: shares in [0, 1] of the pictures whose class was the likeliest, or among the five likeliest.
+        top1, top5: shares in [0, 1] of the images whose class was the likeliest, or among the five likeliest.
     """
 
-    pictures: int
+    images: int
     loss: float
     top1: float
     top5: float

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from densenet_cli import registry
-from densenet_cli.engines import keras_layers
+from densenet_cli import variants
+from densenet_cli.engines import keras_ops
 from densenet_cli.labels import Labels
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import Settings
@@ -30,7 +30,7 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        network = keras_layers.model(config, "logits")
+        network = keras_ops.model(config, "logits")
     finally:
         keras.config.set_dtype_policy(before)
     for layer in network.layers:
@@ -47,7 +47,7 @@ def start_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bo
     """
     from densenet_cli.weights import checkpoint, store
 
-    variant = registry.VARIANTS.get(start)
+    variant = variants.VARIANTS.get(start)
     read = checkpoint.read(store.locate(variant, offline=offline) if variant else Path(start), config)
     arrays = dict(read.arrays)
     if read.metadata.labels != labels:
@@ -57,7 +57,7 @@ def start_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bo
 
 def put(network: keras.Model, arrays: Arrays) -> None:
     """Give ``network`` these arrays; layers that they lack keep what they have."""
-    keras_layers.set_arrays(network, {**keras_layers.get_arrays(network), **arrays})
+    keras_ops.set_arrays(network, {**keras_ops.get_arrays(network), **arrays})
 
 
 def freeze(network: keras.Model, stage: str) -> None:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from densenet_cli import registry
+from densenet_cli import variants
 from densenet_cli.errors import UsageError
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import NETWORK, SCRATCH, Settings
@@ -64,7 +64,7 @@ def _merged(recipe: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         recipe = {name: value for name, value in recipe.items() if name != "epochs"}
     said = {**recipe, **options}
     variant = said.pop("variant", None)
-    return {**_network(registry.get(variant).config), **said} if variant is not None else said
+    return {**_network(variants.get(variant).config), **said} if variant is not None else said
 
 
 def _with_sizes(said: dict[str, Any]) -> Settings:
@@ -76,11 +76,11 @@ def _with_sizes(said: dict[str, Any]) -> Settings:
 
 def start_config(start: str) -> DenseNetConfig:
     """The network of a variant, or of the checkpoint in a file. Raises ``UsageError`` or ``WeightsError``."""
-    if start in registry.VARIANTS:
-        return registry.VARIANTS[start].config
+    if start in variants.VARIANTS:
+        return variants.VARIANTS[start].config
     if not Path(start).exists():
         raise UsageError(
-            f"--from takes a variant ({', '.join(registry.VARIANTS)}) or a checkpoint, and {start} is neither."
+            f"--from takes a variant ({', '.join(variants.VARIANTS)}) or a checkpoint, and {start} is neither."
         )
     from densenet_cli.weights import checkpoint
 

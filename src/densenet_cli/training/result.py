@@ -9,7 +9,7 @@ from densenet_cli.labels import Labels
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.measuring import Measured
 from densenet_cli.training.settings import Settings
-from densenet_cli.weights import safetensors_file
+from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def write(
         training={**settings.to_dict(), "trained_epochs": epoch},
         accuracy={"validation": measured.to_dict()},
     )
-    safetensors_file.write(folder / FILE, arrays, config, metadata)
+    safetensors.write(folder / FILE, arrays, config, metadata)

@@ -1,4 +1,4 @@
-"""A run from its folder of pictures to its model: everything is checked before the first step, then it trains."""
+"""A run from its folder of images to its model: everything is checked before the first step, then it trains."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from densenet_cli.engines import backend
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.training import folders, recipe, result, state
+from densenet_cli.training import folders, recipe, result, run_files
 from densenet_cli.training.batches import Part, split
 from densenet_cli.training.folders import Collection
-from densenet_cli.training.pictures import Mapped, Pictures, open_pictures
+from densenet_cli.training.image_cache import Images, Mapped, open_images
 from densenet_cli.training.settings import SCRATCH, Settings
 from densenet_cli.training.ways import Ways
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "settings.toml"
 NAMED = 5
-"""Pictures that an error names; of the rest it says how many."""
+"""Images that an error names; of the rest it says how many."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Place:
 
     Attributes:
         folder: of class folders to train on.
-        validation: of class folders to measure on; None to split some of the training pictures off.
+        validation: of class folders to measure on; None to split some of the training images off.
         output: where state, log, settings and model go.
-        cache: where decoded pictures are kept.
+        cache: where decoded images are kept.
         cache_limit: megabytes that they may have; a larger collection is decoded again in every epoch.
     """
 
@@ -64,20 +64,20 @@ def open_run(
         place: its files.
         settings: what to compute.
         ways: how to go about it.
-        resume: go on from the saved state, which must be of these settings and pictures.
+        resume: go on from the saved state, which must be of these settings and images.
         overwrite: start anew in a folder that holds a run.
         offline: fetch no weights to start from.
-        on_decoded: called with the number of pictures decoded and of all, where they are.
+        on_decoded: called with the number of images decoded and of all, where they are.
 
     Raises:
         UsageError: class folders that can't be trained on; a run in the way, or none to resume, or one of other
-            settings or pictures; nothing on the disk is changed then.
+            settings or images; nothing on the disk is changed then.
         WeightsError: weights to start from that can't be had or don't fit.
         OutputError: files that can't be written.
     """
     if resume and overwrite:
         raise UsageError("A run is either resumed or overwritten, not both.")
-    begun = state.load(place.output) if resume else None
+    begun = run_files.load(place.output) if resume else None
     if begun:
         _check_settings(begun, settings)
     elif not overwrite:
@@ -88,7 +88,7 @@ def open_run(
     data = training.fingerprint() + (validation.fingerprint() if validation else "")
     if begun and begun.data != data:
         raise UsageError(
-            f"The pictures are not those that the run in {place.output} began with; it needs the same, --val's too."
+            f"The images are not those that the run in {place.output} began with; it needs the same, --val's too."
         )
     with _alone_in(place.output):
         parts = _parts(place, training, validation, settings, ways, on_decoded)
@@ -102,20 +102,20 @@ def open_run(
             if settings.start != SCRATCH:
                 config = settings.config(len(labels))
                 arrays = network.start_arrays(settings.start, config, labels, offline)
-            begun = state.State(settings.to_dict(), list(training.classes), data)
+            begun = run_files.State(settings.to_dict(), list(training.classes), data)
             _clear(place.output)
         recipe.write(place.output / SETTINGS_FILE, settings)
         yield Run(settings, labels, *parts, begun, place.output, ways, arrays)
 
 
-def _check_settings(begun: state.State, settings: Settings) -> None:
+def _check_settings(begun: run_files.State, settings: Settings) -> None:
     different = settings.differences(Settings.from_dict(begun.settings))
     if different:
         raise UsageError(f"The run to resume has other settings: its {'; its '.join(different)}.")
 
 
 def _check_free(output: Path) -> None:
-    for name in (state.FILE, result.FILE):
+    for name in (run_files.FILE, result.FILE):
         if (output / name).exists():
             raise UsageError(f"{output} holds a run already: --resume goes on with it, --overwrite begins anew.")
 
@@ -124,7 +124,7 @@ def _clear(output: Path) -> None:
     """Take away what an earlier run left, its state first: without it nothing can be resumed by mistake."""
     from densenet_cli.training import curves, log
 
-    for name in (state.FILE, result.FILE, log.FILE, curves.FILE):
+    for name in (run_files.FILE, result.FILE, log.FILE, curves.FILE):
         (output / name).unlink(missing_ok=True)
 
 
@@ -150,34 +150,34 @@ def _parts(
     ways: Ways,
     on_decoded: Callable[[int, int], None],
 ) -> tuple[Part, Part]:
-    """The pictures to train on and those to measure on, decoded where they are few enough."""
+    """The images to train on and those to measure on, decoded where they are few enough."""
     largest = max(settings.input_size, *(phase.size for phase in settings.sizes))
-    # So that not even the smallest crop of a picture decoded at reduced scale is enlarged, nor the 256 of 224.
+    # So that not even the smallest crop of an image decoded at reduced scale is enlarged, nor the 256 of 224.
     least_side = math.ceil(largest / min(math.sqrt(settings.crop_area), 224 / 256))
     opened = []
     for collection in filter(None, (training, validation)):
-        pictures = open_pictures(collection.paths, least_side, place.cache, place.cache_limit, ways.threads, on_decoded)
-        readable = _readable(collection, pictures, ways.skip_unreadable)
-        opened.append(Part(pictures, readable, collection.targets[readable]))
+        images = open_images(collection.paths, least_side, place.cache, place.cache_limit, ways.threads, on_decoded)
+        readable = _readable(collection, images, ways.skip_unreadable)
+        opened.append(Part(images, readable, collection.targets[readable]))
     if validation is None:
         return split(opened[0], training.classes, settings.validation, settings.seed)
     return opened[0], opened[1]
 
 
-def _readable(collection: Collection, pictures: Pictures, skip: bool) -> folders.Indices:
-    """Numbers of the pictures that could be decoded; all of those that will be decoded later only.
+def _readable(collection: Collection, images: Images, skip: bool) -> folders.Indices:
+    """Numbers of the images that could be decoded; all of those that will be decoded later only.
 
     Raises ``UsageError`` where there are others and they aren't to be skipped, or a class has no others.
     """
-    bad = pictures.unreadable() if isinstance(pictures, Mapped) else {}
+    bad = images.unreadable() if isinstance(images, Mapped) else {}
     if bad and not skip:
         named = " ".join(list(bad.values())[:NAMED])
         more = f" And {len(bad) - NAMED} more." if len(bad) > NAMED else ""
         raise UsageError(
-            f"{len(bad)} of {len(collection)} pictures can't be decoded: {named}{more} Repair or remove them, or leave "
+            f"{len(bad)} of {len(collection)} images can't be decoded: {named}{more} Repair or remove them, or leave "
             "them out with --skip-unreadable."
         )
     readable = np.setdiff1d(np.arange(len(collection)), np.fromiter(bad, np.int64, len(bad)))
     for lost in sorted(set(collection.targets.tolist()) - set(collection.targets[readable].tolist())):
-        raise UsageError(f"The class {collection.classes[lost]!r} has no picture that can be decoded.")
+        raise UsageError(f"The class {collection.classes[lost]!r} has no image that can be decoded.")
     return readable

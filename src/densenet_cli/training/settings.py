@@ -1,4 +1,4 @@
-"""The settings of a run: one frozen dataclass that holds all of what a run computes from, its pictures aside."""
+"""The settings of a run: one frozen dataclass that holds all of what a run computes from, its images aside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import WAYS
+from densenet_cli.images.preprocessing import MODES
 from densenet_cli.topology import DenseNetConfig
 
 SCHEDULES = ("cosine", "step")
@@ -21,7 +21,7 @@ NETWORK = ("blocks", "growth_rate", "stem", "stem_width", "compression", "input_
 
 
 class Phase(NamedTuple):
-    """``epochs`` epochs on pictures of ``size`` pixels a side."""
+    """``epochs`` epochs on images of ``size`` pixels a side."""
 
     size: int
     epochs: int
@@ -33,11 +33,11 @@ class Settings:
 
     Attributes:
         blocks, growth_rate, stem, stem_width, compression: the network, as in ``DenseNetConfig``.
-        input_size: side in pixels of the pictures that the finished network is measured with and meant for.
+        input_size: side in pixels of the images that the finished network is measured with and meant for.
         preprocess: how these are prepared, a key of ``images.preprocessing.WAYS``.
         sizes: the phases: ``(Phase(32, 5), Phase(48, 4))`` is 5 epochs at 32 pixels a side, then 4 at 48. Empty
             stands for ``EPOCHS`` at ``input_size``.
-        batch_size: pictures a step, at least 2 (a batch norm needs them).
+        batch_size: images a step, at least 2 (a batch norm needs them).
         learning_rate: its peak, above 0.
         schedule: ``cosine`` to zero, or ``step``: a tenth at 50 % and a hundredth from 75 %, the paper's.
         warmup: epochs of linear growth from zero to the peak; may be a fraction.
@@ -46,13 +46,13 @@ class Settings:
         label_smoothing: share of a label that is spread over all classes, in [0, 1).
         augmentation: ``crop`` (random-resized), ``pad`` (shifted by up to an eighth, the paper's C10+) or ``none``.
         crop_area: least share of the area that a random-resized crop keeps, in (0, 1].
-        flip: mirror every other picture.
+        flip: mirror every other image.
         averaging: steps over which the weights that are measured and kept are averaged (0: none).
         class_weights: weigh each class by how rare it is.
         start: ``scratch``, a variant's name, or a checkpoint's file.
         freeze: the last stage (``conv1`` to ``convN``) that stays as it was at the start; empty for none.
         unfreeze_after: epochs after which it learns too (0: never).
-        validation: pictures a class to split off for validation.
+        validation: images a class to split off for validation.
         patience: epochs without a better validation accuracy after which a run stops (0: never).
         precision: Keras' dtype policy.
         seed: of the first weights, the split, the order and the augmentation, at least 0.
@@ -98,7 +98,7 @@ class Settings:
             ("schedule", SCHEDULES),
             ("augmentation", AUGMENTATIONS),
             ("precision", PRECISIONS),
-            ("preprocess", tuple(WAYS)),
+            ("preprocess", tuple(MODES)),
             ("freeze", ("", *stages)),
         ):
             if getattr(self, name) not in allowed:
@@ -118,7 +118,7 @@ class Settings:
         return sum(phase.epochs for phase in self.sizes)
 
     def size_at(self, epoch: int) -> int:
-        """Side in pixels of the training pictures in ``epoch``, counted from 0."""
+        """Side in pixels of the training images in ``epoch``, counted from 0."""
         for size, epochs in self.sizes:
             if epoch < epochs:
                 return size

@@ -13,7 +13,7 @@ class Step:
     Attributes:
         epoch, batch: both counted from 1.
         epochs, batches: of the run, and in an epoch.
-        size: side in pixels of the pictures.
+        size: side in pixels of the images.
         loss, accuracy: means over the epoch so far.
         seconds_left: estimate for the rest of the run.
     """
@@ -33,9 +33,9 @@ class Ways:
     """How to carry a run out.
 
     Attributes:
-        threads: that prepare pictures.
+        threads: that prepare images.
         save_every: seconds between two savings of the state within an epoch.
-        skip_unreadable: go on without pictures that can't be decoded.
+        skip_unreadable: go on without images that can't be decoded.
         on_step, on_epoch: listeners; the second gets the epoch's row of the log.
     """
 

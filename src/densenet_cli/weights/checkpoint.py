@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from densenet_cli import arithmetic
-from densenet_cli.arithmetic import ArrayShapes
+from densenet_cli import layers
 from densenet_cli.errors import CheckpointError
+from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import naming, recognition
 from densenet_cli.weights.contents import Arrays, Checkpoint, Contents, ModelMetadata, StoredLayers
@@ -66,9 +66,9 @@ def _open(path: Path) -> AbstractContextManager[Contents]:
 
         return keras_archive.open_contents(path)
     if head[8:9] == b"{":
-        from densenet_cli.weights import safetensors_file
+        from densenet_cli.weights import safetensors
 
-        return safetensors_file.open_contents(path)
+        return safetensors.open_contents(path)
     if path.suffix in (".pth", ".pt", ".pkl", ".bin") or head[:1] == b"\x80":
         from densenet_cli.weights.keras_archive import PICKLE
 
@@ -78,10 +78,10 @@ def _open(path: Path) -> AbstractContextManager[Contents]:
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Contents]:
-    from densenet_cli.weights import hdf5_file, keras_layouts
+    from densenet_cli.weights import hdf5, keras_formats
 
-    with hdf5_file.open_file(path) as root:
-        yield keras_layouts.contents(root)
+    with hdf5.open_file(path) as root:
+        yield keras_formats.contents(root)
 
 
 def _checkpoint(contents: Contents, config: DenseNetConfig | None) -> Checkpoint:
@@ -91,7 +91,7 @@ def _checkpoint(contents: Contents, config: DenseNetConfig | None) -> Checkpoint
         layers = naming.by_order(layers)
     shapes = {layer: {name: stored.shape for name, stored in held.items()} for layer, held in layers.items()}
     if config is None:
-        config = recognition.recognise(shapes, contents.config)
+        config = recognition.recognize(shapes, contents.config)
     else:
         recognition.check_kind(shapes)
         config = config.with_classes(recognition.head_width(shapes))
@@ -119,10 +119,10 @@ def _check_size(layers: StoredLayers, available: int) -> None:
 
 
 def _expected(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
-    """What the file has to hold, if pictures of the size that it asks for go through the network at all."""
+    """What the file has to hold, if images of the size that it asks for go through the network at all."""
     try:
-        arithmetic.layers(config, metadata.input_size)
-        return arithmetic.array_shapes(config)
+        layers.layers(config, metadata.input_size)
+        return layers.array_shapes(config)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
@@ -150,11 +150,11 @@ def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShape
 def _what_it_is(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> str:
     """For a file of another variant, a hint which."""
     try:
-        config = recognition.recognise(shapes, None)
+        config = recognition.recognize(shapes, None)
         name = recognition.variant_of(config)
     except CheckpointError:
         return ""
-    return f" (these are the layers of variant {name})" if name and arithmetic.array_shapes(config) != expected else ""
+    return f" (these are the layers of variant {name})" if name and layers.array_shapes(config) != expected else ""
 
 
 def _read(layers: StoredLayers, bn_epsilon: float) -> Arrays:

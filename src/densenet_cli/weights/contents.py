@@ -28,8 +28,8 @@ class ModelMetadata:
 
     Attributes:
         labels: what its outputs mean, one a class.
-        preprocess: name of the way in which its pictures are prepared.
-        input_size: side in pixels of the picture that it sees best, where that isn't the configuration's.
+        preprocess: name of the way in which its images are prepared.
+        input_size: side in pixels of the image that it sees best, where that isn't the configuration's.
         training: settings that it was trained with.
         accuracy: what was measured with it.
     """

@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import hdf5_file, keras_layouts
+from densenet_cli.weights import hdf5, keras_formats
 from densenet_cli.weights.contents import Contents
 
 MEMBER = "model.weights.h5"
@@ -30,8 +30,8 @@ END_RECORD, END_RECORD_SIZE, MAX_COMMENT = b"PK\5\6", 22, 65535
 @contextmanager
 def open_contents(path: Path) -> Iterator[Contents]:
     """The checkpoint in the archive ``path``, to be read while the ``with`` block lasts. Raises ``CheckpointError``."""
-    with hdf5_file.open_file(_weights(path)) as root:
-        yield keras_layouts.contents(root)
+    with hdf5.open_file(_weights(path)) as root:
+        yield keras_formats.contents(root)
 
 
 def _weights(path: Path) -> bytes:

@@ -6,18 +6,18 @@ import math
 import re
 from dataclasses import replace
 
-from densenet_cli import registry
-from densenet_cli.arithmetic import ArrayShapes
+from densenet_cli import variants
 from densenet_cli.errors import CheckpointError
+from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import STEMS, DenseNetConfig
 
 BLOCK_LAYER = re.compile(r"conv([2-9]|[1-9]\d{1,2})_block([1-9]\d{0,3})_")
 
 
-def recognise(shapes: dict[str, ArrayShapes], said: DenseNetConfig | None) -> DenseNetConfig:
+def recognize(shapes: dict[str, ArrayShapes], said: DenseNetConfig | None) -> DenseNetConfig:
     """The network whose layers have these ``shapes``; its layers are still to be compared one by one.
 
-    Layers don't tell everything: 3x3 stems of stride 1 and 2 hold the same arrays, and none depends on the picture's
+    Layers don't tell everything: 3x3 stems of stride 1 and 2 hold the same arrays, and none depends on the image's
     size. Both come from ``said``, which is what the file itself says, else from the registered variant with the same
     layers, else from the one stem that fits. Raises ``CheckpointError`` where a layer is missing without which nothing
     can be told, where ``said`` is another network, and where the stem can't be told.
@@ -52,8 +52,8 @@ def recognise(shapes: dict[str, ArrayShapes], said: DenseNetConfig | None) -> De
 
 
 def variant_of(config: DenseNetConfig) -> str | None:
-    """Name of the registered variant that ``config`` is, whatever its head and pictures; None if there is none."""
-    for variant in registry.VARIANTS.values():
+    """Name of the registered variant that ``config`` is, whatever its head and images; None if there is none."""
+    for variant in variants.VARIANTS.values():
         if replace(variant.config, classes=config.classes, input_size=config.input_size) == config:
             return variant.name
     return None
@@ -100,8 +100,8 @@ def _kernel(shapes: dict[str, ArrayShapes], layer: str, axes: int) -> tuple[int,
     return shape
 
 
-def _variant(found: DenseNetConfig, stems: list[str], transitions: list[tuple[int, ...]]) -> registry.Variant | None:
-    for variant in registry.VARIANTS.values():
+def _variant(found: DenseNetConfig, stems: list[str], transitions: list[tuple[int, ...]]) -> variants.Variant | None:
+    for variant in variants.VARIANTS.values():
         if _same(variant.config.with_classes(found.classes), found, stems, transitions):
             return variant
     return None

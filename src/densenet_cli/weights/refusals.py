@@ -6,35 +6,39 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-from densenet_cli.errors import WeightsUnavailable
-from densenet_cli.registry import Variant
+from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.variants import Variant
 
 
-def unpublished(variant: Variant) -> WeightsUnavailable:
+def unpublished(variant: Variant) -> WeightsUnavailableError:
     """A variant that has no weights of its own."""
-    return WeightsUnavailable(f"No weights are published for {variant.model}: give a checkpoint with --weights FILE.")
+    return WeightsUnavailableError(
+        f"No weights are published for {variant.model}: give a checkpoint with --weights FILE."
+    )
 
 
-def offline(variant: Variant, path: Path) -> WeightsUnavailable:
+def offline(variant: Variant, path: Path) -> WeightsUnavailableError:
     """Not here, and not to be fetched."""
-    return WeightsUnavailable(f"{_missing(variant, path)}\nWith --offline nothing is fetched.\n{_ways_on(variant)}")
+    return WeightsUnavailableError(
+        f"{_missing(variant, path)}\nWith --offline nothing is fetched.\n{_ways_on(variant)}"
+    )
 
 
-def not_fetched(variant: Variant, path: Path, tried: Mapping[str, str]) -> WeightsUnavailable:
+def not_fetched(variant: Variant, path: Path, tried: Mapping[str, str]) -> WeightsUnavailableError:
     """Not here, and no URL (a key, as it may be shown) gave them (a value: why)."""
     attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in tried.items())
-    return WeightsUnavailable(f"{_missing(variant, path)}\nTried:{attempts}\n{_ways_on(variant)}")
+    return WeightsUnavailableError(f"{_missing(variant, path)}\nTried:{attempts}\n{_ways_on(variant)}")
 
 
-def absent(variant: Variant, path: Path) -> WeightsUnavailable:
+def absent(variant: Variant, path: Path) -> WeightsUnavailableError:
     """Not here, and nobody tried to fetch them."""
-    return WeightsUnavailable(_missing(variant, path))
+    return WeightsUnavailableError(_missing(variant, path))
 
 
-def another(variant: Variant, path: Path, found: str | None) -> WeightsUnavailable:
+def another(variant: Variant, path: Path, found: str | None) -> WeightsUnavailableError:
     """A file of that name with other contents; ``found`` is its MD5."""
     expected = variant.weights.md5 if variant.weights else None
-    return WeightsUnavailable(
+    return WeightsUnavailableError(
         f"{path} is not the published file: its MD5 is {found}, not {expected}. It was left as it is.\n"
         + _ways(
             {
@@ -45,19 +49,19 @@ def another(variant: Variant, path: Path, found: str | None) -> WeightsUnavailab
     )
 
 
-def unreadable(path: Path, error: OSError) -> WeightsUnavailable:
+def unreadable(path: Path, error: OSError) -> WeightsUnavailableError:
     """A file in the place of the weights that can't be opened."""
-    return WeightsUnavailable(f"{path} can't be read: {error.strerror}.")
+    return WeightsUnavailableError(f"{path} can't be read: {error.strerror}.")
 
 
-def unwritable(path: Path, kept: int, error: OSError) -> WeightsUnavailable:
+def unwritable(path: Path, kept: int, error: OSError) -> WeightsUnavailableError:
     """No room for the file, or no permission; ``kept`` bytes of it lie there."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WeightsUnavailable(
+        return WeightsUnavailableError(
             f"The disk is full: {kept:,} bytes of {path} are kept, and the same command goes on from there once there"
             " is room. Setting KERAS_HOME puts the weights elsewhere."
         )
-    return WeightsUnavailable(
+    return WeightsUnavailableError(
         f"{path.parent} can't be written: {error.strerror or error}. Set KERAS_HOME to a folder that can, or give a"
         " checkpoint with --weights FILE."
     )

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from densenet_cli.durable import sync_folder
 from densenet_cli.errors import UsageError
+from densenet_cli.output.atomic import sync_folder
 from densenet_cli.paths import models_dir
-from densenet_cli.registry import Variant, WeightsFile
+from densenet_cli.variants import Variant, WeightsFile
 from densenet_cli.weights import Progress, refusals, verified
-from densenet_cli.weights.identity import Identity
+from densenet_cli.weights.file_identity import Identity
 
 BASES = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
@@ -191,8 +191,8 @@ def _md5(path: Path) -> str | None:
 
 
 def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progress | None) -> None:
-    from densenet_cli.network import TransferError, redacted, shortened
-    from densenet_cli.weights.transfer import bring
+    from densenet_cli.http import TransferError, redacted, shortened
+    from densenet_cli.weights.download import bring
 
     file = _published(variant)
     failed = {}

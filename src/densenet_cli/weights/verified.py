@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from densenet_cli.paths import cache_dir
-from densenet_cli.weights.identity import Identity
+from densenet_cli.weights.file_identity import Identity
 
 
 def folder() -> Path:

@@ -1,4 +1,4 @@
-"""A decoder of HEIC pictures that does what the picture says: crash, hang, swell, lie, or give a picture.
+"""A decoder of HEIC images that does what the image says: crash, hang, swell, lie, or give an image.
 
 Whoever puts this folder on the path gets it in the place of the real one, where no test has installed that.
 """
@@ -18,9 +18,9 @@ from PIL import Image, ImageFile
 HEAD = b"\0\0\0\x18ftypheic"
 
 
-def heic(behaviour: str, colour: int = 0, mark: object = None) -> bytes:
-    """The file of a picture, 8x8 of one gray, that ``behaviour`` decodes; ``mark`` is a file that it makes then."""
-    return HEAD + json.dumps({"behaviour": behaviour, "colour": colour, "mark": mark and str(mark)}).encode()
+def heic(behavior: str, color: int = 0, mark: object = None) -> bytes:
+    """The file of an image, 8x8 of one gray, that ``behavior`` decodes; ``mark`` is a file that it makes then."""
+    return HEAD + json.dumps({"behavior": behavior, "color": color, "mark": mark and str(mark)}).encode()
 
 
 class HeifImageFile(ImageFile.ImageFile):
@@ -29,22 +29,22 @@ class HeifImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         said = json.loads(self.fp.read()[len(HEAD) :])
         self._size, self._mode = (8, 8), "RGB"
-        self._behaviour, self._colour, self._mark = said["behaviour"], said["colour"], said["mark"]
-        if self._behaviour.endswith(" as it is opened"):
+        self._behavior, self._color, self._mark = said["behavior"], said["color"], said["mark"]
+        if self._behavior.endswith(" as it is opened"):
             self._misbehave()
 
     def load(self):
         if self._im is None:
             self._misbehave()
             self.tile = []
-            self.im = Image.new("RGB", self.size, (self._colour,) * 3).im
+            self.im = Image.new("RGB", self.size, (self._color,) * 3).im
         return super().load()
 
     def _misbehave(self) -> None:
         if self._mark:
             with open(self._mark, "a") as file:
                 file.write(f"{os.getpid()}\n")
-        BEHAVIOURS[self._behaviour.removesuffix(" as it is opened")]()
+        BEHAVIORS[self._behavior.removesuffix(" as it is opened")]()
 
 
 def swell_in_python() -> None:
@@ -69,7 +69,7 @@ def leak() -> None:
 
 
 def corrupt_for_the_next() -> None:
-    """Nothing shows now; the next picture in this process crashes."""
+    """Nothing shows now; the next image in this process crashes."""
     HeifImageFile._open = lambda self: os.abort()
 
 
@@ -97,7 +97,7 @@ def write_to_standard_output() -> None:
     os.write(2, b"libheif: a message\n")
 
 
-BEHAVIOURS = {
+BEHAVIORS = {
     "decode": lambda: None,
     "segmentation fault": lambda: ctypes.string_at(0),
     "abort": os.abort,
@@ -119,7 +119,7 @@ BEHAVIOURS = {
     "say brackets": lambda: answer(message(b"[" * 60000)),
     "say a list": lambda: answer(message(b"[]")),
     "say nothing of use": lambda: answer(message(b"{}")),
-    "say half a picture": lambda: answer(message(b'{"pixels": 1}', 1) + b"x"),
+    "say half an image": lambda: answer(message(b'{"pixels": 1}', 1) + b"x"),
     "say a bad copy": lambda: answer(message(b'{"pixels": 1}', 3072 + 40) + bytes(3072) + b"\xff" * 40),
     "say another error": lambda: answer(message(b'{"error": ["x"], "message": "x"}')),
     "ask for less than nothing": lambda: answer(message(b'{"reserve": -1}')),

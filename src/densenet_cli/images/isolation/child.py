@@ -1,6 +1,6 @@
-"""What runs in a decoding process: pictures in, pixels or an error out, until the parent is gone.
+"""What runs in a decoding process: images in, pixels or an error out, until the parent is gone.
 
-It imports what decoding needs and no more, numpy not before a picture of more than 8 bits: a fresh process has to be
+It imports what decoding needs and no more, numpy not before an image of more than 8 bits: a fresh process has to be
 there soon.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from densenet_cli.errors import PictureError
+from densenet_cli.errors import ImageError
 from densenet_cli.images import decoding
 from densenet_cli.images.isolation import limits
 from densenet_cli.images.isolation.messages import Words, packed, received
-from densenet_cli.images.pillow import quieten
+from densenet_cli.images.pillow_setup import quieten
 from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.previews import PREVIEWS
 from densenet_cli.images.sources import Source
-from densenet_cli.images.thumbnails import KEEPSAKES
 
 
 def main(connection: int, decode_memory: int) -> None:
@@ -27,14 +27,14 @@ def main(connection: int, decode_memory: int) -> None:
 
     Args:
         connection: descriptor of the socket to the parent. Standard input is a pipe that closes when it ends.
-        decode_memory: megabytes that the pictures of all processes may hold together.
+        decode_memory: megabytes that the images of all processes may hold together.
     """
     for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # to end, perhaps all at once: that's the parent's
         signal.signal(asked, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     limits.end_with_parent(lifeline=0)
     limits.leave_no_core()
-    limits.be_the_first_to_go()
+    limits.prefer_oom_kill()
     with open(connection, "rb") as reading, open(os.dup(connection), "wb") as writing:
         talk = _Talk(reading, writing)
         budget = _ParentsBudget(talk, decode_memory)
@@ -85,7 +85,7 @@ class _ParentsBudget(decoding.DecodeBudget):
 
     @contextmanager
     def reserve(self, needed: int) -> Iterator[None]:
-        """Wait until the parent has that much left for this picture; it takes it back when it is answered."""
+        """Wait until the parent has that much left for this image; it takes it back when it is answered."""
         with super().reserve(needed):  # refuses what is more than there is at all
             self._talk.say({"reserve": needed})
             if not self._talk.hear():
@@ -94,14 +94,14 @@ class _ParentsBudget(decoding.DecodeBudget):
 
 
 def _answer(talk: _Talk, budget: decoding.DecodeBudget) -> tuple[Words, bytes]:
-    """Decode the picture that was just heard of."""
+    """Decode the image that was just heard of."""
     words, origin = talk.words, talk.data
     talk.data = b""
-    thumbnail = KEEPSAKES[words["thumbnail"]]() if words["thumbnail"] else None
+    thumbnail = PREVIEWS[words["thumbnail"]]() if words["thumbnail"] else None
     source = Source("", os.fsdecode(origin) if words["kind"] == "path" else origin, words["kind"], None, thumbnail)
     try:
         pixels = decoding.load_bytes(source, Preprocessing(**words["preprocessing"]), budget)
-    except PictureError as error:
+    except ImageError as error:
         return {"error": type(error).__name__, "message": str(error)}, b""
     kept = thumbnail.data if thumbnail and thumbnail.data else b""
     return {"pixels": len(pixels)}, pixels + kept

@@ -11,13 +11,13 @@ import sys
 from contextlib import suppress
 
 ROOM = 256 << 20
-"""Bytes beside the pictures': modules imported later, tables of decoders, what an allocator keeps."""
+"""Bytes beside the images': modules imported later, tables of decoders, what an allocator keeps."""
 
 ROOM_OF_A_THREAD = 16 << 20
 """Bytes of stack and heap for each thread of its own that a decoder may start, one a core (AVIF's does)."""
 
 KEPT = ROOM // 2
-"""Bytes that a process may have grown by between two pictures before it makes way for a fresh one."""
+"""Bytes that a process may have grown by between two images before it makes way for a fresh one."""
 
 
 def end_with_parent(lifeline: int) -> None:
@@ -43,7 +43,7 @@ def leave_no_core() -> None:
             return
 
 
-def be_the_first_to_go() -> None:
+def prefer_oom_kill() -> None:
     """Where the machine runs out of memory, have this process killed and not the parent (Linux)."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
@@ -58,15 +58,15 @@ def held() -> int | None:
         return None
 
 
-def limit_memory(pictures: int) -> None:
-    """Let this process hold what it holds now, ``pictures`` bytes more, and some room. Beyond it memory runs out.
+def limit_memory(images: int) -> None:
+    """Let this process hold what it holds now, ``images`` bytes more, and some room. Beyond it memory runs out.
 
     Only Linux counts all that a process allocates; elsewhere there is no limit.
     """
     now = held()
     if now is None:
         return
-    most = now + pictures + ROOM + ROOM_OF_A_THREAD * (os.cpu_count() or 1)
+    most = now + images + ROOM + ROOM_OF_A_THREAD * (os.cpu_count() or 1)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)

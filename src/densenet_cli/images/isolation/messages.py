@@ -1,6 +1,6 @@
 """What a decoding process and its parent say to each other: a small JSON object, and raw bytes behind it.
 
-Nothing else is taken from a process whose decoder a picture may have taken over.
+Nothing else is taken from a process whose decoder an image may have taken over.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import (
-    DecoderCrashed,
-    DecodingTimedOut,
-    ImageTooLarge,
+    DecoderCrashedError,
+    DecodingTimedOutError,
+    ImageError,
+    ImageTooLargeError,
     IsolationError,
-    PictureError,
-    SourceNotFound,
-    SourceUnreadable,
-    UnreadableImage,
+    SourceNotFoundError,
+    SourceUnreadableError,
+    UnreadableImageError,
 )
 from densenet_cli.images.budget import MEGABYTE, DecodeBudget
 from densenet_cli.images.isolation.messages import Words, packed, received
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from densenet_cli.images.preprocessing import Preprocessing
-    from densenet_cli.images.thumbnails import Keepsake
+    from densenet_cli.images.previews import Preview
 
 CODE = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
@@ -49,21 +49,22 @@ END_LIMIT = 2.0
 SUSPENSION = 0.5
 """Seconds by which a timer is late only where this process itself stood still."""
 
-ERRORS: dict[object, type[PictureError]] = {
-    kind.__name__: kind for kind in (SourceNotFound, SourceUnreadable, UnreadableImage, ImageTooLarge)
+ERRORS: dict[object, type[ImageError]] = {
+    kind.__name__: kind
+    for kind in (SourceNotFoundError, SourceUnreadableError, UnreadableImageError, ImageTooLargeError)
 }
-"""What a process may say of a picture. Any other word is an ``UnreadableImage``."""
+"""What a process may say of an image. Any other word is an ``UnreadableImage``."""
 
 
 class Worker:
-    """A process that decodes one picture at a time.
+    """A process that decodes one image at a time.
 
     Args:
-        budget: the memory that the pictures of all processes share.
-        timeout: seconds that a picture may take, the wait for memory not counted; None for no limit.
+        budget: the memory that the images of all processes share.
+        timeout: seconds that an image may take, the wait for memory not counted; None for no limit.
 
     Attributes:
-        pictures: how many it was given.
+        images: how many it was given.
         is_free: whether it can be given another: never again once anything went wrong.
 
     Raises:
@@ -71,7 +72,7 @@ class Worker:
     """
 
     def __init__(self, budget: DecodeBudget, timeout: float | None) -> None:
-        self.pictures = 0
+        self.images = 0
         self.is_free = True
         self._budget, self._timeout = budget, timeout
         self._is_ready = False
@@ -85,7 +86,7 @@ class Worker:
                     "decode_memory": budget.bytes // MEGABYTE,
                 }
                 self._process = subprocess.Popen(
-                    # Without -P a module in the current folder, among pictures from anywhere, would be imported.
+                    # Without -P a module in the current folder, among images from anywhere, would be imported.
                     [sys.executable, "-P", "-c", CODE, json.dumps(settings)],
                     stdin=subprocess.PIPE,  # closes when this process ends, and says so
                     stdout=subprocess.DEVNULL,
@@ -111,53 +112,53 @@ class Worker:
         self._is_ready = True
 
     def load(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Preview | None
     ) -> NDArray[np.uint8]:
         """What ``decoding.load`` gives.
 
         Args:
             kind: "path" or "bytes".
-            origin: the path as the system has it, or a picture's file.
+            origin: the path as the system has it, or an image's file.
             preprocessing: which part of it, at which size.
             thumbnail: to be filled; None where nobody wants one.
 
         Raises:
             DecoderCrashed, DecodingTimedOut: the process is gone, or is to go.
-            PictureError: as ``decoding.load`` does.
+            ImageError: as ``decoding.load`` does.
         """
-        self.pictures += 1
+        self.images += 1
         self.is_free = False
         try:
             words, data = self._ask(kind, origin, preprocessing, thumbnail)
             if "error" in words:
-                failure = ERRORS.get(words["error"], UnreadableImage)(str(words["message"]))
+                failure = ERRORS.get(words["error"], UnreadableImageError)(str(words["message"]))
             else:
                 failure, pixels = None, _pixels(data, preprocessing, thumbnail)
         except TimeoutError:
-            raise DecodingTimedOut(f"Decoding it took longer than {self._timeout:g} s (--timeout).") from None
+            raise DecodingTimedOutError(f"Decoding it took longer than {self._timeout:g} s (--timeout).") from None
         except (OSError, EOFError):
-            raise DecoderCrashed(f"The process that decoded it {self._ending()}.") from None
+            raise DecoderCrashedError(f"The process that decoded it {self._ending()}.") from None
         except (ValueError, TypeError, KeyError, OverflowError):
-            raise DecoderCrashed("The process that decoded it gave an answer without sense.") from None
+            raise DecoderCrashedError("The process that decoded it gave an answer without sense.") from None
         self.is_free = not words.get("last")
         if failure:
             raise failure
         return pixels
 
     def _ask(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Preview | None
     ) -> tuple[Words, bytes]:
-        """The answer to a picture, memory reserved for it in between."""
+        """The answer to an image, memory reserved for it in between."""
         clock = _Clock(self._connection, self._timeout)
         if kind == "path" and (folder := _current_folder()) != self._folder:
             origin = os.path.join(folder, origin)  # the process is still where this one was when it was started
-        picture = {
+        image = {
             "kind": kind,
             "preprocessing": asdict(preprocessing),
             "thumbnail": type(thumbnail).__name__ if thumbnail else None,
         }
         with ExitStack() as reserved:
-            words, data = clock.ask(picture, origin)
+            words, data = clock.ask(image, origin)
             if "reserve" in words:
                 needed = int(words["reserve"])
                 if not 0 <= needed <= self._budget.bytes:
@@ -262,7 +263,7 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
 
 
-def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Keepsake | None) -> NDArray[np.uint8]:
+def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Preview | None) -> NDArray[np.uint8]:
     """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't what was asked for."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""As many decoding processes as there are pictures being decoded at once, kept from one picture to the next."""
+"""As many decoding processes as there are images being decoded at once, kept from one image to the next."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from densenet_cli.errors import DecoderCrashed, IsolationError
-from densenet_cli.images import decoding, encoded
+from densenet_cli.errors import DecoderCrashedError, IsolationError
+from densenet_cli.images import decoding, reading
 from densenet_cli.images.isolation.worker import Worker
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ STARTS = 3
 class Workers:
     """Decodes as ``decoding.load`` does, in processes of their own.
 
-    A process that a picture ended, or that ran out of time, is replaced for the next one. ``close`` ends them all;
+    A process that an image ended, or that ran out of time, is replaced for the next one. ``close`` ends them all;
     should this process end without it, they end by themselves.
 
     Args:
-        budget: the memory that the pictures of all processes may hold together.
-        timeout: seconds that a picture may take to decode; None for no limit.
+        budget: the memory that the images of all processes may hold together.
+        timeout: seconds that an image may take to decode; None for no limit.
 
     Raises:
         IsolationError: the system starts no process.
@@ -41,7 +41,7 @@ class Workers:
         self._is_closed = False
         self._all: set[Worker] = set()
         self._idle: list[Worker] = []
-        self._give_back(self._start())  # so that the first is there when the first picture is
+        self._give_back(self._start())  # so that the first is there when the first image is
 
     def load(self, source: Source, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """``decoding.load``, from any number of threads at once.
@@ -52,7 +52,7 @@ class Workers:
         Raises:
             DecoderCrashed: the process ended.
             DecodingTimedOut: it took too long.
-            PictureError: as ``decoding.load`` raises it.
+            ImageError: as ``decoding.load`` raises it.
             IsolationError: no process can be started.
         """
         return decoding.guarded(lambda: self._load(source, preprocessing))
@@ -62,16 +62,16 @@ class Workers:
             return decoding.load(source, preprocessing, self._budget)
         kind = "path" if source.kind == "path" else "bytes"
         try:
-            origin = os.fsencode(source.origin) if kind == "path" else encoded.read(source)
+            origin = os.fsencode(source.origin) if kind == "path" else reading.read(source)
         except UnicodeEncodeError:  # no file can be called that, which the usual way finds out too
             return decoding.load(source, preprocessing, self._budget)
         while True:
             worker = self._take()
-            is_first = worker.pictures == 0
+            is_first = worker.images == 0
             try:
                 return worker.load(kind, origin, preprocessing, source.thumbnail)
-            except DecoderCrashed:
-                # Of what an earlier picture did to its memory, perhaps: a fresh process shows whose fault it is.
+            except DecoderCrashedError:
+                # Of what an earlier image did to its memory, perhaps: a fresh process shows whose fault it is.
                 if is_first:
                     raise
             finally:
@@ -98,7 +98,7 @@ class Workers:
         return worker
 
     def _give_back(self, worker: Worker) -> None:
-        """Keep it for another picture, or end it."""
+        """Keep it for another image, or end it."""
         with self._lock:
             if worker.is_free and not self._is_closed:
                 self._idle.append(worker)

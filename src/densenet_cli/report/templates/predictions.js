@@ -1,11 +1,11 @@
 document.addEventListener("DOMContentLoaded", () => {
   const byId = (id) => document.getElementById(id);
   const [tools, search, label, order, threshold] = ["tools", "search", "label", "order", "threshold"].map(byId);
-  const list = byId("pictures");
+  const list = byId("images");
   const count = (number) => number.toLocaleString("en");
 
   /* What the page says is all there is: each row is read once. */
-  const rows = Array.from(list.querySelectorAll(".picture"), (element, place) => {
+  const rows = Array.from(list.querySelectorAll(".image"), (element, place) => {
     const name = element.querySelector("h2").textContent.trim();
     const labels = Array.from(element.querySelectorAll("li > span"), (span) => span.textContent);
     const failed = element.classList.contains("failed");
@@ -41,7 +41,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const blocks = new DocumentFragment();
     for (let at = 0; at < shown.length; at += BLOCK) {
       const block = document.createElement("ol");
-      block.className = "pictures";
+      block.className = "images";
       block.setAttribute("role", "list");
       block.append(...shown.slice(at, at + BLOCK).map((row) => row.element));
       blocks.append(block);
@@ -64,7 +64,7 @@ document.addEventListener("DOMContentLoaded", () => {
     arrange(shown.sort(ORDERS[order.value]));
     for (const input of tools.elements.show) input.nextElementSibling.querySelector("b").textContent = count(kinds[input.value]);
     tools.querySelector("output").textContent = `${threshold.value}%`;
-    const all = `${count(rows.length)} ${rows.length === 1 ? "picture" : "pictures"}`;
+    const all = `${count(rows.length)} ${rows.length === 1 ? "image" : "images"}`;
     const narrowed = Boolean(words.length || label.value || show !== "all");
     byId("shown").textContent = narrowed ? `${count(shown.length)} of ${all}` : all;
     byId("reset").hidden = !narrowed;

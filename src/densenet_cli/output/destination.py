@@ -1,0 +1,121 @@
+"""The place of an exported file or folder: checked before any work, and whole or not there after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output import atomic
+from densenet_cli.output.checks import check_folder
+from densenet_cli.results import unicode
+
+SAVED_MODEL = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"}
+"""What a SavedModel's folder may hold: a folder with anything else in it is never taken away."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the result goes.
+
+    Attributes:
+        path: its name.
+        is_folder: whether it is a folder.
+        overwrite: whether what is there is replaced.
+    """
+
+    path: Path
+    is_folder: bool
+    overwrite: bool
+
+    def check(self) -> None:
+        """Raise what writing would raise, as far as that can be known before.
+
+        Raises:
+            UsageError: something is there that is not to be replaced, or the name is not UTF-8.
+            OutputError: the folder for it is missing or can't be written.
+        """
+        name, folder = unicode(str(self.path)), self._real.parent
+        if unicode(str(self._real)) != str(self._real):
+            raise UsageError(f"{name} is not UTF-8, which the tools that open it can't do without: name another.")
+        if self._real.exists() or self._real.is_symlink():
+            if not self.overwrite:
+                raise UsageError(f"{name} exists; replace it by --overwrite, or name another.")
+            if self._real.is_dir() != self.is_folder:
+                there, wanted = ("a file", "a folder") if self.is_folder else ("a folder", "a file")
+                raise UsageError(f"{name} is {there} and can't be replaced by {wanted}: name another.")
+            if self.is_folder and not self._is_saved_model():
+                raise UsageError(f"{name} holds more than a SavedModel and is not replaced: name another.")
+        check_folder(name, folder, folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A path to write to; what lies there at the end is stored and takes its place. Not so after an exception.
+
+        A killed run leaves a hidden folder beside the place, which the next one there removes. Raises as ``check``.
+        """
+        self.check()
+        aside = self._real.with_name(f".{self._real.name}.being-exported")
+        try:
+            aside.mkdir(exist_ok=True)
+            with open(aside / "lock", "w+b") as lock:
+                atomic.lock(lock)
+                for leftover in aside.iterdir():
+                    if leftover.name != "lock":
+                        _remove(leftover)
+                try:
+                    # The whole name: a writer may look at the suffix.
+                    yield aside / self._real.name
+                    self._put_in_place(aside)
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
+        except OSError as error:
+            raise OutputError(f"{unicode(str(self.path))} can't be written: {error.strerror or error}.") from error
+
+    @property
+    def _real(self) -> Path:
+        """Behind a link, what it leads to."""
+        return Path(os.path.realpath(self.path))
+
+    def _is_saved_model(self) -> bool:
+        held = {path.name for path in self._real.iterdir()}
+        return not held or ("saved_model.pb" in held and held <= SAVED_MODEL)
+
+    def _put_in_place(self, aside: Path) -> None:
+        new, old = aside / self._real.name, aside / "old"
+        _sync(new)
+        self.check()
+        if not self.is_folder:
+            new.replace(self._real)
+        else:
+            there = self._real.exists()
+            if there:  # a folder can't be renamed over another one
+                self._real.rename(old)
+            try:
+                new.rename(self._real)
+            except OSError:
+                if there:
+                    old.rename(self._real)
+                raise
+        atomic.sync_folder(self._real.parent)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        for below in path.iterdir():
+            _sync(below)
+        atomic.sync_folder(path)
+    else:
+        atomic.sync_path(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from densenet_cli.images.color import to_rgb
+from densenet_cli.images.decoding import load
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import from_object
+from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, gray16, photograph, png
+
+PHOTO = photograph("coffee", (96, 64))
+GRAY = np.asarray(PHOTO.convert("L"))
+
+
+def rgb(data: bytes) -> np.ndarray:
+    """A file's pixels at the size of the file, through the whole path."""
+    image = Image.open(io.BytesIO(data))
+    assert image.width == image.height
+    return load(from_object(data), Preprocessing("squash", image.width))[0]
+
+
+def on_white(layer: Image.Image) -> np.ndarray:
+    """What laying RGBA on white gives, by its definition."""
+    pixels = np.asarray(layer.convert("RGBA")).astype(float)
+    alpha = pixels[..., 3:] / 255
+    return pixels[..., :3] * alpha + 255 * (1 - alpha)
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "LA", "PA", "P transparent", "L transparent", "RGB transparent", "RGBa", "La"]
+)
+def test_transparency_is_laid_on_white(mode):
+    layer = PILLOW_MODES[mode](PHOTO)
+    straight = layer.convert("LA" if mode == "La" else "RGBA")
+    got = np.asarray(to_rgb(layer)).astype(float)
+    assert np.abs(got - on_white(straight)).max() <= 0.5 + 1e-9
+    assert (np.asarray(straight.convert("RGBA"))[..., 3] < 255).any()
+
+
+def test_what_is_clear_is_white_whatever_its_hidden_color():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    assert (np.asarray(to_rgb(Image.fromarray(pixels, "RGBA"))) == 255).all()
+
+
+def test_a_black_and_white_image_with_a_clear_color():
+    image = Image.new("1", (8, 8), 0)
+    image.info["transparency"] = 0
+    assert (np.asarray(to_rgb(image)) == 255).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_the_clear_color_of_a_gray_png_at_any_depth(depth):
+    levels = np.arange(64).reshape(8, 8) * 1000 % (1 << depth)
+    clear = int(levels[0, 3])
+    pixels = rgb(png(levels, depth, 0, tRNS=clear.to_bytes(2, "big")))
+    expected = np.rint(levels * 255 / ((1 << depth) - 1))
+    expected[levels == clear] = 255
+    assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_clear_color_of_a_colored_png(depth):
+    colors = (np.arange(8 * 8 * 3).reshape(8, 24) * 641) % (1 << depth)
+    clear = colors[0, 3:6]
+    pixels = rgb(png(colors, depth, 2, tRNS=clear.astype(">u2").tobytes()))
+    expected = colors.reshape(8, 8, 3) >> (depth - 8)
+    expected[0, 1] = 255
+    assert np.array_equal(pixels, expected)
+
+
+def test_a_palette_with_alphas():
+    palette = bytes([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    pixels = rgb(png(np.array([[0, 1], [2, 2]]), 8, 3, PLTE=palette, tRNS=bytes([0, 128])))
+    assert pixels.tolist() == [[[255, 255, 255], [127, 255, 127]], [[0, 0, 255], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I", "F"])
+def test_other_depths_agree_with_8_bits(mode):
+    assert np.array_equal(np.asarray(to_rgb(PILLOW_MODES[mode](PHOTO)))[..., 0], GRAY)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        GRAY.astype(np.float32),
+        (GRAY / 255).astype(np.float32),
+        GRAY.astype(np.int32),
+        GRAY.astype(np.int32) * 257,
+        GRAY.astype(np.uint16) * 257,
+    ],
+    ids=["float to 255", "float to 1", "int to 255", "int to 65535", "16 bits"],
+)
+def test_every_range_agrees_with_8_bits(numbers):
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(numbers)))[..., 1], GRAY)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG2000", "PPM"])
+def test_16_bit_files_agree_with_8_bits(format):
+    deep = encode(Image.fromarray(gray16(PHOTO)), format)
+    shallow = encode(PHOTO.convert("L"), "PNG")
+    assert np.array_equal(load(from_object(deep), Preprocessing()), load(from_object(shallow), Preprocessing()))
+
+
+def test_a_dark_16_bit_image_stays_dark():
+    levels = np.full((8, 8), 255)
+    assert (rgb(png(levels, 16, 0)) == 1).all()
+    pgm = b"P5 8 8 65535\n" + levels.astype(">u2").tobytes()
+    assert (rgb(pgm) == 1).all()
+
+
+def test_16_bits_round_to_the_nearest_level():
+    every = np.arange(65536).reshape(256, 256)
+    expected = (every + 128) // 257
+    assert np.array_equal(rgb(png(every, 16, 0))[..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "levels"),
+    [
+        ([-1, 0, 1], [0, 128, 255]),
+        ([0, 500, 1000], [0, 128, 255]),
+        ([100, 300], [0, 255]),
+        ([300, 300], [0, 0]),
+        ([0, 1], [0, 255]),
+        ([0, 0.5], [0, 128]),
+        ([0, 128, 255], [0, 128, 255]),
+        ([np.nan, 0, 1], [0, 0, 255]),
+        ([-np.inf, 0, 1, np.inf], [0, 0, 255, 255]),
+        ([np.nan, np.nan], [0, 0]),
+        ([np.inf, -np.inf], [255, 0]),
+        ([-3e38, 0, 3e38], [0, 128, 255]),
+    ],
+)
+def test_floats(numbers, levels):
+    image = Image.fromarray(np.array([numbers], np.float32))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == levels
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=100, deadline=None)
+@given(arrays.arrays(np.float32, (3, 5), elements=st.floats(width=32)))
+def test_any_floats_give_levels_in_their_order(numbers):
+    levels = np.asarray(to_rgb(Image.fromarray(numbers)))[..., 0]
+    finite = np.isfinite(numbers)
+    order = np.argsort(numbers[finite], kind="stable")
+    assert (np.diff(levels[finite][order].astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV"])
+def test_other_color_spaces_look_the_same(mode):
+    difference = np.abs(np.asarray(to_rgb(PILLOW_MODES[mode](PHOTO))).astype(int) - np.asarray(PHOTO))
+    assert difference.mean() < 2.5
+
+
+def test_an_opaque_rgb_image_is_not_copied():
+    image = photograph("chelsea")
+    assert to_rgb(image) is image
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_every_format_and_mode_looks_like_its_photograph(encoding):
+    image = photograph("coffee", (256, 256))
+    pixels = load(from_object(encoding.encode(image)), Preprocessing("squash"))[0].astype(float)
+    layer = PILLOW_MODES[encoding.mode](image)
+    if encoding.format == "BMP":  # drops alpha
+        layer = layer.convert("RGB")
+    if encoding.format == "GIF" and encoding.mode == "RGBA":  # makes alpha 0 or 255
+        layer.putalpha(layer.getchannel("A").point(lambda alpha: 255 * (alpha > 0)))
+    expected = load(from_object(layer), Preprocessing("squash"))[0].astype(float)
+    assert np.abs(pixels - expected).mean() < (9 if encoding.format == "GIF" else 4)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_of_a_film_the_first_image_counts(format):
+    film = load(from_object(animation(format)), Preprocessing())[0].astype(int)
+    first = load(from_object(photograph("chelsea", (120, 80))), Preprocessing())[0]
+    assert np.abs(film - first).mean() < 6

@@ -1,0 +1,135 @@
+"""Drawings as files: a safe name of its own inside the folder for every image, whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from densenet_cli import Classifier
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.images.sources import Source, expand
+from densenet_cli.output.gallery import Gallery
+from tests.support.images import photograph
+from tests.support.networks import tiny_weights
+
+
+def placed(*names: str, folder: str = "maps") -> list[str]:
+    gallery = Gallery(Path(folder))
+    return [str(gallery._place(name)) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("source", "drawing"),
+    [
+        ("cat.jpg", "maps/cat.jpg.png"),
+        ("photos/1.jpg", "maps/photos/1.jpg.png"),
+        ("./photos//1.jpg", "maps/photos/1.jpg.png"),
+        ("/home/me/cat.jpg", "maps/home/me/cat.jpg.png"),
+        ("../cat.jpg", "maps/__/cat.jpg.png"),
+        ("a/../../../../etc/passwd", "maps/a/__/__/__/__/etc/passwd.png"),
+        ("-", "maps/stdin.png"),
+        ("https://example.org/a/cat.jpg?size=9", "maps/example.org/a/cat.jpg_size=9.png"),
+        ("http://[::1]:80/..", "maps/[__1]_80/__.png"),
+        ("a\nb\\c.jpg", "maps/a_b_c.jpg.png"),
+        ("b\udcffd.jpg", "maps/b_xffd.jpg.png"),
+        ("Katze mit Hütchen.jpg", "maps/Katze mit Hütchen.jpg.png"),
+        ("/", "maps/image.png"),
+    ],
+)
+def test_names(source, drawing):
+    assert placed(source) == [drawing]
+
+
+def test_no_two_images_meet():
+    names = ["a/1.jpg", "b/1.jpg", "1.jpg", "1.png", "./1.jpg", "1.JPG", "../x", "__/x", "1.jpg"]
+    found = placed(*names)
+    assert len({name.casefold() for name in found}) == len(names)
+    assert found[4] == "maps/1.jpg-2.png"
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=[])), max_size=20))
+def test_whatever_the_names_they_stay_inside(names):
+    found = placed(*names, folder="/somewhere/maps")
+    assert len(set(found)) == len(names)
+    for path in found:
+        assert os.path.normpath(path) == path
+        assert path.startswith("/somewhere/maps/")
+        assert all(len(part.encode()) <= 220 for part in path.split("/"))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return Classifier(weights=tiny_weights(tmp_path_factory.mktemp("weights")))
+
+
+def fill(classifier, gallery, *names):
+    found = gallery.expect(expand([str(name) for name in names]))
+    return list(gallery.fill(classifier.explain_sources(found), 2))
+
+
+def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
+        photograph(size=(40, 30)).save(f"{number % 3}/{number:02}.png")
+    (tmp_path / "0" / "04.jpg").write_text("no image")
+    done = fill(classifier, Gallery(Path("maps")), "0", "nowhere", "1", "2")
+    assert [one.source for one in done if one.error] == ["0/04.jpg", "nowhere"]
+    assert len(done) == 14
+    for one in done:
+        assert (one.drawing is None) == (one.error is not None)
+        if one.drawing:
+            assert str(one.drawing) == f"maps/{one.source}.png"
+            assert Image.open(one.drawing).size == one.draw().size
+            assert one.to_dict()["drawing"] == str(one.drawing)
+    assert sorted(path.name for path in tmp_path.rglob("*.part")) == []
+
+
+def test_an_existing_file_is_refused_or_replaced(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photograph(size=(40, 30)).save("a.png")
+    Path("maps").mkdir()
+    Path("maps/a.png.png").write_text("mine")
+    with pytest.raises(UsageError, match=r"maps/a\.png\.png exists; replace it by --overwrite"):
+        fill(classifier, Gallery(Path("maps")), "a.png")
+    assert Path("maps/a.png.png").read_text() == "mine"
+    fill(classifier, Gallery(Path("maps"), overwrite=True), "a.png")
+    assert Image.open("maps/a.png.png").format == "PNG"
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is a file"):
+        Gallery(tmp_path / "file" / "maps").check()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if not os.access(tmp_path / "closed", os.W_OK):
+        with pytest.raises(OutputError, match="read-only"):
+            Gallery(tmp_path / "closed" / "maps").check()
+    Gallery(tmp_path / "new" / "maps").check()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_no_half_file(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photograph(size=(40, 30)).save("a.png")
+
+    def full(file, data):
+        file.write(bytes(data)[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("densenet_cli.output.atomic.write_all", full)
+    with pytest.raises(OutputError, match=r"maps/a\.png\.png can't be written: No space left on device\."):
+        fill(classifier, Gallery(Path("maps")), "a.png")
+    assert list(Path("maps").iterdir()) == []
+
+
+def test_sources_of_python_have_names_too():
+    gallery = Gallery(Path("maps"))
+    (first, second) = gallery.expect([Source("<bytes>", b"", "bytes"), Source("<bytes>", b"", "bytes")])
+    assert first.name == second.name == "<bytes>"
+    assert [str(path) for path in gallery._paths] == ["maps/_bytes_.png", "maps/_bytes_-2.png"]

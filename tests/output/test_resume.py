@@ -1,0 +1,389 @@
+"""Going on with an interrupted file: in the end it is, byte for byte, what a run without interruption writes."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output.records import RecordWriter, format_of, open_records
+from densenet_cli.results import FORMATS, Failure, Prediction, Score
+from tests.test_results import names, texts
+
+SETTINGS: dict[str, Any] = {"model": "densenet121", "top_k": 2, "labels": ["x"] * 1000}
+RESUMABLE = [name for name, format_ in FORMATS.items() if format_.resumable]
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+
+
+SOURCES = [
+    Source(name)
+    for name in (
+        "a",
+        "b",
+        "né\n🐈",
+        "dup",
+        "bad",
+        "dup",
+        "none",
+        'q"\r\n",',
+        "bad\udcff\\",
+        "b\\s",
+        "dup",
+        "dup",
+        "bad",
+        "z",
+    )
+]
+
+
+def predict(source: Source) -> Prediction:
+    if source.name.startswith("bad"):
+        return Prediction(source.name, "m", error=Failure("UnreadableImage", 'No "image"\nat all.'))
+    count = 0 if source.name == "none" else 2
+    return Prediction(source.name, "m", tuple(Score(rank, rank, None, "l\n,é", 0.5) for rank in range(1, count + 1)))
+
+
+def run(path: Path, sources: list[Source], stop_after: int | None = None, **options: Any) -> list[str]:
+    """Classify what is pending; the names in the order in which they were done."""
+    done: list[str] = []
+    try:
+        with open_records(path, format_of(path), SETTINGS, **options) as records:
+            for source in records.pending(iter(sources)):
+                if len(done) == stop_after:
+                    raise KeyboardInterrupt
+                records.write(predict(source))
+                done.append(source.name)
+    except KeyboardInterrupt:
+        pass
+    return done
+
+
+def entered(path: Path, now: dict[str, Any] = SETTINGS, **options: Any) -> RecordWriter:
+    with open_records(path, format_of(path), now, resume=True, **options) as records:
+        return records
+
+
+@pytest.fixture(params=RESUMABLE)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"out.{request.param}"
+
+
+def test_a_file_cut_at_any_byte_is_finished_exactly(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    assert len(whole) < 3000
+    for cut in range(len(whole) + 1):
+        output.write_bytes(whole[:cut])
+        run(output, SOURCES, resume=True)
+        assert output.read_bytes() == whole, f"cut at byte {cut}: {whole[:cut]!r}"
+
+
+@pytest.mark.parametrize("format_name", RESUMABLE)
+@settings(deadline=None, max_examples=60)
+@given(images=st.lists(st.tuples(names, texts, st.integers(0, 3)), max_size=6), data=st.data())
+def test_any_names_and_labels_cut_anywhere(
+    format_name: str,
+    images: list[tuple[str, str, int]],
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("resume") / f"out.{format_name}"
+    sources = [Source(name) for name, _, _ in images]
+    predictions = [
+        Prediction(name, text, tuple(Score(rank, 0, None, text, 0.5) for rank in range(1, count + 1)))
+        if count < 3
+        else Prediction(name, text, error=Failure("UnreadableImage", text))
+        for name, text, count in images
+    ]
+
+    def go(**options: bool) -> None:
+        with open_records(path, format_name, SETTINGS, **options) as records:
+            waiting = list(predictions[len(predictions) - len(list(records.pending(sources))) :])
+            for prediction in waiting:
+                records.write(prediction)
+
+    go()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    go(resume=True)
+    assert path.read_bytes() == whole
+
+
+def test_a_last_record_that_is_whole_is_kept(output: Path) -> None:
+    for count in range(1, len(SOURCES)):
+        run(output, SOURCES, stop_after=count, overwrite=True)
+        assert run(output, SOURCES, resume=True) == [source.name for source in SOURCES[count:]]
+
+
+@pytest.mark.parametrize("name", ["coffee", "bad", "none"])
+def test_a_whole_last_record_stays_when_its_source_is_not_given_again(output: Path, name: str) -> None:
+    run(output, [*SOURCES, Source(name)])
+    whole = output.read_bytes()
+    run(output, SOURCES, resume=True)
+    assert output.read_bytes() == whole
+    run(output, [*SOURCES, Source("new")], resume=True)
+    assert output.read_bytes() == whole + FORMATS[format_of(output)].encode(predict(Source("new"))).encode()
+
+
+class TestFewerRowsThanTopK:
+    """A last record in CSV that may be whole (``--min-prob``) or half of one."""
+
+    SETTINGS = SETTINGS | {"top_k": 3}
+
+    def go(self, path: Path, names: list[str], stop_after: int | None = None, **options: bool) -> list[str]:
+        done: list[str] = []
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            open_records(path, format_of(path), self.SETTINGS, **options) as records,
+        ):
+            for source in records.pending(map(Source, names)):
+                if len(done) == stop_after:
+                    raise KeyboardInterrupt
+                records.write(predict(source))
+                done.append(source.name)
+        return done
+
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Path:
+        self.go(tmp_path / "out.csv", ["a", "b", "coffee"])
+        return tmp_path / "out.csv"
+
+    def test_it_is_done_again_if_its_source_is_given(self, table: Path) -> None:
+        whole = table.read_bytes()
+        assert self.go(table, ["a", "b", "coffee"], resume=True) == ["coffee"]
+        assert table.read_bytes() == whole
+
+    def test_it_is_kept_if_not(self, table: Path) -> None:
+        whole = table.read_bytes()
+        assert self.go(table, ["a", "b"], resume=True) == []
+        assert table.read_bytes() == whole
+
+    def test_it_is_kept_behind_what_is_new(self, table: Path) -> None:
+        assert self.go(table, ["a", "b", "c", "d"], resume=True) == ["c", "d"]
+        assert names_in(table) == ["a", "b", "c", "d", "coffee"]
+
+    def test_an_interruption_before_its_turn_keeps_it_doubtful(self, table: Path) -> None:
+        assert self.go(table, ["a", "b", "c", "d", "coffee"], stop_after=1, resume=True) == ["c"]
+        assert names_in(table) == ["a", "b", "c", "coffee"]
+        assert self.go(table, ["a", "b", "c", "d", "coffee"], resume=True) == ["d", "coffee"]
+        assert names_in(table) == ["a", "b", "c", "d", "coffee"]
+
+    def test_half_a_row_behind_it_is_its_own(self, table: Path) -> None:
+        table.write_bytes(table.read_bytes()[:-3])
+        self.go(table, ["a", "b"], resume=True)
+        assert names_in(table) == ["a", "b"]
+
+    def test_it_stays_while_errors_are_dropped(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.csv"
+        self.go(path, ["a", "bad", "b", "coffee"])
+        assert self.go(path, ["a", "bad", "b"], resume=True, retry_errors=True) == ["bad"]
+        assert names_in(path) == ["a", "b", "bad", "coffee"]
+
+
+def names_in(table: Path) -> list[str]:
+    with table.open(encoding="utf-8", newline="") as file:
+        return [row["source"] for row in csv.DictReader(file) if row["rank"] in ("", "1")]
+
+
+def test_many_interruptions(output: Path) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    run(output, SOURCES, stop_after=1, overwrite=True)
+    for _ in range(len(SOURCES)):
+        run(output, SOURCES, stop_after=2, resume=True)
+    assert output.read_bytes() == whole
+
+
+def test_a_run_without_a_file_yet_begins_one(output: Path) -> None:
+    assert len(run(output, SOURCES, resume=True)) == len(SOURCES)
+
+
+def test_a_run_that_ends_before_its_first_record_changes_nothing(output: Path) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    run(output, SOURCES, stop_after=0, resume=True)
+    run(output, SOURCES, stop_after=0, resume=True, retry_errors=True)
+    assert output.read_bytes() == whole
+
+
+def test_the_writer_counts_what_it_found(output: Path) -> None:
+    run(output, SOURCES)
+    with pytest.raises(KeyboardInterrupt), open_records(output, format_of(output), SETTINGS, resume=True) as records:
+        assert (records.recorded, records.recorded_errors) == (len(SOURCES), 3)
+        raise KeyboardInterrupt
+
+
+def test_a_image_added_later_is_done(output: Path) -> None:
+    run(output, SOURCES)
+    assert run(output, [Source("0"), *SOURCES], resume=True) == ["0"]
+
+
+# --- retrying
+
+
+def test_error_records_are_dropped_and_done_last(output: Path) -> None:
+    run(output, SOURCES, stop_after=11)
+    done = run(output, SOURCES, resume=True, retry_errors=True)
+    assert done == ["dup", "bad", "z", "bad", "bad\udcff\\"]
+    expected = output.with_stem("expected")
+    good = [source for source in SOURCES[:11] if not source.name.startswith("bad")]
+    run(expected, good + [Source(name) for name in done])
+    assert output.read_bytes() == expected.read_bytes()
+    assert {path.name for path in output.parent.iterdir()} == {
+        file.name + suffix for file in (output, expected) for suffix in ("", ".meta.json")
+    }
+
+
+def test_errors_at_the_beginning_are_dropped_too(output: Path) -> None:
+    sources = [Source(name) for name in ("bad1", "a", "b")]
+    run(output, sources)
+    assert run(output, sources, resume=True, retry_errors=True) == ["bad1"]
+    assert run(output, sources, resume=True) == []
+
+
+def test_nothing_but_errors(output: Path) -> None:
+    sources = [Source(name) for name in ("bad1", "bad2", "bad3")]
+    run(output, sources)
+    assert run(output, sources, resume=True, retry_errors=True) == ["bad1", "bad2", "bad3"]
+
+
+def test_retrying_keeps_the_permissions(output: Path) -> None:
+    run(output, SOURCES)
+    output.chmod(0o640)
+    run(output, SOURCES, resume=True, retry_errors=True)
+    assert output.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_while_errors_are_dropped_changes_nothing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    monkeypatch.setattr("os.fsync", _full)
+    with pytest.raises(OutputError, match="No space left"):
+        run(output, SOURCES, resume=True, retry_errors=True)
+    monkeypatch.undo()
+    assert output.read_bytes() == whole
+    assert not list(output.parent.glob("*.part"))
+
+
+def _full(_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+# --- what is refused
+
+
+def test_other_settings_are_refused_by_name(output: Path) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    with pytest.raises(UsageError, match=r"other settings: top_k \(now 5, before 2\), labels;"):
+        entered(output, SETTINGS | {"top_k": 5, "labels": ["y"] * 1000})
+    with pytest.raises(UsageError, match=r"exact \(now true, before null\)"):
+        entered(output, SETTINGS | {"exact": True})
+    with pytest.raises(UsageError, match=r"top_k \(now null, before 2\)"):
+        entered(output, {name: value for name, value in SETTINGS.items() if name != "top_k"})
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("meta", "message"), [(None, "is missing"), (b"{", "is damaged"), (b"[]", "is damaged")])
+def test_unknown_settings_are_refused(output: Path, meta: bytes | None, message: str) -> None:
+    run(output, SOURCES)
+    file = output.with_name(output.name + ".meta.json")
+    file.unlink() if meta is None else file.write_bytes(meta)
+    with pytest.raises(UsageError, match=message):
+        entered(output)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"garbage\n",
+        b"\xff\n",
+        b"5\n",
+        b"{}\n",
+        b'{"a": 1}\n',
+        b"[" * 100_000 + b"\n",
+        b"a,b,2,,,,,\n",
+        b'a"b\n"\n',
+    ],
+)
+def test_a_file_with_something_else_in_its_middle_is_refused_and_kept(output: Path, line: bytes) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    for place in (0, len(predict(SOURCES[0]).to_json()) + 1 if output.suffix == ".jsonl" else len(FORMATS["csv"].head)):
+        damaged = whole[:place] + line + whole[place:]
+        output.write_bytes(damaged)
+        with pytest.raises(OutputError, match=r"is damaged|does not begin"):
+            entered(output)
+        assert output.read_bytes() == damaged
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(output: Path) -> None:
+    run(output, SOURCES)
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-20] + bytes(4096))
+    run(output, SOURCES, resume=True)
+    assert output.read_bytes() == whole
+
+
+def test_a_name_longer_than_csv_takes_by_itself(tmp_path: Path) -> None:
+    sources = [Source("\n" * 300_000), Source("b")]
+    run(tmp_path / "out.csv", sources)
+    assert run(tmp_path / "out.csv", sources, resume=True) == []
+
+
+# --- real processes
+
+ROOT = Path(__file__).parents[2]
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.records.test_resume import many, run
+run(Path(sys.argv[1]), many(), resume=True)
+"""
+
+
+def many() -> list[Source]:
+    return [Source(f"{'bad' if number % 7 == 0 else 'né'}{number % 4000}\n") for number in range(5000)]
+
+
+def test_killed_at_random_moments(output: Path) -> None:
+    expected = output.with_stem("expected")
+    run(expected, many())
+    chance = random.Random(7)
+    kills = 0
+    deadline = time.monotonic() + 60
+    while kills < 3 and time.monotonic() < deadline:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(output)], cwd=ROOT)
+        before = output.stat().st_size if output.exists() else 0
+        while child.poll() is None and (not output.exists() or output.stat().st_size <= before):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        kills += child.returncode == -signal.SIGKILL
+        if child.returncode == 0:
+            output.unlink()
+    assert kills == 3
+    subprocess.run([sys.executable, "-c", CHILD, str(output)], cwd=ROOT, check=True)
+    assert output.read_bytes() == expected.read_bytes()
+    assert json.loads(output.with_name(output.name + ".meta.json").read_text()) == SETTINGS

@@ -1,0 +1,438 @@
+"""Files of vectors: what is in them, and that an interrupted run ends in the same bytes as one without interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
+from densenet_cli.output import atomic, vector_parts
+from densenet_cli.output import record_file as records_file
+from densenet_cli.output.embedding import FORMATS, EmbeddingFile
+from tests.records.test_records import largest_file
+
+WIDTH = 6
+SETTINGS: dict[str, Any] = {"model": "m", "weights_md5": "0", "preprocess": "crop", "input_size": 32, "ten_crop": False}
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+
+
+NAMES = ["a.jpg", "dup", "bad 1", "né\n🐈", "dup", "caf\udce9\\", "b\\s", "bad 2", "z"]
+SOURCES = [Source(name) for name in NAMES]
+GOOD = [name for name in NAMES if not name.startswith("bad")]
+LISTED = ["a.jpg", "dup", "né\n🐈", "dup", "caf\\xe9\\\\", "b\\s", "z"]
+"""The names of ``GOOD`` as the results' JSON has them."""
+
+
+def vector_of(name: str) -> np.ndarray:
+    return np.random.default_rng(len(name) + ord(name[0])).normal(size=WIDTH).astype(np.float32)
+
+
+VECTORS = np.stack([vector_of(name) for name in GOOD])
+
+
+def run(
+    path: Path, sources: list[Source] = SOURCES, stop_after: int | None = None, mended: bool = False, **choices: bool
+) -> list[str]:
+    """Embed what is pending; the names that were done."""
+    done: list[str] = []
+    try:
+        with EmbeddingFile(path, **choices).open(SETTINGS, WIDTH) as vectors:
+            for source in vectors.pending(iter(sources)):
+                if len(done) == stop_after:
+                    raise KeyboardInterrupt
+                failed = source.name.startswith("bad") and not mended
+                vectors.write(source.name, UnreadableImageError("No\nimage.") if failed else vector_of(source.name))
+                done.append(source.name)
+    except KeyboardInterrupt:
+        pass
+    return done
+
+
+def left(path: Path) -> dict[str, bytes]:
+    """All that a run left: name -> bytes."""
+    return {found.name: found.read_bytes() for found in sorted(path.parent.iterdir())}
+
+
+def listing(path: Path) -> list[dict[str, Any]]:
+    lines = path.with_name(path.name + ".sources.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def matrix(path: Path) -> np.ndarray:
+    if path.suffix == ".parquet":
+        return np.stack(parquet.read_table(path)["vector"].to_numpy())
+    loaded = np.load(path)
+    return loaded if path.suffix == ".npy" else loaded["features"]
+
+
+@pytest.fixture(params=FORMATS)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / f"features.{request.param}"
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+# --- what is in it
+
+
+def test_every_format_holds_the_vectors(output: Path) -> None:
+    run(output)
+    found = matrix(output)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, VECTORS)
+    assert list(left(output)) == [output.name, f"{output.name}.meta.json", f"{output.name}.sources.jsonl"]
+    assert json.loads(left(output)[f"{output.name}.meta.json"]) == SETTINGS
+
+
+def test_the_listing_has_every_source_in_order_and_the_row_or_the_reason(output: Path) -> None:
+    run(output)
+    records = listing(output)
+    assert [record["source"] for record in records if "row" in record] == LISTED
+    assert [record["row"] for record in records if "row" in record] == list(range(len(GOOD)))
+    failed = {"source": "bad 1", "error": {"type": "UnreadableImage", "message": "No\nimage."}}
+    assert records[2] == failed
+    assert [record["source"] for record in records if "error" in record] == ["bad 1", "bad 2"]
+    (escaped,) = (record for record in records if "source_bytes" in record)
+    assert escaped["source"] == "caf\\xe9\\\\"
+
+
+def test_npz_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "features.npz"
+    run(path)
+    with np.load(path, allow_pickle=False) as loaded:
+        assert loaded["sources"].tolist() == LISTED
+        assert loaded["model"] == "m"
+        assert json.loads(str(loaded["preprocessing"])) == {"preprocess": "crop", "input_size": 32, "ten_crop": False}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+
+
+def test_parquet_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "features.parquet"
+    run(path)
+    table = parquet.read_table(path)
+    assert table.column_names == ["source", "vector"]
+    assert str(table.schema.field("vector").type) == f"fixed_size_list<element: float>[{WIDTH}]"
+    assert table["source"].to_pylist() == LISTED
+    assert table.schema.metadata[b"model"] == b"m"
+    assert json.loads(table.schema.metadata[b"preprocessing"])["input_size"] == 32
+
+
+@pytest.mark.parametrize("sources", [[], [Source("bad")]], ids=["none", "failed"])
+def test_nothing_is_a_matrix_without_rows(output: Path, sources: list[Source]) -> None:
+    run(output, sources)
+    if output.suffix == ".parquet":
+        assert parquet.read_table(output).num_rows == 0
+    else:
+        assert matrix(output).shape == (0, WIDTH)
+    assert [record["source"] for record in listing(output)] == [source.name for source in sources]
+    assert len(left(output)) == 3
+    run(output, resume=True)
+    np.testing.assert_array_equal(matrix(output)[: len(GOOD)], VECTORS)
+
+
+def test_more_than_is_held_at_once(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(output)
+    monkeypatch.setattr("densenet_cli.output.vector_parts.ROWS", 3)
+    monkeypatch.setattr("densenet_cli.output.vector_formats.ROWS", 2)
+    run(output, overwrite=True)
+    np.testing.assert_array_equal(matrix(output), VECTORS)
+    assert run(output, [*SOURCES, Source("new")], resume=True) == ["new"]
+    np.testing.assert_array_equal(matrix(output), [*VECTORS, vector_of("new")])
+
+
+# --- going on
+
+
+def test_a_run_interrupted_anywhere_ends_in_the_same_bytes(output: Path, unsynced: None) -> None:
+    run(output)
+    whole = left(output)
+    for count in range(len(SOURCES)):
+        for file in output.parent.iterdir():
+            file.unlink()
+        assert len(run(output, stop_after=count)) == count
+        assert not output.exists()
+        assert run(output, resume=True) == NAMES[count:]
+        assert left(output) == whole
+
+
+def test_parts_cut_at_any_byte_end_in_the_same_bytes(output: Path, unsynced: None) -> None:
+    run(output)
+    whole = left(output)
+    run(output, overwrite=True, stop_after=len(SOURCES) - 1)
+    parts_file = output.with_name(output.name + ".parts.jsonl")
+    data, settings = parts_file.read_bytes(), left(output)[parts_file.name + ".meta.json"]
+    for cut in range(0, len(data), 7):
+        output.unlink()
+        parts_file.write_bytes(data[:cut])
+        parts_file.with_name(parts_file.name + ".meta.json").write_bytes(settings)
+        run(output, resume=True)
+        assert left(output) == whole
+
+
+def killed(work: Callable[[], object], at: int) -> bool:
+    """Do the work in a process that ends, as by SIGKILL, at the ``at``-th of its steps that change the disk."""
+    child = os.fork()
+    if not child:
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            if steps == at:
+                os._exit(9)
+            steps += 1
+
+        def audit(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & (os.O_RDWR | os.O_WRONLY)):
+                step()
+
+        def stepping(vectors: Callable[..., Any]) -> Callable[..., Any]:
+            def rows(*arguments: Any) -> Any:
+                for some in vectors(*arguments):
+                    step()
+                    yield some
+                step()
+
+            return rows
+
+        try:
+
+            def write_all(file: Any, data: bytes) -> None:
+                for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+                    step()
+                    file.write(half)
+
+            atomic.write_all = records_file.write_all = write_all
+            vector_parts.vectors = stepping(vector_parts.vectors)  # type: ignore[assignment]
+            os.fsync = lambda _: step()  # type: ignore[assignment]
+            sys.addaudithook(audit)
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+def test_killed_at_any_step_a_run_ends_in_the_same_bytes(output: Path, unsynced: None) -> None:
+    sources = SOURCES[2:6]
+    run(output, sources)
+    whole = left(output)
+    at = 0
+    while True:
+        for file in output.parent.iterdir():
+            file.unlink()
+        if not killed(lambda: run(output, sources), at):
+            break
+        if output.exists():
+            assert output.read_bytes() == whole[output.name]
+        run(output, sources, resume=True)
+        leftover = left(output)
+        assert {name: leftover[name] for name in whole} == whole
+        assert all(name.endswith((".part", ".parts.jsonl.meta.json")) for name in leftover.keys() - whole.keys())
+        at += 1
+    assert at > 20
+
+
+def test_killed_at_any_step_of_going_on_with_a_whole_file_nothing_is_lost(tmp_path: Path, unsynced: None) -> None:
+    output = tmp_path / "out" / "features.npz"
+    output.parent.mkdir()
+    run(output, SOURCES[2:5])
+    before = left(output)
+    run(output, SOURCES[4:7], resume=True)
+    whole = left(output)
+    at = 0
+    while True:
+        for file in output.parent.iterdir():
+            file.unlink()
+        for name, data in before.items():
+            (output.parent / name).write_bytes(data)
+        if not killed(lambda: run(output, SOURCES[4:7], resume=True), at):
+            break
+        run(output, SOURCES[4:7], resume=True)
+        assert {name: left(output)[name] for name in whole} == whole
+        at += 1
+    assert at > 20
+
+
+def test_failed_ones_are_done_again_at_the_end(output: Path) -> None:
+    run(output)
+    assert run(output, resume=True) == []
+    assert run(output, mended=True, resume=True, retry_errors=True) == ["bad 1", "bad 2"]
+    np.testing.assert_array_equal(matrix(output), [*VECTORS, vector_of("bad 1"), vector_of("bad 2")])
+    assert [record["row"] for record in listing(output)] == list(range(len(NAMES)))
+
+
+def test_going_on_with_a_whole_file_changes_nothing(output: Path) -> None:
+    run(output)
+    whole = left(output)
+    assert run(output, [], resume=True) == []
+    assert left(output) == whole
+
+
+def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(output: Path) -> None:
+    run(output)
+    before = output.read_bytes()
+    run(output, [Source("new")] * 2, overwrite=True, stop_after=1)
+    assert output.read_bytes() == before
+    run(output, [Source("new")] * 2, resume=True)
+    np.testing.assert_array_equal(matrix(output), [vector_of("new")] * 2)
+
+
+# --- what is refused
+
+
+def test_an_existing_file_is_refused(output: Path) -> None:
+    run(output)
+    with pytest.raises(UsageError, match=r"features\.\w+ exists; go on with it by --resume, replace"):
+        EmbeddingFile(output)
+
+
+def test_parts_that_are_there_are_refused(output: Path) -> None:
+    run(output, stop_after=2)
+    with pytest.raises(UsageError, match=r"parts\.jsonl exists; go on with it by --resume"):
+        EmbeddingFile(output)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "parts"])
+def test_other_settings_are_refused(output: Path, whole: bool) -> None:
+    run(output, stop_after=None if whole else 3)
+    before = left(output)
+    with (
+        pytest.raises(UsageError, match=r'made with other settings: model \(now "other", before "m"\)'),
+        EmbeddingFile(output, resume=True).open({**SETTINGS, "model": "other"}, WIDTH),
+    ):
+        pass
+    assert left(output) == before
+
+
+@pytest.mark.parametrize(
+    "choices", [{"resume": True, "overwrite": True}, {"retry_errors": True}], ids=["both", "retry alone"]
+)
+def test_contradictions_are_refused(output: Path, choices: dict[str, bool]) -> None:
+    with pytest.raises(UsageError, match="--resume"):
+        EmbeddingFile(output, **choices)
+
+
+@pytest.mark.parametrize("name", ["features", "features.csv", "x.npz.gz"])
+def test_a_suffix_that_names_no_format_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"names no format; end it in \.npz, \.npy or \.parquet"):
+        EmbeddingFile(tmp_path / name)
+
+
+def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'densenet-cli\[parquet\]'"):
+        EmbeddingFile(tmp_path / "features.PARQUET")
+
+
+@pytest.mark.parametrize("place", ["missing/features.npz", "features.npz"])
+def test_a_place_for_no_file_is_refused(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "features.npz")
+    with pytest.raises(OutputError, match=r"can't be written: (there is no folder|it is no regular file)"):
+        EmbeddingFile(tmp_path / place)
+
+
+def test_a_file_of_somebody_else_is_not_gone_on_with(output: Path) -> None:
+    run(output)
+    for data in (b"", b"precious", output.read_bytes()[:-40], output.read_bytes()[:100]):
+        output.write_bytes(data or b"\0" * 200)
+        before = left(output)
+        with pytest.raises(OutputError, match=r"don't hold what embed writes .*--overwrite"):
+            run(output, resume=True)
+        assert left(output) == before
+
+
+def test_a_listing_that_does_not_fit_is_noticed(output: Path) -> None:
+    run(output)
+    path = output.with_name(output.name + ".sources.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for wrong in (lines[:-1], lines[1:], lines[::-1], [*lines, b'{"source": "x", "row": 7}\n']):
+        path.write_bytes(b"".join(wrong))
+        with pytest.raises(OutputError, match="don't hold what embed writes"):
+            run(output, resume=True)
+    path.unlink()
+    with pytest.raises(UsageError, match=r"sources\.jsonl is missing"):
+        run(output, resume=True)
+
+
+def test_a_second_run_on_the_same_file_is_refused(output: Path) -> None:
+    """Locks are a process's, so the second is one of its own."""
+    run(output, stop_after=1)
+    with EmbeddingFile(output, resume=True).open(SETTINGS, WIDTH) as vectors:
+        child = os.fork()
+        if not child:
+            try:
+                run(output, resume=True)
+            except OutputError as error:
+                os._exit(17 if "another run is writing it" in str(error) else 1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+        vectors.write("z", vector_of("z"))
+    np.testing.assert_array_equal(matrix(output), [vector_of("a.jpg"), vector_of("z")])
+
+
+def test_a_link_stays_one(output: Path) -> None:
+    target = output.parent / "elsewhere"
+    output.symlink_to(target)
+    run(output, stop_after=4)
+    run(output, resume=True)
+    assert output.is_symlink() and target.is_file()
+    np.testing.assert_array_equal(matrix(output), VECTORS)
+
+
+# --- a full disk
+
+
+@pytest.mark.parametrize("room", range(0, 400, 57))
+def test_a_full_disk_keeps_what_is_finished(output: Path, room: int) -> None:
+    parts_file = output.with_name(output.name + ".parts.jsonl")
+    run(output, stop_after=1)
+    with largest_file(parts_file.stat().st_size + room), pytest.raises(OutputError, match=r"File too large.*--resume"):
+        run(output, resume=True)
+    assert not output.exists()
+    finished = len(list(vector_parts.records(parts_file)))
+    assert finished >= 1
+    assert run(output, resume=True) == NAMES[finished:]
+    np.testing.assert_array_equal(matrix(output), VECTORS)
+
+
+@pytest.mark.parametrize("format_name", ["npz", "parquet"])
+@pytest.mark.parametrize("room", [0, 100, 300])
+def test_a_disk_that_is_full_at_the_end_keeps_all_vectors(tmp_path: Path, format_name: str, room: int) -> None:
+    """The parts of these few short vectors are smaller than the file, so it is the file that has no room."""
+    output = tmp_path / f"features.{format_name}"
+    run(output)
+    whole = left(output)
+    run(output, overwrite=True, stop_after=len(SOURCES) - 1)
+    output.unlink()
+    size = output.with_name(output.name + ".parts.jsonl").stat().st_size + 200 + room
+    assert size < len(whole[output.name])
+    with (
+        largest_file(size),
+        pytest.raises(OutputError, match=r"\(File too large\); all vectors are kept in .*parts\.jsonl, and --resume"),
+    ):
+        run(output, resume=True)
+    assert not {output.name, output.name + ".part"} & set(left(output))
+    assert run(output, resume=True) == []
+    assert left(output) == whole
