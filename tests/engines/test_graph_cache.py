@@ -149,7 +149,7 @@ def test_another_version_or_machine_makes_its_own(weights, emitted, monkeypatch,
     elif part == "instruction set":
         monkeypatch.setattr(graph_cache, "_instruction_set", lambda: "abacus")
     else:
-        monkeypatch.setattr(engines, "EMITTER", -1)
+        monkeypatch.setattr(engines, "EMITTER_VERSION", -1)
     np.testing.assert_array_equal(run(weights), first)
     assert len(emitted) == 2
 

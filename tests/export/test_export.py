@@ -251,7 +251,7 @@ def test_overwrite_replaces_a_file_behind_a_link_too(weights, place, tmp_path):
 
 MOMENTS = {
     "written, not checked": "from densenet_cli.export import check as there; name = 'largest_difference'",
-    "checked, not in its place": "from densenet_cli.export import destination as there; name = '_sync'",
+    "checked, not in its place": "from densenet_cli.output import destination as there; name = '_sync'",
 }
 
 
@@ -282,8 +282,8 @@ def test_two_at_once_are_refused_to_the_second(weights, place):
     aside = place / ".a.onnx.being-exported"
     aside.mkdir()
     code = (
-        "import sys, time; from densenet_cli import durable\n"
-        "with open(sys.argv[1], 'w+b') as file: durable.lock(file); print(flush=True); time.sleep(60)"
+        "import sys, time; from densenet_cli.output import atomic\n"
+        "with open(sys.argv[1], 'w+b') as file: atomic.lock(file); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, aside / "lock"], stdout=subprocess.PIPE) as other:
         try:

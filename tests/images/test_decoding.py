@@ -174,7 +174,7 @@ class TestFilesThatAreNone:
             "except Exception: pass  # everything is imported while it may be\n"
             "os.setgid(65534); os.setuid(65534)\n"
             "try: decoding.load(sources.from_object(sys.argv[1]), preprocessing.Preprocessing())\n"
-            "except Exception as error: print(type(error).__name__, error)"
+            "except Exception as error: print(error.type, error)"
         )
         assert run(script, str(path)).stdout == "SourceUnreadable Permission denied.\n"
 

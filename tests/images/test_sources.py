@@ -141,7 +141,7 @@ def as_nobody(folder, argument: str) -> list[tuple[str, str | None]]:
     script = (
         "import os, sys; from densenet_cli.images.sources import expand\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        "print([(source.name, source.error and type(source.error).__name__) for source in expand(sys.argv[1:])])"
+        "print([(source.name, source.error and source.error.type) for source in expand(sys.argv[1:])])"
     )
     for path in (folder, *folder.parents):
         if path.stat().st_uid == os.getuid() and path.is_relative_to("/tmp"):

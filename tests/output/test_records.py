@@ -279,7 +279,7 @@ def test_a_second_run_on_the_same_file_is_refused(tmp_path: Path) -> None:
 
 def _in_another_process(code: str, path: Path) -> str:
     """Run ``code`` with ``path`` and ``open_records`` at hand; a process of its own, since locks are a process's."""
-    start = f"from pathlib import Path; from tests.records.test_records import *; path = Path({str(path)!r})\n"
+    start = f"from pathlib import Path; from tests.output.test_records import *; path = Path({str(path)!r})\n"
     root = Path(__file__).parents[2]
     return subprocess.run(
         [sys.executable, "-c", start + code], cwd=root, capture_output=True, text=True, check=True
@@ -314,7 +314,7 @@ def test_the_loser_of_two_that_start_at_once_leaves_the_file_of_the_winner(
     winner: list[subprocess.Popen[str]] = []
 
     def wins() -> None:
-        start = f"from pathlib import Path; from tests.records.test_records import *; path = Path({str(output)!r})\n"
+        start = f"from pathlib import Path; from tests.output.test_records import *; path = Path({str(output)!r})\n"
         winner.append(
             subprocess.Popen(
                 [sys.executable, "-c", start + code],

@@ -357,7 +357,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
 from pathlib import Path
-from tests.records.test_resume import many, run
+from tests.output.test_resume import many, run
 run(Path(sys.argv[1]), many(), resume=True)
 """
 

@@ -19,7 +19,7 @@ from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
 from densenet_cli.output import atomic, vector_parts
 from densenet_cli.output import record_file as records_file
 from densenet_cli.output.embedding import FORMATS, EmbeddingFile
-from tests.records.test_records import largest_file
+from tests.output.test_records import largest_file
 
 WIDTH = 6
 SETTINGS: dict[str, Any] = {"model": "m", "weights_md5": "0", "preprocess": "crop", "input_size": 32, "ten_crop": False}

@@ -19,6 +19,6 @@ from densenet_cli.http import Limits
 from densenet_cli.weights import store, download
 import filelock, requests
 from tests.support.published import DATA, TINY
-transfer.PAUSES, transfer.LIMITS = (0.0, 0.0), Limits(2, 5, None)
+download.PAUSES, download.LIMITS = (0.0, 0.0), Limits(2, 5, None)
 """
 """Beginning of a script for another process: everything imported, nothing done."""
