@@ -271,13 +271,13 @@ def test_a_device_that_is_full():
 
 ON_A_SMALL_DISK = """
 import subprocess
-from densenet_cli.errors import WeightsUnavailable
+from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.paths import models_dir
 home = str(models_dir().parent)
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", home], check=True)
 try:
     store.download(TINY, base_url=sys.argv[1])
-except WeightsUnavailable as error:
+except WeightsUnavailableError as error:
     print(error, flush=True)
 subprocess.run(["mount", "-o", "remount,size=2m", home], check=True)
 print(store.download(TINY, base_url=sys.argv[1]).read_bytes() == DATA)
@@ -310,11 +310,11 @@ def open_folder():
 AS_NOBODY = """
 if os.geteuid() == 0:
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
-from densenet_cli.errors import WeightsUnavailable
+from densenet_cli.errors import WeightsUnavailableError
 try:
     print(store.locate(TINY, base_url=sys.argv[1]))
     print(store.download(TINY, base_url=sys.argv[1]))
-except WeightsUnavailable as error:
+except WeightsUnavailableError as error:
     print(error)
 """
 
