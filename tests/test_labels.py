@@ -1,25 +1,26 @@
-"""The label table that ships, and tables that users bring."""
+"""Label tables, built in and from a file, and finding a class by its name."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import pytest
 
 from densenet_cli import labels
 from densenet_cli.errors import UsageError
-from densenet_cli.labels import ClassLabel
+from densenet_cli.labels import ClassLabel, ClassResolver, imagenet, placeholders
 
 
 def test_imagenet_has_a_thousand_different_classes():
-    table = labels.imagenet()
+    table = imagenet()
     assert len(table) == 1000
     assert [label.index for label in table] == list(range(1000))
     assert len({label.id for label in table}) == 1000
     assert len({label.name for label in table}) == 1000
     assert all(re.fullmatch(r"n\d{8}", label.id) for label in table)
     assert [label.id for label in table] == sorted(label.id for label in table)
-    assert all(labels.is_clean(label.name) and label.name == label.name.strip() for label in table)
+    assert all(labels.is_valid(label.name) and label.name == label.name.strip() for label in table)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +39,11 @@ def test_imagenet_has_a_thousand_different_classes():
     ],
 )
 def test_known_classes(index, wordnet_id, name):
-    assert labels.imagenet()[index] == ClassLabel(index, wordnet_id, name)
+    assert imagenet()[index] == ClassLabel(index, wordnet_id, name)
 
 
-def test_plain_labels_count_from_nought():
-    assert labels.plain(2) == (ClassLabel(0, None, "class 0"), ClassLabel(1, None, "class 1"))
+def test_placeholders_count_from_zero():
+    assert placeholders(2) == (ClassLabel(0, None, "class 0"), ClassLabel(1, None, "class 1"))
 
 
 def test_a_file_of_names(tmp_path):
@@ -64,22 +65,98 @@ def test_unicode_line_separators_do_not_split_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"cat\n", "has 2 classes, but .* names 1"),
-        (b"", "has 2 classes, but .* names 0"),
-        (b"a\nb\nc\n", "has 2 classes, but .* names 3"),
-        (b"cat\n\xff\n", "not UTF-8"),
-        (b"\ncat\n", "Line 1 of .* is no name"),
-        (b"cat\n\x1b[31mdog\n", "Line 2 of .* is no name"),
+        (b"cat\n", "2 classes.* 1 line"),
+        (b"", "2 classes.* 0 lines"),
+        (b"a\nb\nc\n", "2 classes.* 3 lines"),
+        (b"cat\n\xff\n", "UTF-8"),
+        (b"\ncat\n", "Line 1"),
+        (b"cat\n\x1b[31mdog\n", "Line 2"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tmp_path, content, message):
+def test_an_invalid_file_is_a_usage_error(tmp_path, content, message):
     path = tmp_path / "names.txt"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UsageError, match=message) as raised:
         labels.read_file(path, 2)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_is_wrong_usage(tmp_path):
-    with pytest.raises(UsageError, match=r"can't be read: No such file or directory\.$"):
+def test_a_missing_file_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="No such file or directory"):
         labels.read_file(tmp_path / "none.txt", 2)
+
+
+IMAGENET = ClassResolver(imagenet())
+
+
+def resolver(*names: str) -> ClassResolver:
+    return ClassResolver(tuple(ClassLabel(index, None, name) for index, name in enumerate(names)))
+
+
+@pytest.mark.parametrize(
+    "name", ["n02124075", "N02124075", "Egyptian cat", "egyptian_cat", "Egyptian_Cat", "EGYPTIAN CAT", "285", "0285"]
+)
+def test_resolve_by_id_name_and_index(name):
+    assert IMAGENET.candidates(name) == [285]
+    assert IMAGENET.resolve(name) == 285
+
+
+def test_every_class_resolves_by_id_and_index():
+    for position, label in enumerate(imagenet()):
+        assert IMAGENET.candidates(label.id) == IMAGENET.candidates(str(label.index)) == [position]
+
+
+def test_only_two_names_are_ambiguous():
+    ambiguous = {label.name for label in imagenet() if len(IMAGENET.candidates(label.name)) != 1}
+    assert ambiguous == {"crane", "maillot"}
+    assert len(IMAGENET.candidates("CARDIGAN")) == 2
+
+
+@pytest.mark.parametrize(("name", "ids"), [("crane", "n02012849 n03126707"), ("Maillot", "n03710637 n03710721")])
+def test_an_ambiguous_name_is_an_error(name, ids):
+    for resolve in (IMAGENET.resolve, lambda name: IMAGENET.resolve_all(["tench", name], "class folders in val")):
+        with pytest.raises(UsageError, match=f"'{name}' matches") as raised:
+            resolve(name)
+        assert all(id_ in str(raised.value) for id_ in ids.split())
+
+
+def test_a_subset_of_imagenet_keeps_its_indices():
+    subset = ClassResolver(tuple(imagenet()[index] for index in (285, 1, 517)))
+    assert subset.resolve_all(["1", "n02124075", "crane"], "x") == {"1": 1, "n02124075": 0, "crane": 2}
+    assert subset.candidates("0") == subset.candidates("2") == []
+
+
+def test_custom_labels():
+    digits = resolver("3", "1", "2")
+    assert digits.candidates("3") == [0]  # a name takes precedence over an index
+    assert digits.candidates("0") == [0]
+    assert resolver("Cat", "cat").resolve_all(["cat", "Cat"], "x") == {"cat": 1, "Cat": 0}
+    with pytest.raises(UsageError, match="'CAT' matches"):
+        resolver("Cat", "cat").resolve_all(["CAT"], "x")
+    numbered = ClassResolver(placeholders(12))
+    assert numbered.candidates("class_11") == numbered.candidates("11") == [11]
+    assert resolver("café").candidates(unicodedata.normalize("NFD", "Café")) == [0]
+    for hostile in ("", "²", "-1", "1e0", " ", "\udcff", "\u0661"):
+        assert resolver("a", "b").candidates(hostile) == []
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(UsageError) as raised:
+        resolver("cat", "dog").resolve_all(["cat", "cow", "bad\udcff"], "class folders in val")
+    message = str(raised.value)
+    assert message.startswith("2 of 3 class folders in val")
+    assert "only 2" in message
+    assert "'cow'" in message and r"'bad\udcff'" in message
+    assert "'cat', 'dog'" in message
+    with pytest.raises(UsageError, match=r"^9 of 9 .* 'x0', 'x1', 'x2', 'x3', 'x4', and 4 more\. .* 995 more\.$"):
+        IMAGENET.resolve_all([f"x{n}" for n in range(9)], "labels in a.csv")
+
+
+def test_similar_names_are_suggested():
+    with pytest.raises(UsageError, match=r"'goldfisch'.*'goldfish'"):
+        IMAGENET.resolve("goldfisch")
+    with pytest.raises(UsageError, match="'n01443537'"):
+        IMAGENET.resolve("n0144353")
+    with pytest.raises(UsageError, match="'cat', 'dog'"):
+        resolver("cat", "dog").resolve("xyz")

@@ -1,7 +1,8 @@
-"""What a network's outputs mean: one label a position of its head."""
+"""Class labels: the meaning of each output of a network, and finding a class by its name."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -11,15 +12,24 @@ from densenet_cli.errors import UsageError
 
 IMAGENET_FILE = Path(__file__).parent / "data" / "imagenet.tsv"
 
+MAX_LISTED = 5
+"""Names that one message lists."""
+
+AMBIGUOUS_NAMES = {"crane": ("n02012849", "n03126707"), "maillot": ("n03710637", "n03710721")}
+"""Names that the label tables of Keras and timm give to two ImageNet classes.
+
+Our table distinguishes them, but a dataset may be named after one of the others.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassLabel:
-    """One class.
+    """The label of one class.
 
     Attributes:
-        index: its number in the table that it comes from (ImageNet's 0 to 999), else its position in the head.
-        id: its WordNet id such as ``n02124075``, None where there is none.
-        name: the readable name.
+        index: Its number in the label table that it comes from (0 to 999 for ImageNet), else its position in the head.
+        id: Its WordNet ID, such as ``n02124075``, or None.
+        name: Its readable name.
     """
 
     index: int
@@ -28,45 +38,51 @@ class ClassLabel:
 
 
 Labels = tuple[ClassLabel, ...]
-"""Position in the head -> label."""
+"""One label for each position of the head."""
 
 
 @cache
 def imagenet() -> Labels:
-    """ImageNet's 1,000 classes in the order of the published heads (``data/README.md`` tells the source)."""
+    """Return the labels of ImageNet's 1,000 classes, in the order of the published heads (see ``data/README.md``)."""
     return _parse(IMAGENET_FILE.read_text(encoding="utf-8").splitlines())
 
 
-def plain(classes: int) -> Labels:
-    """Stand-ins for a head without labels: ``class 0``, ``class 1``, ..."""
+def placeholders(classes: int) -> Labels:
+    """Return labels for a head that has none: ``class 0``, ``class 1``, ..."""
     return tuple(ClassLabel(index, None, f"class {index}") for index in range(classes))
 
 
 def read_file(path: str | Path, classes: int) -> Labels:
-    """The labels in a UTF-8 text file, one a line, blank lines at its end aside.
+    """Read labels from a UTF-8 text file with one label per line.
 
-    A line is a name, or a WordNet id, a tab and a name. Raises ``UsageError`` for a file that can't be read,
-    a name that is empty or holds control characters, and another number of lines than ``classes``.
+    A line is a name, or a WordNet ID, a tab, and a name. Blank lines at the end are ignored.
+
+    Args:
+        path: The text file.
+        classes: The number of labels that it must contain.
+
+    Raises:
+        UsageError: If the file cannot be read, has another number of lines, or contains an invalid name.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The labels in {path} can't be read: {reason}.") from error
-    # Not str.splitlines, which also splits at characters that may stand in a name.
+        reason = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text"
+        raise UsageError(f"Cannot read the labels in {path}: {reason}.") from error
+    # Not str.splitlines, which also splits at characters that can occur in a name.
     lines = [line.removesuffix("\r").strip(" ") for line in text.rstrip("\r\n ").split("\n")] if text.strip() else []
     if len(lines) != classes:
-        raise UsageError(f"The network has {classes} classes, but {path} names {len(lines)}: give one name a line.")
+        raise UsageError(f"The model has {classes} classes, but {path} has {len(lines)} lines.")
     labels = _parse(lines)
     for number, label in enumerate(labels, start=1):
-        if not is_clean(label.name) or not is_clean(label.id or "-"):
-            raise UsageError(f"Line {number} of {path} is no name: it is empty or holds control characters.")
+        if not is_valid(label.name) or not is_valid(label.id or "-"):
+            raise UsageError(f"Line {number} of {path} is empty or contains control characters.")
     return labels
 
 
-def is_clean(text: str) -> bool:
-    """Whether ``text`` says something and can be shown on a terminal: no control characters."""
-    return bool(text) and not any(char < " " or "\x7f" <= char <= "\x9f" for char in text)
+def is_valid(name: str) -> bool:
+    """Return whether a name is not empty and contains no control characters."""
+    return bool(name) and not any(char < " " or "\x7f" <= char <= "\x9f" for char in name)
 
 
 def _parse(lines: Iterable[str]) -> Labels:
@@ -76,3 +92,104 @@ def _parse(lines: Iterable[str]) -> Labels:
             line.partition("\t") if "\t" in line else ("", "", line) for line in lines
         )
     )
+
+
+class ClassResolver:
+    """Resolve class names to positions in the head.
+
+    A name is a WordNet ID, a readable name, or an index, tried in this order. Underscores in a readable name stand
+    for spaces, and case is ignored unless two classes differ only in case.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._ids = {label.id.casefold(): position for position, label in enumerate(labels) if label.id}
+        self._indices = {str(label.index): position for position, label in enumerate(labels)}
+        self._names: dict[str, list[int]] = {}
+        self._normalized: dict[str, list[int]] = {}
+        for position, label in enumerate(labels):
+            self._names.setdefault(label.name, []).append(position)
+            self._normalized.setdefault(_normalize(label.name), []).append(position)
+        for name, ids in AMBIGUOUS_NAMES.items():
+            positions = [self._ids[id_] for id_ in ids if id_ in self._ids]
+            if len(positions) > 1:
+                self._names[name] = self._normalized[name] = positions
+
+    def candidates(self, name: str) -> list[int]:
+        """Return the positions that ``name`` matches: none, one, or several if it is ambiguous."""
+        if (position := self._ids.get(name.casefold())) is not None:
+            return [position]
+        if positions := self._names.get(name) or self._normalized.get(_normalize(name)):
+            return positions
+        position = self._indices.get(name.lstrip("0") or name[:1])
+        return [] if position is None else [position]
+
+    def resolve(self, name: str) -> int:
+        """Return the position of the class ``name``.
+
+        Raises:
+            UsageError: If no class or more than one class matches.
+        """
+        positions = self.candidates(name)
+        if not positions:
+            if similar := self._similar(name):
+                hint = f"Did you mean {' or '.join(map(repr, similar))}?"
+            else:
+                hint = f"Use a WordNet ID, label, or index. The classes are {self._list_classes()}."
+            raise UsageError(f"The model has no class {name!r}. {hint}")
+        self._check_unambiguous(name, positions)
+        return positions[0]
+
+    def resolve_all(self, names: Iterable[str], description: str) -> dict[str, int]:
+        """Return the position of each name.
+
+        Args:
+            names: The class names.
+            description: What the names are, for messages, such as "class folders in val".
+
+        Raises:
+            UsageError: If a name matches no class or more than one class.
+        """
+        candidates = {name: self.candidates(name) for name in names}
+        if unknown := [name for name, positions in candidates.items() if not positions]:
+            size = f", which has only {len(self._labels):,}" if len(candidates) > len(self._labels) else ""
+            raise UsageError(
+                f"{len(unknown):,} of {len(candidates):,} {description} match no class of the model{size}: "
+                f"{_join(unknown)}. Use WordNet IDs, labels, or indices. The classes are {self._list_classes()}."
+            )
+        for name, positions in candidates.items():
+            self._check_unambiguous(name, positions)
+        return {name: positions[0] for name, positions in candidates.items()}
+
+    def _check_unambiguous(self, name: str, positions: list[int]) -> None:
+        if len(positions) > 1:
+            choices = " and ".join(_describe(self._labels[position]) for position in positions)
+            raise UsageError(f"{name!r} matches {choices}. Use a WordNet ID or an index.")
+
+    def _similar(self, name: str) -> list[str]:
+        """Return up to ``MAX_LISTED`` labels that resemble or contain ``name``, else WordNet IDs that resemble it."""
+        import difflib
+
+        normalized = _normalize(name)
+        close = difflib.get_close_matches(normalized, list(self._normalized), MAX_LISTED)
+        containing = [label for label in self._normalized if normalized and normalized in label]
+        similar = list(dict.fromkeys([*close, *containing]))[:MAX_LISTED]
+        if not similar:
+            return difflib.get_close_matches(normalized, list(self._ids), MAX_LISTED, cutoff=0.8)
+        return [self._labels[self._normalized[label][0]].name for label in similar]
+
+    def _list_classes(self) -> str:
+        return _join([label.name for label in self._labels])
+
+
+def _normalize(name: str) -> str:
+    return unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
+
+
+def _join(names: list[str]) -> str:
+    listed = ", ".join(map(repr, names[:MAX_LISTED]))
+    return listed if len(names) <= MAX_LISTED else f"{listed}, and {len(names) - MAX_LISTED:,} more"
+
+
+def _describe(label: ClassLabel) -> str:
+    return f"{label.name!r} ({f'{label.id}, ' if label.id else ''}index {label.index})"

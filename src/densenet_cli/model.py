@@ -76,7 +76,7 @@ class Model:
         if self.engine.metadata.labels is not None:
             return self.engine.metadata.labels
         table = labels.imagenet() if classes == IMAGENET_CLASSES else None
-        return table or labels.plain(classes)
+        return table or labels.placeholders(classes)
 
     def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
         """What ``engines.Engine.run_all`` gives. Raises ``CheckpointError`` where it is no number."""

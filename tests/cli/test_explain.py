@@ -80,18 +80,18 @@ def test_classes_and_the_nearest_of_an_unknown_one():
     assert [map_["label"] for map_ in json.loads(result.out)["maps"]] == ["goldfish", "German shepherd"]
     unknown = densenet(*arguments, "--class", "germn shepard")
     assert unknown.status == 2
-    assert unknown.err == "Error: The model has no class 'germn shepard'; the nearest is 'German shepherd'.\n"
+    assert "'germn shepard'" in unknown.err and "'German shepherd'" in unknown.err
     part = densenet(*arguments, "--class", "bear")
     assert "'brown bear'" in part.err
     nothing = densenet(*arguments, "--class", "qqqqq")
     assert nothing.status == 2
-    assert nothing.err.endswith("more.\n") and "label, WordNet id or index" in nothing.err
+    assert nothing.err.endswith("more.\n") and "WordNet ID" in nothing.err
 
 
 def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder):
     result = densenet("explain", "photos/a", "--weights", weights, "--format", "json", "--class", "tabby")
     assert result.status == 2
-    assert "it knows 'class 0', 'class 1'" in result.err
+    assert "'class 0', 'class 1'" in result.err
     result = densenet("explain", "photos/a", "--weights", weights, "--format", "jsonl", "--class", "3")
     assert json.loads(result.out)["maps"][0]["index"] == 3
 

@@ -15,7 +15,7 @@ from densenet_cli.images import decoding
 from densenet_cli.images.preprocessing import MODES, DecodedImage, Preprocessing, apply, window
 from densenet_cli.images.previews import DisplayImage
 from densenet_cli.images.sources import from_object
-from densenet_cli.labels import plain
+from densenet_cli.labels import placeholders
 from tests.conftest import SAMPLES
 from tests.support.images import encode, photograph, rotated
 from tests.support.networks import TINY, tiny_weights
@@ -144,7 +144,7 @@ class _Corner:
         step = 224 // cells
         features = pixels.reshape(cells, step, cells, step).mean(axis=(1, 3))[..., None]
         one = np.ones((1, 1), np.float32)
-        explainer = Explainer("test", plain(1), preprocessing, lambda: (one, one[0]))
+        explainer = Explainer("test", placeholders(1), preprocessing, lambda: (one, one[0]))
         return explainer.explain(source, (np.ones(1, np.float32), features), lambda order: order)
 
 
@@ -220,7 +220,7 @@ def test_classes_by_label_id_and_index():
     ranks = [map_.score.rank for map_ in explanation.maps]
     everything = classifier.predict(SAMPLES / "koala.jpg", top_k=200).predictions
     assert [everything[rank - 1].label for rank in ranks] == ["goldfish", "German shepherd"]
-    with pytest.raises(UsageError, match="no class 'goldfisch'; the nearest is 'goldfish'"):
+    with pytest.raises(UsageError, match=r"'goldfisch'.*'goldfish'"):
         classifier.explain(SAMPLES / "koala.jpg", classes=["goldfisch"])
 
 

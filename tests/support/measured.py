@@ -19,7 +19,7 @@ class Fake:
     def __init__(self, outputs) -> None:
         self.outputs = outputs
         rows = [output for output in outputs if isinstance(output, np.ndarray)]
-        self.labels = labels.plain(len(rows[0]) if rows else 1000)
+        self.labels = labels.placeholders(len(rows[0]) if rows else 1000)
 
     def probabilities(self, sources):
         for source, output in zip(sources, self.outputs, strict=False):

@@ -190,7 +190,7 @@ def test_from_a_model_with_other_classes_the_head_is_new(digits, finished, tmp_p
     start = str(finished[0] / "model.safetensors")
     mine = folders.class_labels(folders.scan(digits).classes)
     assert network.HEAD in network.start_arrays(start, SETTINGS.config(10), mine)
-    others = labels.plain(7)
+    others = labels.placeholders(7)
     arrays = network.start_arrays(start, SETTINGS.config(7), others)
     assert network.HEAD not in arrays
     built = network.build(SETTINGS.config(7), "float32")

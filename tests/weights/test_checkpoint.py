@@ -300,5 +300,5 @@ def test_metadata_of_another_network_are_not_believed(tmp_path, arrays):
 
 def test_labels_of_a_written_model_are_those_of_its_head(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
-    safetensors.write(path, arrays, CONFIG, ModelMetadata(labels.plain(4)))
+    safetensors.write(path, arrays, CONFIG, ModelMetadata(labels.placeholders(4)))
     assert "metadata are malformed (ValueError: 4 labels for 5 classes)" in refusal(path)

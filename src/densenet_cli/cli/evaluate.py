@@ -100,7 +100,7 @@ def command(
     from densenet_cli.cli.progress import counting
     from densenet_cli.evaluation import Tally, measure
     from densenet_cli.evaluation.files import Outputs, to_json
-    from densenet_cli.evaluation.matching import Matcher
+    from densenet_cli.labels import ClassResolver
 
     # What can be wrong with outputs and images is found before weights are fetched.
     outputs = Outputs(output, mistakes, plots, overwrite)
@@ -114,7 +114,7 @@ def command(
         worst = page.Mistakes()
     images = _collection(folder, csv_file)
     classifier = make_classifier(**model)
-    positions = Matcher(classifier.labels).match(images.classes, images.what)
+    positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.what)
     among = sorted(set(positions.values())) if restrict else None
     if among and len(among) == 1:
         raise UsageError("With --restrict and images of one class only, every answer would be right.")

@@ -17,6 +17,7 @@ from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.orientation import METHODS
 from densenet_cli.images.preprocessing import Preprocessing, window
 from densenet_cli.images.previews import DisplayImage
+from densenet_cli.labels import ClassResolver
 from densenet_cli.results import Failure, Score, json_line, source_fields, unicode
 
 if TYPE_CHECKING:
@@ -151,10 +152,8 @@ class Explainer:
         """
         if classes is None:
             return lambda order: order[:top_k]
-        from densenet_cli.evaluation.matching import Matcher
-
-        matcher = Matcher(self._labels)
-        positions = list(dict.fromkeys(matcher.position(str(name)) for name in classes))
+        resolver = ClassResolver(self._labels)
+        positions = list(dict.fromkeys(resolver.resolve(str(name)) for name in classes))
         return lambda order: positions
 
     @staticmethod

@@ -109,7 +109,7 @@ class ExportedModel:
 
 def labels_of(chosen: Labels) -> Labels | None:
     """The labels that say something: None for the stand-ins of a model without any."""
-    return None if chosen == labels.plain(len(chosen)) else chosen
+    return None if chosen == labels.placeholders(len(chosen)) else chosen
 
 
 def producer() -> str:

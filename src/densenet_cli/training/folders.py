@@ -76,7 +76,7 @@ def scan(folder: Path, classes: tuple[str, ...] | None = None) -> Collection:
 
 
 def _images(folder: Path) -> list[str]:
-    if not labels.is_clean(folder.name) or folder.name != folder.name.encode(errors="replace").decode():
+    if not labels.is_valid(folder.name) or folder.name != folder.name.encode(errors="replace").decode():
         raise UsageError(f"The class folder {str(folder)!r} has a name that can't be a label: give it another.")
     found = [entry for entry in walk(str(folder)) if isinstance(entry, Found)]
     for entry in found:

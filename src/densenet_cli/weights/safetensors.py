@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import CheckpointError, OutputError
-from densenet_cli.labels import ClassLabel, Labels, is_clean
+from densenet_cli.labels import ClassLabel, Labels, is_valid
 from densenet_cli.layers import array_shapes
 from densenet_cli.output import atomic
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
@@ -160,7 +160,7 @@ def _labels(values: list[Any] | None, classes: int) -> Labels | None:
         raise ValueError(f"{len(values)} labels for {classes} classes")
     labels = tuple(ClassLabel(index, wordnet_id, name) for index, wordnet_id, name in values)
     for label in labels:
-        if type(label.index) is not int or label.index < 0 or not is_clean(label.name) or not is_clean(label.id or "-"):
+        if type(label.index) is not int or label.index < 0 or not is_valid(label.name) or not is_valid(label.id or "-"):
             raise ValueError(f"{label!r:.100}")
     return labels
 
