@@ -22,7 +22,7 @@ from densenet_cli.report.predictions import BLOCK, THUMBNAILS, PredictionReport
 from densenet_cli.results import Failure, Prediction, Score
 from tests.report.conftest import HOSTILE, LABELS, read
 from tests.support.command import densenet, hear_interrupts
-from tests.support.items import encode, photograph
+from tests.support.images import encode, photograph
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
-    from densenet_cli.explain.cam import ClassMap, Explanation
+    from densenet_cli.explain.cam import Explanation
+    from densenet_cli.explain.drawing import HeatMap
 
 SHADES = {True: " ░▒▓█", False: " .:*#"}
 """From least to most: where there is Unicode, and where there isn't."""
@@ -41,9 +42,9 @@ def show(console: Console, explanation: Explanation) -> None:
     photo = _fitted(explanation.image, columns, max(LEAST_ROWS, console.height - ROWS_BESIDE))
     for map_ in explanation.maps:
         if colored:
-            segments = _in_colors([photo, overlay(photo, explanation, map_)])
+            segments = _in_colors([photo, overlay(photo, map_.heat_map)])
         else:
-            segments = _in_shades(explanation, map_, (photo.width, photo.height // 2), SHADES[unicode])
+            segments = _in_shades(map_.heat_map, (photo.width, photo.height // 2), SHADES[unicode])
         console.print(Segments(segments), Text(printable(map_.score.label), style="dim"), "", sep="\n")
 
 
@@ -69,13 +70,11 @@ def _pixel(image: Image, column: int, row: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _in_shades(explanation: Explanation, map_: ClassMap, size: tuple[int, int], shades: str) -> list[Segment]:
+def _in_shades(heat_map: HeatMap, size: tuple[int, int], shades: str) -> list[Segment]:
     """The map where it lies in the image: a space is the least of it, or what the network did not see."""
     from PIL import Image
 
-    from densenet_cli.explain.drawing import placed
-
-    levels, box = placed(explanation, map_, size)
+    levels, box = heat_map.resize(size)
     whole = Image.new("L", size)
     whole.paste(levels, box)
     data = whole.tobytes()

@@ -1,7 +1,10 @@
-"""Class activation maps: how much each place of an image spoke for a class.
+"""Class activation maps (CAMs): how strongly each location of an image supports a class.
 
-The head of a DenseNet is a global average and one dense layer. Both are linear, so they may change places: a map of
-the class's evidence, averaged, is the class's logit. Nothing is approximated.
+A DenseNet ends in a global average and a dense layer. Both are linear, so their order can be swapped: a map of the
+evidence for a class, averaged, plus the class's bias is exactly its logit.
+
+Reference: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
+(https://arxiv.org/abs/1512.04150).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.explain.drawing import HeatMap, Panel, draw_panels
 from densenet_cli.images.orientation import METHODS
 from densenet_cli.images.preprocessing import Preprocessing, window
 from densenet_cli.images.previews import DisplayImage
@@ -28,45 +32,46 @@ if TYPE_CHECKING:
     from densenet_cli.labels import Labels
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-    Box = tuple[int, int, int, int]
+    BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+    PixelBox = tuple[int, int, int, int]
     Chooser = Callable[[list[int]], list[int]]
 
-POINTS = 9
-"""Points across a cell of a map at which it is looked at. Odd, so that one of them is the cell's middle."""
-MOST_POINTS = 400
-"""Of them in all, across a map of very many cells."""
+SAMPLES_PER_CELL = 9
+"""Points per side at which each cell of a map is interpolated. Odd, so that one of them is the center of the cell."""
+MAX_SAMPLES = 400
+"""Limit of the points per side of a map. A map with too many cells is sampled once per cell."""
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """One class's map of one image.
+    """The class activation map of one class.
 
     Attributes:
-        score: the class, with its probability and its rank among all classes.
-        values: the evidence, float32 (rows, columns), turned as the upright image is. ``values.mean() + bias`` is
-            the logit.
-        bias: the class's bias in the dense layer.
-        levels: the map, bicubic between its cells' middles, from its least to its greatest in the image; float32
-            (points down, points across) in [0, 1], over ``Explanation.seen``.
-        peak: x and y of the middle of the greatest cell (of what lies in the image of it), in the original's pixels.
-        box: left, top, right and bottom of what is above the middle level and hangs together with the peak, in the
-            original's pixels; right and bottom are the first ones outside.
+        score: the class with its probability and its rank among all classes.
+        values: the evidence for the class in each cell, float32 (rows, columns), oriented as the upright image.
+            ``values.mean() + bias`` is the logit.
+        bias: the bias of the class in the dense layer.
+        heat_map: ``values`` within the image, interpolated (bicubic) and scaled to [0, 1].
+        peak: x and y of the center of the highest cell (of the part of it inside the image), in pixels of the
+            original image.
+        box: left, top, right, and bottom of the bounding box of the connected region around the peak in which the
+            heat map is at least 0.5, in pixels of the original image; right and bottom are exclusive.
     """
 
     score: Score
     values: FloatArray
     bias: float
-    levels: FloatArray
+    heat_map: HeatMap
     peak: tuple[int, int]
-    box: Box
+    box: PixelBox
 
     @property
     def logit(self) -> float:
-        """The class's logit."""
+        """The logit of the class."""
         return float(self.values.mean(dtype="float64")) + self.bias
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's types."""
+        """Return the map's record as JSON types, without the arrays."""
         return {
             **self.score.to_dict(),
             "peak": dict(zip("xy", self.peak, strict=True)),
@@ -76,36 +81,44 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One image's maps, or the reason why there are none.
+    """The class activation maps of one image, or the error that prevented them.
 
     Attributes:
-        source: the image's name.
-        model: the model's name.
-        size: width and height of the original, upright; (0, 0) with an error.
-        seen: left, top, right and bottom of what the network saw of it, in its pixels.
-        image: the original, upright, reduced to at most 800 pixels a side.
-        maps: one a class.
-        error: None, unless the image could not be classified.
-        drawing: the file that the drawing was written to, None where it was not.
+        source: the name of the image.
+        model: the name of the model.
+        size: width and height of the original, upright image; (0, 0) with an error.
+        image: the original image, upright, at most 800 pixels per side; None with an error.
+        maps: one per class.
+        error: why the image could not be classified, or None.
+        drawing: the file that the drawing was written to, or None.
     """
 
     source: str
     model: str
     size: tuple[int, int] = (0, 0)
-    seen: tuple[float, float, float, float] = (0, 0, 0, 0)
     image: Image | None = None
     maps: tuple[ClassMap, ...] = ()
     error: Failure | None = None
     drawing: Path | None = None
 
     def draw(self) -> Image:
-        """The original, and beside it each map laid on it. Raises ``ValueError`` where there is an error instead."""
-        from densenet_cli.explain.drawing import sheet
+        """Draw the original image next to one overlay per map.
 
-        return sheet(self)
+        Raises:
+            ValueError: the image could not be classified.
+        """
+        if self.image is None:
+            raise ValueError(f"{self.source} has no maps: {self.error}")
+        name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2] or self.source
+        width, height = self.size
+        panels = [Panel(name, f"{width:,} x {height:,} pixels")]
+        for map_ in self.maps:
+            score = map_.score
+            panels.append(Panel(score.label, f"{score.probability:.1%}, rank {score.rank:,}", map_.heat_map))
+        return draw_panels(self.image, panels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON's types."""
+        """Return the record as JSON types."""
         record = {**source_fields(self.source), "model": unicode(self.model)}
         if self.error is not None:
             record["error"] = self.error.to_dict()
@@ -117,18 +130,21 @@ class Explanation:
         return record
 
     def to_json(self) -> str:
-        """One line of JSON, as ``results.Prediction.to_json``."""
+        """Return the record as one line of JSON."""
         return json_line(self.to_dict())
 
 
 class Explainer:
-    """Makes explanations out of an engine's outputs.
+    """Computes explanations from the outputs of an engine.
 
     Args:
-        model: the model's name.
+        model: the name of the model.
         labels: a label for each position of the head.
-        preprocessing: how the images are prepared; raises ``UsageError`` for ``ten_crop``.
-        head: the engine's method.
+        preprocessing: how the images were prepared.
+        head: returns the dense layer: kernel (channels, classes) and bias (classes,).
+
+    Raises:
+        UsageError: ``preprocessing`` has ten crops.
     """
 
     def __init__(
@@ -139,16 +155,24 @@ class Explainer:
         head: Callable[[], tuple[FloatArray, FloatArray]],
     ) -> None:
         if preprocessing.ten_crop:
-            raise UsageError("A map lies on one square of an image, and ten crops are ten: leave --ten-crop out.")
+            raise UsageError("Class activation maps need a single crop of the image. Leave out `ten_crop`.")
         self._model = model
         self._labels = labels
         self._preprocessing = preprocessing
         self._head = cache(head)
 
     def chooser(self, top_k: int, classes: Sequence[int | str] | None) -> Chooser:
-        """Which positions of the head to explain, told from all, the most probable first.
+        """Return a function that picks the classes to explain.
 
-        Raises ``UsageError`` for a class that the model doesn't know.
+        Args:
+            top_k: number of most probable classes.
+            classes: labels, WordNet IDs, or indices of the classes to pick instead.
+
+        Returns:
+            A function from all positions in the head, most probable first, to the picked ones.
+
+        Raises:
+            UsageError: the model does not have such a class.
         """
         if classes is None:
             return lambda order: order[:top_k]
@@ -158,18 +182,18 @@ class Explainer:
 
     @staticmethod
     def remember(sources: Iterable[Source]) -> Iterator[Source]:
-        """The sources, each with a place for its original."""
+        """Give each source a place for the image to display."""
         return (replace(source, thumbnail=DisplayImage()) for source in sources)
 
     def explain(
         self, source: Source, outputs: tuple[FloatArray, ...] | ImageError, choose: Chooser
     ) -> Explanation | ImageError:
-        """One image's maps; an error stays what it is.
+        """Compute the maps of one image. An error is returned as it is.
 
         Args:
-            source: one of ``remember``, decoded.
-            outputs: probabilities (classes,) and features (rows, columns, channels).
-            choose: what ``chooser`` gave.
+            source: a decoded source from ``remember``.
+            outputs: probabilities (classes,) and feature maps (rows, columns, channels).
+            choose: a function from ``chooser``.
         """
         if isinstance(outputs, ImageError):
             return outputs
@@ -178,110 +202,109 @@ class Explainer:
         original = source.thumbnail
         assert isinstance(original, DisplayImage)
         order = [int(position) for position in (-probabilities).argsort(kind="stable")]
-        # The window is the upright image's. With ``keras`` alone the pixels were not, and there it is all of them.
-        placing = _Placing(original.size, window(original.size, self._preprocessing), original.orientation)
+        # In mode ``keras`` the input keeps the orientation of the file; its window is the whole image, upright or not.
+        projection = _Projection(original.size, window(original.size, self._preprocessing), original.orientation)
         maps = []
         for position in choose(order):
             score = Score.of(self._labels[position], order.index(position) + 1, probabilities[position])
-            values = placing.upright(features @ kernel[:, position])
-            levels = placing.levels(values)
-            maps.append(ClassMap(score, values, float(bias[position]), levels, *placing.find(values, levels)))
-        return Explanation(source.name, self._model, original.size, placing.seen, original.image, tuple(maps))
+            values = projection.to_upright(features @ kernel[:, position])
+            heat_map = projection.heat_map(values)
+            maps.append(ClassMap(score, values, float(bias[position]), heat_map, *projection.locate(values, heat_map)))
+        return Explanation(source.name, self._model, original.size, original.image, tuple(maps))
 
 
-class _Placing:
-    """Where a map lies on the upright original.
+class _Projection:
+    """Maps the cells of a class activation map to pixels of the original image.
 
     Args:
-        size: the original's width and height.
-        window: where in it the network's square lies; it may reach beyond it.
-        orientation: what is to be undone to a map, 1 to 8.
+        image_size: width and height of the upright original image.
+        window: the region of it that the network's input covers; it may extend beyond the image.
+        orientation: the EXIF orientation that the network's input still has, 1 to 8.
     """
 
-    def __init__(self, size: tuple[int, int], window: tuple[float, ...], orientation: int) -> None:
-        self._size = size
+    def __init__(self, image_size: tuple[int, int], window: tuple[float, ...], orientation: int) -> None:
+        self._image_size = image_size
         self._window = window
         self._orientation = orientation
         left, top, right, bottom = window
-        self.seen = (max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1])))
+        width, height = image_size
+        self._region = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
 
-    def upright(self, values: FloatArray) -> FloatArray:
-        """A map turned as the original is."""
+    def to_upright(self, values: FloatArray) -> FloatArray:
+        """Rotate a map to the orientation of the upright image."""
         import numpy as np
         from PIL import Image
 
         if self._orientation == 1:
             return values
-        turned = Image.fromarray(values).transpose(Image.Transpose[METHODS[self._orientation]])
-        return np.asarray(turned)
+        return np.asarray(Image.fromarray(values).transpose(Image.Transpose[METHODS[self._orientation]]))
 
-    def levels(self, values: FloatArray) -> FloatArray:
-        """See ``ClassMap.levels``."""
+    def heat_map(self, values: FloatArray) -> HeatMap:
+        """Interpolate an upright map within the image and scale it to [0, 1]. A constant map becomes 1 everywhere."""
         import numpy as np
 
-        fine = self._sampled(values, "BICUBIC")
-        least, greatest = fine.min(), fine.max()
-        # Of a map that says the same everywhere, all is its upper half.
-        return (fine - least) / (greatest - least) if greatest > least else np.ones_like(fine)
+        samples = self._resample(values, "BICUBIC")
+        low, high = samples.min(), samples.max()
+        levels = (samples - low) / (high - low) if high > low else np.ones_like(samples)
+        return HeatMap(levels, self._region, self._image_size)
 
-    def _sampled(self, values: FloatArray, between: str) -> FloatArray:
-        """The part of a map that lies on the original, at points close to one another."""
+    def _resample(self, values: FloatArray, method: str) -> FloatArray:
+        """Sample the part of a map inside the image at ``SAMPLES_PER_CELL``."""
         import numpy as np
         from PIL import Image
 
         cells = Image.fromarray(values)
         left, top, right, bottom = self._window
-        across, down = cells.width / (right - left), cells.height / (bottom - top)
+        columns_per_pixel, rows_per_pixel = cells.width / (right - left), cells.height / (bottom - top)
         part = (
-            max((self.seen[0] - left) * across, 0.0),
-            max((self.seen[1] - top) * down, 0.0),
-            min((self.seen[2] - left) * across, float(cells.width)),
-            min((self.seen[3] - top) * down, float(cells.height)),
+            max((self._region[0] - left) * columns_per_pixel, 0.0),
+            max((self._region[1] - top) * rows_per_pixel, 0.0),
+            min((self._region[2] - left) * columns_per_pixel, float(cells.width)),
+            min((self._region[3] - top) * rows_per_pixel, float(cells.height)),
         )
-        points = _points(part[2] - part[0]), _points(part[3] - part[1])
-        fine: FloatArray = np.asarray(cells.resize(points, Image.Resampling[between], part))
-        return fine
+        size = _sample_count(part[2] - part[0]), _sample_count(part[3] - part[1])
+        samples: FloatArray = np.asarray(cells.resize(size, Image.Resampling[method], part))
+        return samples
 
-    def find(self, values: FloatArray, levels: FloatArray) -> tuple[tuple[int, int], Box]:
-        """Peak and box of the upper half, in the original's pixels."""
+    def locate(self, values: FloatArray, heat_map: HeatMap) -> tuple[tuple[int, int], PixelBox]:
+        """Return ``ClassMap.peak`` and ``ClassMap.box`` of an upright map."""
         import numpy as np
 
-        rows, columns = levels.shape
-        blocks = self._sampled(values, "NEAREST")
-        greatest = _around(blocks == blocks.max(), *divmod(int(blocks.argmax()), columns))
-        row, column = (round(float(places.mean())) for places in greatest.nonzero())
-        upper = levels >= 0.5
-        upper[row, column] = True
-        region = _around(upper, row, column)
-        down, across = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-        left, top, right, bottom = self.seen
-        wide, high = (right - left) / columns, (bottom - top) / rows
-        peak = int(left + (column + 0.5) * wide), int(top + (row + 0.5) * high)
+        rows, columns = heat_map.values.shape
+        cells = self._resample(values, "NEAREST")
+        peak_cell = _connected_region(cells == cells.max(), *divmod(int(cells.argmax()), columns))
+        row, column = (round(float(indices.mean())) for indices in peak_cell.nonzero())
+        mask = heat_map.values >= 0.5
+        mask[row, column] = True
+        region = _connected_region(mask, row, column)
+        region_rows, region_columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+        left, top, right, bottom = self._region
+        x_step, y_step = (right - left) / columns, (bottom - top) / rows
+        peak = int(left + (column + 0.5) * x_step), int(top + (row + 0.5) * y_step)
         box = (
-            math.floor(left + across[0] * wide),
-            math.floor(top + down[0] * high),
-            min(math.ceil(left + (across[-1] + 1) * wide), self._size[0]),
-            min(math.ceil(top + (down[-1] + 1) * high), self._size[1]),
+            math.floor(left + region_columns[0] * x_step),
+            math.floor(top + region_rows[0] * y_step),
+            min(math.ceil(left + (region_columns[-1] + 1) * x_step), self._image_size[0]),
+            min(math.ceil(top + (region_rows[-1] + 1) * y_step), self._image_size[1]),
         )
         return peak, box
 
 
-def _points(cells: float) -> int:
-    """How many points a stretch of so many cells is looked at."""
-    if cells * POINTS <= MOST_POINTS:
-        return max(1, round(cells * POINTS))
-    return max(1, round(cells))
+def _sample_count(cells: float) -> int:
+    """Return the number of points at which to sample a length of ``cells`` cells."""
+    samples = cells * SAMPLES_PER_CELL
+    return max(1, round(samples if samples <= MAX_SAMPLES else cells))
 
 
-def _around(mask: np.ndarray[Any, np.dtype[np.bool_]], row: int, column: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The part of ``mask`` that hangs together with one of its points, by their sides."""
+def _connected_region(mask: BoolArray, row: int, column: int) -> BoolArray:
+    """Return the part of ``mask`` that is connected (4-neighborhood) to the given point of it."""
     import numpy as np
 
     region = np.zeros_like(mask)
     region[row, column] = True
     size = 0
-    while (now := int(region.sum())) > size:
-        size = now
+    while (new_size := int(region.sum())) > size:
+        size = new_size
         grown = region.copy()
         grown[1:] |= region[:-1]
         grown[:-1] |= region[1:]
