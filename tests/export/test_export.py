@@ -1,4 +1,4 @@
-"""``densenet export``, the command: what it refuses, what it says, and that nothing half or wrong is left."""
+"""``densenet export``: usage errors, output, interrupted runs, and rejected files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import onnxruntime
@@ -16,12 +17,13 @@ import pytest
 from densenet_cli import Classifier
 from densenet_cli.engines import keras_ops
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.export import FORMATS, check, export, formats, onnx
+from densenet_cli.export import EXPORT_FORMATS, export, exporter, formats, onnx
 from densenet_cli.labels import ClassLabel
 from densenet_cli.output import atomic
 from densenet_cli.output.destination import Destination
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
+from tests.conftest import ROOT
 from tests.support import command
 from tests.support.networks import TINY, random_arrays
 
@@ -36,9 +38,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder that holds nothing but what is exported."""
-    folder = tmp_path / "place"
+def folder(tmp_path):
+    """An empty folder to export to."""
+    folder = tmp_path / "exported"
     folder.mkdir()
     return folder
 
@@ -47,239 +49,238 @@ def run(*arguments, **settings):
     return command.densenet("export", *arguments, **settings)
 
 
-def held(folder):
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_it_says_what_it_wrote_and_how_far_it_is_off(weights, place):
-    result = run("--weights", weights, "-o", place / "mine.onnx")
+def test_the_output_names_the_file_and_the_difference(weights, folder):
+    result = run("--weights", weights, "-o", folder / "mine.onnx")
     assert (result.status, result.err) == (0, "")
-    name, words = result.out.split(": ", 1)
-    assert name == str(place / "mine.onnx")
-    assert words == "onnx, 0.0 MB; largest difference of a probability from the model's, on 4 photographs: 0\n"
-    assert held(place) == ["mine.onnx"]
-    assert onnxruntime.InferenceSession(place / "mine.onnx").get_inputs()[0].shape == ["batch", 3, 32, 32]
+    assert str(folder / "mine.onnx") in result.out and "4 photographs" in result.out
+    assert result.out.endswith(": 0\n")
+    assert names(folder) == ["mine.onnx"]
+    assert onnxruntime.InferenceSession(folder / "mine.onnx").get_inputs()[0].shape == ["batch", 3, 32, 32]
 
 
-def test_a_model_without_labels_is_said_and_has_none(place, tmp_path):
+def test_a_model_without_labels(folder, tmp_path):
     path = tmp_path / "plain.safetensors"
     safetensors.write(path, random_arrays(TINY, top=0.15), TINY)
-    result = run("--weights", path, "-o", place / "plain.onnx")
+    result = run("--weights", path, "-o", folder / "plain.onnx")
     assert result.status == 0
-    assert result.err == "plain has no labels, so the file names no classes; --labels FILE gives it some.\n"
-    said = onnxruntime.InferenceSession(place / "plain.onnx").get_modelmeta().custom_metadata_map
-    assert set(said) == {"model", "config", "preprocessing"}
-    names = tmp_path / "names.txt"
-    names.write_text("".join(f"name {n}\n" for n in range(10)))
-    result = run("--weights", path, "--labels", names, "-o", place / "plain.onnx", "--overwrite")
+    assert "plain has no labels" in result.err and "--labels FILE" in result.err
+    metadata = onnxruntime.InferenceSession(folder / "plain.onnx").get_modelmeta().custom_metadata_map
+    assert set(metadata) == {"model", "config", "preprocessing"}
+    labels = tmp_path / "names.txt"
+    labels.write_text("".join(f"name {n}\n" for n in range(10)))
+    result = run("--weights", path, "--labels", labels, "-o", folder / "plain.onnx", "--overwrite")
     assert (result.status, result.err) == (0, "")
-    said = onnxruntime.InferenceSession(place / "plain.onnx").get_modelmeta().custom_metadata_map
-    assert set(said) == {"model", "config", "preprocessing", "labels"}  # labels without ids: none are made up
+    metadata = onnxruntime.InferenceSession(folder / "plain.onnx").get_modelmeta().custom_metadata_map
+    assert set(metadata) == {"model", "config", "preprocessing", "labels"}  # no WordNet ids
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "keywords"),
     [
-        (["-o", "a.onnx", "--format", "keras"], "a.onnx is a name for onnx, but --format says keras"),
-        (["-o", "a.h5"], "doesn't tell the format: end it in .onnx, .tflite, .safetensors, .keras, or give --format"),
-        (["-o", ".onnx", "--format", "keras"], ".onnx is a name for onnx, but --format says keras"),
-        (["-o", "caf\udce9.onnx"], "is not UTF-8, which the tools that open it can't do without"),
-        (["-o", "a.safetensors", "--with-preprocessing"], "no preprocessing goes in"),
-        (["-o", "there.onnx"], "there.onnx exists; replace it by --overwrite, or name another"),
-        (["-o", "folder"], "folder exists; replace it by --overwrite"),
-        (["-o", "folder", "--overwrite"], "folder holds more than a SavedModel and is not replaced"),
-        (["-o", "folder", "--format", "onnx", "--overwrite"], "folder is a folder and can't be replaced by a file"),
-        (["-o", "file", "--overwrite"], "file is a file and can't be replaced by a folder"),
-        ([], "Missing option '-o'"),
+        (["-o", "a.onnx", "--format", "keras"], ["a.onnx", "keras"]),
+        (["-o", "a.h5"], ["a.h5", ".onnx, .tflite, .safetensors, .keras"]),
+        (["-o", ".onnx", "--format", "keras"], [".onnx", "keras"]),
+        (["-o", "caf\udce9.onnx"], ["not UTF-8"]),
+        (["-o", "a.safetensors", "--with-preprocessing"], ["safetensors", "preprocessing"]),
+        (["-o", "there.onnx"], ["there.onnx exists", "overwrite"]),
+        (["-o", "folder"], ["folder exists", "overwrite"]),
+        (["-o", "folder", "--overwrite"], ["folder", "SavedModel"]),
+        (["-o", "folder", "--format", "onnx", "--overwrite"], ["folder is a folder"]),
+        (["-o", "file", "--overwrite"], ["file is a file"]),
+        ([], ["Missing option '-o'"]),
     ],
-)  # fmt: skip
-def test_wrong_usage_is_found_before_weights_are_looked_for(place, monkeypatch, arguments, words):
-    monkeypatch.chdir(place)
-    (place / "there.onnx").write_bytes(b"old")
-    (place / "folder").mkdir()
-    (place / "folder" / "diary.txt").write_text("dear diary")
-    (place / "file").write_text("old")
-    result = run("--variant", "121", "--offline", *arguments)  # no weights: that would be status 3
+)
+def test_usage_errors_come_before_weights_are_needed(folder, monkeypatch, arguments, keywords):
+    monkeypatch.chdir(folder)
+    (folder / "there.onnx").write_bytes(b"old")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "diary.txt").write_text("dear diary")
+    (folder / "file").write_text("old")
+    result = run("--variant", "121", "--offline", *arguments)  # without weights: status 3 otherwise
     assert result.status == 2
-    assert words in result.err
-    assert (place / "there.onnx").read_bytes() == b"old"
-    assert held(place) == ["file", "folder", "there.onnx"] and held(place / "folder") == ["diary.txt"]
+    assert all(keyword in result.err for keyword in keywords), result.err
+    assert (folder / "there.onnx").read_bytes() == b"old"
+    assert names(folder) == ["file", "folder", "there.onnx"] and names(folder / "folder") == ["diary.txt"]
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_missing_library_is_named_with_what_to_install(place, monkeypatch, name):
-    for module, package in FORMATS[name].needs.items():
-        monkeypatch.setattr(formats, "find_spec", lambda asked, gone=module: None if asked == gone else object())
-        result = run("--variant", "121", "--offline", "-o", place / "x", "--format", name)
-        assert result.status == 2
-        assert result.err == f"Error: The format {name} needs one more package: pip install '{package}'.\n"
-    assert held(place) == []
+def test_a_missing_optional_package(folder, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda module: None if module == "ai_edge_litert" else object())
+    result = run("--variant", "121", "--offline", "-o", folder / "x.tflite")
+    assert result.status == 2
+    assert "pip install ai-edge-litert" in result.err
+    assert names(folder) == []
 
 
-def test_the_extra_is_one_of_the_package(tmp_path):
-    import tomllib
-    from pathlib import Path
-
-    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    packages = {package for row in FORMATS.values() for package in row.needs.values()}
-    named = {package.removeprefix("densenet-cli[").removesuffix("]") for package in packages if "[" in package}
-    assert named == {"tflite"} <= set(extras["optional-dependencies"])
-    installed = " ".join(extras["dependencies"])
-    assert all(package in installed for package in packages if "[" not in package)
+def test_optional_packages_are_extras_of_this_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = {format_.optional_package[1] for format_ in EXPORT_FORMATS.values() if format_.optional_package}
+    assert optional == {"ai-edge-litert"}
+    assert any("ai-edge-litert" in requirement for requirement in project["optional-dependencies"]["tflite"])
+    required = " ".join(project["dependencies"])
+    assert all(package in required for package in ("onnx", "onnxruntime", "tensorflow", "keras", "safetensors"))
 
 
-def test_a_folder_that_cant_be_written(weights, place, monkeypatch):
-    result = run("--weights", weights, "-o", place / "gone" / "a.onnx")
+def test_a_folder_that_is_missing_or_read_only(weights, folder, monkeypatch):
+    result = run("--weights", weights, "-o", folder / "gone" / "a.onnx")
     assert (result.status, result.err.count("\n")) == (4, 1)
-    assert f"there is no folder {place / 'gone'}" in result.err
+    assert str(folder / "gone") in result.err
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
-    result = run("--weights", weights, "-o", place / "a.onnx")
+    result = run("--weights", weights, "-o", folder / "a.onnx")
     assert (result.status, result.err.count("\n")) == (4, 1)
-    assert f"the folder {place} is read-only" in result.err
+    assert str(folder) in result.err
 
 
 @pytest.mark.parametrize(
     "name",
     ["a.onnx", "a.safetensors", "a.keras", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a.tflite", "a"))],
 )
-def test_a_full_disk(weights, place, name, keras):
-    """As a file that may not grow: the system's own words, nothing left, and what was there stays."""
+def test_a_full_disk(weights, folder, name, keras):
+    """Simulated by a limit on the file size. Nothing is left, and the old file stays."""
     if name == "a":
-        (place / name).mkdir()  # an empty folder may be replaced
+        (folder / name).mkdir()  # an empty folder may be replaced
     else:
-        (place / name).write_bytes(b"old")
+        (folder / name).write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    Classifier(weights=weights).predict(check.images()[0])  # its graph is in the cache then
+    Classifier(weights=weights).predict(exporter.comparison_images()[0])  # caches the graph
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-        result = run("--weights", weights, "-o", place / name, "--overwrite")
+        result = run("--weights", weights, "-o", folder / name, "--overwrite")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert result.status == 4
-    if name == "a.tflite":  # the converter stumbles over its own temporary copy
-        assert "couldn't convert the network" in result.err and "room for a copy" in result.err
+    if name == "a.tflite":  # the converter fails at its own temporary copy
+        assert "could not convert the model" in result.err
     else:
-        assert result.err == f"Error: {place / name} can't be written: File too large.\n"
-    assert held(place) == [name]
-    assert held(place / name) == [] if name == "a" else (place / name).read_bytes() == b"old"
+        assert str(folder / name) in result.err and "File too large" in result.err
+    assert names(folder) == [name]
+    assert names(folder / name) == [] if name == "a" else (folder / name).read_bytes() == b"old"
 
 
 def without_a_batch_norm(arrays):
-    """The same network with one batch norm that lets everything pass as it is."""
-    kept = {name: np.zeros_like(values) for name, values in arrays["bn"].items()}
-    kept["gamma"] += 1
-    kept["moving_variance"] += 1
-    return {**arrays, "bn": kept}
+    """The same network with one batch norm replaced by the identity."""
+    identity = {name: np.zeros_like(values) for name, values in arrays["bn"].items()}
+    identity["gamma"] += 1
+    identity["moving_variance"] += 1
+    return {**arrays, "bn": identity}
 
 
-def assert_refused(result, place):
+def assert_rejected(result, folder):
     assert result.status == 4
-    assert "differ from the model's by up to" in result.err and "so it was not kept" in result.err
-    assert (result.out, result.err.count("\n"), held(place)) == ("", 1, [])
+    assert "differ from the model's" in result.err and "not kept" in result.err
+    assert (result.out, result.err.count("\n"), names(folder)) == ("", 1, [])
 
 
-def test_a_wrong_onnx_file_is_noticed(weights, place, monkeypatch):
-    right = onnx.emit
-    monkeypatch.setattr(onnx, "emit", lambda arrays, config: right(without_a_batch_norm(arrays), config))
-    assert_refused(run("--weights", weights, "-o", place / "a.onnx"), place)
+def test_a_wrong_onnx_file_is_rejected(weights, folder, monkeypatch):
+    original = onnx.emit
+    monkeypatch.setattr(onnx, "emit", lambda arrays, config: original(without_a_batch_norm(arrays), config))
+    assert_rejected(run("--weights", weights, "-o", folder / "a.onnx"), folder)
 
 
-def test_wrong_safetensors_are_noticed(weights, place, monkeypatch):
-    right = safetensors.serialize
-    monkeypatch.setattr(safetensors, "serialize", lambda arrays, *a, **b: right(without_a_batch_norm(arrays), *a, **b))
-    assert_refused(run("--weights", weights, "-o", place / "a.safetensors"), place)
+def test_wrong_safetensors_are_rejected(weights, folder, monkeypatch):
+    original = safetensors.serialize
+    monkeypatch.setattr(
+        safetensors,
+        "serialize",
+        lambda arrays, *args, **kw: original(without_a_batch_norm(arrays), *args, **kw),
+    )
+    assert_rejected(run("--weights", weights, "-o", folder / "a.safetensors"), folder)
 
 
 @pytest.mark.parametrize("name", ["a.keras", pytest.param("a.tflite", marks=pytest.mark.slow)])
-def test_a_wrong_keras_network_is_noticed(weights, place, monkeypatch, name, keras):
-    right = keras_ops.set_arrays
-    monkeypatch.setattr(keras_ops, "set_arrays", lambda network, arrays: right(network, without_a_batch_norm(arrays)))
-    assert_refused(run("--weights", weights, "-o", place / name), place)
+def test_a_wrong_keras_network_is_rejected(weights, folder, monkeypatch, name, keras):
+    original = keras_ops.set_arrays
+    monkeypatch.setattr(
+        keras_ops, "set_arrays", lambda network, arrays: original(network, without_a_batch_norm(arrays))
+    )
+    assert_rejected(run("--weights", weights, "-o", folder / name), folder)
 
 
-def test_a_wrong_normalization_is_noticed(weights, place, monkeypatch):
+def test_a_wrong_normalization_is_rejected(weights, folder, monkeypatch):
     monkeypatch.setattr(onnx, "MEAN", (0.5, 0.5, 0.5))
-    assert_refused(run("--weights", weights, "-o", place / "a.onnx", "--with-preprocessing"), place)
+    assert_rejected(run("--weights", weights, "-o", folder / "a.onnx", "--with-preprocessing"), folder)
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (np.full((1, 10), np.nan), "differ from the model's by up to inf"),
-        (np.zeros((1, 9)), "an answer of shape (1, 9) instead of (1, 10)"),
-    ],
+    ("output", "keyword"),
+    [(np.full((1, 10), np.nan), "by up to inf"), (np.zeros((1, 9)), "(1, 9)")],
+    ids=["NaN", "wrong shape"],
 )
-def test_no_number_and_another_shape_are_no_answers(answer, words):
+def test_nan_and_wrong_shapes_are_rejected(output, keyword):
     pixels, expected = np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 10), 0.1, np.float32)
-    with pytest.raises(OutputError, match=r"so it was not kept") as caught:
-        check.largest_difference(lambda batch: answer, pixels, expected, normalized=False)
-    assert words in str(caught.value)
+    with pytest.raises(OutputError) as caught:
+        exporter.max_difference(lambda batch: output, pixels, expected, normalized=False)
+    assert keyword in str(caught.value)
 
 
-def test_one_image_of_many_and_one_batch_size_are_enough_to_fail():
-    """Right one by one and wrong together: a fixed batch."""
+def test_every_image_is_compared_alone_and_in_a_batch():
+    """A file may be right for one batch size only."""
     pixels, expected = np.zeros((3, 4, 4, 3), np.uint8), np.full((3, 2), 0.5, np.float32)
-    for wrong_at in (1, 3):
+    for wrong_size in (1, 3):
 
-        def answer(batch, wrong_at=wrong_at):
-            return expected[: len(batch)] + np.float32(2e-4 if len(batch) == wrong_at else 0)
+        def predict(batch, wrong_size=wrong_size):
+            return expected[: len(batch)] + np.float32(2e-4 if len(batch) == wrong_size else 0)
 
         with pytest.raises(OutputError):
-            check.largest_difference(answer, pixels, expected, normalized=False)
-    close = check.largest_difference(lambda batch: expected[: len(batch)] + 5e-5, pixels, expected, normalized=False)
-    assert close == pytest.approx(5e-5, rel=1e-3)
+            exporter.max_difference(predict, pixels, expected, normalized=False)
+    difference = exporter.max_difference(
+        lambda batch: expected[: len(batch)] + 5e-5, pixels, expected, normalized=False
+    )
+    assert difference == pytest.approx(5e-5, rel=1e-3)
 
 
-def test_the_images_are_four_real_ones_and_small():
-    sizes = [path.stat().st_size for path in check.images()]
+def test_the_comparison_images_are_four_small_photographs():
+    sizes = [path.stat().st_size for path in exporter.comparison_images()]
     assert len(sizes) == 4 and sum(sizes) < 60_000
-    classifier = Classifier("tiny")
-    pixels, probabilities = check.answers(classifier, check.images())
+    pixels, probabilities = exporter.model_probabilities(Classifier("tiny"), exporter.comparison_images())
     assert pixels.std(axis=(1, 2, 3)).min() > 10
     assert len({int(row.argmax()) for row in probabilities}) > 1
 
 
-def test_overwrite_replaces_a_file_behind_a_link_too(weights, place, tmp_path):
+def test_overwrite_follows_a_link(weights, folder, tmp_path):
     real = tmp_path / "real.onnx"
     real.write_bytes(b"old")
-    (place / "link.onnx").symlink_to(real)
-    assert run("--weights", weights, "-o", place / "link.onnx").status == 2
-    assert run("--weights", weights, "-o", place / "link.onnx", "--overwrite").status == 0
-    assert (place / "link.onnx").is_symlink() and real.stat().st_size > 10_000
-    assert held(place) == ["link.onnx"] and not list(tmp_path.glob(".*"))
+    (folder / "link.onnx").symlink_to(real)
+    assert run("--weights", weights, "-o", folder / "link.onnx").status == 2
+    assert run("--weights", weights, "-o", folder / "link.onnx", "--overwrite").status == 0
+    assert (folder / "link.onnx").is_symlink() and real.stat().st_size > 10_000
+    assert names(folder) == ["link.onnx"] and not list(tmp_path.glob(".*"))
 
 
 MOMENTS = {
-    "written, not checked": "from densenet_cli.export import check as there; name = 'largest_difference'",
-    "checked, not in its place": "from densenet_cli.output import destination as there; name = '_sync'",
+    "written, not compared": "from densenet_cli.export import exporter as module; name = 'max_difference'",
+    "compared, not moved": "from densenet_cli.output import destination as module; name = '_sync'",
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("mode", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_at_the_worst_moment(weights, place, moment, mode):
-    (place / "a.onnx").write_bytes(b"old")
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_before_the_file_is_moved(weights, folder, moment, signal_):
+    (folder / "a.onnx").write_bytes(b"old")
     code = (
         f"import os, sys, time; {MOMENTS[moment]}; from densenet_cli import cli\n"
-        f"def ended(*_, **__): os.kill(os.getpid(), {int(mode)}); time.sleep(5)\n"
-        "setattr(there, name, ended); cli.main(sys.argv[1:])"
+        f"def end(*_, **__): os.kill(os.getpid(), {int(signal_)}); time.sleep(5)\n"
+        "setattr(module, name, end); cli.main(sys.argv[1:])"
     )
-    arguments = ["export", "--weights", weights, "-o", place / "a.onnx", "--overwrite"]
+    arguments = ["export", "--weights", weights, "-o", folder / "a.onnx", "--overwrite"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == (-9 if mode == signal.SIGKILL else 130), done.stderr
-    assert (place / "a.onnx").read_bytes() == b"old"
-    if mode == signal.SIGTERM:
-        assert held(place) == ["a.onnx"]
-    else:  # a hidden folder is left, and the next one tidies it
-        assert held(place) == [".a.onnx.being-exported", "a.onnx"]
-        assert run("--weights", weights, "-o", place / "a.onnx", "--overwrite").status == 0
-        assert held(place) == ["a.onnx"]
+    assert done.returncode == (-9 if signal_ == signal.SIGKILL else 130), done.stderr
+    assert (folder / "a.onnx").read_bytes() == b"old"
+    if signal_ == signal.SIGTERM:
+        assert names(folder) == ["a.onnx"]
+    else:  # a hidden folder is left, which the next run removes
+        assert names(folder) == [".a.onnx.being-exported", "a.onnx"]
+        assert run("--weights", weights, "-o", folder / "a.onnx", "--overwrite").status == 0
+        assert names(folder) == ["a.onnx"]
 
 
-def test_two_at_once_are_refused_to_the_second(weights, place):
-    aside = place / ".a.onnx.being-exported"
+def test_only_one_run_writes_a_path_at_a_time(weights, folder):
+    aside = folder / ".a.onnx.being-exported"
     aside.mkdir()
     code = (
         "import sys, time; from densenet_cli.output import atomic\n"
@@ -288,12 +289,12 @@ def test_two_at_once_are_refused_to_the_second(weights, place):
     with subprocess.Popen([sys.executable, "-c", code, aside / "lock"], stdout=subprocess.PIPE) as other:
         try:
             other.stdout.readline()
-            result = run("--weights", weights, "-o", place / "a.onnx")
+            result = run("--weights", weights, "-o", folder / "a.onnx")
         finally:
             other.kill()
     assert (result.status, result.err.count("\n")) == (4, 1)
     assert "another run is writing it" in result.err
-    assert held(place) == [aside.name] and held(aside) == ["lock"]
+    assert names(folder) == [aside.name] and names(aside) == ["lock"]
 
 
 def a_saved_model(path, mark):
@@ -301,77 +302,77 @@ def a_saved_model(path, mark):
     (path / "saved_model.pb").write_text(mark)
 
 
-def test_a_folder_is_replaced_whole(place, monkeypatch):
-    destination = Destination(place / "served", is_folder=True, overwrite=False)
+def test_a_folder_is_replaced_atomically(folder, monkeypatch):
+    destination = Destination(folder / "served", is_folder=True, overwrite=False)
     with destination.writing() as aside:
         a_saved_model(aside, "first")
-        assert held(place) == [".served.being-exported"]
-    assert held(place) == ["served"]
-    with pytest.raises(UsageError, match="--overwrite"), destination.writing():
+        assert names(folder) == [".served.being-exported"]
+    assert names(folder) == ["served"]
+    with pytest.raises(UsageError, match="overwrite"), destination.writing():
         pass
-    again = Destination(place / "served", is_folder=True, overwrite=True)
+    again = Destination(folder / "served", is_folder=True, overwrite=True)
     with again.writing() as aside:
         a_saved_model(aside, "second")
-    assert held(place) == ["served"] and (place / "served" / "saved_model.pb").read_text() == "second"
-    assert stat.S_IMODE((place / "served").stat().st_mode) & 0o500 == 0o500
+    assert names(folder) == ["served"] and (folder / "served" / "saved_model.pb").read_text() == "second"
+    assert stat.S_IMODE((folder / "served").stat().st_mode) & 0o500 == 0o500
 
-    right = os.rename
+    original = os.rename
 
-    def failing(source, target, **settings):
-        if os.fspath(target) == str(place / "served") and "being-exported" in os.fspath(source) and failing.armed:
-            failing.armed = False
+    def fail_once(source, target, **settings):
+        if os.fspath(target) == str(folder / "served") and "being-exported" in os.fspath(source) and fail_once.armed:
+            fail_once.armed = False
             raise OSError(5, "Input/output error")
-        return right(source, target, **settings)
+        return original(source, target, **settings)
 
-    failing.armed = True
-    monkeypatch.setattr(os, "rename", failing)
+    fail_once.armed = True
+    monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(OutputError, match="Input/output error"), again.writing() as aside:
         a_saved_model(aside, "third")
-    assert held(place) == ["served"] and (place / "served" / "saved_model.pb").read_text() == "second"
+    assert names(folder) == ["served"] and (folder / "served" / "saved_model.pb").read_text() == "second"
 
 
-def test_what_appears_meanwhile_is_not_replaced(place):
-    destination = Destination(place / "a.onnx", is_folder=False, overwrite=False)
+def test_a_file_that_appears_during_the_export_is_not_replaced(folder):
+    destination = Destination(folder / "a.onnx", is_folder=False, overwrite=False)
     with pytest.raises(UsageError, match="exists"), destination.writing() as aside:
         aside.write_bytes(b"mine")
-        (place / "a.onnx").write_bytes(b"somebody else's")
-    assert held(place) == ["a.onnx"] and (place / "a.onnx").read_bytes() == b"somebody else's"
+        (folder / "a.onnx").write_bytes(b"somebody else's")
+    assert names(folder) == ["a.onnx"] and (folder / "a.onnx").read_bytes() == b"somebody else's"
 
 
-def test_everything_is_on_the_disk_before_it_gets_its_name(place, monkeypatch):
+def test_everything_is_synced_before_it_is_moved(folder, monkeypatch):
     synced = []
-    right = atomic.sync_path
-    monkeypatch.setattr(atomic, "sync_path", lambda path: (synced.append(path.name), right(path))[1])
-    with Destination(place / "served", is_folder=True, overwrite=False).writing() as aside:
+    original = atomic.sync_path
+    monkeypatch.setattr(atomic, "sync_path", lambda path: (synced.append(path.name), original(path))[1])
+    with Destination(folder / "served", is_folder=True, overwrite=False).writing() as aside:
         a_saved_model(aside, "x")
-    assert synced.count("saved_model.pb") == 1 and {"variables", "served", "place"} <= set(synced)
-    assert synced[-1] == "place"
+    assert synced.count("saved_model.pb") == 1 and {"variables", "served", "exported"} <= set(synced)
+    assert synced[-1] == "exported"
 
 
-def test_from_python(weights, place):
+def test_from_python(weights, folder):
     classifier = Classifier(weights=weights)
-    done = export(classifier, place / "a.onnx", with_preprocessing=True)
-    assert (done.format, done.images, done.has_labels) == ("onnx", 4, True)
-    assert done.size == (place / "a.onnx").stat().st_size
-    with pytest.raises(UsageError, match="There is no format 'pickle'; there are onnx, saved-model"):
-        export(classifier, place / "b", "pickle")
-    with pytest.raises(UsageError, match="one crop"):
-        export(Classifier(weights=weights, ten_crop=True), place / "b.onnx")
-    assert held(place) == ["a.onnx"]
+    result = export(classifier, folder / "a.onnx", with_preprocessing=True)
+    assert (result.format, result.images, result.has_labels) == ("onnx", 4, True)
+    assert result.size == (folder / "a.onnx").stat().st_size
+    with pytest.raises(UsageError, match=r"'pickle'.*onnx, saved-model"):
+        export(classifier, folder / "b", "pickle")
+    with pytest.raises(UsageError, match="ten_crop"):
+        export(Classifier(weights=weights, ten_crop=True), folder / "b.onnx")
+    assert names(folder) == ["a.onnx"]
 
 
-def test_no_weights_is_status_3_and_leaves_nothing(place):
-    assert run("--variant", "121", "--offline", "-o", place / "a.onnx").status == 3
-    assert held(place) == []
+def test_unavailable_weights(folder):
+    assert run("--variant", "121", "--offline", "-o", folder / "a.onnx").status == 3
+    assert names(folder) == []
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.safetensors"])
-def test_tensorflow_is_not_imported_for_what_needs_none(weights, place, name):
+def test_tensorflow_is_not_imported_for_formats_without_it(weights, folder, name):
     code = (
         "import sys\nfrom densenet_cli import cli\ntry: cli.main(sys.argv[1:])\n"
         "except SystemExit as e: print(e.code, 'tensorflow' in sys.modules, 'torch' in sys.modules)"
     )
-    arguments = ["export", "--weights", weights, "-o", place / name]
+    arguments = ["export", "--weights", weights, "-o", folder / name]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )

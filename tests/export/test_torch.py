@@ -1,4 +1,4 @@
-"""Exported safetensors in PyTorch itself (``make test-backends`` installs it): strictly, with torchvision's names."""
+"""Exported safetensors in PyTorch (installed by ``make test-backends``): ``load_state_dict(strict=True)``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.networks import TINY, random_arrays
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["121", "161", "a tiny one"])
-def test_torch_loads_it_strictly_and_answers_alike(tmp_path, photographs, name):
+@pytest.mark.parametrize("name", ["121", "161", "tiny"])
+def test_torch_loads_it_strictly_with_the_same_probabilities(tmp_path, photographs, name):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-backends")
     from safetensors.torch import load_file
 
     from tests.support.torch_densenet import DenseNet
 
-    config = TINY if name == "a tiny one" else variants.get(name).config
+    config = TINY if name == "tiny" else variants.get(name).config
     gray = normalize(np.full((1, config.input_size, config.input_size, 3), 90, np.uint8))
     safetensors.write(tmp_path / "mine.safetensors", random_arrays(config, image=gray), config)
     classifier = Classifier(weights=tmp_path / "mine.safetensors", exact=True)
@@ -32,15 +32,15 @@ def test_torch_loads_it_strictly_and_answers_alike(tmp_path, photographs, name):
     export(classifier, path)
     stored = load_file(path)
     network = DenseNet(config)
-    wanted = network.state_dict()
+    expected_state = network.state_dict()
     assert {key: (value.shape, value.dtype) for key, value in stored.items()} == {
-        key: (value.shape, value.dtype) for key, value in wanted.items()
+        key: (value.shape, value.dtype) for key, value in expected_state.items()
     }
     network.load_state_dict(stored, strict=True)
     with safe_open(path, "numpy") as file:
-        how = json.loads(file.metadata()["preprocessing"])
-    batch = np.concatenate([documented_prepare()(image, how) for image in photographs])
+        preprocessing = json.loads(file.metadata()["preprocessing"])
+    batch = np.concatenate([documented_prepare()(image, preprocessing) for image in photographs])
     with torch.no_grad():
-        found = network.eval()(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).softmax(1).numpy()
+        probabilities = network.eval()(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).softmax(1).numpy()
     expected = np.stack([row for _, row in classifier.probabilities(photographs)])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)

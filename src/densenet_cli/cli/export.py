@@ -1,4 +1,4 @@
-"""``densenet export``: a model as a file that other tools run, checked beside the original."""
+"""``densenet export``: write a model for other tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from densenet_cli.cli.console import common_options, printable, say, show_progress
 from densenet_cli.cli.options import make_classifier, which_model_options
-from densenet_cli.export.formats import FORMATS
+from densenet_cli.export.formats import EXPORT_FORMATS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,8 +17,8 @@ from densenet_cli.export.formats import FORMATS
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(list(FORMATS)),
-    help="What to write.  [default: what the suffix of PATH says; without one, saved-model]",
+    type=click.Choice(list(EXPORT_FORMATS)),
+    help="Output format.  [default: by the suffix of PATH; saved-model without a suffix]",
 )
 @click.option(
     "-o",
@@ -26,24 +26,24 @@ from densenet_cli.export.formats import FORMATS
     required=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The file to write; for saved-model the folder.",
+    help="File to write, or folder for saved-model.",
 )
 @click.option(
     "--with-preprocessing",
     is_flag=True,
-    help="Bake the normalization in: the input is uint8 RGB then, channels last.",
+    help="Include the normalization in the file, so that its input is uint8 RGB, channels last.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace what is at PATH.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
 @common_options
 def command(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
-    """Write a model for other tools, its labels and preprocessing with it.
+    """Export a model with its labels and preprocessing to a format of other tools.
 
-    The file is run beside the model on photographs before it gets its name. Where a probability differs by
-    more than 0.0001, the command fails and leaves no file.
+    The exported file is compared with the model on photographs. If any probability differs by more than 0.0001,
+    the command fails and does not keep the file.
 
     \b
-    Exit status: 0 written, 2 wrong usage, 3 no weights or unfit ones,
-    4 the file can't be written or answers differently, 130 interrupted.
+    Exit status: 0 exported, 2 wrong usage, 3 weights unavailable or invalid,
+    4 file not writable or different from the model, 130 interrupted.
 
     \b
     Examples:
@@ -52,18 +52,18 @@ def command(format_: str | None, output: Path, with_preprocessing: bool, overwri
       densenet export --weights model.safetensors --format saved-model -o served
       densenet export --variant 169 -o densenet169.safetensors
     """
-    from densenet_cli.export import Plan
+    from densenet_cli.export import check_export, export
 
-    plan = Plan(output, format_, with_preprocessing, overwrite)
-    name = plan.check()  # before weights are fetched
+    # Before weights are downloaded.
+    name = check_export(output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
     classifier = make_classifier(**model)
-    if show_progress() and "tensorflow" in FORMATS[name].needs:
-        say("TensorFlow writes this format; that takes a while.")
-    written = plan.carry_out(classifier)
-    if not written.has_labels:
-        say(f"{classifier.model} has no labels, so the file names no classes; --labels FILE gives it some.")
-    difference = f"{written.difference:.1e}" if written.difference else "0"
+    if show_progress() and EXPORT_FORMATS[name].uses_tensorflow:
+        say("Loading TensorFlow and exporting. This takes a while.")
+    result = export(classifier, output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
+    if not result.has_labels:
+        say(f"The file has no class names because {classifier.model} has no labels. Use --labels FILE to add them.")
+    difference = f"{result.max_difference:.1e}" if result.max_difference else "0"
     click.echo(
-        f"{printable(str(written.path))}: {written.format}, {written.size / 1e6:.1f} MB; "
-        f"largest difference of a probability from the model's, on {written.images} photographs: {difference}"
+        f"Exported {printable(str(result.path))} ({result.format}, {result.size / 1e6:.1f} MB). "
+        f"Largest difference from the model's probabilities on {result.images} photographs: {difference}"
     )

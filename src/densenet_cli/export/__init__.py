@@ -1,6 +1,6 @@
-"""Models for other tools: a checkpoint written in their formats, and held against the original before it counts."""
+"""Export a model to formats of other tools (ONNX, TensorFlow, LiteRT, PyTorch, Keras), and check each exported file."""
 
-from densenet_cli.export.exporter import Export, Plan, export
-from densenet_cli.export.formats import FORMATS
+from densenet_cli.export.exporter import ExportResult, check_export, export
+from densenet_cli.export.formats import EXPORT_FORMATS, ExportFormat
 
-__all__ = ["FORMATS", "Export", "Plan", "export"]
+__all__ = ["EXPORT_FORMATS", "ExportFormat", "ExportResult", "check_export", "export"]

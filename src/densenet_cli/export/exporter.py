@@ -1,89 +1,78 @@
-"""From a classifier to a file that was checked: what is wrong with the request is found before anything runs."""
+"""Export a classifier to a file for other tools, and compare the file with the model before it is kept."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import UsageError
-from densenet_cli.export.formats import FORMATS, choose
+from densenet_cli.errors import ImageError, OutputError, UsageError
+from densenet_cli.export.formats import EXPORT_FORMATS, check_optional_package, resolve_format
 from densenet_cli.output.destination import Destination
 
 if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+
     from densenet_cli.classifier import Classifier
+    from densenet_cli.export.formats import FloatArray, Predict
     from densenet_cli.export.model import ExportedModel
+
+    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+TOLERANCE = 1e-4
+"""Largest allowed absolute difference of a probability."""
+
+IMAGES_FOLDER = Path(__file__).parents[1] / "data" / "images"
+"""Photographs that ship in the package (``data/README.md``)."""
 
 
 @dataclass(frozen=True)
-class Export:
-    """What was written.
+class ExportResult:
+    """An exported file.
 
     Attributes:
         path: the file or folder.
-        format: a name in ``FORMATS``.
-        size: its bytes.
-        difference: the largest difference of a probability from the model's own.
-        images: how many photographs it was compared on.
-        has_labels: whether the file names its classes.
+        format: its format, a key of ``EXPORT_FORMATS``.
+        size: size in bytes.
+        max_difference: largest absolute difference between a probability from the file and one from the model.
+        images: number of photographs compared.
+        has_labels: whether the file contains class names.
     """
 
     path: Path
     format: str
     size: int
-    difference: float
+    max_difference: float
     images: int
     has_labels: bool
 
 
-@dataclass(frozen=True)
-class Plan:
-    """An export that was asked for.
+def check_export(
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    with_preprocessing: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Check the arguments of ``export`` without a model, before any expensive work.
 
-    Attributes:
-        path: the file or folder to write.
-        format: a name in ``FORMATS``; None to tell it from the path.
-        with_preprocessing: whether the file is to take uint8 pixels and normalize them itself.
-        overwrite: whether what is there is replaced.
+    Returns:
+        The name of the format.
+
+    Raises:
+        UsageError: see ``export``.
+        OutputError: ``path`` cannot be written.
     """
-
-    path: Path
-    format: str | None = None
-    with_preprocessing: bool = False
-    overwrite: bool = False
-
-    def check(self) -> str:
-        """The format's name. Raises ``UsageError`` or ``OutputError`` for a request that can't be carried out."""
-        name = choose(self.path, self.format)
-        chosen = FORMATS[name]
-        if self.with_preprocessing and not chosen.with_preprocessing:
-            raise UsageError(f"The format {name} holds arrays alone, so no preprocessing goes in: take another format.")
-        self._destination(name).check()
-        chosen.check_libraries(name)
-        return name
-
-    def carry_out(self, classifier: Classifier) -> Export:
-        """Write the classifier's network and compare the file with it. See ``export``."""
-        from densenet_cli.export import check
-
-        name = self.check()
-        if classifier.preprocessing.ten_crop:
-            raise UsageError("An exported file answers for one crop: export a classifier without ten_crop.")
-        writer = FORMATS[name].writer()
-        paths = check.images()
-        pixels, expected = check.answers(classifier, paths)
-        model = _model(classifier, self.with_preprocessing)
-        with self._destination(name).writing() as aside:
-            writer.write(model, aside)
-            run = writer.load(model, aside)
-            difference = check.largest_difference(run, pixels, expected, normalized=not self.with_preprocessing)
-            del run  # it may map the file
-            size = _size(aside)
-        return Export(self.path, name, size, difference, len(paths), model.labels is not None)
-
-    def _destination(self, name: str) -> Destination:
-        return Destination(self.path, FORMATS[name].is_folder, self.overwrite)
+    path = Path(path)
+    name = resolve_format(path, format)
+    if with_preprocessing and not EXPORT_FORMATS[name].supports_preprocessing:
+        raise UsageError(f"The format {name} stores only arrays and cannot include preprocessing. Use another format.")
+    _destination(path, name, overwrite).check()
+    check_optional_package(name)
+    return name
 
 
 def export(
@@ -93,39 +82,116 @@ def export(
     *,
     with_preprocessing: bool = False,
     overwrite: bool = False,
-) -> Export:
-    """Write a classifier's network for other tools, and run the file beside it on real images.
+) -> ExportResult:
+    """Export a classifier to a file for other tools.
+
+    The file is loaded with its own runtime and compared with the model on photographs before it is moved to ``path``.
 
     Args:
-        classifier: the model, without ``ten_crop``; its labels and its preprocessing are described in the file.
-        path: the file, or the folder for ``saved-model``.
-        format: a name in ``FORMATS``; None to tell it from the path's suffix (none is a SavedModel's folder).
-        with_preprocessing: whether it takes uint8 RGB, (batch, height, width, 3), and normalizes by itself.
-        overwrite: whether what is there is replaced.
+        classifier: a classifier without ``ten_crop``. The file describes its labels and preprocessing.
+        path: file to write, or a folder for ``saved-model``.
+        format: a key of ``EXPORT_FORMATS``. By default the suffix of ``path`` decides; no suffix means ``saved-model``.
+        with_preprocessing: include the normalization, so that the input is uint8 RGB (batch, height, width, 3).
+        overwrite: replace an existing file or SavedModel.
 
     Raises:
-        UsageError: a format, a path or a combination that can't be, or a missing library.
-        OutputError: the file can't be written, or its probabilities differ from the model's by more than 1e-4.
-            Then ``path`` is as it was before.
+        UsageError: an unknown format, arguments that contradict each other, an existing ``path`` without
+            ``overwrite``, or an optional package that is not installed.
+        OutputError: the file cannot be written, or a probability differs from the model's by more than ``TOLERANCE``.
+            ``path`` is then unchanged.
     """
-    return Plan(Path(path), format, with_preprocessing, overwrite).carry_out(classifier)
+    path = Path(path)
+    name = check_export(path, format, with_preprocessing=with_preprocessing, overwrite=overwrite)
+    if classifier.preprocessing.ten_crop:
+        raise UsageError("An exported file takes one crop per image. Use a classifier without `ten_crop`.")
+    exporter = EXPORT_FORMATS[name].make_exporter()
+    images = comparison_images()
+    pixels, expected = model_probabilities(classifier, images)
+    model = _exported_model(classifier, with_preprocessing)
+    with _destination(path, name, overwrite).writing() as temporary:
+        exporter.write(model, temporary)
+        predict = exporter.load(model, temporary)
+        difference = max_difference(predict, pixels, expected, normalized=not with_preprocessing)
+        del predict  # on Windows, a file that is still mapped cannot be moved
+        size = sum(file.stat().st_size for file in (temporary, *temporary.rglob("*")) if file.is_file())
+    return ExportResult(path, name, size, difference, len(images), model.labels is not None)
 
 
-def _model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:
-    from densenet_cli.export.model import ExportedModel, labels_of
+def comparison_images() -> list[Path]:
+    """Return the paths of the photographs to compare on."""
+    return sorted(IMAGES_FOLDER.glob("*.jpg"))
+
+
+def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple[Pixels, FloatArray]:
+    """Run the classifier on image files.
+
+    Returns:
+        The input of the network before normalization, uint8 (images, size, size, 3), and the probabilities,
+        (images, classes).
+    """
+    import numpy as np
+
+    from densenet_cli.images import decoding, sources
+
+    pixels = [decoding.load(sources.from_object(path), classifier.preprocessing)[0] for path in images]
+    probabilities: list[FloatArray] = []
+    for _, output in classifier.probabilities(images):
+        if isinstance(output, ImageError):
+            raise output
+        probabilities.append(output)
+    return np.stack(pixels), np.stack(probabilities)
+
+
+def max_difference(predict: Predict, pixels: Pixels, expected: FloatArray, *, normalized: bool) -> float:
+    """Return the largest absolute difference of a probability, over the images one at a time and as one batch.
+
+    Args:
+        predict: runs the exported file.
+        pixels: input of the network before normalization, uint8 (images, size, size, 3).
+        expected: probabilities from the model, (images, classes).
+        normalized: whether the file takes normalized pixels.
+
+    Raises:
+        OutputError: the difference is above ``TOLERANCE`` or NaN, or the output has another shape.
+    """
+    import numpy as np
+
+    from densenet_cli.images.preprocessing import normalize
+
+    batch = normalize(pixels) if normalized else pixels
+    largest = 0.0
+    for part in (*(slice(n, n + 1) for n in range(len(batch))), slice(None)):
+        probabilities = predict(batch[part])
+        if probabilities.shape != expected[part].shape:
+            raise OutputError(
+                f"The exported file returned probabilities of shape {probabilities.shape}, "
+                f"expected {expected[part].shape}. It was not kept."
+            )
+        difference = np.abs(probabilities - expected[part]).max()
+        largest = max(largest, float(np.nan_to_num(difference, nan=np.inf)))
+    if largest > TOLERANCE:
+        raise OutputError(
+            f"The probabilities of the exported file differ from the model's by up to {largest:.1e} "
+            f"(allowed: {TOLERANCE:.0e}). It was not kept. Please report this."
+        )
+    return largest
+
+
+def _destination(path: Path, format: str, overwrite: bool) -> Destination:
+    return Destination(path, EXPORT_FORMATS[format].is_folder, overwrite)
+
+
+def _exported_model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:
+    from densenet_cli.export.model import ExportedModel, real_labels
     from densenet_cli.weights import checkpoint
 
-    read = checkpoint.read(classifier.weights, classifier.config)
+    contents = checkpoint.read(classifier.weights, classifier.config)
     return ExportedModel(
         classifier.model,
-        read.arrays,
-        read.config,
+        contents.arrays,
+        contents.config,
         classifier.preprocessing,
-        labels_of(classifier.labels),
-        read.metadata,
+        real_labels(classifier.labels),
+        contents.metadata,
         with_preprocessing,
     )
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())

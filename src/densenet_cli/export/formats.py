@@ -1,4 +1,4 @@
-"""The formats: a table. A sixth one is one more row, and one more module beside this one."""
+"""The export formats: a table of suffixes and exporters, and choosing a format from a path."""
 
 from __future__ import annotations
 
@@ -18,77 +18,89 @@ if TYPE_CHECKING:
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
-Run = Callable[["np.ndarray[Any, Any]"], "FloatArray"]
-"""Channels last, (images, height, width, 3), uint8 or normalized float32 as the file takes it -> probabilities."""
+Predict = Callable[["np.ndarray[Any, Any]"], "FloatArray"]
+"""Pixels (batch, height, width, 3), uint8 or normalized float32 as the file takes them -> probabilities."""
 
 
-class Writer(Protocol):
-    """What a format's module has."""
+class Exporter(Protocol):
+    """Writes one format and loads it again."""
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write ``model`` to ``path``, which does not exist. Raises ``OutputError`` or ``OSError``."""
         ...
 
-    def load(self, model: ExportedModel, path: Path) -> Run:
-        """Open what was written as its users will, with the format's own runtime."""
+    def load(self, model: ExportedModel, path: Path) -> Predict:
+        """Load the exported file with the runtime that the format is for."""
         ...
 
 
 @dataclass(frozen=True)
-class Format:
-    """A row of the table.
+class ExportFormat:
+    """An export format.
 
     Attributes:
-        module: where ``write`` and ``load`` are.
-        suffix: how its files' names end; "" for a folder.
-        needs: modules that it is written or run with -> what to install for them.
-        with_preprocessing: whether it can hold the normalization too.
+        exporter: module and class that write it. Imported on demand because TensorFlow takes seconds.
+        suffix: file suffix; "" for a format that is a folder.
+        supports_preprocessing: whether a file can include the normalization.
+        uses_tensorflow: whether TensorFlow writes it, which takes a while.
+        optional_package: (module, distribution) of an optional dependency that the format needs.
     """
 
-    module: str
+    exporter: str
     suffix: str
-    needs: dict[str, str]
-    with_preprocessing: bool = True
+    supports_preprocessing: bool = True
+    uses_tensorflow: bool = True
+    optional_package: tuple[str, str] | None = None
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder of files."""
+        """Whether the format is a folder of files."""
         return not self.suffix
 
-    def check_libraries(self, name: str) -> None:
-        """Raise ``UsageError`` where one is missing, naming what to install."""
-        for module, package in self.needs.items():
-            if find_spec(module) is None:
-                raise UsageError(f"The format {name} needs one more package: pip install '{package}'.")
-
-    def writer(self) -> Writer:
-        """Its module, imported now."""
-        writer: Any = importlib.import_module(f"{__package__}.{self.module}")
-        return writer  # type: ignore[no-any-return]
+    def make_exporter(self) -> Exporter:
+        """Import the exporter and return an instance."""
+        module, _, name = self.exporter.partition(":")
+        exporter: Exporter = getattr(importlib.import_module(module), name)()
+        return exporter
 
 
-FORMATS = {
-    "onnx": Format("onnx_file", ".onnx", {"onnx": "onnx", "onnxruntime": "onnxruntime"}),
-    "saved-model": Format("saved_model", "", {"tensorflow": "tensorflow"}),
-    "tflite": Format("tflite_file", ".tflite", {"tensorflow": "tensorflow", "ai_edge_litert": "densenet-cli[tflite]"}),
-    "safetensors": Format("torch_names", ".safetensors", {"safetensors": "safetensors"}, with_preprocessing=False),
-    "keras": Format("keras_file", ".keras", {"tensorflow": "tensorflow", "keras": "keras"}),
+EXPORT_FORMATS = {
+    "onnx": ExportFormat("densenet_cli.export.onnx:OnnxExporter", ".onnx", uses_tensorflow=False),
+    "saved-model": ExportFormat("densenet_cli.export.tensorflow:SavedModelExporter", ""),
+    "tflite": ExportFormat(
+        "densenet_cli.export.tflite:TFLiteExporter", ".tflite", optional_package=("ai_edge_litert", "ai-edge-litert")
+    ),
+    "safetensors": ExportFormat(
+        "densenet_cli.export.safetensors:SafetensorsExporter",
+        ".safetensors",
+        supports_preprocessing=False,
+        uses_tensorflow=False,
+    ),
+    "keras": ExportFormat("densenet_cli.export.tensorflow:KerasExporter", ".keras"),
 }
-"""The values of ``--format``."""
+"""Format name -> format."""
 
 
-def choose(path: Path, name: str | None) -> str:
-    """The format of a file to be called ``path``: what ``name`` says, else what the suffix does, else a folder's.
+def resolve_format(path: Path, name: str | None) -> str:
+    """Return the format name for ``path``: ``name`` if given, else by suffix. A path without a suffix is a SavedModel.
 
-    Raises ``UsageError`` where the two contradict each other, or nothing says it.
+    Raises:
+        UsageError: ``name`` is unknown or contradicts the suffix, or the suffix is unknown and ``name`` is None.
     """
-    of_suffix = {row.suffix: format_ for format_, row in FORMATS.items() if row.suffix}
-    told = next((format_ for suffix, format_ in of_suffix.items() if path.name.lower().endswith(suffix)), None)
-    if name is not None and name not in FORMATS:
-        raise UsageError(f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
-    if name and told and name != told:
-        raise UsageError(f"{path.name} is a name for {told}, but --format says {name}: change one of them.")
-    if found := name or told or ("saved-model" if not path.suffix else None):
-        return found
-    endings = ", ".join(of_suffix)
-    raise UsageError(f"{path.name} doesn't tell the format: end it in {endings}, or give --format.")
+    suffixes = {format_.suffix: key for key, format_ in EXPORT_FORMATS.items() if format_.suffix}
+    by_suffix = next((key for suffix, key in suffixes.items() if path.name.lower().endswith(suffix)), None)
+    if name is not None and name not in EXPORT_FORMATS:
+        raise UsageError(f"Unknown export format {name!r}. Choose from {', '.join(EXPORT_FORMATS)}.")
+    if name and by_suffix and name != by_suffix:
+        raise UsageError(f"The suffix of {path.name} means {by_suffix}, but `format` is {name}. Change one of them.")
+    if resolved := name or by_suffix or ("saved-model" if not path.suffix else None):
+        return resolved
+    raise UsageError(f"The suffix of {path.name} is not an export format. Use {', '.join(suffixes)}, or set `format`.")
+
+
+def check_optional_package(name: str) -> None:
+    """Raise ``UsageError`` if the format ``name`` needs an optional package that is not installed."""
+    if package := EXPORT_FORMATS[name].optional_package:
+        module, distribution = package
+        if find_spec(module) is None:
+            raise UsageError(f"The format {name} needs another package. Run: pip install {distribution}")

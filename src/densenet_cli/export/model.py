@@ -1,4 +1,4 @@
-"""What is exported: the network, and what the file is to say of itself so that others prepare images alike."""
+"""The exported model: arrays, labels, and a description that lets other tools prepare images in the same way."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ PRODUCER = "densenet-cli"
 INPUT = "pixels"
 DESCRIPTION_FILE = "densenet.json"
 LABELS_FILE = "labels.txt"
-"""What the two are called in a format that holds files."""
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A network on its way into a file.
+    """A model to write to a file.
 
     Attributes:
-        name: the model's, such as ``densenet121``.
-        arrays: its weights.
-        config: its configuration.
-        preprocessing: how its images are prepared.
-        labels: what its outputs mean; None where nobody knows.
-        metadata: what its checkpoint said of its training.
-        with_preprocessing: whether the file normalizes pixels by itself.
+        name: model name, such as ``densenet121``.
+        arrays: the weights.
+        config: the network.
+        preprocessing: how images are prepared.
+        labels: one label per class; None if the model has none.
+        metadata: the metadata of the checkpoint.
+        with_preprocessing: whether the file normalizes pixels itself.
     """
 
     name: str
@@ -47,44 +46,48 @@ class ExportedModel:
 
     @property
     def size(self) -> int:
-        """Pixels a side of the square that it takes."""
+        """Height and width of the input in pixels."""
         return self.preprocessing.input_size
 
     @property
     def dtype(self) -> str:
-        """Of its input: 0 to 255, or normalized."""
+        """Dtype of the input: uint8 from 0 to 255, or normalized float32."""
         return "uint8" if self.with_preprocessing else "float32"
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What the file says of itself, as JSON values: the same keys in every format (``docs/export.md``)."""
-        known = self.labels or ()
-        said: dict[str, Any] = {
+        """The description as JSON values, with the same keys in every format (``docs/export.md`` explains each one).
+
+        ``model``, ``config``, and ``preprocessing`` always; ``labels`` and ``wordnet_ids`` if the model has them.
+        ``preprocessing`` has ``mode``, ``input_size``, ``resize``, ``resize_size``, ``crop``, ``pad_color`` (mode
+        ``pad`` only), ``interpolation``, ``antialias``, ``exif_rotation``, ``color``, ``divide_by``, ``mean``, ``std``,
+        and ``normalization_included``.
+        """
+        description: dict[str, Any] = {
             "model": self.name,
             "config": self.config.to_dict(),
-            "preprocessing": self._preparation(),
+            "preprocessing": self._describe_preprocessing(),
         }
-        if known:
-            said["labels"] = [label.name for label in known]
-        if known and all(label.id for label in known):
-            said["wordnet_ids"] = [label.id for label in known]
-        return said
+        if self.labels:
+            description["labels"] = [label.name for label in self.labels]
+            if all(label.id for label in self.labels):
+                description["wordnet_ids"] = [label.id for label in self.labels]
+        return description
 
     @property
     def properties(self) -> dict[str, str]:
-        """The description for a format that holds strings under names: each value but a string as JSON."""
+        """The description for formats with string metadata: strings as they are, other values as JSON."""
         return {key: value if isinstance(value, str) else _json(value) for key, value in self.description.items()}
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The description for a format that holds files: name -> contents."""
+        """The description for formats that contain files: file name -> contents."""
         files = {DESCRIPTION_FILE: _json({"producer": producer(), **self.description}, indent=1).encode() + b"\n"}
         if self.labels:
             files[LABELS_FILE] = "".join(f"{label.name}\n" for label in self.labels).encode()
         return files
 
-    def _preparation(self) -> dict[str, Any]:
-        """What was done to an image before it reached the network, and which part of that the file does itself."""
+    def _describe_preprocessing(self) -> dict[str, Any]:
         mode, size = self.preprocessing.mode, self.size
         resize: dict[str, Any] = {
             "crop": {"resize": "shorter side", "resize_size": self.preprocessing.shorter_side, "crop": "center"},
@@ -103,20 +106,20 @@ class ExportedModel:
             "divide_by": 255,
             "mean": list(MEAN),
             "std": list(STD),
-            "normalization_inside": self.with_preprocessing,
+            "normalization_included": self.with_preprocessing,
         }
 
 
-def labels_of(chosen: Labels) -> Labels | None:
-    """The labels that say something: None for the stand-ins of a model without any."""
-    return None if chosen == labels.placeholders(len(chosen)) else chosen
+def real_labels(model_labels: Labels) -> Labels | None:
+    """Return the labels, or None for the placeholders of a model without labels."""
+    return None if model_labels == labels.placeholders(len(model_labels)) else model_labels
 
 
 def producer() -> str:
-    """This package and its version."""
+    """Return the name and version of this package."""
     try:
         return f"{PRODUCER} {version(PRODUCER)}"
-    except PackageNotFoundError:  # run from a checkout that was never installed
+    except PackageNotFoundError:  # a checkout that is not installed
         return PRODUCER
 
 

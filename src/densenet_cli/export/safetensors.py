@@ -1,6 +1,6 @@
-"""``.safetensors`` with torchvision's names, its epsilon and all that its ``state_dict`` has, strictly.
+"""Safetensors export for PyTorch: torchvision's names, epsilon, and a complete ``state_dict``.
 
-``weights.safetensors_file`` writes and reads it; the description lies in the file's metadata beside our own key.
+The metadata holds the description, and the key ``densenet`` that makes the file a checkpoint for this package too.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.engines.onnx_graph import emit
+from densenet_cli.export.onnx import load_onnx
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
-    from densenet_cli.export.formats import Run
+    from densenet_cli.export.formats import Predict
     from densenet_cli.export.model import ExportedModel
 
 
-def write(model: ExportedModel, path: Path) -> None:
-    """See ``formats.Writer``."""
-    metadata = ModelMetadata(
-        model.labels, model.preprocessing.mode, model.size, model.metadata.training, model.metadata.accuracy
-    )
-    # "format" is what transformers' and diffusers' readers ask for.
-    properties = {"format": "pt", **model.properties}
-    path.write_bytes(safetensors.serialize(model.arrays, model.config, metadata, for_torch=True, properties=properties))
+class SafetensorsExporter:
+    """Exporter for ``.safetensors``. See ``formats.Exporter``."""
 
+    def write(self, model: ExportedModel, path: Path) -> None:
+        """Write the safetensors file."""
+        metadata = ModelMetadata(
+            model.labels, model.preprocessing.mode, model.size, model.metadata.training, model.metadata.accuracy
+        )
+        properties = {"format": "pt", **model.properties}  # transformers and diffusers require "format"
+        data = safetensors.serialize(model.arrays, model.config, metadata, for_torch=True, properties=properties)
+        path.write_bytes(data)
 
-def load(model: ExportedModel, path: Path) -> Run:
-    """See ``formats.Writer``. The arrays as the file has them; torch need not be installed."""
-    from densenet_cli.export.onnx import session
-
-    read = checkpoint.read(path)
-    return session(emit(read.arrays, read.config), channels_first=True)
+    def load(self, model: ExportedModel, path: Path) -> Predict:
+        """Read the file as a checkpoint and run it with ONNX Runtime, because PyTorch may not be installed."""
+        contents = checkpoint.read(path)
+        return load_onnx(emit(contents.arrays, contents.config), channels_first=True)

@@ -1,45 +1,120 @@
-"""The Keras model that three formats are made of. TensorFlow computes it; importing that takes seconds."""
+"""Keras and SavedModel export, and the Keras model that TensorFlow formats are made from."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 from densenet_cli.engines import backend
 from densenet_cli.errors import UsageError
+from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE
 from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from densenet_cli.export.formats import FloatArray, Predict
     from densenet_cli.export.model import ExportedModel
 
 
-def keras_model(model: ExportedModel, *, named: bool = False) -> Any:
-    """The network with its arrays: ``pixels`` (batch, size, size, 3) to probabilities (batch, classes).
+def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> Any:
+    """Build a ``keras.Model`` with the weights: ``pixels`` (batch, size, size, 3) to probabilities (batch, classes).
 
     Args:
-        model: the network.
-        named: whether the output is a mapping, ``{"probabilities": ...}``.
+        model: the model.
+        named_output: return ``{"probabilities": ...}`` instead of an array.
 
-    Raises ``UsageError`` where Keras already runs on something else in this process.
+    Raises:
+        UsageError: Keras already uses another backend in this process.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     backend.load()
     import keras
 
     from densenet_cli.engines import keras_ops
-    from densenet_cli.export.model import INPUT
     from densenet_cli.topology import build
 
     if keras.backend.backend() != "tensorflow":
         raise UsageError(
-            f"This format is written with TensorFlow, but Keras already runs on {keras.backend.backend()} in this "
-            "process: export in another."
+            f"This format needs Keras on TensorFlow, but Keras already runs on {keras.backend.backend()} in this "
+            "process. Export in a new process."
         )
     pixels = x = keras.Input((model.size, model.size, 3), dtype=model.dtype, name=INPUT)
     if model.with_preprocessing:
         x = keras.layers.Rescaling(1 / 255, name="to_unit")(x)
         x = keras.layers.Normalization(mean=MEAN, variance=[std**2 for std in STD], name="normalize")(x)
     probabilities = build(keras_ops.KerasOps(), model.config, x).probabilities
-    network = keras.Model(pixels, {"probabilities": probabilities} if named else probabilities, name="densenet")
+    outputs = {"probabilities": probabilities} if named_output else probabilities
+    network = keras.Model(pixels, outputs, name="densenet")
     keras_ops.set_arrays(network, model.arrays)
     return network
+
+
+class KerasExporter:
+    """Exporter for ``.keras``. See ``formats.Exporter``.
+
+    The format has no place for metadata, so the description is an additional file in the archive, which Keras ignores.
+    """
+
+    def write(self, model: ExportedModel, path: Path) -> None:
+        """Write the Keras file."""
+        build_keras_model(model).save(path)
+        with ZipFile(path, "a") as archive:
+            for name, content in model.files.items():
+                archive.writestr(name, content)
+
+    def load(self, model: ExportedModel, path: Path) -> Predict:
+        """Load the file with Keras."""
+        import keras
+
+        network = keras.saving.load_model(path)
+
+        def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+            probabilities: FloatArray = keras.ops.convert_to_numpy(network(batch, training=False))
+            return probabilities
+
+        return predict
+
+
+class SavedModelExporter:
+    """Exporter for SavedModel folders, with the description among the assets. See ``formats.Exporter``.
+
+    The signature ``serving_default`` maps ``pixels`` (batch, size, size, 3) to ``probabilities`` (batch, classes). The
+    loaded object can also be called. Its attributes ``description`` and ``labels`` are the description's assets.
+    """
+
+    def write(self, model: ExportedModel, path: Path) -> None:
+        """Write the folder."""
+        network = build_keras_model(model, named_output=True)
+        import tensorflow as tf
+
+        spec = tf.TensorSpec((None, model.size, model.size, 3), model.dtype, INPUT)
+        serve = tf.function(lambda pixels: network(pixels, training=False), input_signature=[spec])
+        root = tf.Module(name=model.name)
+        root.network, root.__call__ = network, serve
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in model.files.items():
+                file = Path(folder, name)
+                file.write_bytes(content)
+                attribute = {DESCRIPTION_FILE: "description", LABELS_FILE: "labels"}[name]
+                setattr(root, attribute, tf.saved_model.Asset(str(file)))
+            try:
+                tf.saved_model.save(root, str(path), signatures={"serving_default": serve})
+            except tf.errors.OpError as error:  # TensorFlow's file system does not raise OSError
+                raise OSError(error.message.rpartition("; ")[2].partition(" [Op:")[0]) from error
+
+    def load(self, model: ExportedModel, path: Path) -> Predict:
+        """Load the folder with TensorFlow."""
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(str(path))
+
+        def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+            outputs = loaded.signatures["serving_default"](pixels=tf.constant(batch))
+            probabilities: FloatArray = outputs["probabilities"].numpy()
+            return probabilities
+
+        return predict
