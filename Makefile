@@ -1,8 +1,16 @@
-# `make help` lists the habits. Everything happens in $(VENV), which is made when it is missing or out of date.
+# Run `make help` for a list of targets. All of them use the virtual environment in $(VENV), which is created when needed.
 PYTHON ?= python3
 VENV ?= .venv
-BIN = $(VENV)/bin
+VENV_LOWEST ?= .venv-lowest
+ifeq ($(OS),Windows_NT)
+SCRIPTS = Scripts
+else
+SCRIPTS = bin
+endif
+BIN = $(VENV)/$(SCRIPTS)
+LOWEST = $(VENV_LOWEST)/$(SCRIPTS)
 INSTALLED = $(VENV)/.installed
+PYTEST = -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 .DEFAULT_GOAL := help
 
@@ -14,22 +22,31 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-venv: $(INSTALLED) ## Make the virtual environment with the project in it
+venv: $(INSTALLED) ## Create the virtual environment and install the project in it
 
-demo: $(INSTALLED) ## Classify the sample pictures
+demo: $(INSTALLED) ## Classify the sample images
 	$(BIN)/densenet predict sample_images --variant tiny -k 3
 
-test: $(INSTALLED) ## Run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow"
+test: $(INSTALLED) ## Run the tests (a few minutes)
+	$(BIN)/python $(PYTEST) -m "not slow"
 
-test-slow: $(INSTALLED) ## Run the tests that take long
+test-slow: $(INSTALLED) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-test-backends: $(INSTALLED) ## Train on TensorFlow, JAX and PyTorch alike; load exports in PyTorch
+test-lowest: $(INSTALLED) ## Run every command and the quick tests with the lowest supported dependencies
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable '.[test,heic]'
+	$(BIN)/python scripts/smoke_test.py $(LOWEST)/densenet
+	$(LOWEST)/python $(PYTEST) -m "not slow" tests/cli tests/weights tests/images
+
+test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and load exported files in PyTorch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 jax
 	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py
 
-fuzz: $(INSTALLED) ## Damaged checkpoints and pictures, interrupted runs (about an hour)
+smoke: $(INSTALLED) ## Run every command once
+	$(BIN)/python scripts/smoke_test.py $(BIN)/densenet
+
+fuzz: $(INSTALLED) ## Test damaged images and checkpoints and interrupted runs (about an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
 	$(BIN)/python -m tests.images.fuzz_images 20000
 	$(BIN)/python -m tests.cli.kill_rounds 50
@@ -39,28 +56,28 @@ lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## Bring the code into form
+format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED) ## Write the help pages and pictures in docs/ anew
+docs: $(INSTALLED) ## Update the help pages and images in docs/
 	$(BIN)/python scripts/help_pages.py
 	$(BIN)/python scripts/terminal_images.py
 	$(BIN)/python scripts/explained_image.py
 
-site: $(INSTALLED) ## Build the documentation site into site/
+site: $(INSTALLED) ## Build the documentation site in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-benchmark: $(INSTALLED) ## Measure speed beside Keras (about 20 minutes)
+benchmark: $(INSTALLED) ## Compare speed and memory with Keras (about 20 minutes)
 	$(BIN)/python benchmarks/run.py
 
-check-published: $(INSTALLED) ## With a network: hold the published weights against keras.applications
+check-published: $(INSTALLED) ## Compare the published weights with keras.applications (needs internet access)
 	$(BIN)/python scripts/check_published.py
 
-wheel: $(INSTALLED) ## Build the wheel into dist/
+wheel: $(INSTALLED) ## Build the wheel in dist/
 	$(BIN)/python -m build --wheel
 
-clean: ## Remove what was built
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove everything that was built
+	rm -rf $(VENV) $(VENV_LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help venv demo test test-slow test-backends fuzz lint format docs site benchmark check-published wheel clean
+.PHONY: help venv demo test test-slow test-lowest test-backends smoke fuzz lint format docs site benchmark check-published wheel clean

@@ -18,7 +18,8 @@ DOCS = ROOT / "docs"
 PAGES = {
     ROOT / "README.md": "index.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
-    ROOT / "CHANGELOG.md": "changes.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+    ROOT / "SECURITY.md": "security.md",
     ROOT / "sample_images/README.md": "sample-images.md",
     DOCS / "index.md": "contents.md",
 }
