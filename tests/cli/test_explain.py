@@ -212,5 +212,5 @@ def test_a_full_disk_ends_it_with_status_4(weights, folder, monkeypatch):
     monkeypatch.setattr("densenet_cli.output.atomic.write_all", full)
     result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
     assert result.status == 4
-    assert "Error: maps/photos/a/1.jpg.png can't be written: No space left on device." in result.err
+    assert "maps/photos/a/1.jpg.png: No space left on device" in result.err
     assert [path for path in folder.glob("maps/**/*") if path.is_file()] == []

@@ -229,7 +229,6 @@ NOT_FOR_A_IMAGE = {
     "h5py",
     "onnx",
     "requests",
-    "filelock",
     "safetensors",
     "asyncio",
     "concurrent",

@@ -252,7 +252,7 @@ def test_overwrite_follows_a_link(weights, folder, tmp_path):
 
 MOMENTS = {
     "written, not compared": "from densenet_cli.export import exporter as module; name = 'max_difference'",
-    "compared, not moved": "from densenet_cli.output import destination as module; name = '_sync'",
+    "compared, not moved": "from densenet_cli.output import atomic as module; name = '_sync_tree'",
 }
 
 
@@ -274,13 +274,13 @@ def test_killed_before_the_file_is_moved(weights, folder, moment, signal_):
     if signal_ == signal.SIGTERM:
         assert names(folder) == ["a.onnx"]
     else:  # a hidden folder is left, which the next run removes
-        assert names(folder) == [".a.onnx.being-exported", "a.onnx"]
+        assert names(folder) == [".a.onnx.part", "a.onnx"]
         assert run("--weights", weights, "-o", folder / "a.onnx", "--overwrite").status == 0
         assert names(folder) == ["a.onnx"]
 
 
 def test_only_one_run_writes_a_path_at_a_time(weights, folder):
-    aside = folder / ".a.onnx.being-exported"
+    aside = folder / ".a.onnx.part"
     aside.mkdir()
     code = (
         "import sys, time; from densenet_cli.output import atomic\n"
@@ -306,7 +306,7 @@ def test_a_folder_is_replaced_atomically(folder, monkeypatch):
     destination = Destination(folder / "served", is_folder=True, overwrite=False)
     with destination.writing() as aside:
         a_saved_model(aside, "first")
-        assert names(folder) == [".served.being-exported"]
+        assert names(folder) == [".served.part"]
     assert names(folder) == ["served"]
     with pytest.raises(UsageError, match="overwrite"), destination.writing():
         pass
@@ -319,7 +319,7 @@ def test_a_folder_is_replaced_atomically(folder, monkeypatch):
     original = os.rename
 
     def fail_once(source, target, **settings):
-        if os.fspath(target) == str(folder / "served") and "being-exported" in os.fspath(source) and fail_once.armed:
+        if os.fspath(target) == str(folder / "served") and ".part/" in os.fspath(source) and fail_once.armed:
             fail_once.armed = False
             raise OSError(5, "Input/output error")
         return original(source, target, **settings)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output import record_file as records_file
+from densenet_cli.output import atomic
 from densenet_cli.output.records import RecordWriter, StreamWriter, format_of, open_records
 from densenet_cli.results import FORMATS, Failure, Prediction, Score
 
@@ -292,7 +292,7 @@ WHOLE_RUN = "write(path, PREDICTIONS, resume=path.suffix != '.json', overwrite=p
 @contextmanager
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> Iterator[None]:
     """Once, between opening the file and locking it, something happens."""
-    lock = records_file.lock
+    lock = atomic.lock
     todo = [happens]
 
     def late(file: Any) -> None:
@@ -301,7 +301,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) ->
         lock(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records_file, "lock", late)
+        patch.setattr(atomic, "lock", late)
         yield
     assert not todo
 

@@ -17,7 +17,7 @@ CHILD = """
 import os, sys
 from densenet_cli.http import Limits
 from densenet_cli.weights import store, download
-import filelock, requests
+import requests
 from tests.support.published import DATA, TINY
 download.PAUSES, download.LIMITS = (0.0, 0.0), Limits(2, 5, None)
 """

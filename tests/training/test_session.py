@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output import atomic
 from densenet_cli.training import folders, run_files, session
 from densenet_cli.training.ways import Ways
 from tests.training.digits import SETTINGS
@@ -149,10 +150,8 @@ def test_a_disk_that_is_full_is_said_and_the_last_state_stays(tmp_path, monkeypa
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    from filelock import FileLock
-
     where, _ = begin(tmp_path)
-    with FileLock(where.output / ".lock"):
+    with atomic.locked(where.output / ".lock"):
         assert "Another run" in refused(where, overwrite=True)
     assert (where.output / run_files.FILE).exists()
 

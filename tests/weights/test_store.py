@@ -241,7 +241,7 @@ from densenet_cli.weights import store
 from tests.support.published import TINY
 before = set(sys.modules)
 store.locate(TINY)
-heavy = {"requests", "urllib3", "filelock", "ssl", "socket", "json", "logging", "http", "tempfile", "numpy"}
+heavy = {"requests", "urllib3", "ssl", "socket", "json", "logging", "http", "tempfile", "numpy"}
 print(sorted(heavy & set(sys.modules)), sorted(set(sys.modules) - before))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

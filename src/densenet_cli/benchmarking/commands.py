@@ -13,7 +13,7 @@ from pathlib import Path
 from densenet_cli.benchmarking.processes import Run, run
 from densenet_cli.benchmarking.report import Command
 from densenet_cli.benchmarking.statistics import Summary
-from densenet_cli.errors import OutputError
+from densenet_cli.output.atomic import output_errors
 
 FOLDER = 48
 """Images of the run that shows the memory: more than are under way at once by default."""
@@ -55,10 +55,8 @@ class Commands:
         self._images = cycle(images)
         self._environment = environment
         self._list = folder / "images.txt"
-        try:
+        with output_errors(folder):
             self._list.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in islice(cycle(images), FOLDER)))
-        except OSError as error:
-            raise OutputError(f"{folder} can't be written: {error.strerror or error}.") from error
         self._runs: dict[Job, list[Run]] = defaultdict(list)
 
     def jobs(self, round_: int) -> list[Job]:

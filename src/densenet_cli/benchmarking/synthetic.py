@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.errors import OutputError
 from densenet_cli.layers import array_shapes
+from densenet_cli.output.atomic import output_errors
 from densenet_cli.topology import DenseNetConfig
 
 if TYPE_CHECKING:
@@ -32,11 +32,9 @@ def write_photographs(folder: Path) -> list[Path]:
 
     rng = np.random.default_rng(0)
     paths = [folder / f"photograph-{number:02d}.jpg" for number in range(COUNT)]
-    try:
+    with output_errors(folder):
         for path in paths:
             photograph(rng).save(path, quality=QUALITY)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written: {error.strerror or error}.") from error
     return paths
 
 

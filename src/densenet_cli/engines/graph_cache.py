@@ -199,7 +199,7 @@ def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> 
         if not _open(folder):  # else another process was quicker, and somebody may be loading its graph
             shutil.rmtree(folder, ignore_errors=True)
             aside.replace(folder)
-        atomic.sync_folder(folder.parent)
+        atomic.sync_path(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

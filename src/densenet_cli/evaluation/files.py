@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.errors import UsageError
 from densenet_cli.evaluation import mistakes
 from densenet_cli.evaluation.report import Report
 from densenet_cli.evaluation.tally import Outcome
-from densenet_cli.output.atomic import write_aside
+from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_target
 from densenet_cli.results import unicode
 
@@ -59,30 +58,21 @@ class Outputs:
     def write(self, report: Report, wrong: Iterable[Outcome]) -> None:
         """Write them. Raises OutputError."""
         if self.report:
-            _write(self.report, to_json(report).encode())
+            write_file(self.report, to_json(report).encode())
         if self.mistakes:
-            _write(self.mistakes, "".join(mistakes.to_csv(wrong, report.labels)).encode())
+            write_file(self.mistakes, "".join(mistakes.to_csv(wrong, report.labels)).encode())
         if self.plots:
             from densenet_cli.evaluation import plots
 
-            try:
+            with output_errors(self.plots):
                 self.plots.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"The folder {_name(self.plots)} can't be made: {error.strerror}.") from error
             for name, draw in plots.PLOTS.items():
-                _write(self.plots / name, draw(report))
+                write_file(self.plots / name, draw(report))
 
 
 def to_json(report: Report) -> str:
     """The report as JSON text, a newline at its end."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_aside(Path(os.path.realpath(path)), [content]).close()
-    except OSError as error:
-        raise OutputError(f"{_name(path)} can't be written: {error.strerror or error}.") from error
 
 
 def _name(path: Path) -> str:

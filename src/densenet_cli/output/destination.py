@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output import atomic
+from densenet_cli.errors import UsageError
+from densenet_cli.output.atomic import replace_path
 from densenet_cli.output.checks import check_folder
 from densenet_cli.results import unicode
 
@@ -52,29 +50,9 @@ class Destination:
                 raise UsageError(f"{name} holds more than a SavedModel and is not replaced: name another.")
         check_folder(name, folder, folder)
 
-    @contextmanager
-    def writing(self) -> Iterator[Path]:
-        """A path to write to; what lies there at the end is stored and takes its place. Not so after an exception.
-
-        A killed run leaves a hidden folder beside the place, which the next one there removes. Raises as ``check``.
-        """
-        self.check()
-        aside = self._real.with_name(f".{self._real.name}.being-exported")
-        try:
-            aside.mkdir(exist_ok=True)
-            with open(aside / "lock", "w+b") as lock:
-                atomic.lock(lock)
-                for leftover in aside.iterdir():
-                    if leftover.name != "lock":
-                        _remove(leftover)
-                try:
-                    # The whole name: a writer may look at the suffix.
-                    yield aside / self._real.name
-                    self._put_in_place(aside)
-                finally:
-                    shutil.rmtree(aside, ignore_errors=True)
-        except OSError as error:
-            raise OutputError(f"{unicode(str(self.path))} can't be written: {error.strerror or error}.") from error
+    def writing(self) -> AbstractContextManager[Path]:
+        """See ``atomic.replace_path``."""
+        return replace_path(self.path, self.check)
 
     @property
     def _real(self) -> Path:
@@ -84,38 +62,3 @@ class Destination:
     def _is_saved_model(self) -> bool:
         held = {path.name for path in self._real.iterdir()}
         return not held or ("saved_model.pb" in held and held <= SAVED_MODEL)
-
-    def _put_in_place(self, aside: Path) -> None:
-        new, old = aside / self._real.name, aside / "old"
-        _sync(new)
-        self.check()
-        if not self.is_folder:
-            new.replace(self._real)
-        else:
-            there = self._real.exists()
-            if there:  # a folder can't be renamed over another one
-                self._real.rename(old)
-            try:
-                new.rename(self._real)
-            except OSError:
-                if there:
-                    old.rename(self._real)
-                raise
-        atomic.sync_folder(self._real.parent)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir():
-        for below in path.iterdir():
-            _sync(below)
-        atomic.sync_folder(path)
-    else:
-        atomic.sync_path(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        with suppress(FileNotFoundError):
-            path.unlink()

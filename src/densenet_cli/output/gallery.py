@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.atomic import write_aside
+from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ def _write(explanation: Explanation, path: Path) -> Explanation:
     file = io.BytesIO()
     # Looking for repeated bytes only takes a fifth of the usual time, and a photograph has no others.
     explanation.draw().save(file, "PNG", compress_level=1, compress_type=RUN_LENGTHS)
-    try:
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, [file.getvalue()]).close()
-    except OSError as error:
-        raise OutputError(f"{unicode(str(path))} can't be written: {error.strerror or error}.") from error
+    write_file(path, file.getvalue())
     return replace(explanation, drawing=path)

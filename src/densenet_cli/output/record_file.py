@@ -17,10 +17,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.atomic import lock, sync, sync_folder, write_all, write_aside
+from densenet_cli.output.atomic import open_locked, replace_file, sync, sync_path, write_all
 from densenet_cli.output.resume import Survey, survey
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
 from densenet_cli.output.writers import N, RecordWriter
@@ -164,7 +164,7 @@ class FileWriter(RecordWriter):
             if self._doubtful or self._end == 0:
                 self._append(self._doubtful.decode())
             sync(self._file)
-            sync_folder(self._path.parent)
+            sync_path(self._path.parent)
 
     def _begin(self) -> None:
         """Make the file what the first record of this run goes behind."""
@@ -195,7 +195,7 @@ class FileWriter(RecordWriter):
                     yield chunk
 
         mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
-        kept = write_aside(self._path, chunks(), mode)
+        kept = replace_file(self._path, chunks(), mode)
         self._file.close()
         self._file = kept
 
@@ -232,37 +232,3 @@ class FileWriter(RecordWriter):
             kept = "; the records before are whole" if self._end else ""
             way_on = ", and --resume goes on behind them" if kept and self.format.resumable else ""
             raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
-
-
-def open_locked(path: Path) -> tuple[BinaryIO, bool]:
-    """The file, unbuffered and locked, and whether it was made now.
-
-    Between opening and locking, another run can have put a new file there, or taken its own away: then once more.
-    """
-    for _ in range(100):
-        try:
-            file, created = _open_once(path)
-        except FileNotFoundError:
-            if path.parent.is_dir():
-                continue
-            raise
-        try:
-            lock(file)
-            here = os.fstat(file.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(here, path.stat()):
-                    return file, created and here.st_size == 0
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-    raise OSError(errno.EBUSY, "other runs keep replacing it")
-
-
-def _open_once(path: Path) -> tuple[BinaryIO, bool]:
-    try:
-        return open(path, "x+b", buffering=0), True
-    except FileExistsError:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(errno.EINVAL, "not a regular file") from None
-        return open(path, "r+b", buffering=0), False

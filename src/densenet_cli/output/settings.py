@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_cli.errors import UsageError
-from densenet_cli.output.atomic import write_aside
+from densenet_cli.output.atomic import replace_file
 from densenet_cli.results import unicode
 
 
@@ -19,7 +19,8 @@ def settings_file(path: Path) -> Path:
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Keep the settings (JSON's types) of ``path``. Raises OSError."""
-    write_aside(settings_file(path), [json.dumps(dict(settings), indent=2).encode() + b"\n"]).close()
+    data = json.dumps(dict(settings), indent=2).encode() + b"\n"
+    replace_file(settings_file(path), data).close()
 
 
 def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from densenet_cli.errors import ImageError, OutputError, UsageError
 from densenet_cli.output import vector_parts
-from densenet_cli.output.atomic import fill_aside, write_aside
+from densenet_cli.output.atomic import open_locked, replace_file
 from densenet_cli.output.checks import check_target
-from densenet_cli.output.record_file import FileWriter, open_locked
+from densenet_cli.output.record_file import FileWriter
 from densenet_cli.output.records import open_records
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
 from densenet_cli.output.vector_formats import Content, about, format_of
@@ -132,7 +132,7 @@ class EmbeddingFile:
     def _put_together(self, settings: Mapping[str, Any], width: int) -> int:
         listing = vector_parts.Listing(self.parts)
         with self._reporting(f"; all vectors are kept in {unicode(str(self.parts))}, and --resume puts them together"):
-            write_aside(self.listing, listing.lines()).close()
+            replace_file(self.listing, listing.lines()).close()
             write_settings(self._given, settings)
             content = Content(
                 listing.rows,
@@ -142,7 +142,7 @@ class EmbeddingFile:
                 vector_parts.sources(self.listing),
                 about(dict(settings)),
             )
-            fill_aside(self._path, lambda file: _buffered(file, lambda f: self._format.write(f, content))).close()
+            replace_file(self._path, lambda file: _buffered(file, lambda f: self._format.write(f, content))).close()
         return listing.rows
 
     def _take_apart(self, settings: Mapping[str, Any], width: int) -> None:
@@ -160,9 +160,8 @@ class EmbeddingFile:
                     return
                 try:
                     write_settings(self.parts, settings)
-                    write_aside(
-                        self.parts, vector_parts.taken_apart(self.listing, self._format.read(file, width))
-                    ).close()
+                    lines = vector_parts.taken_apart(self.listing, self._format.read(file, width))
+                    replace_file(self.parts, lines).close()
                 except BaseException as error:
                     if created:
                         settings_file(self.parts).unlink(missing_ok=True)

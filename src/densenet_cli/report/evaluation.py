@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.errors import OutputError
 from densenet_cli.evaluation.metrics import Example
 from densenet_cli.images.sources import from_object
-from densenet_cli.output.atomic import write_aside
+from densenet_cli.output.atomic import write_file
 from densenet_cli.report import figures
 from densenet_cli.report.page import plain, render, written_at
-from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +83,4 @@ def write(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | 
         wrong=report.images - report.top1.successes,
         failures=report.failures[:FAILURES],
     )
-    try:
-        write_aside(Path(os.path.realpath(path)), [page.encode()]).close()
-    except OSError as error:
-        raise OutputError(f"The report {unicode(str(path))} can't be written: {error.strerror or error}.") from error
+    write_file(path, page.encode())

@@ -10,7 +10,6 @@ import dataclasses
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -18,11 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from markupsafe import Markup
 
-from densenet_cli.errors import OutputError
 from densenet_cli.images.previews import Thumbnail
-from densenet_cli.output.atomic import write_aside
+from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.report.page import environment, plain, render, written_at
-from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
     from densenet_cli.images.sources import Source
@@ -64,7 +61,7 @@ class PredictionReport:
         self._rows = self._unsure = self._failed = 0
 
     def __enter__(self) -> Self:
-        with self._reporting():
+        with output_errors(self._path):
             self._file = TemporaryFile(dir=Path(os.path.realpath(self._path)).parent)
         return self
 
@@ -94,14 +91,13 @@ class PredictionReport:
             is_unsure=is_unsure,
             jpeg=thumbnail and thumbnail.data,
         )
-        with self._reporting():
+        with output_errors(self._path):
             self._file.write(row.encode())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._file:
             if kind is None or issubclass(kind, KeyboardInterrupt):
-                with self._reporting():
-                    write_aside(Path(os.path.realpath(self._path)), self._chunks(kind is not None)).close()
+                write_file(self._path, self._chunks(kind is not None))
 
     def _chunks(self, is_interrupted: bool) -> Iterator[bytes]:
         page = render(
@@ -124,11 +120,3 @@ class PredictionReport:
         while chunk := self._file.read(CHUNK):
             yield chunk
         yield foot.encode()
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            name = unicode(str(self._path))
-            raise OutputError(f"The report {name} can't be written: {error.strerror or error}.") from error

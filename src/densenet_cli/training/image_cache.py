@@ -13,11 +13,11 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from densenet_cli.errors import ImageError, OutputError
+from densenet_cli.errors import ImageError
 from densenet_cli.images.decoding import decode
 from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.sources import Source
-from densenet_cli.output import atomic
+from densenet_cli.output.atomic import output_errors, sync, write_file
 from densenet_cli.weights.file_identity import Identity
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def open_images(
     if not base.with_suffix(".index").exists():
         if _estimate(stream, len(paths)) > limit * MEGABYTE:
             return stream
-        try:
+        with output_errors(folder):
             _fill(base, stream, len(paths), threads, progress)
-        except OSError as error:
-            raise OutputError(f"The decoded images can't be kept in {folder}: {error.strerror}.") from None
     return Mapped(base)
 
 
@@ -150,11 +148,11 @@ def _fill(base: Path, images: Images, count: int, threads: int, progress: Progre
             for done, decoded in enumerate(_decoded(images, count, threads)):
                 _append(file, records[done], decoded)
                 progress(done + 1, count)
-            atomic.sync(file)
+            sync(file)
         aside.replace(base.with_suffix(".pixels"))
     finally:
         aside.unlink(missing_ok=True)
-    atomic.write_aside(base.with_suffix(".index"), [records.tobytes()]).close()
+    write_file(base.with_suffix(".index"), records.tobytes())
 
 
 def _decoded(images: Images, count: int, threads: int) -> Iterable[DecodedImage | ImageError]:

@@ -6,8 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from densenet_cli.errors import OutputError
-from densenet_cli.output import atomic
+from densenet_cli.output.atomic import write_file
 
 FILE = "log.csv"
 COLUMNS = ("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds")
@@ -20,10 +19,7 @@ def write(folder: Path, history: list[dict[str, float]]) -> None:
     rows = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     rows.writeheader()
     rows.writerows({name: _short(row[name]) for name in COLUMNS} for row in history)
-    try:
-        atomic.write_aside(folder / FILE, [text.getvalue().encode()]).close()
-    except OSError as error:
-        raise OutputError(f"The log {folder / FILE} can't be written: {error.strerror}.") from error
+    write_file(folder / FILE, text.getvalue().encode())
 
 
 def _short(value: float) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output import atomic
+from densenet_cli.errors import UsageError
+from densenet_cli.output.atomic import write_file
 
 if TYPE_CHECKING:
     StateArrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
@@ -61,10 +61,7 @@ def save(folder: Path, state: State) -> None:
     head = json.dumps(asdict(replace(state, arrays={}))).encode()
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **state.arrays, **{HEAD: np.frombuffer(head, np.uint8)})
-    try:
-        atomic.write_aside(folder / FILE, [buffer.getvalue()]).close()
-    except OSError as error:
-        raise OutputError(f"The run's state can't be written to {folder}: {error.strerror}.") from error
+    write_file(folder / FILE, buffer.getvalue())
 
 
 def load(folder: Path) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densenet_cli.engines import backend
-from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.errors import UsageError
+from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.training import folders, recipe, result, run_files
 from densenet_cli.training.batches import Part, split
 from densenet_cli.training.folders import Collection
@@ -130,16 +131,13 @@ def _clear(output: Path) -> None:
 
 @contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    try:
+    with output_errors(output), ExitStack() as stack:
         output.mkdir(parents=True, exist_ok=True)
-        with FileLock(output / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UsageError(f"Another run is at work in {output}.") from None
-    except OSError as error:
-        raise OutputError(f"{error.filename or output} can't be written: {error.strerror}.") from error
+        try:
+            stack.enter_context(locked(output / ".lock"))
+        except BlockingIOError:
+            raise UsageError(f"Another run is using {output}.") from None
+        yield
 
 
 def _parts(

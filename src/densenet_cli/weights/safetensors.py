@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import CheckpointError, OutputError
+from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, Labels, is_valid
 from densenet_cli.layers import array_shapes
-from densenet_cli.output import atomic
+from densenet_cli.output.atomic import write_file
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights.contents import Contents, ModelMetadata, StoredArray, StoredLayers
 
@@ -177,10 +177,7 @@ def write(
     Arguments are those of ``serialize``. Raises ``OutputError`` where the file can't be written.
     """
     data = serialize(arrays, config, metadata, dtype)
-    try:
-        atomic.write_aside(Path(path), [data]).close()
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+    write_file(path, data)
 
 
 def serialize(

@@ -9,14 +9,13 @@ option leaves the check out. A file of that name with other contents is somebody
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from densenet_cli.errors import UsageError
-from densenet_cli.output.atomic import sync_folder
+from densenet_cli.output.atomic import locked, sync_path
 from densenet_cli.paths import models_dir
 from densenet_cli.variants import Variant, WeightsFile
 from densenet_cli.weights import Progress, refusals, verified
@@ -111,12 +110,17 @@ def download(
     file = _published(variant)
     tried = bases(base_url)
     path = models_dir() / file.name
+
+    def show_other_download() -> None:
+        if progress:
+            progress(path.name, _partial(path), None)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Before the lock, which can't be had in a folder that others filled and closed.
         if not force and _md5(path) == file.md5:
             return path
-        with _alone(path, progress):
+        with locked(path.with_name(f".{path.name}.lock"), show_other_download):
             found = _md5(path)
             if found == file.md5 and not force:
                 return path
@@ -126,7 +130,7 @@ def download(
             if found not in (None, file.md5):
                 path.replace(path.with_name(f"{path.name}.{found}.old"))
             _part(path).replace(path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
             verified.remember(Identity.of(path), file.md5)
             return path
     except OSError as error:
@@ -203,28 +207,6 @@ def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progr
         except TransferError as error:
             failed[shortened(redacted(url))] = error.reason
     raise refusals.not_fetched(variant, path, failed)
-
-
-@contextmanager
-def _alone(path: Path, progress: Progress | None) -> Iterator[None]:
-    """Hold the file's lock; while another process has it, show how far its download is."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    while True:
-        try:
-            lock.acquire(timeout=0.5)
-            break
-        except Timeout:
-            if progress:
-                progress(path.name, _partial(path), None)
-    try:
-        yield
-        # Whoever waits for a lock that is gone finds the file there.
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-    finally:
-        lock.release()
 
 
 def _part(path: Path) -> Path:
