@@ -36,7 +36,7 @@ done("import onnxruntime")
 weights, image = sys.argv[1:]
 classifier = Classifier(weights=weights)
 done("find the cached graph")
-classifier._network.engine.load()
+classifier._model.engine.load()
 done("the session, weights mapped")
 from PIL import Image, JpegImagePlugin  # noqa: E402, F401
 
@@ -47,7 +47,7 @@ pixels = decoding.load(sources.from_object(image), classifier.preprocessing)
 done("decode and resize")
 batch = preprocessing.normalize(pixels)
 done("normalize")
-probabilities = classifier._network.engine.run(batch)[0]
+probabilities = classifier.run(batch)["probabilities"][0]
 done("the network")
 prediction = classifier._prediction(sources.from_object(image), probabilities, 5, 0.0)
 done("the five best")

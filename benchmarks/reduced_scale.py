@@ -30,7 +30,7 @@ for exact in (False, True):
     pixels[exact] = np.concatenate([load(from_object(path), preprocessing) for path in paths]).astype(np.int16)
     seconds[exact] = (time.perf_counter() - start) / len(paths)
     classifier = Classifier(weights=asked.weights, exact=exact)
-    rows[exact] = np.array([row for _, row in classifier.probabilities(paths)])
+    rows[exact] = np.array([r.outputs["probabilities"] for r in classifier.stream(map(from_object, paths))])
 
 pixel_difference = np.abs(pixels[True] - pixels[False])
 probability_difference = np.abs(rows[True] - rows[False])

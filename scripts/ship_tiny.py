@@ -21,9 +21,9 @@ def main(run: Path, folder: Path) -> None:
     from densenet_cli.engines import backend
 
     backend.load()
-    from densenet_cli.classifier import cores
     from densenet_cli.engines import keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
+    from densenet_cli.pipeline import available_cores
     from densenet_cli.training import folders, network, recipe, result
     from densenet_cli.training import settings as settings_module
     from densenet_cli.training.batches import Part, measuring_batches, split
@@ -42,7 +42,9 @@ def main(run: Path, folder: Path) -> None:
     keras_ops.set_arrays(net, arrays)
     scores: dict[tuple[str, int], Measured] = {}
     for mode, size in TRIED:
-        scores[mode, size] = measure(net, measuring_batches(validation, Preprocessing(mode, size), 100, cores()))
+        scores[mode, size] = measure(
+            net, measuring_batches(validation, Preprocessing(mode, size), 100, available_cores())
+        )
         print(f"| {mode} | {size} | {scores[mode, size].top1:.1%} | {scores[mode, size].top5:.1%} |", flush=True)
     (mode, size), measured = max(scores.items(), key=lambda item: (item[1].top1, item[1].top5))
     training = dict(model.metadata.training)

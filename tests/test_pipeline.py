@@ -1,4 +1,4 @@
-"""The stream keeps order, errors and bounds, whatever the batch size and the number of threads."""
+"""The stream keeps order, errors, and bounds for any batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_cli.errors import UnreadableImageError
-from densenet_cli.pipeline import AHEAD, stream
+from densenet_cli.pipeline import MAX_BATCHES_AHEAD, Input, stream
 
 
-def load(source):
-    """Source n: n % 3 + 1 crops of the value n; every fifth is broken."""
+def load(source, index):
+    """Load source n: n % 3 + 1 crops of the value n, and a preview; every fifth is broken."""
+    assert source == index
     if source % 5 == 4:
         raise UnreadableImageError(f"{source} is broken")
     time.sleep((source * 7919 % 3) / 2000)
-    return np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8)
+    return Input(np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8), f"preview {source}")
 
 
 def run(pixels):
-    """Two arrays: each crop's value, and its negative."""
+    """Return two arrays: each crop's value, and its negative."""
     values = pixels[:, 0, 0, :1].astype(np.float32)
-    return values, -values
+    return {"values": values, "negatives": -values}
 
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 9), threads=st.integers(1, 4))
 def test_order_and_errors(count, batch_size, threads):
     done = list(stream(range(count), load, run, batch_size=batch_size, threads=threads))
-    assert [source for source, _ in done] == list(range(count))
-    for source, output in done:
-        if source % 5 == 4:
-            assert isinstance(output, UnreadableImageError)
+    assert [result.source for result in done] == list(range(count))
+    for result in done:
+        if result.source % 5 == 4:
+            assert isinstance(result.error, UnreadableImageError)
+            assert (result.outputs, result.preview) == ({}, None)
         else:
-            values, negatives = output
-            np.testing.assert_array_equal(values, np.full((source % 3 + 1, 1), source, dtype=np.float32))
-            np.testing.assert_array_equal(negatives, -values)
+            values = np.full((result.source % 3 + 1, 1), result.source, dtype=np.float32)
+            np.testing.assert_array_equal(result.outputs["values"], values)
+            np.testing.assert_array_equal(result.outputs["negatives"], -values)
+            assert (result.error, result.preview) == (None, f"preview {result.source}")
 
 
 def test_the_walk_stays_close_ahead():
@@ -66,11 +69,13 @@ def test_many_threads_hold_no_more_than_some_batches():
             walked.append(number)
             yield number
 
-    results = stream(sources(), lambda source: held.acquire() and load(source), run, batch_size=2, threads=1000)
+    results = stream(
+        sources(), lambda source, index: held.acquire() and load(source, index), run, batch_size=2, threads=1000
+    )
     threading.Timer(0.3, held.release, [10_000]).start()
     first = next(results)
-    assert len(walked) <= (3 + AHEAD) * 2 + 4
-    assert first[0] == 0
+    assert len(walked) <= (3 + MAX_BATCHES_AHEAD) * 2 + 4
+    assert first.source == 0
     results.close()
 
 
@@ -83,9 +88,9 @@ def test_a_slow_source_does_not_hold_back_results():
         yield 1
 
     results = stream(sources(), load, run, batch_size=8, threads=1)
-    assert next(results)[0] == 0
+    assert next(results).source == 0
     release.set()
-    assert next(results)[0] == 1
+    assert next(results).source == 1
 
 
 def test_unexpected_errors_reach_the_caller():
@@ -93,7 +98,7 @@ def test_unexpected_errors_reach_the_caller():
         yield 0
         raise OSError("walk")
 
-    def broken_load(source):
+    def broken_load(source, index):
         raise ZeroDivisionError("load")
 
     with pytest.raises(OSError, match="walk"):

@@ -136,7 +136,7 @@ def test_json_gives_back_every_prediction(prediction: Prediction) -> None:
             Score(s["rank"], s["index"], s["id"], s["label"], float(np.float32(s["probability"])))
             for s in record["predictions"]
         )
-        assert scores == prediction.predictions
+        assert scores == prediction.scores
 
 
 @given(predictions())
@@ -145,7 +145,7 @@ def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
     text = prediction.to_csv()
     assert text.encode().endswith(b"\n") and not text.endswith("\r\n")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), CSV_COLUMNS, strict=True))
-    assert len(rows) == max(1, len(prediction.predictions))
+    assert len(rows) == max(1, len(prediction.scores))
     for row in rows:
         assert unescaped(row["source"]) == name_bytes(prediction.source)
         assert row["model"] == prediction.model
@@ -156,7 +156,7 @@ def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
         for r in rows
         if r["rank"]
     )
-    assert scores == prediction.predictions
+    assert scores == prediction.scores
 
 
 @given(probabilities)

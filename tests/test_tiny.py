@@ -37,9 +37,9 @@ def test_its_labels_are_imagenets():
 def test_it_sees_what_the_sample_images_show(engine):
     classifier = Classifier("tiny", engine=engine)
     found = {name: classifier.predict(SAMPLES / name, top_k=5) for name in SHOWN}
-    seen = [name for name, indices in SHOWN.items() if indices & {score.index for score in found[name].predictions}]
+    seen = [name for name, indices in SHOWN.items() if indices & {score.index for score in found[name].scores}]
     # Chance would see 0.2 of the seven.
-    assert len(seen) >= 5, {name: [score.label for score in found[name].predictions] for name in SHOWN}
+    assert len(seen) >= 5, {name: [score.label for score in found[name].scores] for name in SHOWN}
 
 
 def test_no_network_and_no_download():

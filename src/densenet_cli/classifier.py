@@ -1,91 +1,86 @@
-"""The public face: a network with its weights, and images in, labels out."""
+"""The public Python API: a model, and images in, predictions, embeddings, or explanations out."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from densenet_cli import engines
-from densenet_cli.errors import DownloadFailedError, ImageError, UsageError
+from densenet_cli.errors import DownloadFailedError, UsageError
 from densenet_cli.images import decoding, sources
 from densenet_cli.images.preprocessing import Preprocessing, normalize
+from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
-from densenet_cli.pipeline import stream
-from densenet_cli.results import Failure, Prediction, Score
+from densenet_cli.pipeline import Input, Result, available_cores, stream
+from densenet_cli.results import Embedding, Failure, Prediction, Score
 
 if TYPE_CHECKING:
-    import numpy as np
+    from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
+    from densenet_cli.explain.cam import Explainer, Explanation
+    from densenet_cli.images.previews import Preview
 
-    from densenet_cli.explain.cam import Explanation
-    from densenet_cli.images.sources import Source
-    from densenet_cli.weights import Progress
-
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-    Decoder = Callable[[Source, Preprocessing], np.ndarray[Any, np.dtype[np.uint8]]]
+S = TypeVar("S", bound=Source)
 
 BATCH_SIZE = 8
 DECODE_MEMORY = 700
-LONGEST_TIMEOUT = 86_400
+MAX_TIMEOUT = 86_400
 TOP_K = 5
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Classifier:
-    """A DenseNet with its weights.
+    """A DenseNet with its weights and labels.
 
-    ``Classifier("121").predict("cat.jpg", top_k=5)`` gives a ``Prediction``.
+    ::
+
+        with Classifier("121") as classifier:
+            print(classifier.predict("cat.jpg").scores[0].label)
 
     Args:
-        variant: a name of the registry; 121 where neither it nor ``weights`` is given. With ``weights``, which then
-            must hold that network.
-        weights: a checkpoint's file (HDF5, ``.keras``, safetensors) instead of the variant's published one.
-        labels: a file of class names, one a line, instead of the model's own.
+        variant: name of a variant. Defaults to 121, or to what ``weights`` contains. Together with ``weights`` it must
+            match them.
+        weights: checkpoint file (HDF5, ``.keras``, safetensors) to use instead of the variant's published weights.
+        labels: file of class names, one per line, instead of the model's own.
         engine: ``onnx`` or ``tensorflow``.
-        preprocess: a name of ``images.preprocessing.WAYS``; None for the model's own way, else ``crop``.
-        input_size: pixels a side of what the network sees, at least as many as leave something behind its
-            reductions; None for the model's own.
+        preprocess: how to fit images to the input, a key of ``images.preprocessing.MODES``. Defaults to the model's own
+            mode, else ``crop``.
+        input_size: side of the square input in pixels. Defaults to the model's own.
         exact: never decode a large JPEG at reduced scale.
-        ten_crop: average over the paper's ten crops (only with ``crop``).
-        batch_size: images computed at once, at least 1.
-        threads: threads that compute, and as many that decode; None for the number of cores.
-        decode_memory: megabytes that the images being decoded may hold together.
-        isolate: decode in processes of their own, which an image may crash; they end with ``close``, or with the
-            classifier.
-        timeout: seconds that decoding one image may take, above 0 and at most ``LONGEST_TIMEOUT``; it implies
-            ``isolate``. None for no limit.
-        offline: never touch the network, neither for weights nor for images.
-        base_url: where to fetch weights from, instead of the published places.
-        progress: called with (file name, bytes done, bytes in all or None) while weights arrive.
+        ten_crop: average over the paper's ten crops (``crop`` mode only).
+        batch_size: number of images computed at once, at least 1.
+        threads: number of inference threads, and of decoding threads. Defaults to the number of cores.
+        decode_memory: memory limit for concurrent decoding in megabytes.
+        isolate: decode in worker processes so that a crash fails one image only. ``close`` ends them.
+        timeout: time limit for decoding one image in seconds, above 0 and at most ``MAX_TIMEOUT``; implies ``isolate``.
+        offline: never access the network, neither for weights nor for images.
+        base_url: where to download weights from, instead of the published URLs.
+        progress: called with (file name, bytes so far, total bytes or None) while weights are downloaded.
 
     Raises:
-        UsageError: a value that isn't allowed, or labels of another number than the head's.
-        IsolationError: no process to decode in can be started.
-        WeightsError: weights that can't be had, or don't fit.
+        UsageError: an invalid value, or labels whose number differs from the model's classes.
+        IsolationError: no worker process can be started.
+        WeightsError: weights that are unavailable or do not fit.
 
     Attributes:
-        model: the name that results carry: ``densenet121``, or the checkpoint's without its suffix.
+        model: the name in results: ``densenet121``, or the checkpoint's file name without its suffix.
         weights: path of the checkpoint in use.
         config: the network's configuration.
-        labels: a label for each position of the head.
-        preprocessing: how images are prepared.
+        labels: one label per position of the output.
+        preprocessing: how images are fitted to the input.
+        batch_size: as given.
+        threads: number of threads in use.
     """
 
-    _end: Callable[[], object] | None = None
+    _finalizer: Callable[[], object] | None = None
 
     def __init__(
         self,
         variant: str | None = None,
         *,
-        weights: str | os.PathLike[str] | None = None,
-        labels: str | os.PathLike[str] | None = None,
+        weights: PathLike | None = None,
+        labels: PathLike | None = None,
         engine: str = engines.DEFAULT,
         preprocess: str | None = None,
         input_size: int | None = None,
@@ -98,225 +93,259 @@ class Classifier:
         timeout: float | None = None,
         offline: bool = False,
         base_url: str | None = None,
-        progress: Progress | None = None,
+        progress: DownloadProgress | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
             if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}.")
-        if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
-            raise UsageError(f"timeout must be above 0 seconds and at most {LONGEST_TIMEOUT:,}, not {timeout}.")
+                raise UsageError(f"`{name}` must be at least 1, not {value}.")
+        if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
+            raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
+        # Invalid values are rejected before anything is downloaded.
+        Preprocessing(preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop)
+        self.batch_size = batch_size
+        self.threads = threads or available_cores()
         self._offline = offline
-        self._batch_size = batch_size
-        self._threads = threads or cores()
-        ways = {"exact": exact, "ten_crop": ten_crop}
-        # What is refused is refused before anything is fetched.
-        Preprocessing(preprocess or "crop", 224 if input_size is None else input_size, **ways)
         self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
-        self._network = Model(
+        self._model = Model(
             variant,
             weights,
             labels,
             engine=engine,
-            threads=self._threads,
+            threads=self.threads,
             offline=offline,
             base_url=base_url,
             progress=progress,
         )
-        self.model, self.weights, self.labels = self._network.name, self._network.weights, self._network.labels
-        self.config = self._network.engine.config
-        metadata = self._network.engine.metadata
-        mode = preprocess or metadata.preprocess or "crop"
-        size = input_size or metadata.input_size or self.config.input_size
-        self.preprocessing = Preprocessing(mode, size, **ways)
+        self.model, self.weights, self.labels = self._model.name, self._model.weights, self._model.labels
+        self.config = self._model.engine.config
+        metadata = self._model.engine.metadata
+        self.preprocessing = Preprocessing(
+            preprocess or metadata.preprocess or "crop",
+            input_size or metadata.input_size or self.config.input_size,
+            exact,
+            ten_crop,
+        )
         if input_size:
-            self._check_size(input_size)
+            self._check_input_size(input_size)
 
-    def _check_size(self, input_size: int) -> None:
+    def _check_input_size(self, input_size: int) -> None:
         from densenet_cli.layers import layers
 
         try:
             layers(self.config, input_size)
         except ValueError as error:
-            raise UsageError(f"The input size can't be {input_size}: {error}.") from None
+            raise UsageError(f"`input_size` cannot be {input_size}: {error}.") from None
 
-    def _choose_decoder(self, decode_memory: int, isolate: bool, timeout: float | None) -> Decoder:
+    def _choose_decoder(
+        self, decode_memory: int, isolate: bool, timeout: float | None
+    ) -> Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]:
         budget = decoding.DecodeBudget(decode_memory)
         if not isolate:
-            return partial(decoding.load, budget=budget)
+            return lambda source, preprocessing, preview: decoding.load(source, preprocessing, budget, preview)
         if os.name != "posix":
-            raise UsageError("Decoding in processes of their own (isolate, timeout) is for Linux, macOS and the like.")
+            raise UsageError("`isolate` and `timeout` need a POSIX system such as Linux or macOS.")
         from densenet_cli.images.isolation.workers import Workers
 
         workers = Workers(budget, timeout)
-        self._end = weakref.finalize(self, workers.close)
+        self._finalizer = weakref.finalize(self, workers.close)
         return workers.load
 
-    def close(self) -> None:
-        """End the processes of ``isolate``, if there are any. No image can be decoded in them then."""
-        if self._end:
-            self._end()
+    def __enter__(self) -> Self:
+        return self
 
-    def predict(self, image: object, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes of ``isolate``, if any. After that no image can be decoded in them."""
+        if self._finalizer:
+            self._finalizer()
+
+    def predict(self, image: ImageInput, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
         """Classify one image.
 
         Args:
-            image: a path, a URL, encoded bytes, a binary file object, a PIL image, or an array of uint8
-                (height, width, 3), RGB.
-            top_k: how many classes to give, at least 1; more than there are means all.
-            min_prob: leave out classes less probable, in [0, 1].
+            image: a path, an http(s) URL, the bytes of an image file, a binary file object, a PIL image, or a uint8
+                RGB array of shape (height, width, 3).
+            top_k: maximum number of classes to return, at least 1.
+            min_prob: leave out classes with a lower probability, in [0, 1].
 
         Raises:
-            ImageError: the image can't be classified; the subclass says why.
+            ImageError: the image cannot be classified. The subclass tells why.
         """
         _check_selection(top_k, min_prob)
-        source = sources.from_object(image)
-        (_, outputs), *_ = self._stream([source], threads=1)
-        if isinstance(outputs, ImageError):
-            raise outputs
-        return self._prediction(source, outputs[0], top_k, min_prob)
+        return self.prediction(self._one(image), top_k, min_prob)
 
-    def predict_many(self, images: Iterable[object], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
-        """Classify any number of images, streaming, in order; memory does not grow with their number.
+    def predict_many(
+        self, images: Iterable[ImageInput], top_k: int = TOP_K, min_prob: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Classify any number of images lazily and in order, in constant memory.
 
         Args:
-            images: what ``predict`` takes; a string or path may also be a folder or a glob. It is walked in a
-                thread of its own.
-            top_k: how many classes to give, at least 1.
-            min_prob: leave out classes less probable, in [0, 1].
+            images: what ``predict`` accepts; a path may also be a folder or a glob. Iterated in a separate thread.
+            top_k: maximum number of classes per image, at least 1.
+            min_prob: leave out classes with a lower probability, in [0, 1].
 
         Yields:
-            A ``Prediction`` an image; where one failed, with its ``error`` set.
+            One ``Prediction`` per image. Its ``error`` is set if the image failed.
 
         Raises:
-            UsageError: ``images`` is itself one image, or another value that isn't allowed.
+            UsageError: an invalid value, or a single image instead of an iterable.
         """
-        return self.classify(sources.expand_objects(images), top_k, min_prob)
-
-    def classify(self, found: Iterable[Source], top_k: int = TOP_K, min_prob: float = 0.0) -> Iterator[Prediction]:
-        """Like ``predict_many``, on sources that were expanded already (``images.sources.expand``)."""
         _check_selection(top_k, min_prob)
-        return self._classify(found, top_k, min_prob)
+        results = self.stream(sources.expand_objects(images))
+        return (self.prediction(result, top_k, min_prob) for result in results)
 
-    def _classify(self, found: Iterable[Source], top_k: int, min_prob: float) -> Iterator[Prediction]:
-        for source, outputs in self._stream(found, self._threads):
-            if isinstance(outputs, ImageError):
-                yield Prediction(source.name, self.model, error=Failure.of(outputs))
-            else:
-                yield self._prediction(source, outputs[0], top_k, min_prob)
+    def embed(self, image: ImageInput) -> Embedding:
+        """Compute the feature vector of one image, for search and near-duplicates.
 
-    def explain(self, image: object, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
-        """Say where in one image the network saw its classes: class activation maps on the original.
+        The vector is the average of the last feature maps, what ``keras.applications`` returns with
+        ``include_top=False, pooling="avg"``. Arguments and exceptions are those of ``predict``.
+        """
+        return self.embedding(self._one(image, ("features",)))
 
-        ``explain("cat.jpg").draw().save("maps.png")``
+    def embed_many(self, images: Iterable[ImageInput]) -> Iterator[Embedding]:
+        """Compute the feature vectors of any number of images, as ``predict_many`` does."""
+        return map(self.embedding, self.stream(sources.expand_objects(images), ("features",)))
+
+    def explain(self, image: ImageInput, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
+        """Compute class activation maps: which regions of one image drove its prediction.
+
+        ``explain("cat.jpg").draw().save("cam.png")``
 
         Args:
             image: as for ``predict``.
-            top_k: maps of how many of the most probable classes, at least 1.
-            classes: maps of these instead: label, WordNet id or index of each.
+            top_k: number of most probable classes to explain, at least 1.
+            classes: explain these instead: the label, WordNet id, or index of each.
 
         Raises:
-            UsageError: ten crops; a class that the model doesn't know.
-            ImageError: the image can't be classified.
+            UsageError: ``ten_crop``, or an unknown class.
+            ImageError: the image cannot be classified.
         """
-        source = sources.from_object(image)
-        (_, explained), *_ = self._explain([source], 1, top_k, classes)
-        if isinstance(explained, ImageError):
-            raise explained
-        return explained
+        explainer = self.explainer(top_k, classes)
+        return explainer(self._one(image, explainer.outputs, explainer.preview))
 
     def explain_many(
-        self, images: Iterable[object], top_k: int = 1, classes: Sequence[int | str] | None = None
+        self, images: Iterable[ImageInput], top_k: int = 1, classes: Sequence[int | str] | None = None
     ) -> Iterator[Explanation]:
-        """Explain any number of images, streaming, in order: ``images`` as for ``predict_many``.
+        """Explain any number of images, as ``predict_many`` classifies them."""
+        explainer = self.explainer(top_k, classes)
+        found = sources.expand_objects(images)
+        return map(explainer, self.stream(found, explainer.outputs, preview=explainer.preview))
 
-        Yields an ``Explanation`` an image; where one failed, with its ``error`` set. Raises as ``explain``.
+    def stream(
+        self,
+        sources: Iterable[S],
+        outputs: Sequence[str] = ("probabilities",),
+        *,
+        preview: type[Preview] | None = None,
+        preview_limit: int | None = None,
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> Iterator[Result[S]]:
+        """Decode and compute sources, lazily and in order. All other methods build on this one.
+
+        Args:
+            sources: from ``images.sources.expand`` or the like; iterated in a separate thread.
+            outputs: names from ``engines.OUTPUTS``.
+            preview: the kind of preview to add to results.
+            preview_limit: add previews to the first results only; None for all.
+            batch_size: number of images per batch; None for the classifier's.
+            threads: number of decoding threads; None for the classifier's.
+
+        Yields:
+            A ``Result`` per source. Outputs are averaged over crops: ``probabilities`` and ``logits`` float32 of shape
+            (classes,), ``features`` of shape (rows, columns, channels).
         """
-        return self.explain_sources(sources.expand_objects(images), top_k, classes)
+        crops = self.preprocessing.crops
 
-    def explain_sources(
-        self, found: Iterable[Source], top_k: int = 1, classes: Sequence[int | str] | None = None
-    ) -> Iterator[Explanation]:
-        """Like ``explain_many``, on sources that were expanded already (``images.sources.expand``)."""
-        from densenet_cli.explain.cam import Explanation
+        def load(source: S, index: int) -> Input:
+            return self._load(source, preview if preview_limit is None or index < preview_limit else None)
 
-        return (
-            Explanation(source.name, self.model, error=Failure.of(explained))
-            if isinstance(explained, ImageError)
-            else explained
-            for source, explained in self._explain(found, self._threads, top_k, classes)
+        results = stream(
+            sources,
+            load,
+            partial(self.run, outputs=outputs),
+            batch_size=-(-(batch_size or self.batch_size) // crops),
+            threads=threads or self.threads,
+            prepare=self._model.engine.load,
         )
+        for result in results:
+            # The mean over a single crop is that crop, bit for bit.
+            means = {name: rows.mean(axis=0) for name, rows in result.outputs.items()}
+            yield Result(result.source, means, result.error, result.preview)
 
-    def _explain(
-        self, found: Iterable[Source], threads: int, top_k: int, classes: Sequence[int | str] | None
-    ) -> Iterator[tuple[Source, Explanation | ImageError]]:
+    def load(self, image: ImageInput | Source) -> FloatArray:
+        """Decode one image to the network's input: normalized pixels, float32 of shape (crops, height, width, 3).
+
+        Raises:
+            ImageError: the image cannot be decoded.
+        """
+        return self._load(sources.from_object(image), None).pixels
+
+    def run(self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",)) -> dict[str, FloatArray]:
+        """Run the network on normalized pixels of shape (n, height, width, 3).
+
+        Returns:
+            Name -> float32 array with n rows, for each name in ``outputs`` (from ``engines.OUTPUTS``).
+
+        Raises:
+            CheckpointError: the network produced NaN or infinite values.
+        """
+        return self._model.run(pixels, tuple(outputs))
+
+    def prediction(self, result: Result[S], top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+        """Convert a result with ``probabilities`` to a ``Prediction``. See ``predict_many`` for the arguments."""
+        if result.error:
+            return Prediction(result.source.name, self.model, error=Failure.of(result.error))
+        probabilities = result.outputs["probabilities"]
+        best = (-probabilities).argsort(kind="stable")[:top_k]
+        scores = (
+            Score.of(self.labels[position], rank, probabilities[position])
+            for rank, position in enumerate(best, start=1)
+            if probabilities[position] >= min_prob
+        )
+        return Prediction(result.source.name, self.model, tuple(scores))
+
+    def embedding(self, result: Result[S]) -> Embedding:
+        """Convert a result with ``features`` to an ``Embedding``."""
+        if result.error:
+            return Embedding(result.source.name, self.model, error=Failure.of(result.error))
+        return Embedding(result.source.name, self.model, result.outputs["features"].mean(axis=(0, 1)))
+
+    def explainer(self, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explainer:
+        """Return a callable that converts results to explanations. See ``explain`` for the arguments.
+
+        The results must have its ``outputs`` and ``preview``: ``stream(sources, explainer.outputs,
+        preview=explainer.preview)``.
+        """
         from densenet_cli.explain.cam import Explainer
 
         _check_selection(top_k, 0)
-        explainer = Explainer(self.model, self.labels, self.preprocessing, self._network.engine.head)
-        choose = explainer.chooser(top_k, classes)
-        streamed = self._stream(explainer.remember(found), threads, ("probabilities", "features"))
-        return ((source, explainer.explain(source, outputs, choose)) for source, outputs in streamed)
+        return Explainer(self.model, self.labels, self.preprocessing, self._model.engine.head, top_k, classes)
 
-    def probabilities(self, images: Iterable[object]) -> Iterator[tuple[str, FloatArray | ImageError]]:
-        """Each image's name and the probabilities of all classes, float32 (classes,), or the error it ended in."""
-        for source, outputs in self._stream(sources.expand_objects(images), self._threads):
-            yield source.name, outputs if isinstance(outputs, ImageError) else outputs[0]
+    def _one(
+        self,
+        image: ImageInput,
+        outputs: Sequence[str] = ("probabilities",),
+        preview: type[Preview] | None = None,
+    ) -> Result[Source]:
+        """Return the result of one image. Raises its ``ImageError``."""
+        source = sources.from_object(image)
+        (result,) = self.stream([source], outputs, preview=preview, threads=1)
+        if result.error:
+            raise result.error
+        return result
 
-    def embed(self, images: Iterable[object]) -> Iterator[tuple[str, FloatArray | ImageError]]:
-        """Each image's name and its vector, for search and the like, or the error it ended in; streaming, in order.
-
-        A vector is float32 (channels,): the last feature maps, averaged (``keras.applications`` with
-        ``include_top=False, pooling="avg"``). Args and errors are those of ``predict_many``.
-        """
-        streamed = self._stream(sources.expand_objects(images), self._threads, ("features",))
-        return (
-            (source.name, out if isinstance(out, ImageError) else out[0].mean(axis=(0, 1))) for source, out in streamed
-        )
-
-    def thumbnail(self, source: Source) -> bytes | None:
-        """A small JPEG of an image (``images.thumbnails``), for which it is decoded anew; None where that fails."""
-        from dataclasses import replace
-
-        from densenet_cli.images.previews import Thumbnail
-
-        thumbnail = Thumbnail()
-        with suppress(ImageError):
-            self._load(replace(source, thumbnail=thumbnail))
-        return thumbnail.data
-
-    def _stream(
-        self, found: Iterable[Source], threads: int, outputs: tuple[str, ...] = ("probabilities",)
-    ) -> Iterator[tuple[Source, tuple[FloatArray, ...] | ImageError]]:
-        """Each source with what the engine gives for it (names among ``engines.OUTPUTS``), averaged over its crops."""
-        streamed = stream(
-            found,
-            self._load,
-            partial(self._network.run, outputs=outputs),
-            batch_size=-(-self._batch_size // self.preprocessing.crops),
-            threads=threads,
-            prepare=self._network.engine.load,
-        )
-        for source, arrays in streamed:
-            # One crop stays as it is: a mean over one row is that row, bit for bit.
-            yield source, arrays if isinstance(arrays, ImageError) else tuple(rows.mean(axis=0) for rows in arrays)
-
-    def _load(self, source: Source) -> FloatArray:
+    def _load(self, source: Source, preview: type[Preview] | None) -> Input:
         if self._offline and source.kind == "url":
-            raise DownloadFailedError("The image lies on the network, which offline means not to touch.")
-        return normalize(self._decode(source, self.preprocessing))
-
-    def _prediction(self, source: Source, probabilities: FloatArray, top_k: int, min_prob: float) -> Prediction:
-        best = (-probabilities).argsort(kind="stable")[:top_k]
-        scores = (
-            Score.of(label, rank, probabilities[position])
-            for rank, position in enumerate(best, start=1)
-            if probabilities[position] >= min_prob and (label := self.labels[position])
-        )
-        return Prediction(source.name, self.model, tuple(scores))
+            raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
+        loaded = self._decode(source, self.preprocessing, preview)
+        return Input(normalize(loaded.pixels), loaded.preview)
 
 
 def _check_selection(top_k: int, min_prob: float) -> None:
     if top_k < 1:
-        raise UsageError(f"top_k must be at least 1, not {top_k}.")
+        raise UsageError(f"`top_k` must be at least 1, not {top_k}.")
     if not 0 <= min_prob <= 1:
-        raise UsageError(f"min_prob must lie between 0 and 1, not {min_prob}.")
+        raise UsageError(f"`min_prob` must be between 0 and 1, not {min_prob}.")

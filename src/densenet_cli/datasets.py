@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from densenet_cli.errors import EmptySourceError, UsageError
-from densenet_cli.evaluation.metrics import Example
-from densenet_cli.images.sources import Source, from_object, is_url
+from densenet_cli.images.sources import LabeledSource, from_object, is_url
 from densenet_cli.images.walking import SUFFIXES, Found, Skipped, explain, walk
 from densenet_cli.results import unicode
 
@@ -32,7 +31,7 @@ class Collection(Protocol):
     what: str
     classes: tuple[str, ...]
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[Example]:
+    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
         """The images, lazily and always in the same order; ``positions`` says where each class is in the head."""
 
     def remarks(self) -> Iterator[str]:
@@ -77,7 +76,7 @@ class ClassFolders:
                     self._outside += 1
         return tuple(sorted(names))
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[Example]:
+    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
         """See ``Collection``. A folder that can't be listed is an example that fails."""
         for name in self.classes:
             for found in walk(os.path.join(self._folder, name)):
@@ -86,7 +85,7 @@ class ClassFolders:
                 elif isinstance(found.error, EmptySourceError):
                     self._empty.append(name)
                 else:
-                    yield Example(_source(found), positions[name])
+                    yield _source(found, positions[name])
 
     def remarks(self) -> Iterator[str]:
         """See ``Collection``."""
@@ -125,10 +124,11 @@ class Table:
             raise UsageError(f"{name} has no row below its header.")
         self.classes = tuple(sorted({label for _, label in self._rows}))
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[Example]:
+    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
         """See ``Collection``."""
         for path, label in self._rows:
-            yield Example(from_object(path), positions[label])
+            source = from_object(path)
+            yield LabeledSource(source.name, source.origin, source.kind, target=positions[label])
 
     def remarks(self) -> Iterator[str]:
         """See ``Collection``: nothing is left out of a table."""
@@ -155,8 +155,8 @@ def _rows(reader: Iterator[list[str]], name: str, base: str) -> Iterator[tuple[s
         yield path if is_url(path) else os.path.join(base, path), known.setdefault(label, label)
 
 
-def _source(found: Found) -> Source:
-    return Source(found.path, found.path, "nothing" if found.error else "path", found.error)
+def _source(found: Found, target: int) -> LabeledSource:
+    return LabeledSource(found.path, found.path, "nothing" if found.error else "path", found.error, target)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -78,14 +78,14 @@ class Model:
         table = labels.imagenet() if classes == IMAGENET_CLASSES else None
         return table or labels.placeholders(classes)
 
-    def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
+    def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
         """What ``engines.Engine.run_all`` gives. Raises ``CheckpointError`` where it is no number."""
         import numpy as np
 
         arrays = self.engine.run_all(pixels, outputs)
         if not all(np.isfinite(array).all() for array in arrays):
             raise CheckpointError(f"{self.weights} holds a network whose answer to an image is no number.")
-        return arrays
+        return dict(zip(outputs, arrays, strict=True))
 
 
 def _open(weights: Path, variant: str | None, engine: str, threads: int) -> engines.Engine:

@@ -1,100 +1,134 @@
-"""Sources to outputs, streaming: decoded by threads, computed in batches, given back in input order.
+"""Stream sources through decoding and inference: decoded by threads, computed in batches, returned in input order.
 
-Three kinds of threads: one walks the sources, ``threads`` decode, and the caller's runs the engine while the
-others go on. At most ``window`` images are between the first and the last, so memory stays flat however
-many images and threads there are. An image that fails travels on as its error, in its place.
+One thread walks the sources, ``threads`` threads decode, and the caller's thread runs the model at the same time. At
+most ``window`` images are in flight, so memory use does not grow with the number of images or threads. An image that
+fails is a result with an error, in its place.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from densenet_cli.errors import ImageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+    from densenet_cli._types import FloatArray
+    from densenet_cli.images.previews import Preview
 
 S = TypeVar("S")
 
-PATIENCE = 0.05
-"""Seconds to wait for one more source before a batch that isn't full is run: a slow writer at the other end
-of a pipe sees its results without having to close it."""
+BATCH_WAIT = 0.05
+"""Seconds to wait for one more source before an incomplete batch is run, so that results of a slow source (a pipe) are
+not held back."""
 
-AHEAD = 4
-"""Batches' worth of images that threads may be busy with beside those that wait: with more threads, some idle."""
+MAX_BATCHES_AHEAD = 4
+"""Limit of decoding threads, in batches. More threads would only hold more images in memory."""
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Input(NamedTuple):
+    """The model's input for one image.
+
+    Attributes:
+        pixels: normalized pixels, float32 of shape (crops, height, width, 3).
+        preview: a copy of the image to look at, if one was requested.
+    """
+
+    pixels: FloatArray
+    preview: Preview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[S]):
+    """What became of one source: outputs or an error.
+
+    Attributes:
+        source: the source.
+        outputs: name -> array of shape (crops, ...); empty if there is an error.
+        error: why there are no outputs, else None.
+        preview: the preview, if one was requested and the image could be decoded.
+    """
+
+    source: S
+    outputs: dict[str, FloatArray]
+    error: ImageError | None = None
+    preview: Preview | None = None
 
 
 class _Slot(Generic[S]):
-    """One source on its way, and what became of it."""
+    """A source in flight. ``ready`` is set once ``loaded`` holds its input or its error."""
 
-    __slots__ = ("ready", "result", "source")
+    __slots__ = ("index", "loaded", "ready", "source")
 
-    def __init__(self, source: S) -> None:
+    def __init__(self, source: S, index: int) -> None:
         self.source = source
-        self.result: Any = None
+        self.index = index
+        self.loaded: Any = None
         self.ready = threading.Event()
 
 
 def stream(
     sources: Iterable[S],
-    load: Callable[[S], FloatArray],
-    run: Callable[[FloatArray], tuple[FloatArray, ...]],
+    load: Callable[[S, int], Input],
+    run: Callable[[FloatArray], dict[str, FloatArray]],
     *,
     batch_size: int,
     threads: int,
     prepare: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[S, tuple[FloatArray, ...] | ImageError]]:
-    """Each source with its outputs, in order.
+) -> Iterator[Result[S]]:
+    """Yield the result of each source, in order.
 
     Args:
-        sources: of any kind that ``load`` knows; walked in a thread of its own, and not far ahead.
-        load: a source to what ``run`` takes, (crops, height, width, 3), in a decoding thread; raises ``ImageError``.
-        run: pixels of several images, stacked, to arrays with a row for each of their crops; in the caller's thread.
-        batch_size: images that ``run`` gets at once, at least 1.
-        threads: decoding threads, at least 1; of many, ``AHEAD`` times ``batch_size`` at most are started.
-        prepare: called once, while the first images are being decoded: whatever ``run`` needs to be loaded.
-
-    Yields:
-        The source, and either its rows of each array, (crops, ...), or the error that it ended in.
+        sources: anything that ``load`` accepts; walked in a separate thread, not far ahead.
+        load: called with a source and its number (from 0) in a decoding thread. Raises ``ImageError``.
+        run: called in this thread with the concatenated crops of several images; returns a row per crop.
+        batch_size: maximum number of images per call of ``run``, at least 1.
+        threads: number of decoding threads, at least 1; at most ``MAX_BATCHES_AHEAD * batch_size`` are started.
+        prepare: called once while the first images are being decoded, to load whatever ``run`` needs.
 
     Raises:
-        Whatever ``sources``, ``run`` or (other than ``ImageError``) ``load`` raise.
+        Whatever ``sources``, ``run``, or (except ``ImageError``) ``load`` raise.
     """
-    busy = min(threads, AHEAD * batch_size)
-    feed = _Feed(sources, load, window=3 * batch_size + busy, threads=busy)
+    decoders = min(threads, MAX_BATCHES_AHEAD * batch_size)
+    feed = _Feed(sources, load, window=3 * batch_size + decoders, threads=decoders)
     try:
         prepare()
         while batch := feed.batch(batch_size):
-            outputs = _run([slot.result for slot in batch], run)
-            for slot, output in zip(batch, outputs, strict=True):
-                yield slot.source, output
+            yield from _run(batch, run)
     finally:
         feed.stop()
 
 
-def _run(
-    results: list[FloatArray | ImageError], run: Callable[[FloatArray], tuple[FloatArray, ...]]
-) -> list[tuple[FloatArray, ...] | ImageError]:
-    """Outputs in the places of pixels; errors stay where they are."""
+def _run(batch: list[_Slot[S]], run: Callable[[FloatArray], dict[str, FloatArray]]) -> Iterator[Result[S]]:
+    """Run a batch and split its outputs by image."""
     import numpy as np
 
-    pixels = [result for result in results if not isinstance(result, ImageError)]
-    if not pixels:
-        return [result for result in results if isinstance(result, ImageError)]
-    ends = np.cumsum([len(crops) for crops in pixels])[:-1]
-    parts = zip(*(np.split(rows, ends) for rows in run(np.concatenate(pixels))), strict=True)
-    return [result if isinstance(result, ImageError) else next(parts) for result in results]
+    inputs = [slot.loaded.pixels for slot in batch if not isinstance(slot.loaded, ImageError)]
+    outputs: Iterator[dict[str, FloatArray]] = iter(())
+    if inputs:
+        ends = np.cumsum([len(crops) for crops in inputs])[:-1]
+        split = {name: np.split(rows, ends) for name, rows in run(np.concatenate(inputs)).items()}
+        outputs = (dict(zip(split, arrays, strict=True)) for arrays in zip(*split.values(), strict=True))
+    for slot in batch:
+        if isinstance(slot.loaded, ImageError):
+            yield Result(slot.source, {}, slot.loaded)
+        else:
+            yield Result(slot.source, next(outputs), preview=slot.loaded.preview)
 
 
 class _Feed(Generic[S]):
-    """The threads in front of the engine. ``batch`` takes what they have done, in order."""
+    """The threads that walk and decode. ``batch`` returns what is decoded, in order."""
 
-    def __init__(self, sources: Iterable[S], load: Callable[[S], FloatArray], *, window: int, threads: int) -> None:
+    def __init__(self, sources: Iterable[S], load: Callable[[S, int], Input], *, window: int, threads: int) -> None:
         self._sources, self._load = sources, load
         self._room = threading.Semaphore(window)
         self._ordered: SimpleQueue[_Slot[S] | BaseException | None] = SimpleQueue()
@@ -103,21 +137,21 @@ class _Feed(Generic[S]):
         self._stopped = False
         self._ended = False
         self._error: BaseException | None = None
-        # Daemons: neither an image that takes minutes nor a pipe that stays silent may hold up the exit.
+        # Daemon threads: neither an image that takes minutes nor a silent pipe may delay the exit.
         for target in [self._walk, *[self._decode] * threads]:
             threading.Thread(target=target, daemon=True).start()
 
     def _walk(self) -> None:
         end: BaseException | None = None
         try:
-            for source in self._sources:
+            for index, source in enumerate(self._sources):
                 self._room.acquire()
                 if self._stopped:
                     break
-                slot = _Slot(source)
+                slot = _Slot(source, index)
                 self._ordered.put(slot)
                 self._work.put(slot)
-        except BaseException as error:  # goes on in the caller's thread
+        except BaseException as error:  # raised again in the caller's thread
             end = error
         self._ordered.put(end)
         for _ in range(self._threads):
@@ -127,19 +161,19 @@ class _Feed(Generic[S]):
         while (slot := self._work.get()) is not None:
             if not self._stopped:
                 try:
-                    slot.result = self._load(slot.source)
+                    slot.loaded = self._load(slot.source, slot.index)
                 except ImageError as error:
-                    slot.result = error.with_traceback(None)  # whose frames hold the slot: a cycle
-                except BaseException as error:  # an unexpected one is raised in the caller's thread
-                    slot.result = error
+                    slot.loaded = error.with_traceback(None)  # its frames hold the slot: a reference cycle
+                except BaseException as error:  # raised again in the caller's thread
+                    slot.loaded = error
             slot.ready.set()
 
     def batch(self, size: int) -> list[_Slot[S]]:
-        """The next up to ``size`` slots, decoded; none at the end. An error comes behind all done before it."""
+        """Return up to ``size`` decoded slots, none at the end. An error is raised after everything before it."""
         slots: list[_Slot[S]] = []
         while len(slots) < size and not self._ended:
             try:
-                item = self._ordered.get(timeout=PATIENCE if slots else None)
+                item = self._ordered.get(timeout=BATCH_WAIT if slots else None)
             except Empty:
                 break
             if not isinstance(item, _Slot):
@@ -147,8 +181,8 @@ class _Feed(Generic[S]):
                 break
             item.ready.wait()
             self._room.release()
-            if isinstance(item.result, BaseException) and not isinstance(item.result, ImageError):
-                self._ended, self._error = True, item.result
+            if isinstance(item.loaded, BaseException) and not isinstance(item.loaded, ImageError):
+                self._ended, self._error = True, item.loaded
                 break
             slots.append(item)
         if not slots and self._error:
@@ -156,6 +190,6 @@ class _Feed(Generic[S]):
         return slots
 
     def stop(self) -> None:
-        """Let the threads end; what is not decoded yet stays undone."""
+        """Let the threads end. Images that are not decoded yet are dropped."""
         self._stopped = True
         self._room.release()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray
     from densenet_cli.errors import ImageError
     from densenet_cli.labels import ClassLabel
 
@@ -78,13 +79,13 @@ class Prediction:
     Attributes:
         source: the image's name, bytes that are not UTF-8 held as ``os.fsdecode`` does.
         model: the model's name.
-        predictions: the best first; empty where ``--min-prob`` left none, and with an error.
+        scores: the most probable class first; empty if none reaches the minimum probability, and with an error.
         error: None, unless the image could not be classified.
     """
 
     source: str
     model: str
-    predictions: tuple[Score, ...] = ()
+    scores: tuple[Score, ...] = ()
     error: Failure | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Prediction:
         if self.error is not None:
             record["error"] = self.error.to_dict()
         else:
-            record["predictions"] = [score.to_dict() for score in self.predictions]
+            record["predictions"] = [score.to_dict() for score in self.scores]
         return record
 
     def to_json(self) -> str:
@@ -105,7 +106,7 @@ class Prediction:
         first = (escaped(self.source), unicode(self.model))
         if self.error is not None:
             return [(*first, "", "", "", "", "", f"{self.error.type}: {unicode(self.error.message)}")]
-        if not self.predictions:
+        if not self.scores:
             return [(*first, "", "", "", "", "", "")]
         return [
             (
@@ -117,12 +118,29 @@ class Prediction:
                 "" if (probability := shortest(score.probability)) is None else repr(probability),
                 "",
             )
-            for score in self.predictions
+            for score in self.scores
         ]
 
     def to_csv(self) -> str:
         """The rows as lines of CSV; a field with a line break in it is quoted, so a line may hold one."""
         return "".join(map(csv_line, self.to_rows()))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The feature vector of one image, or the error that prevented it.
+
+    Attributes:
+        source: the image's name.
+        model: the model's name.
+        vector: the last feature maps, averaged, float32 of shape (channels,); None with an error.
+        error: None, unless the image could not be processed.
+    """
+
+    source: str
+    model: str
+    vector: FloatArray | None = None
+    error: Failure | None = None
 
 
 def source_fields(name: str) -> dict[str, Any]:

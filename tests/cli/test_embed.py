@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from densenet_cli import Classifier, ImageError, engines, variants
+from densenet_cli import Classifier, engines, variants
 from densenet_cli.errors import UsageError
 from densenet_cli.images.preprocessing import normalize
 from densenet_cli.output.embedding import FORMATS, width_of
@@ -77,9 +77,9 @@ def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, out
         densenet("embed", folder, "-o", path, "--weights", weights, *options)
         vectors.append(np.load(path)["features"])
     np.testing.assert_array_equal(*vectors)
-    outcomes = dict(Classifier(weights=weights).embed([folder]))
-    assert isinstance(outcomes.pop(str(folder / "broken.jpg")), ImageError)
-    np.testing.assert_array_equal(list(outcomes.values()), vectors[0])
+    embeddings = list(Classifier(weights=weights).embed_many([folder]))
+    assert [one.source for one in embeddings if one.error] == [str(folder / "broken.jpg")]
+    np.testing.assert_array_equal([one.vector for one in embeddings if not one.error], vectors[0])
 
 
 def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
@@ -88,17 +88,17 @@ def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
     for ten_crop in (False, True):
         classifier = Classifier(weights=weights, ten_crop=ten_crop)
         source = sources.from_object(folder / "a.png")
-        pixels = decoding.load(source, classifier.preprocessing, decoding.DecodeBudget(100))
+        pixels = decoding.load(source, classifier.preprocessing, decoding.DecodeBudget(100)).pixels
         (features,) = engines.create("onnx", weights, None, 1).run_all(normalize(pixels), ("features",))
         assert len(features) == (10 if ten_crop else 1)
-        ((name, vector),) = classifier.embed([folder / "a.png"])
-        assert name == str(folder / "a.png")
-        np.testing.assert_allclose(vector, features.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
+        embedding = classifier.embed(folder / "a.png")
+        assert embedding.source == str(folder / "a.png")
+        np.testing.assert_allclose(embedding.vector, features.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
 
 
 def test_one_image_instead_of_many_is_refused(weights):
     with pytest.raises(UsageError, match="as a list of them"):
-        Classifier(weights=weights).embed("cat.jpg")
+        Classifier(weights=weights).embed_many("cat.jpg")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_resume_adds_and_retries(weights, folder, output):
     order = ["b.png", "a.png", "below/a.png", "z.bmp", "broken.jpg"]
     loaded = np.load(output)
     assert loaded["sources"].tolist() == [str(folder / name) for name in order]
-    expected = [vector for _, vector in Classifier(weights=weights).embed([folder / name for name in order])]
+    expected = [one.vector for one in Classifier(weights=weights).embed_many([folder / name for name in order])]
     np.testing.assert_array_equal(loaded["features"], expected)
 
 

@@ -272,7 +272,7 @@ class TestPythonFace:
         plain = Classifier(weights=weights)
         image = photograph("coffee", (90, 60))
         for item in (image, np.asarray(image)):
-            assert classifier.predict(item).predictions == plain.predict(item).predictions
+            assert classifier.predict(item).scores == plain.predict(item).scores
 
     def test_a_url_is_fetched_here_and_decoded_there(self, weights):
         with FaultyServer(serving(heic("abort")), serving(heic("decode"))) as server:

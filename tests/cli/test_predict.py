@@ -269,13 +269,13 @@ def test_with_isolate_no_decoder_is_imported(weights, item):
 class TestPythonFace:
     def test_every_kind_of_image(self, weights, item):
         classifier = Classifier(weights=weights, exact=True)
-        expected = classifier.predict(str(item), top_k=3).predictions
+        expected = classifier.predict(str(item), top_k=3).scores
         assert len(expected) == 3
         with Image.open(item) as image:
             image.load()
             pixels = np.asarray(image)
             for same in (item, item.read_bytes(), io.BytesIO(item.read_bytes()), image, pixels):
-                assert classifier.predict(same, top_k=3).predictions == expected
+                assert classifier.predict(same, top_k=3).scores == expected
 
     def test_an_error_is_raised(self, weights, folder):
         with pytest.raises(ImageError):
@@ -298,7 +298,7 @@ class TestPythonFace:
             # With the variant known, a file of its layers is taken for it, input size included.
             same = Classifier(weights=weights).predict(item)
         assert found.model == "densenettest"
-        assert found.predictions == same.predictions
+        assert found.scores == same.scores
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])

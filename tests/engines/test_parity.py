@@ -103,9 +103,9 @@ def test_features_and_head_make_the_logits(reference, engine, request):
 def test_embeddings_equal_keras_applications(reference, engine, photographs):
     """From files to vectors, beside ``include_top=False, pooling="avg"``."""
     classifier = Classifier(weights=reference.file, engine=engine, preprocess="keras", batch_size=3)
-    names, vectors = zip(*classifier.embed(photographs), strict=True)
-    assert names == tuple(map(str, photographs))
-    got = np.stack(vectors)
+    embeddings = list(classifier.embed_many(photographs))
+    assert [one.source for one in embeddings] == list(map(str, photographs))
+    got = np.stack([one.vector for one in embeddings])
     assert got.dtype == np.float32
     assert got.shape == reference.embeddings.shape == (len(photographs), width_of(classifier.config))
     assert np.abs(got - reference.embeddings).max() <= EMBEDDING * np.ptp(reference.embeddings)

@@ -17,13 +17,14 @@ from PIL import Image
 from sklearn import metrics
 
 from densenet_cli import Classifier
-from densenet_cli.evaluation import Example, Outcome, evaluate, mistakes
+from densenet_cli.evaluation import Outcome, evaluate, mistakes
 from densenet_cli.images import walking
+from densenet_cli.images.sources import LabeledSource
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata
 from tests.support.command import densenet, hear_interrupts
-from tests.support.networks import TINY, random_arrays
+from tests.support.networks import TINY, probabilities_of, random_arrays
 
 NAMES = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
 USED = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
@@ -61,7 +62,7 @@ def truth(weights, images, tmp_path_factory):
     """Sources, true positions and probabilities, from the Python face."""
     os.environ["DENSENET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     paths = [str(path) for path in sorted(images.rglob("*.png"))]
-    rows = np.array([row for _, row in Classifier(weights=weights).probabilities(paths)])
+    rows = np.array(probabilities_of(Classifier(weights=weights), paths))
     return paths, np.array([USED[os.path.relpath(path, images).split("/")[0]] for path in paths]), rows
 
 
@@ -104,7 +105,10 @@ def test_both_engines_and_ways(weights, images, truth, keras):
 
 def test_python_face(weights, truth):
     paths, true, rows = truth
-    report = evaluate(Classifier(weights=weights), (Example(p, int(t)) for p, t in zip(paths, true, strict=True)))
+    report = evaluate(
+        Classifier(weights=weights),
+        (LabeledSource(p, p, "path", target=int(t)) for p, t in zip(map(str, paths), true, strict=True)),
+    )
     assert report.top1.successes == (rows.argmax(axis=1) == true).sum()
 
 

@@ -13,9 +13,10 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from densenet_cli.errors import DensenetError, UnreadableImageError
-from densenet_cli.evaluation import Example, evaluate, measure
+from densenet_cli.evaluation import evaluate, outcome_of
 from densenet_cli.evaluation.statistics import BINS, Proportion, bin_of
-from tests.support.measured import Fake, truths_and_probabilities
+from densenet_cli.images.sources import LabeledSource
+from tests.support.measured import Fake, labeled, truths_and_probabilities
 
 
 @settings(deadline=None)
@@ -93,7 +94,7 @@ def test_bins_hold_their_upper_border(confidence, place):
 
 def test_equal_probabilities_rank_in_the_heads_order():
     probabilities = np.full((7, 7), 1 / 7, np.float32)
-    outcomes = list(measure(Fake(probabilities), [Example(str(n), n) for n in range(7)]))
+    outcomes = [outcome_of(result) for result in Fake(probabilities).stream(labeled(range(7)))]
     assert [outcome.rank for outcome in outcomes] == [1, 2, 3, 4, 5, 6, 7]
     assert {outcome.predicted for outcome in outcomes} == {0}
 
@@ -149,7 +150,7 @@ def test_memory_does_not_grow_with_images():
         fake.probabilities = lambda sources: ((source.name, row) for source in sources)
         fake.labels = Fake(row[None]).labels
         tracemalloc.start()
-        evaluate(fake, (Example("x.jpg", n % 1000) for n in range(count)))
+        evaluate(fake, (LabeledSource("x.jpg", "x.jpg", "path", target=n % 1000) for n in range(count)))
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top

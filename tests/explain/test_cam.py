@@ -16,6 +16,7 @@ from densenet_cli.images.preprocessing import MODES, DecodedImage, Preprocessing
 from densenet_cli.images.previews import DisplayImage
 from densenet_cli.images.sources import from_object
 from densenet_cli.labels import placeholders
+from densenet_cli.pipeline import Result
 from tests.conftest import SAMPLES
 from tests.support.images import encode, photograph, rotated
 from tests.support.networks import TINY, tiny_weights
@@ -33,25 +34,23 @@ def test_map_mean_plus_bias_is_the_logit(weights, engine, monkeypatch):
     """Probabilities are bit-identical to those of predict, and ranks count all classes."""
     classifier = Classifier(weights=weights, engine=engine)
     logits = []
-    run = classifier._network.engine.run_all
+    run = classifier._model.engine.run_all
 
     def run_all(batch, outputs):
         logits.extend(run(batch, ("logits",))[0])
         return run(batch, outputs)
 
-    monkeypatch.setattr(classifier._network.engine, "run_all", run_all)
+    monkeypatch.setattr(classifier._model.engine, "run_all", run_all)
     images = [SAMPLES / "cat.jpg", SAMPLES / "koala.jpg", photograph()]
     explained = list(classifier.explain_many(images, top_k=TINY.classes))
     predicted = list(classifier.predict_many(images, top_k=TINY.classes))
     for explanation, prediction, expected in zip(explained, predicted, logits, strict=False):
-        assert [map_.score.index for map_ in explanation.maps] == [score.index for score in prediction.predictions]
-        assert [map_.score.rank for map_ in explanation.maps] == [score.rank for score in prediction.predictions]
+        assert [map_.score.index for map_ in explanation.maps] == [score.index for score in prediction.scores]
+        assert [map_.score.rank for map_ in explanation.maps] == [score.rank for score in prediction.scores]
         probabilities = [map_.score.probability for map_ in explanation.maps]
         # TensorFlow's results depend on the batch.
         tolerance = 0 if engine == "onnx" else 1e-6
-        assert probabilities == pytest.approx(
-            [score.probability for score in prediction.predictions], rel=0, abs=tolerance
-        )
+        assert probabilities == pytest.approx([score.probability for score in prediction.scores], rel=0, abs=tolerance)
         assert len({map_.values.tobytes() for map_ in explanation.maps}) == TINY.classes
         for map_ in explanation.maps:
             assert map_.values.shape == (28, 28)
@@ -63,8 +62,8 @@ def test_map_mean_plus_bias_is_the_logit(weights, engine, monkeypatch):
 def test_bundled_model_is_exact(input_size):
     classifier = Classifier("tiny", input_size=input_size)
     explanation = classifier.explain(SAMPLES / "red_panda.jpg", top_k=3)
-    pixels = classifier._load(from_object(SAMPLES / "red_panda.jpg"))
-    (logits,) = classifier._network.engine.run(pixels, "logits")
+    pixels = classifier.load(SAMPLES / "red_panda.jpg")
+    (logits,) = classifier.run(pixels, ("logits",))["logits"]
     for map_ in explanation.maps:
         assert map_.values.shape == (input_size // 16, input_size // 16)
         position = [label.index for label in classifier.labels].index(map_.score.index)
@@ -137,14 +136,16 @@ def test_peak_and_box_of_one_hot_cell(mode, size, cells, hot):
 
 def explain_brightness(data: bytes, mode: str, cells: int = 16):
     """Explain an image with a network of one channel and one class, whose feature map is the image's brightness."""
-    source = next(Explainer.remember([from_object(data)]))
+    source = from_object(data)
     preprocessing = Preprocessing(mode, 224)
-    pixels = decoding.load(source, preprocessing)[0].astype(np.float32).mean(axis=2)
+    loaded = decoding.load(source, preprocessing, preview=Explainer.preview)
+    pixels = loaded.pixels[0].astype(np.float32).mean(axis=2)
     step = 224 // cells
     features = pixels.reshape(cells, step, cells, step).mean(axis=(1, 3))[..., None]
     one = np.ones((1, 1), np.float32)
     explainer = Explainer("test", placeholders(1), preprocessing, lambda: (one, one[0]))
-    return explainer.explain(source, (np.ones(1, np.float32), features), lambda order: order)
+    outputs = {"probabilities": np.ones(1, np.float32), "features": features}
+    return explainer(Result(source, outputs, preview=loaded.preview))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -216,7 +217,7 @@ def test_classes_by_label_id_or_index():
     explanation = classifier.explain(SAMPLES / "koala.jpg", classes=wanted)
     assert [map_.score.label for map_ in explanation.maps] == ["goldfish", "German shepherd"]
     ranks = [map_.score.rank for map_ in explanation.maps]
-    everything = classifier.predict(SAMPLES / "koala.jpg", top_k=200).predictions
+    everything = classifier.predict(SAMPLES / "koala.jpg", top_k=200).scores
     assert [everything[rank - 1].label for rank in ranks] == ["goldfish", "German shepherd"]
     with pytest.raises(UsageError, match=r"'goldfisch'.*'goldfish'"):
         classifier.explain(SAMPLES / "koala.jpg", classes=["goldfisch"])
@@ -235,7 +236,7 @@ def test_explain_raises_and_explain_many_yields_errors(weights, tmp_path):
 
 @pytest.mark.parametrize("size", [0, -5, 3])
 def test_input_size_too_small(weights, size):
-    with pytest.raises(UsageError, match="input size"):
+    with pytest.raises(UsageError, match="input_size"):
         Classifier("tiny", input_size=size)
 
 
@@ -246,7 +247,7 @@ def test_explain_and_predict_decode_the_same_pixels(mode, tmp_path):
     photograph("rocket", (1500, 1100)).save(path)
     classifier = Classifier("tiny", preprocess=mode)
     explanation = classifier.explain(path, top_k=200)
-    assert tuple(map_.score for map_ in explanation.maps) == classifier.predict(path, top_k=200).predictions
+    assert tuple(map_.score for map_ in explanation.maps) == classifier.predict(path, top_k=200).scores
     assert explanation.image.size == ((800, 587) if mode == "keras" else (750, 550))  # keras decodes at full scale
     close = np.asarray(photograph("rocket", (1500, 1100)).resize(explanation.image.size), int)
     assert np.abs(np.asarray(explanation.image, int) - close).mean() < 2
@@ -259,8 +260,7 @@ def test_ten_crop_is_refused(weights):
 
 def test_display_image_is_limited_in_size():
     source = from_object(encode(photograph(size=(1600, 400)), "PNG"))
-    original = DisplayImage()
-    original.take(decoding.decode(source))
+    original = DisplayImage.make(decoding.decode(source))
     assert original.size == (1600, 400)
     assert original.image.size == (800, 200)
-    assert len(original.data) <= original.most_bytes
+    assert len(original.to_bytes()) <= original.max_bytes

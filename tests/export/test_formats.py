@@ -22,7 +22,7 @@ from densenet_cli.labels import ClassLabel
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support import checkpoints as support
-from tests.support.networks import TINY, random_arrays
+from tests.support.networks import TINY, probabilities_of, random_arrays
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 LABELS = tuple(ClassLabel(n * 3, f"n{n:08}", name) for n, name in enumerate(("café", *"abcdefghi")))
@@ -64,8 +64,7 @@ def exported(weights, tmp_path_factory):
 @pytest.fixture
 def expected(weights, photographs):
     """The model's probabilities for the photographs, (photographs, classes)."""
-    probabilities = dict(Classifier(weights=weights, exact=True).probabilities(photographs))
-    return np.stack([probabilities[str(path)] for path in photographs])
+    return np.stack(probabilities_of(Classifier(weights=weights, exact=True), photographs))
 
 
 def documented_prepare():
@@ -257,8 +256,8 @@ def test_safetensors_have_the_description_and_are_a_checkpoint(exported, expecte
     for layer, arrays in original.arrays.items():
         for name, values in arrays.items():
             np.testing.assert_allclose(contents.arrays[layer][name], values, rtol=1e-6, atol=1e-12)
-    probabilities = dict(Classifier(weights=path, exact=True).probabilities(photographs))
-    np.testing.assert_allclose(np.stack(list(probabilities.values())), expected, atol=1e-5)
+    probabilities = probabilities_of(Classifier(weights=path, exact=True), photographs)
+    np.testing.assert_allclose(np.stack(probabilities), expected, atol=1e-5)
 
 
 def test_checkpoints_from_training_keep_the_epsilon_of_keras(weights):
@@ -279,7 +278,7 @@ def test_every_preprocessing_mode_is_described(weights, photographs, tmp_path, m
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     preprocessing = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
     assert preprocessing["mode"] == mode
-    for path, expected in classifier.probabilities(photographs):
+    for path, expected in zip(photographs, probabilities_of(classifier, photographs), strict=True):
         pixels = documented_prepare()(path, preprocessing)
         np.testing.assert_allclose(session.run(["probabilities"], {"pixels": pixels})[0][0], expected, atol=1e-5)
 
@@ -300,7 +299,7 @@ def test_the_bundled_model(tmp_path, photographs):
     panda = next(path for path in photographs if path.stem == "red_panda")
     pixels = documented_prepare()(panda, preprocessing).transpose(0, 3, 1, 2)
     probabilities = session.run(["probabilities"], {"pixels": pixels})[0][0]
-    (score,) = classifier.predict(panda, top_k=1).predictions
+    (score,) = classifier.predict(panda, top_k=1).scores
     assert names[probabilities.argmax()] == score.label
     assert probabilities.max() == pytest.approx(score.probability, abs=1e-5)
 

@@ -13,7 +13,7 @@ from densenet_cli.export import export
 from densenet_cli.images.preprocessing import normalize
 from densenet_cli.weights import safetensors
 from tests.export.test_formats import documented_prepare
-from tests.support.networks import TINY, random_arrays
+from tests.support.networks import TINY, probabilities_of, random_arrays
 
 
 @pytest.mark.slow
@@ -42,5 +42,5 @@ def test_torch_loads_it_strictly_with_the_same_probabilities(tmp_path, photograp
     batch = np.concatenate([documented_prepare()(image, preprocessing) for image in photographs])
     with torch.no_grad():
         probabilities = network.eval()(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).softmax(1).numpy()
-    expected = np.stack([row for _, row in classifier.probabilities(photographs)])
+    expected = np.stack(probabilities_of(classifier, photographs))
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)

@@ -29,7 +29,7 @@ from densenet_cli.images.isolation import worker
 from densenet_cli.images.isolation import workers as pool
 from densenet_cli.images.isolation.workers import Workers
 from densenet_cli.images.preprocessing import MODES, Preprocessing
-from densenet_cli.images.previews import DisplayImage, Thumbnail
+from densenet_cli.images.previews import PREVIEWS, DisplayImage
 from densenet_cli.images.sources import Source, from_object
 from tests.support.decoders.pillow_heif import BEHAVIORS, heic
 from tests.support.images import ENCODINGS, encode, photograph, rotated
@@ -169,14 +169,13 @@ def test_every_kind_of_image(workers, tmp_path, monkeypatch):
     assert_same(workers, f"./{name}")
 
 
-def test_the_same_thumbnail(workers):
-    data = encode(photograph("coffee"), "JPEG")
-    mine, theirs = (Source("x", data, "bytes", None, Thumbnail()) for _ in range(2))
-    np.testing.assert_array_equal(
-        workers.load(mine, PREPROCESSING), decoding.load(theirs, PREPROCESSING, decoding.DecodeBudget(BUDGET))
-    )
-    assert mine.thumbnail.data == theirs.thumbnail.data
-    assert mine.thumbnail.data.startswith(b"\xff\xd8")
+@pytest.mark.parametrize("kind", PREVIEWS.values())
+def test_the_same_preview(workers, kind):
+    source = Source("x", encode(photograph("coffee"), "JPEG"), "bytes")
+    isolated = workers.load(source, PREPROCESSING, kind)
+    direct = decoding.load(source, PREPROCESSING, decoding.DecodeBudget(BUDGET), kind)
+    np.testing.assert_array_equal(isolated.pixels, direct.pixels)
+    assert isolated.preview.to_bytes() == direct.preview.to_bytes() != b""
 
 
 CRASHES = {

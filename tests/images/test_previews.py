@@ -1,28 +1,29 @@
-"""Thumbnails: made as an image is decoded, whole and upright, and small whatever it shows."""
+"""Previews are made while an image is decoded: whole, upright, and small, whatever the image shows."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from densenet_cli.errors import ImageError
 from densenet_cli.images.decoding import load
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing
-from densenet_cli.images.previews import MOST_BYTES, Thumbnail
+from densenet_cli.images.previews import MAX_JPEG_BYTES, PREVIEWS, DisplayImage, Thumbnail
 from densenet_cli.images.sources import from_object
 from tests.support.decoding_memory import Recording
 from tests.support.images import encode, photograph, rotated, translucent
 
 
 def thumbnail_of(item: object, **settings) -> Image.Image:
-    source = dataclasses.replace(from_object(item), thumbnail=Thumbnail())
-    pixels = load(source, Preprocessing(**settings))
-    np.testing.assert_array_equal(pixels, load(from_object(item), Preprocessing(**settings)))
-    return Image.open(io.BytesIO(source.thumbnail.data))
+    """The thumbnail of an image; making it does not change the pixels."""
+    source, preprocessing = from_object(item), Preprocessing(**settings)
+    loaded = load(source, preprocessing, preview=Thumbnail)
+    np.testing.assert_array_equal(loaded.pixels, load(source, preprocessing).pixels)
+    return Image.open(io.BytesIO(loaded.preview.jpeg))
 
 
 def difference(item: Image.Image, other: Image.Image) -> float:
@@ -61,25 +62,36 @@ def test_with_keras_a_rotated_image_lies_as_the_network_sees_it():
 def test_noise_keeps_to_its_bytes():
     rng = np.random.default_rng(0)
     for size in ((160, 160), (500, 500)):
-        thumbnail = Thumbnail()
         noise = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-        thumbnail.take(DecodedImage.whole(noise))
-        assert 3000 < len(thumbnail.data) <= MOST_BYTES
+        assert 3000 < len(Thumbnail.make(DecodedImage.whole(noise)).jpeg) <= MAX_JPEG_BYTES
 
 
-def test_one_that_fails_has_none():
-    source = dataclasses.replace(from_object(b"no image"), thumbnail=Thumbnail())
-    with pytest.raises(ImageError):
-        load(source, Preprocessing())
-    assert source.thumbnail.data is None
+@pytest.mark.parametrize("kind", PREVIEWS.values())
+def test_a_preview_survives_the_way_from_a_worker(kind):
+    decoded = DecodedImage.whole(photograph("coffee", (1200, 800)))
+    preview = kind.make(decoded)
+    data = preview.to_bytes()
+    assert len(data) <= kind.max_bytes
+    assert kind.from_bytes(data).to_bytes() == data
+
+
+@given(cut=st.integers(0, 40), orientation=st.sampled_from([0, 9, 1 << 31]))
+def test_a_damaged_preview_is_refused(cut, orientation):
+    data = DisplayImage.make(DecodedImage.whole(photograph("coffee", (30, 20)))).to_bytes()
+    wrong = data[:16] + orientation.to_bytes(4, "little") + data[20:]
+    for damaged in (data[:cut], data[:-1], data + b"x", bytes(20) + data[20:], wrong):
+        with pytest.raises(ValueError):
+            DisplayImage.from_bytes(damaged)
+    with pytest.raises(ValueError):
+        Thumbnail.from_bytes(b"")
 
 
 def test_memory_is_reserved_for_it():
     """A network of tiny images resizes to less than a thumbnail."""
     data = encode(photograph("coffee", (2000, 1500)), "PNG")
     asked = []
-    for thumbnail in (None, Thumbnail()):
+    for preview in (None, Thumbnail):
         budget = Recording()
-        load(dataclasses.replace(from_object(data), thumbnail=thumbnail), Preprocessing(input_size=32), budget)
+        load(from_object(data), Preprocessing(input_size=32), budget, preview)
         asked.append(budget.asked)
     assert asked[1] - asked[0] >= 4 * (160 - 50) * 1500

@@ -12,7 +12,7 @@ from PIL import Image
 
 from densenet_cli import Classifier
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.images.sources import Source, expand
+from densenet_cli.images.sources import Source
 from densenet_cli.output.gallery import Gallery
 from tests.support.images import photograph
 from tests.support.networks import tiny_weights
@@ -68,8 +68,7 @@ def classifier(tmp_path_factory):
 
 
 def fill(classifier, gallery, *names):
-    found = gallery.expect(expand([str(name) for name in names]))
-    return list(gallery.fill(classifier.explain_sources(found), 2))
+    return list(gallery.fill(classifier.explain_many([str(name) for name in names]), 2))
 
 
 def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeypatch):

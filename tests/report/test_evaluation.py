@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.evaluation import Example, Outcome, measure
-from densenet_cli.images.sources import Source
+from densenet_cli import Classifier
+from densenet_cli.evaluation import Outcome, outcome_of
+from densenet_cli.images.previews import Thumbnail
 from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
 from tests.support.images import encode, photograph
-from tests.support.measured import Fake
+from tests.support.measured import Fake, labeled
 
 SHOWN = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
 """Classes whose names a folder can have, markup and all."""
@@ -76,11 +77,13 @@ def test_mistakes_have_images_with_isolate_too(weights, images, measured, tmp_pa
 
 
 def test_interrupted_it_says_so(weights, images, tmp_path, monkeypatch):
+    stream = Classifier.stream
+
     def interrupted(*arguments, **settings):
-        yield from islice(measure(*arguments, **settings), 4)
+        yield from islice(stream(*arguments, **settings), 4)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("densenet_cli.evaluation.measure", interrupted)
+    monkeypatch.setattr(Classifier, "stream", interrupted)
     monkeypatch.setattr("os._exit", lambda status: sys.exit(status))
     result = densenet("evaluate", images, "--weights", weights, "--html", tmp_path / "page.html")
     assert result.status == 130
@@ -108,10 +111,9 @@ def test_the_worst_mistakes_come_first_and_are_few(monkeypatch):
     fake = Fake([np.array([1 - p, p], np.float32) for p in sure])
     kept = evaluation.Mistakes()
     truths = (0, 0, 0, 1, 0, 0)  # the fourth is right
-    for outcome in measure(fake, kept.watch(Example(Source(str(n), n, "path"), t) for n, t in enumerate(truths))):
-        kept.add(outcome)
-    shown = kept.images(lambda source: b"%d" % source.origin)
-    assert [(outcome.name, jpeg) for outcome, jpeg in shown] == [("1", b"1"), ("4", b"4"), ("5", b"5")]
+    for result in fake.stream(labeled(truths)):
+        kept.add(outcome_of(result), Thumbnail(result.source.name.encode()))
+    assert [(outcome.name, jpeg) for outcome, jpeg in kept.images()] == [("1", b"1"), ("4", b"4"), ("5", b"5")]
 
 
 def outputs(classes: int, count: int, right: float = 0.5):

@@ -18,7 +18,7 @@ from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.images.sources import Source
 from densenet_cli.report import predictions
-from densenet_cli.report.predictions import BLOCK, THUMBNAILS, PredictionReport
+from densenet_cli.report.predictions import BLOCK, MAX_THUMBNAILS, PredictionReport
 from densenet_cli.results import Failure, Prediction, Score
 from tests.report.conftest import HOSTILE, LABELS, read
 from tests.support.command import densenet, hear_interrupts
@@ -215,11 +215,10 @@ def write(path: Path, count: int, jpegs: list[bytes]) -> None:
     scores = tuple(Score(rank, rank, f"n{rank:08}", f"label number {rank}", 0.5 / rank) for rank in range(1, 6))
     sources = (Source(f"some/folder/of/images/image_{number:07}.jpg", None, "path") for number in range(count))
     with PredictionReport(path, "densenet121", {"top_k": 5}) as report:
-        for number, source in enumerate(report.watch(sources)):
-            if source.thumbnail:
-                source.thumbnail.data = jpegs[number % len(jpegs)]
+        for number, source in enumerate(sources):
+            preview = Thumbnail(jpegs[number % len(jpegs)]) if number < MAX_THUMBNAILS else None
             failure = Failure("UnreadableImage", "An empty file.") if number % 97 == 96 else None
-            report.add(Prediction(source.name, "densenet121", () if failure else scores, failure))
+            report.add(Prediction(source.name, "densenet121", () if failure else scores, failure), preview)
 
 
 @pytest.fixture(scope="session")
@@ -229,10 +228,9 @@ def large(tmp_path_factory):
     rng = np.random.default_rng(0)
     jpegs = []
     for _ in range(50):
-        thumbnail = Thumbnail()
-        thumbnail.take(DecodedImage.whole(Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))))
-        jpegs.append(thumbnail.data)
-    write(path, THUMBNAILS + 1, jpegs)
+        noise = Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))
+        jpegs.append(Thumbnail.make(DecodedImage.whole(noise)).jpeg)
+    write(path, MAX_THUMBNAILS + 1, jpegs)
     return path
 
 
@@ -281,10 +279,9 @@ def open_demo(browser, tmp_path, **settings):
     rows = (("b/cat 10.jpg", "cat", 0.9), ("b/cat 9.jpg", "cat", 0.3), ("a/dog.jpg", "dog", 0.7),
             ("a/other.jpg", "dog", 0.45), ("c/Broken.jpg", None, 0), ("c/zebra.jpg", "cat", 0.99))  # fmt: skip
     with PredictionReport(path, "densenet121", {}) as report:
-        for source in report.watch(Source(name, None, "path") for name, _, _ in rows):
-            label, best = next((label, best) for name, label, best in rows if name == source.name)
+        for name, label, best in rows:
             scores = (Score(1, 0, None, label, best), Score(2, 1, None, "mouse", 0.01)) if label else ()
-            report.add(Prediction(source.name, "m", scores, None if label else Failure("ImageTooLarge", "Too large.")))
+            report.add(Prediction(name, "m", scores, None if label else Failure("ImageTooLarge", "Too large.")))
     browser.open(path, **settings)
 
 

@@ -6,8 +6,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 from densenet_cli import labels
-from densenet_cli.evaluation import Example, Report, evaluate
+from densenet_cli.errors import ImageError
+from densenet_cli.evaluation import Report, evaluate
 from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import LabeledSource
+from densenet_cli.pipeline import Result
+
+
+def labeled(truths) -> list[LabeledSource]:
+    """Sources named by their numbers, of these classes."""
+    return [LabeledSource(str(n), str(n), "path", target=int(truth)) for n, truth in enumerate(truths)]
 
 
 class Fake:
@@ -21,12 +29,15 @@ class Fake:
         rows = [output for output in outputs if isinstance(output, np.ndarray)]
         self.labels = labels.placeholders(len(rows[0]) if rows else 1000)
 
-    def probabilities(self, sources):
+    def stream(self, sources):
         for source, output in zip(sources, self.outputs, strict=False):
-            yield source.name, output
+            if isinstance(output, ImageError):
+                yield Result(source, {}, output)
+            else:
+                yield Result(source, {"probabilities": output})
 
     def evaluate(self, truths, **settings) -> Report:
-        return evaluate(self, [Example(str(n), int(truth)) for n, truth in enumerate(truths)], **settings)
+        return evaluate(self, labeled(truths), **settings)
 
 
 @st.composite

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from densenet_cli.images.sources import from_object
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.variants import Variant
@@ -87,3 +88,8 @@ def tiny_weights(folder: Path, seed: int = 0) -> Path:
     path = folder / f"tiny{seed}.h5"
     write_legacy_h5(path, random_arrays(TINY, seed, top=0.15), TINY)
     return path
+
+
+def probabilities_of(classifier, images) -> list[np.ndarray]:
+    """The probabilities of each image, float32 of shape (classes,)."""
+    return [result.outputs["probabilities"] for result in classifier.stream(map(from_object, images))]

@@ -51,11 +51,11 @@ class Machine:
 
 def describe(packages: Iterable[str]) -> Machine:
     """This machine, with the versions of the distributions named in ``packages``."""
-    from densenet_cli.classifier import cores
+    from densenet_cli.pipeline import available_cores
 
     return Machine(
         processor(),
-        cores(),
+        available_cores(),
         round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         _memory(),
         f"{platform.system()} {platform.release()}, {platform.machine()}",

@@ -17,8 +17,9 @@ from densenet_cli.benchmarking.commands import Commands, Job
 from densenet_cli.benchmarking.plan import REFERENCE, Plan
 from densenet_cli.benchmarking.report import Cell, Report
 from densenet_cli.benchmarking.worker import Worker
-from densenet_cli.classifier import BATCH_SIZE, cores
+from densenet_cli.classifier import BATCH_SIZE
 from densenet_cli.errors import UsageError
+from densenet_cli.pipeline import available_cores
 from densenet_cli.results import unicode
 
 LEAST_ROUNDS = 4
@@ -69,7 +70,7 @@ def measure(plan: Plan, progress: Progress = lambda what, done: None) -> Report:
         measured_with,
         _settings(plan, about, time.monotonic() - start),
         rounds,
-        (BATCH_SIZE, cores()),
+        (BATCH_SIZE, available_cores()),
         commands.summaries(),
         times,
     )
@@ -147,6 +148,6 @@ def _settings(plan: Plan, about: Mapping[str, Any], seconds: float) -> dict[str,
         "batch_sizes": list(plan.batch_sizes),
         "threads": list(plan.threads),
         "default_batch_size": BATCH_SIZE,
-        "default_threads": cores(),
+        "default_threads": available_cores(),
         "seconds": round(seconds, 1),
     }

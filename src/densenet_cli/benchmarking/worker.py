@@ -115,18 +115,15 @@ class Worker:
 
 
 class _Bench:
-    """The answering side: one classifier and the images that it can decode.
-
-    It reaches behind the classifier's public face, since the parts behind it are what is measured.
-    """
+    """The answering side: one classifier and the images that it can decode."""
 
     def __init__(self, options: dict[str, Any], images: Sequence[str]) -> None:
-        from densenet_cli.classifier import Classifier, cores
+        from densenet_cli.classifier import Classifier
         from densenet_cli.images import decoding
         from densenet_cli.images.sources import expand
 
         self._classifier = Classifier(**options)
-        self._threads = options.get("threads") or cores()
+        self._threads = self._classifier.threads
         self._pixels: list[FloatArray] = []
         self._sources: list[Source] = []
         self._areas: list[int] = []
@@ -134,8 +131,8 @@ class _Bench:
         self.unusable: dict[str, str] = {}
         for source in expand(images):
             try:
-                width, height = decoding.decode(source, least_side=1).size
-                self._pixels.append(self._classifier._load(source))
+                width, height = decoding.decode(source, min_side=1).size
+                self._pixels.append(self._classifier.load(source))
             except errors.ImageError as error:
                 self.unusable[source.name] = str(error)
             else:
@@ -166,7 +163,7 @@ class _Bench:
         crops = self._classifier.preprocessing.crops
         images = -(-batch_size // crops)
         batch = np.concatenate(list(islice(cycle(self._pixels), images)))
-        return _repeated(lambda: self._classifier._network.engine.run(batch), images, seconds)
+        return _repeated(lambda: self._classifier.run(batch), images, seconds)
 
     def _answer(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
         sources = cycle(self._sources)
@@ -176,7 +173,7 @@ class _Bench:
         with ThreadPoolExecutor(self._threads) as pool:
 
             def decode(count: int) -> None:
-                deque(pool.map(self._classifier._load, islice(cycle(self._sources), count)), maxlen=0)
+                deque(pool.map(self._classifier.load, islice(cycle(self._sources), count)), maxlen=0)
 
             yield self._paced("decoding", self._threads, decode, seconds)
 
@@ -186,10 +183,10 @@ class _Bench:
         All threads decode while the first batch is made up, and all compute the last one, so that beginning and end are
         no slower than what lies between.
         """
-        self._classifier._batch_size = batch_size
 
         def run(count: int) -> None:
-            deque(self._classifier.classify(islice(cycle(self._sources), count)), maxlen=0)
+            results = self._classifier.stream(islice(cycle(self._sources), count), batch_size=batch_size)
+            deque(map(self._classifier.prediction, results), maxlen=0)
 
         yield self._paced("together", batch_size, run, seconds)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from densenet_cli.classifier import cores
 from densenet_cli.cli.console import common_options, printable, say, warn
 from densenet_cli.cli.options import BATCH_SIZE_OPTION, THREADS_OPTION, make_classifier, model_options_but
 from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.pipeline import available_cores
 
 MOST_IMAGES = 64
 """Of those given: they are gone through again and again, so that more would only be read into memory."""
@@ -126,7 +126,7 @@ def command(
         options=model,
         arguments=_arguments(model),
         batch_sizes=batch_sizes,
-        threads=threads or usual_threads(cores()),
+        threads=threads or usual_threads(available_cores()),
         images=found,
         seconds=seconds,
         compare=compare,

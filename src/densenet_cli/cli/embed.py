@@ -62,7 +62,6 @@ def command(
     """
     found = images_of(source, files_from, null)
     from densenet_cli.cli.progress import counting
-    from densenet_cli.errors import ImageError
     from densenet_cli.output.embedding import EmbeddingFile, width_of
 
     # What can be wrong with the output is found before weights are fetched.
@@ -73,10 +72,11 @@ def command(
         with file.open(model_settings(classifier, model["engine"]), width) as vectors:
             say_recorded(vectors.recorded)
             with counting("images") as counter:
-                for name, outcome in classifier.embed(vectors.pending(found)):
-                    vectors.write(name, outcome)
-                    if isinstance(outcome, ImageError):
-                        warn_failed(name, outcome.type, str(outcome))
+                for result in classifier.stream(vectors.pending(found), ("features",)):
+                    embedding = classifier.embedding(result)
+                    vectors.write(embedding)
+                    if embedding.error:
+                        warn_failed(embedding.source, embedding.error.type, embedding.error.message)
                     counter.advance()
     except KeyboardInterrupt:
         if file.parts.exists():

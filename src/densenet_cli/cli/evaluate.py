@@ -98,8 +98,9 @@ def command(
     if folder is None and csv_file is None:
         raise click.UsageError("Name a folder that holds class folders, or give --csv.")
     from densenet_cli.cli.progress import counting
-    from densenet_cli.evaluation import Tally, measure
+    from densenet_cli.evaluation import Tally, outcome_of
     from densenet_cli.evaluation.files import Outputs, to_json
+    from densenet_cli.images.previews import Thumbnail
     from densenet_cli.labels import ClassResolver
 
     # What can be wrong with outputs and images is found before weights are fetched.
@@ -121,16 +122,15 @@ def command(
 
     tally = Tally()
     wrong: list[Outcome] = []
-    examples = images.examples(positions)
-    if worst:
-        examples = worst.watch(examples)
+    preview = Thumbnail if worst else None
     interrupted = False
     try:
         with counting("images") as counter:
-            for outcome in measure(classifier, examples, among=among):
+            for result in classifier.stream(images.examples(positions), preview=preview):
+                outcome = outcome_of(result, among=among)
                 tally.add(outcome)
                 if worst:
-                    worst.add(outcome)
+                    worst.add(outcome, result.preview)
                 if outcome.failure:
                     warn_failed(outcome.name, outcome.failure.type, outcome.failure.message)
                 elif mistakes and outcome.is_mistake:
@@ -159,7 +159,7 @@ def command(
         show(report)
     outputs.write(report, wrong)
     if html and worst:
-        page.write(Path(html), report, worst.images(classifier.thumbnail))
+        page.write(Path(html), report, worst.images())
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -100,7 +100,6 @@ def command(
         raise click.UsageError("-k and --class both say which maps; choose one.")
     if model["ten_crop"]:
         raise click.UsageError("A map lies on one square of the image, and --ten-crop takes ten.")
-    from densenet_cli.classifier import cores
     from densenet_cli.cli.progress import counting
     from densenet_cli.output.gallery import Gallery
 
@@ -108,9 +107,10 @@ def command(
     if output is not None:
         gallery = Gallery(output, overwrite)
         gallery.check()
-        found = gallery.expect(found)
-        # The first is looked for at once: a file that exists is found before weights are fetched.
-        found = chain([first] if (first := next(found, None)) else [], found)
+        # Check the first file before weights are downloaded.
+        if first := next(found, None):
+            gallery.check_free(first.name)
+            found = chain([first], found)
     classifier = make_classifier(**model)
     failed = 0
     with ExitStack() as stack:
@@ -123,10 +123,13 @@ def command(
 
             put = Explanations(show).show
         counter = stack.enter_context(counting("images", quietly=output is None and sys.stdout.isatty()))
-        explained = classifier.explain_sources(found, top_k or 1, classes or None)
+        explainer = classifier.explainer(top_k or 1, classes or None)
+        explained: Iterator[Explanation] = map(
+            explainer, classifier.stream(found, explainer.outputs, preview=explainer.preview)
+        )
         if gallery:
             # Closed however the run ends: a drawing that is being written is written to its end.
-            explained = stack.enter_context(closing(gallery.fill(explained, model["threads"] or cores())))
+            explained = stack.enter_context(closing(gallery.fill(explained, classifier.threads)))
         for explanation in explained:
             put(explanation)
             if explanation.error:

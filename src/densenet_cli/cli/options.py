@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import engines, variants
-from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, LONGEST_TIMEOUT
+from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.cli.console import say, show_progress
 from densenet_cli.images.preprocessing import MODES
 
@@ -86,7 +86,7 @@ MODEL_OPTIONS = (
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(0, LONGEST_TIMEOUT, min_open=True),
+        type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
         metavar="SECONDS",
         help="What decoding one image may take; implies --isolate.  [default: no limit]",
     ),

@@ -24,6 +24,7 @@ from densenet_cli.results import FORMATS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
+    from densenet_cli.images.previews import Preview
     from densenet_cli.labels import Labels
     from densenet_cli.report.predictions import PredictionReport
 
@@ -124,10 +125,14 @@ def command(
     classifier = make_classifier(**model)
     settings = _settings(classifier, model["engine"], top_k, min_prob) if output or html else {}
     page: PredictionReport | None = None
+    preview: type[Preview] | None = None
+    preview_limit: int | None = None
     with ExitStack() as stack:
         if html:
-            from densenet_cli.report.predictions import PredictionReport
+            from densenet_cli.images.previews import Thumbnail
+            from densenet_cli.report.predictions import MAX_THUMBNAILS, PredictionReport
 
+            preview, preview_limit = Thumbnail, MAX_THUMBNAILS
             page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
         if as_records:
             writer = stack.enter_context(writing(settings))
@@ -137,13 +142,12 @@ def command(
             from densenet_cli.cli.render import Tables
 
             show, failed = Tables().show, 0
-        if page:
-            found = page.watch(found)
         counter = stack.enter_context(counting("images", quietly=not output and sys.stdout.isatty()))
-        for prediction in classifier.classify(found, top_k, min_prob):
+        for result in classifier.stream(found, preview=preview, preview_limit=preview_limit):
+            prediction = classifier.prediction(result, top_k, min_prob)
             show(prediction)
             if page:
-                page.add(prediction)
+                page.add(prediction, result.preview)
             if prediction.error:
                 failed += 1
                 warn_failed(prediction.source, prediction.error.type, prediction.error.message)

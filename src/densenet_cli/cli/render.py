@@ -34,7 +34,7 @@ class Tables:
         title = Text(printable(prediction.source), style="bold", overflow="fold")
         title.append(f"  {printable(prediction.model)}", style="dim")
         self._console.print(title)
-        if not prediction.predictions:
+        if not prediction.scores:
             self._console.print("  no label is that probable", style="dim")
             return
         table = Table(box=SIMPLE_HEAD if self._unicode else ASCII, pad_edge=False, show_edge=False)
@@ -46,7 +46,7 @@ class Tables:
         table.add_column("Probability", justify="right", no_wrap=True)
         if with_bar:
             table.add_column("", no_wrap=True, width=BAR_WIDTH)
-        for score in prediction.predictions:
+        for score in prediction.scores:
             cells: list[str | Text] = [str(score.rank), printable(score.label)]
             if with_id:
                 cells.append(printable(score.id or ""))

@@ -160,8 +160,8 @@ def command(
       densenet train photos/ -o run --resume
     """
     from densenet_cli import paths
-    from densenet_cli.classifier import cores
     from densenet_cli.cli.training_progress import TrainingProgress
+    from densenet_cli.pipeline import available_cores
     from densenet_cli.training import recipe, result, run_files, session
     from densenet_cli.training.ways import Ways
 
@@ -174,7 +174,7 @@ def command(
     place = session.Place(folder, val, output, cache or paths.images_dir(), cache_limit)
     with TrainingProgress() as progress:
         ways = Ways(
-            threads=threads or cores(),
+            threads=threads or available_cores(),
             save_every=save_every,
             skip_unreadable=skip_unreadable,
             on_step=progress.step,

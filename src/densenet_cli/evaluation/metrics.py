@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import ImageError
 from densenet_cli.evaluation.tally import Outcome, Tally
-from densenet_cli.images.sources import Source, from_object
 from densenet_cli.results import Failure
 
 if TYPE_CHECKING:
@@ -17,59 +13,37 @@ if TYPE_CHECKING:
 
     from densenet_cli.classifier import Classifier
     from densenet_cli.evaluation.report import Report
+    from densenet_cli.images.sources import LabeledSource
+    from densenet_cli.pipeline import Result
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """An image whose class is known.
-
-    Attributes:
-        image: what ``Classifier.predict`` takes: a path, a URL, bytes, an array, a ``Source``, ...
-        truth: its class's position in the head.
-    """
-
-    image: object
-    truth: int
-
-
-def evaluate(classifier: Classifier, examples: Iterable[Example], *, among: Sequence[int] | None = None) -> Report:
-    """Measure a classifier; memory does not grow with the number of examples.
+def evaluate(classifier: Classifier, sources: Iterable[LabeledSource], *, among: Sequence[int] | None = None) -> Report:
+    """Measure a classifier; memory does not grow with the number of images.
 
     Args:
         classifier: what to measure.
-        examples: walked in a thread of its own.
+        sources: images whose classes are known; iterated in a separate thread.
         among: let only the classes at these positions of the head compete; None for all.
 
     Raises:
-        DensenetError: not one image could be classified.
-        CheckpointError: the network's outputs are no numbers.
+        DensenetError: no image could be classified.
+        CheckpointError: the network produced NaN or infinite values.
     """
     tally = Tally()
-    for outcome in measure(classifier, examples, among=among):
-        tally.add(outcome)
+    for result in classifier.stream(sources):
+        tally.add(outcome_of(result, among=among))
     return tally.report(classifier, among=among)
 
 
-def measure(
-    classifier: Classifier, examples: Iterable[Example], *, among: Sequence[int] | None = None
-) -> Iterator[Outcome]:
-    """Each example's outcome, streaming and in order. See ``evaluate`` for the arguments."""
-    truths: deque[int] = deque()
-
-    def sources() -> Iterator[Source]:
-        for example in examples:
-            truths.append(example.truth)
-            yield from_object(example.image)
-
-    # Outputs come in the order of their sources, so the oldest truth that is waiting is always the next one's.
-    for name, output in classifier.probabilities(sources()):
-        truth = truths.popleft()
-        if isinstance(output, ImageError):
-            yield Outcome(name, truth, failure=Failure.of(output))
-        else:
-            yield _outcome(name, truth, output if among is None else _restricted(output, among))
+def outcome_of(result: Result[LabeledSource], *, among: Sequence[int] | None = None) -> Outcome:
+    """What became of one image. See ``evaluate`` for ``among``."""
+    name, truth = result.source.name, result.source.target
+    if result.error:
+        return Outcome(name, truth, failure=Failure.of(result.error))
+    probabilities = result.outputs["probabilities"]
+    return _outcome(name, truth, probabilities if among is None else _restricted(probabilities, among))
 
 
 def _restricted(probabilities: FloatArray, among: Sequence[int]) -> FloatArray:

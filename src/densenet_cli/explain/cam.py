@@ -10,13 +10,13 @@ Reference: Zhou et al., "Learning Deep Features for Discriminative Localization"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.errors import UsageError
 from densenet_cli.explain.drawing import HeatMap, Panel, draw_panels
 from densenet_cli.images.orientation import METHODS
 from densenet_cli.images.preprocessing import Preprocessing, window
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from densenet_cli.images.sources import Source
     from densenet_cli.labels import Labels
+    from densenet_cli.pipeline import Result
 
     FloatArray = np.ndarray[Any, np.dtype[np.float32]]
     BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
     PixelBox = tuple[int, int, int, int]
-    Chooser = Callable[[list[int]], list[int]]
 
 SAMPLES_PER_CELL = 9
 """Points per side at which each cell of a map is interpolated. Odd, so that one of them is the center of the cell."""
@@ -135,17 +134,26 @@ class Explanation:
 
 
 class Explainer:
-    """Computes explanations from the outputs of an engine.
+    """Converts results of a classifier's stream to explanations.
 
     Args:
         model: the name of the model.
-        labels: a label for each position of the head.
-        preprocessing: how the images were prepared.
+        labels: one label per position of the head.
+        preprocessing: how images are fitted to the input.
         head: returns the dense layer: kernel (channels, classes) and bias (classes,).
+        top_k: number of most probable classes to explain.
+        classes: labels, WordNet IDs, or indices of the classes to explain instead.
 
     Raises:
-        UsageError: ``preprocessing`` has ten crops.
+        UsageError: ten crops, or an unknown class.
+
+    Attributes:
+        outputs: the engine outputs that a result must have.
+        preview: the kind of preview that a result must have.
     """
+
+    outputs = ("probabilities", "features")
+    preview = DisplayImage
 
     def __init__(
         self,
@@ -153,6 +161,8 @@ class Explainer:
         labels: Labels,
         preprocessing: Preprocessing,
         head: Callable[[], tuple[FloatArray, FloatArray]],
+        top_k: int = 1,
+        classes: Sequence[int | str] | None = None,
     ) -> None:
         if preprocessing.ten_crop:
             raise UsageError("Class activation maps need a single crop of the image. Leave out `ten_crop`.")
@@ -160,57 +170,31 @@ class Explainer:
         self._labels = labels
         self._preprocessing = preprocessing
         self._head = cache(head)
+        self._top_k = top_k
+        self._positions: list[int] | None = None
+        if classes is not None:
+            resolver = ClassResolver(labels)
+            self._positions = list(dict.fromkeys(resolver.resolve(str(name)) for name in classes))
 
-    def chooser(self, top_k: int, classes: Sequence[int | str] | None) -> Chooser:
-        """Return a function that picks the classes to explain.
-
-        Args:
-            top_k: number of most probable classes.
-            classes: labels, WordNet IDs, or indices of the classes to pick instead.
-
-        Returns:
-            A function from all positions in the head, most probable first, to the picked ones.
-
-        Raises:
-            UsageError: the model does not have such a class.
-        """
-        if classes is None:
-            return lambda order: order[:top_k]
-        resolver = ClassResolver(self._labels)
-        positions = list(dict.fromkeys(resolver.resolve(str(name)) for name in classes))
-        return lambda order: positions
-
-    @staticmethod
-    def remember(sources: Iterable[Source]) -> Iterator[Source]:
-        """Give each source a place for the image to display."""
-        return (replace(source, thumbnail=DisplayImage()) for source in sources)
-
-    def explain(
-        self, source: Source, outputs: tuple[FloatArray, ...] | ImageError, choose: Chooser
-    ) -> Explanation | ImageError:
-        """Compute the maps of one image. An error is returned as it is.
-
-        Args:
-            source: a decoded source from ``remember``.
-            outputs: probabilities (classes,) and feature maps (rows, columns, channels).
-            choose: a function from ``chooser``.
-        """
-        if isinstance(outputs, ImageError):
-            return outputs
-        probabilities, features = outputs
-        kernel, bias = self._head()
-        original = source.thumbnail
+    def __call__(self, result: Result[Any]) -> Explanation:
+        """Explain one result."""
+        name = result.source.name
+        if result.error:
+            return Explanation(name, self._model, error=Failure.of(result.error))
+        probabilities, features = result.outputs["probabilities"], result.outputs["features"]
+        original = result.preview
         assert isinstance(original, DisplayImage)
+        kernel, bias = self._head()
         order = [int(position) for position in (-probabilities).argsort(kind="stable")]
         # In mode ``keras`` the input keeps the orientation of the file; its window is the whole image, upright or not.
         projection = _Projection(original.size, window(original.size, self._preprocessing), original.orientation)
         maps = []
-        for position in choose(order):
+        for position in order[: self._top_k] if self._positions is None else self._positions:
             score = Score.of(self._labels[position], order.index(position) + 1, probabilities[position])
             values = projection.to_upright(features @ kernel[:, position])
             heat_map = projection.heat_map(values)
             maps.append(ClassMap(score, values, float(bias[position]), heat_map, *projection.locate(values, heat_map)))
-        return Explanation(source.name, self._model, original.size, original.image, tuple(maps))
+        return Explanation(name, self._model, original.size, original.image, tuple(maps))
 
 
 class _Projection:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import ImageError, OutputError, UsageError
+from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.export.formats import EXPORT_FORMATS, check_optional_package, resolve_format
 from densenet_cli.output.destination import Destination
 
@@ -133,12 +133,12 @@ def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple
 
     from densenet_cli.images import decoding, sources
 
-    pixels = [decoding.load(sources.from_object(path), classifier.preprocessing)[0] for path in images]
+    pixels = [decoding.load(sources.from_object(path), classifier.preprocessing).pixels[0] for path in images]
     probabilities: list[FloatArray] = []
-    for _, output in classifier.probabilities(images):
-        if isinstance(output, ImageError):
-            raise output
-        probabilities.append(output)
+    for result in classifier.stream(map(sources.from_object, images)):
+        if result.error:
+            raise result.error
+        probabilities.append(result.outputs["probabilities"])
     return np.stack(pixels), np.stack(probabilities)
 
 

@@ -1,133 +1,148 @@
-"""A smaller copy of an image for people to see, made as the image is decoded and only where somebody asked for it.
+"""Previews: small copies of an image for people to look at, made while the image is decoded.
 
-Whoever wants one gives the source a ``Keepsake`` to be filled; a source without one costs nothing more.
+A preview is part of the image's result. It is made only if the caller asks for one.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from densenet_cli._types import Size
     from densenet_cli.images.preprocessing import DecodedImage
 
-MOST_BYTES = 7000
-"""Two thousand of these, a third longer in base64, stay under 19 MB and leave 6 for the rest of a page."""
+MAX_JPEG_BYTES = 7000
+"""Target size of a thumbnail. In base64, 2,000 of them stay under 19 MB, which leaves 6 MB for the rest of a page."""
 QUALITIES = (80, 60, 40, 20, 10)
-"""A photograph takes 3 to 6 KB at the first; pure noise, the worst there is, 6 at the fourth."""
+"""JPEG qualities to try. A photograph takes 3 to 6 kB at the first; noise, the worst case, 6 kB at the fourth."""
 
 
 class Preview:
-    """The place for a copy.
+    """Base class of previews.
 
     Attributes:
-        side: pixels of its longer side, at most.
-        least_side: pixels that a JPEG's shorter side keeps for it when it is decoded at reduced scale; 0 for as many
-            as the network needs.
-        most_bytes: no ``data`` is longer.
-        data: the copy as bytes; None until the image is decoded, and for ever where it can't be.
+        max_side: maximum length of the longer side in pixels.
+        min_source_side: if the preview is made from a JPEG decoded at reduced scale, the shorter side keeps at least
+            this many pixels. 0 means as many as the network needs.
+        max_bytes: maximum length of ``to_bytes``.
     """
 
-    __slots__ = ("data",)
-    side: int
-    least_side = 0
-    most_bytes: int
+    max_side: ClassVar[int]
+    min_source_side: ClassVar[int] = 0
+    max_bytes: ClassVar[int]
 
-    def __init__(self) -> None:
-        self.data: bytes | None = None
-
-    def take(self, decoded: DecodedImage) -> None:
-        """Fill it. The memory that it takes is ``memory.of_resizing``'s."""
+    @classmethod
+    def make(cls, decoded: DecodedImage) -> Self:
+        """Make the preview of a decoded image. ``memory.of_resizing`` estimates the memory that this needs."""
         raise NotImplementedError
 
-    @property
-    def is_sound(self) -> bool:
-        """Whether it is there and can be looked at, wherever it came from."""
-        return bool(self.data)
+    def to_bytes(self) -> bytes:
+        """Serialize the preview, to send it from a worker process."""
+        raise NotImplementedError
 
-    def _shrink(self, decoded: DecodedImage) -> Image:
-        """All of the image, no side longer than ``side``; a smaller one keeps its size."""
-        from PIL.Image import Resampling
-
-        width, height = decoded.size
-        scale = min(self.side / max(width, height), (decoded.box[2] - decoded.box[0]) / width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        return decoded.image.resize(size, Resampling.BILINEAR, decoded.box)
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Deserialize and validate a preview. Raises ``ValueError`` for anything that ``to_bytes`` cannot return."""
+        raise NotImplementedError
 
 
+@dataclass(frozen=True, slots=True)
 class Thumbnail(Preview):
-    """``data`` is a JPEG file of the image as preprocessing found it: upright, on white (but for ``keras``)."""
+    """A JPEG file of the image as preprocessing sees it: upright and on a white background (except in ``keras`` mode).
 
-    __slots__ = ()
-    side = 160
-    most_bytes = 1 << 16
+    Attributes:
+        jpeg: the file's bytes.
+    """
 
-    def take(self, decoded: DecodedImage) -> None:
-        """See ``Keepsake``."""
-        self.data = _encode(self._shrink(decoded))
+    max_side = 160
+    max_bytes = 1 << 16
+
+    jpeg: bytes
+
+    @classmethod
+    def make(cls, decoded: DecodedImage) -> Self:
+        """Resize and encode a decoded image."""
+        image = _shrink(decoded, cls.max_side)
+        for quality in QUALITIES:
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=quality, optimize=True)
+            if file.tell() <= MAX_JPEG_BYTES:
+                break
+        return cls(file.getvalue())
+
+    def to_bytes(self) -> bytes:
+        """Return the JPEG file."""
+        return self.jpeg
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Accept any bytes: browsers treat the file as untrusted."""
+        if not data:
+            raise ValueError("empty thumbnail")
+        return cls(data)
 
 
+@dataclass(frozen=True, slots=True)
 class DisplayImage(Preview):
-    """``data`` are the pixels of the upright image, and what it was: see ``image`` and the properties beside it."""
+    """An upright RGB copy of the image, to draw on.
 
-    __slots__ = ()
-    side = 800
-    least_side = 512  # what ``crop`` keeps for an input of 224
-    most_bytes = 20 + 3 * side * side
-    _head = struct.Struct("<5I")
+    Attributes:
+        size: width and height of the upright image at full scale.
+        orientation: EXIF orientation (1 to 8) of the network's input; differs from 1 only in ``keras`` mode.
+        image: the copy, no side longer than ``max_side``.
+    """
 
-    def take(self, decoded: DecodedImage) -> None:
-        """See ``Keepsake``."""
+    max_side = 800
+    min_source_side = 512  # what ``crop`` keeps for an input of 224
+    max_bytes = 20 + 3 * max_side * max_side
+    _header: ClassVar[struct.Struct] = struct.Struct("<5I")
+
+    size: Size
+    orientation: int
+    image: Image
+
+    @classmethod
+    def make(cls, decoded: DecodedImage) -> Self:
+        """Resize a decoded image and turn it upright."""
         from densenet_cli.images.orientation import upright
         from densenet_cli.images.preprocessing import DecodedImage
 
-        small = self._shrink(decoded)
+        small = _shrink(decoded, cls.max_side)
         turned = upright(DecodedImage(small, decoded.size, (0, 0, *small.size)), decoded.orientation)
-        head = self._head.pack(*turned.size, *turned.image.size, decoded.orientation)
-        self.data = head + turned.image.tobytes()
+        return cls(turned.size, decoded.orientation, turned.image)
 
-    @property
-    def is_sound(self) -> bool:
-        """See ``Keepsake``."""
-        if len(self.data or b"") <= self._head.size:
-            return False
-        *size, width, height, orientation = self._fields()
-        return min(size) > 0 and 1 <= orientation <= 8 and len(self.data or b"") == self._head.size + 3 * width * height
+    def to_bytes(self) -> bytes:
+        """Return a header and the raw pixels."""
+        return self._header.pack(*self.size, *self.image.size, self.orientation) + self.image.tobytes()
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the upright image at full scale."""
-        width, height, *_ = self._fields()
-        return width, height
-
-    @property
-    def orientation(self) -> int:
-        """The EXIF orientation that the network's pixels still have, 1 to 8: other than 1 with ``keras`` only."""
-        return self._fields()[4]
-
-    @property
-    def image(self) -> Image:
-        """The image in RGB, upright, no side longer than ``side``."""
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Deserialize. Raises ``ValueError`` if the header is invalid or does not match the number of pixels."""
         from PIL import Image
 
-        _, _, width, height, _ = self._fields()
-        return Image.frombytes("RGB", (width, height), (self.data or b"")[self._head.size :])
-
-    def _fields(self) -> tuple[int, ...]:
-        return self._head.unpack_from(self.data or b"")
+        if len(data) < cls._header.size:
+            raise ValueError("truncated display image")
+        *size, width, height, orientation = cls._header.unpack_from(data)
+        pixels = data[cls._header.size :]
+        if min(*size, width, height) < 1 or not 1 <= orientation <= 8 or len(pixels) != 3 * width * height:
+            raise ValueError("invalid display image")
+        return cls((size[0], size[1]), orientation, Image.frombytes("RGB", (width, height), pixels))
 
 
 PREVIEWS: dict[str, type[Preview]] = {kind.__name__: kind for kind in (Thumbnail, DisplayImage)}
-"""By name, for a process that decodes for another."""
+"""Class name -> class, for worker processes."""
 
 
-def _encode(image: Image) -> bytes:
-    for quality in QUALITIES:
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=quality, optimize=True)
-        if file.tell() <= MOST_BYTES:
-            break
-    return file.getvalue()
+def _shrink(decoded: DecodedImage, max_side: int) -> Image:
+    """Resize the whole image so that no side is longer than ``max_side``. Smaller images keep their size."""
+    from PIL.Image import Resampling
+
+    width, height = decoded.size
+    scale = min(max_side / max(width, height), (decoded.box[2] - decoded.box[0]) / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return decoded.image.resize(size, Resampling.BILINEAR, decoded.box)

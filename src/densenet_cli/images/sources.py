@@ -20,7 +20,7 @@ from densenet_cli.images.globs import is_pattern, matches
 from densenet_cli.images.walking import Found, Skipped, explain, walk
 
 if TYPE_CHECKING:
-    from densenet_cli.images.previews import Preview
+    from densenet_cli._types import ImageInput
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
 
@@ -39,14 +39,23 @@ class Source:
             a uint8 array of (height, width, 3).
         kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no image.
         error: set when the name leads to no image.
-        thumbnail: a copy to be filled when the image is decoded; None where nobody wants to see it.
     """
 
     name: str
     origin: Any
     kind: Kind
     error: ImageError | None = None
-    thumbnail: Preview | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledSource(Source):
+    """An image whose class is known.
+
+    Attributes:
+        target: position of its class in the model's output.
+    """
+
+    target: int = -1
 
 
 class StandardInput:
@@ -144,7 +153,7 @@ def _argument(entry: bytes, null: bool) -> Iterator[str]:
         yield os.fsdecode(entry)
 
 
-def from_object(image: object) -> Source:
+def from_object(image: ImageInput | Source) -> Source:
     """The source for what a Python caller holds.
 
     Args:
@@ -191,7 +200,7 @@ def _from_array(array: Any) -> Source:
     return Source("<array>", array.copy(), "array")
 
 
-def expand_objects(images: Iterable[object]) -> Iterator[Source]:
+def expand_objects(images: Iterable[ImageInput | Source]) -> Iterator[Source]:
     """The sources in any number of objects as ``from_object`` takes them; a path may also be a folder or a glob.
 
     What is no image is a source with an error. Raises ``UsageError`` at once where ``images`` is itself an image.
@@ -201,7 +210,7 @@ def expand_objects(images: Iterable[object]) -> Iterator[Source]:
     return (source for image in images for source in _expand_object(image))
 
 
-def _expand_object(image: object) -> Iterator[Source]:
+def _expand_object(image: ImageInput | Source) -> Iterator[Source]:
     if isinstance(image, str | os.PathLike):
         yield from expand([os.fsdecode(image)])
         return

@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
-    from densenet_cli.images.sources import Source
 
 LONGEST = 200
 """Bytes of a file's or folder's name; file systems take 255, and ``.png.part`` comes behind it."""
@@ -40,7 +39,6 @@ class Gallery:
         self._folder = folder
         self._overwrite = overwrite
         self._taken: set[str] = set()
-        self._paths: deque[Path] = deque()
 
     def check(self) -> None:
         """Raise ``OutputError`` where the folder can't be made or written, as far as that can be known before."""
@@ -53,24 +51,25 @@ class Gallery:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"Nothing can be written to {name}: the folder {unicode(str(folder))} is read-only.")
 
-    def expect(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The sources on their way, each given its file. Raises ``UsageError`` at one whose file exists."""
-        for source in sources:
-            path = self._place(source.name)
-            if not self._overwrite and os.path.lexists(path):
-                raise UsageError(f"{unicode(str(path))} exists; replace it by --overwrite, or name another folder.")
-            self._paths.append(path)
-            yield source
+    def check_free(self, name: str) -> None:
+        """Raise ``UsageError`` if the file for the source of this name exists already."""
+        self._check_free(self._folder / f"{'/'.join(_parts(name))}.png")
+
+    def _check_free(self, path: Path) -> None:
+        if not self._overwrite and os.path.lexists(path):
+            raise UsageError(f"{unicode(str(path))} exists; replace it by --overwrite, or name another folder.")
 
     def fill(self, explanations: Iterable[Explanation], threads: int) -> Generator[Explanation]:
-        """Draw and write the explanations of ``expect``'s sources in threads of their own.
+        """Draw and write explanations in threads.
 
-        Yields them in their order, each with its ``drawing`` once that is written. Raises ``OutputError``.
+        Yields them in order, each with its ``drawing`` once that is written. Raises ``UsageError`` at one whose file
+        exists already, and ``OutputError``.
         """
         waiting: deque[Explanation | Future[Explanation]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for explanation in explanations:
-                path = self._paths.popleft()
+                path = self._place(explanation.source)
+                self._check_free(path)
                 waiting.append(explanation if explanation.error else pool.submit(_write, explanation, path))
                 while len(waiting) > 2 * threads or (waiting and _is_done(waiting[0])):
                     yield _result(waiting.popleft())

@@ -15,8 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.errors import ImageError
-from densenet_cli.results import Failure, json_line, source_fields
+from densenet_cli.results import Embedding, json_line, source_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,11 +26,13 @@ ROWS = 1024
 """Vectors in memory at once while they are put together."""
 
 
-def part_of(name: str, outcome: FloatArray | ImageError) -> str:
-    """A source's line: its vector, float32 (width,), or the error that it ended in."""
-    if isinstance(outcome, ImageError):
-        return json_line({**source_fields(name), "error": Failure.of(outcome).to_dict()}) + "\n"
-    return json_line({**source_fields(name), "vector": _encoded(outcome)}) + "\n"
+def part_of(embedding: Embedding) -> str:
+    """A source's line: its vector, or its error."""
+    fields = source_fields(embedding.source)
+    if embedding.error is not None:
+        return json_line({**fields, "error": embedding.error.to_dict()}) + "\n"
+    assert embedding.vector is not None
+    return json_line({**fields, "vector": _encoded(embedding.vector)}) + "\n"
 
 
 def _encoded(vector: FloatArray) -> str:

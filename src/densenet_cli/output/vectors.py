@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from densenet_cli.errors import ImageError, OutputError, UsageError
+from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import vector_parts
 from densenet_cli.output.atomic import open_locked, replace_file
 from densenet_cli.output.checks import check_target
@@ -25,10 +25,10 @@ from densenet_cli.output.records import open_records
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
 from densenet_cli.output.vector_formats import Content, about, format_of
 from densenet_cli.output.writers import N
-from densenet_cli.results import unicode
+from densenet_cli.results import Embedding, unicode
 
 if TYPE_CHECKING:
-    from densenet_cli.output.vector_parts import FloatArray
+    pass
 
 _BUFFER = 1 << 20
 
@@ -52,10 +52,10 @@ class Vectors:
         """The sources that aren't done yet, in the order in which they are to be written."""
         return self._records.pending(sources)
 
-    def write(self, name: str, outcome: FloatArray | ImageError) -> None:
-        """Keep a source's vector, float32 (width,), or the error that it ended in. Raises OutputError."""
-        self.failed += isinstance(outcome, ImageError)
-        self._records.put(name, vector_parts.part_of(name, outcome))
+    def write(self, embedding: Embedding) -> None:
+        """Keep a source's vector, float32 of shape (width,), or its error. Raises OutputError."""
+        self.failed += embedding.error is not None
+        self._records.put(embedding.source, vector_parts.part_of(embedding))
 
 
 class EmbeddingFile:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.evaluation.metrics import Example
-from densenet_cli.images.sources import from_object
+from densenet_cli.images.previews import Thumbnail
 from densenet_cli.output.atomic import write_file
 from densenet_cli.report import figures
 from densenet_cli.report.page import plain, render, written_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from densenet_cli.evaluation import Outcome, Report
-    from densenet_cli.images.sources import Source
+    from densenet_cli.images.previews import Preview
 
 MOST = 60
 """Mistakes to look at."""
@@ -32,29 +27,21 @@ class Mistakes:
     """The wrong images that the network was surest of; ``MOST`` are kept, however many there are."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Source] = deque()
-        self._kept: list[tuple[float, int, Outcome, Source]] = []
+        self._kept: list[tuple[float, int, Outcome, bytes | None]] = []
         self._number = 0
 
-    def watch(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """The examples on their way; ``add`` takes what becomes of them."""
-        for example in examples:
-            source = from_object(example.image)
-            self._waiting.append(source)
-            yield dataclasses.replace(example, image=source)
-
-    def add(self, outcome: Outcome) -> None:
-        """What became of the next one, in their order."""
-        source = self._waiting.popleft()
+    def add(self, outcome: Outcome, preview: Preview | None) -> None:
+        """Keep one more image if it is among the worst. Of equally confident mistakes the first ones are kept."""
         self._number += 1
         if outcome.is_mistake:
-            heapq.heappush(self._kept, (outcome.confidence, -self._number, outcome, source))
+            jpeg = preview.jpeg if isinstance(preview, Thumbnail) else None
+            heapq.heappush(self._kept, (outcome.confidence, -self._number, outcome, jpeg))
             if len(self._kept) > MOST:
                 heapq.heappop(self._kept)
 
-    def images(self, thumbnail: Callable[[Source], bytes | None]) -> list[tuple[Outcome, bytes | None]]:
-        """The worst first, each with its thumbnail; of equally sure ones the first measured comes first."""
-        return [(outcome, thumbnail(source)) for _, _, outcome, source in sorted(self._kept, reverse=True)]
+    def images(self) -> list[tuple[Outcome, bytes | None]]:
+        """Return the mistakes, the most confident first, each with its thumbnail (JPEG)."""
+        return [(outcome, jpeg) for _, _, outcome, jpeg in sorted(self._kept, reverse=True)]
 
 
 def write(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | None]]) -> None:

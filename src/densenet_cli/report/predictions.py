@@ -6,10 +6,8 @@ page: memory stays flat, and whatever ends the run before it, nothing is left be
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -22,10 +20,10 @@ from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.report.page import environment, plain, render, written_at
 
 if TYPE_CHECKING:
-    from densenet_cli.images.sources import Source
+    from densenet_cli.images.previews import Preview
     from densenet_cli.results import Prediction
 
-THUMBNAILS = 2000
+MAX_THUMBNAILS = 2000
 """So many images are shown; the rows behind them go on without."""
 UNSURE = 0.5
 """Below this probability of the best label an image is called unsure, until somebody moves the slider."""
@@ -57,7 +55,6 @@ class PredictionReport:
         self._path, self._model, self._settings = path, model, settings
         self._date = written_at()
         self._row = environment().get_template("image.html")
-        self._waiting: deque[Thumbnail | None] = deque()
         self._rows = self._unsure = self._failed = 0
 
     def __enter__(self) -> Self:
@@ -65,18 +62,10 @@ class PredictionReport:
             self._file = TemporaryFile(dir=Path(os.path.realpath(self._path)).parent)
         return self
 
-    def watch(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The sources on their way, the first ones with a thumbnail to fill; ``add`` takes what becomes of them."""
-        for number, source in enumerate(sources):
-            thumbnail = Thumbnail() if number < THUMBNAILS else None
-            self._waiting.append(thumbnail)
-            yield source if thumbnail is None else dataclasses.replace(source, thumbnail=thumbnail)
-
-    def add(self, prediction: Prediction) -> None:
-        """One more row: that of the next source, in their order."""
-        thumbnail = self._waiting.popleft()
+    def add(self, prediction: Prediction, preview: Preview | None = None) -> None:
+        """Add the row of one image."""
         self._rows += 1
-        best = prediction.predictions[0].probability if prediction.predictions else 0.0
+        best = prediction.scores[0].probability if prediction.scores else 0.0
         is_unsure = prediction.error is None and best < UNSURE
         self._failed += prediction.error is not None
         self._unsure += is_unsure
@@ -89,7 +78,7 @@ class PredictionReport:
             prediction=prediction,
             best=best,
             is_unsure=is_unsure,
-            jpeg=thumbnail and thumbnail.data,
+            jpeg=preview.jpeg if isinstance(preview, Thumbnail) else None,
         )
         with output_errors(self._path):
             self._file.write(row.encode())
@@ -110,7 +99,7 @@ class PredictionReport:
             unsure=self._unsure,
             failed=self._failed,
             threshold=UNSURE,
-            thumbnails=THUMBNAILS,
+            thumbnails=MAX_THUMBNAILS,
             is_interrupted=is_interrupted,
             rows=Markup(ROWS),
         )

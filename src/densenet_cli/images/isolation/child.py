@@ -97,11 +97,10 @@ def _answer(talk: _Talk, budget: decoding.DecodeBudget) -> tuple[Words, bytes]:
     """Decode the image that was just heard of."""
     words, origin = talk.words, talk.data
     talk.data = b""
-    thumbnail = PREVIEWS[words["thumbnail"]]() if words["thumbnail"] else None
-    source = Source("", os.fsdecode(origin) if words["kind"] == "path" else origin, words["kind"], None, thumbnail)
+    preview_kind = PREVIEWS[words["preview"]] if words["preview"] else None
+    source = Source("", os.fsdecode(origin) if words["kind"] == "path" else origin, words["kind"])
     try:
-        pixels = decoding.load_bytes(source, Preprocessing(**words["preprocessing"]), budget)
+        pixels, preview = decoding.load_bytes(source, Preprocessing(**words["preprocessing"]), budget, preview_kind)
     except ImageError as error:
-        return {"error": type(error).__name__, "message": str(error)}, b""
-    kept = thumbnail.data if thumbnail and thumbnail.data else b""
-    return {"pixels": len(pixels)}, pixels + kept
+        return {"error": error.type, "message": str(error)}, b""
+    return {"pixels": len(pixels)}, pixels + (preview.to_bytes() if preview else b"")

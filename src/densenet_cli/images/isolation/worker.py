@@ -25,12 +25,10 @@ from densenet_cli.errors import (
     UnreadableImageError,
 )
 from densenet_cli.images.budget import MEGABYTE, DecodeBudget
+from densenet_cli.images.decoding import Loaded
 from densenet_cli.images.isolation.messages import Words, packed, received
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
 
@@ -50,7 +48,7 @@ SUSPENSION = 0.5
 """Seconds by which a timer is late only where this process itself stood still."""
 
 ERRORS: dict[object, type[ImageError]] = {
-    kind.__name__: kind
+    kind.__name__.removesuffix("Error"): kind
     for kind in (SourceNotFoundError, SourceUnreadableError, UnreadableImageError, ImageTooLargeError)
 }
 """What a process may say of an image. Any other word is an ``UnreadableImage``."""
@@ -111,16 +109,14 @@ class Worker:
             raise IsolationError(f"No process to decode in can be started: one {self._ending()}.") from None
         self._is_ready = True
 
-    def load(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Preview | None
-    ) -> NDArray[np.uint8]:
+    def load(self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
         """What ``decoding.load`` gives.
 
         Args:
             kind: "path" or "bytes".
             origin: the path as the system has it, or an image's file.
             preprocessing: which part of it, at which size.
-            thumbnail: to be filled; None where nobody wants one.
+            preview: the kind of preview to make, if any.
 
         Raises:
             DecoderCrashed, DecodingTimedOut: the process is gone, or is to go.
@@ -129,11 +125,11 @@ class Worker:
         self.images += 1
         self.is_free = False
         try:
-            words, data = self._ask(kind, origin, preprocessing, thumbnail)
+            words, data = self._ask(kind, origin, preprocessing, preview)
             if "error" in words:
                 failure = ERRORS.get(words["error"], UnreadableImageError)(str(words["message"]))
             else:
-                failure, pixels = None, _pixels(data, preprocessing, thumbnail)
+                failure, loaded = None, _loaded(data, preprocessing, preview)
         except TimeoutError:
             raise DecodingTimedOutError(f"Decoding it took longer than {self._timeout:g} s (--timeout).") from None
         except (OSError, EOFError):
@@ -143,10 +139,10 @@ class Worker:
         self.is_free = not words.get("last")
         if failure:
             raise failure
-        return pixels
+        return loaded
 
     def _ask(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, thumbnail: Preview | None
+        self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None
     ) -> tuple[Words, bytes]:
         """The answer to an image, memory reserved for it in between."""
         clock = _Clock(self._connection, self._timeout)
@@ -155,7 +151,7 @@ class Worker:
         image = {
             "kind": kind,
             "preprocessing": asdict(preprocessing),
-            "thumbnail": type(thumbnail).__name__ if thumbnail else None,
+            "preview": preview.__name__ if preview else None,
         }
         with ExitStack() as reserved:
             words, data = clock.ask(image, origin)
@@ -165,7 +161,7 @@ class Worker:
                     raise ValueError(needed)
                 reserved.enter_context(self._budget.reserve(needed))
                 words, data = clock.ask(
-                    {"go": True}, most=prod(_shape(preprocessing)) + (thumbnail.most_bytes if thumbnail else 0)
+                    {"go": True}, most=prod(_shape(preprocessing)) + (preview.max_bytes if preview else 0)
                 )
         return words, data
 
@@ -263,18 +259,15 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
 
 
-def _pixels(data: bytes, preprocessing: Preprocessing, thumbnail: Preview | None) -> NDArray[np.uint8]:
-    """The pixels in an answer; behind them is the thumbnail. Raises ``ValueError`` if it isn't what was asked for."""
+def _loaded(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
+    """Parse an answer: the pixels, then the preview. Raises ``ValueError`` if it is not what was requested."""
     import numpy as np
 
     shape = _shape(preprocessing)
     size = prod(shape)
-    if thumbnail:
-        thumbnail.data = data[size:]
-        data = data[:size]
-        if not thumbnail.is_sound:
-            raise ValueError
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    made = preview.from_bytes(data[size:]) if preview else None
+    pixels = np.frombuffer(data[:size] if preview else data, np.uint8).reshape(shape)
+    return Loaded(pixels, made)
 
 
 def _current_folder() -> bytes:

@@ -11,10 +11,8 @@ from densenet_cli.images import decoding, reading
 from densenet_cli.images.isolation.worker import Worker
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from densenet_cli.images.preprocessing import Preprocessing
+    from densenet_cli.images.previews import Preview
     from densenet_cli.images.sources import Source
 
 STARTS = 3
@@ -43,7 +41,9 @@ class Workers:
         self._idle: list[Worker] = []
         self._give_back(self._start())  # so that the first is there when the first image is
 
-    def load(self, source: Source, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    def load(
+        self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None = None
+    ) -> decoding.Loaded:
         """``decoding.load``, from any number of threads at once.
 
         A URL, standard input or a file object is read here, and its bytes are decoded there. A PIL image or an array
@@ -55,21 +55,21 @@ class Workers:
             ImageError: as ``decoding.load`` raises it.
             IsolationError: no process can be started.
         """
-        return decoding.guarded(lambda: self._load(source, preprocessing))
+        return decoding.guarded(lambda: self._load(source, preprocessing, preview))
 
-    def _load(self, source: Source, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    def _load(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> decoding.Loaded:
         if source.kind in ("nothing", "image", "array"):
-            return decoding.load(source, preprocessing, self._budget)
+            return decoding.load(source, preprocessing, self._budget, preview)
         kind = "path" if source.kind == "path" else "bytes"
         try:
             origin = os.fsencode(source.origin) if kind == "path" else reading.read(source)
         except UnicodeEncodeError:  # no file can be called that, which the usual way finds out too
-            return decoding.load(source, preprocessing, self._budget)
+            return decoding.load(source, preprocessing, self._budget, preview)
         while True:
             worker = self._take()
             is_first = worker.images == 0
             try:
-                return worker.load(kind, origin, preprocessing, source.thumbnail)
+                return worker.load(kind, origin, preprocessing, preview)
             except DecoderCrashedError:
                 # Of what an earlier image did to its memory, perhaps: a fresh process shows whose fault it is.
                 if is_first:
