@@ -18,9 +18,9 @@ TRIED = [("squash", size) for size in (48, 52, 56, 60, 68, 72, 76)] + [("crop", 
 
 def main(run: Path, folder: Path) -> None:
     """Measure, choose, and write the file."""
-    from densenet_cli.engines import backend
+    from densenet_cli.engines.tensorflow import import_keras
 
-    backend.load()
+    import_keras()
     from densenet_cli.engines import keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.pipeline import available_cores

@@ -170,7 +170,7 @@ def test_published_weights_are_as_documented():
     for name in variants.downloadable():
         weights = variants.get(name).weights
         assert weights and documented[name] == [weights.name, weights.md5]
-    assert re.findall(r"^- `(https://.*)`$", page.read_text(), re.MULTILINE) == list(store.BASES)
+    assert re.findall(r"^- `(https://.*)`$", page.read_text(), re.MULTILINE) == list(store.BASE_URLS)
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,11 @@ SHOWN = {
 
 
 def test_it_fits_in_the_wheel():
-    assert store.locate(variants.get("tiny")).stat().st_size < 8e6
+    assert store.get_file(variants.get("tiny")).stat().st_size < 8e6
 
 
 def test_its_labels_are_imagenets():
-    read = checkpoint.read(store.locate(variants.get("tiny")))
+    read = checkpoint.read(store.get_file(variants.get("tiny")))
     assert read.variant == "tiny"
     table = labels.imagenet()
     assert len(read.metadata.labels) == 200

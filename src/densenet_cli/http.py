@@ -1,13 +1,13 @@
-"""Bytes from http and https, and nothing else: size limits, time limits, one-line reasons, no credentials in them.
+"""HTTP downloads with limits on size and time, and errors that contain no credentials.
 
-``requests`` does the talking and is imported when the first URL comes. Added to it here: a time limit over the
-whole transfer (its own is between two bytes, which a slow server can stretch for ever), redirects whose bodies
-are never read and which lead to http and https only, and reasons fit for an error message.
+``requests`` does the transfer and is imported when the first URL is opened. This module adds a limit for the time of
+the whole transfer, redirects whose bodies are not read and which lead only to http and https, and short error messages.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from densenet_cli.deadline import Deadline, watch_connections
 from densenet_cli.errors import DownloadFailedError
 
-CHUNK = 64 * 1024
+CHUNK_SIZE = 64 * 1024
 MAX_REDIRECTS = 10
+MAX_SHOWN_LENGTH = 300
 HEADERS = {"User-Agent": "densenet-cli", "Accept-Encoding": "identity"}
-"""The encoding so that a byte range means a range of the file; a server that compresses all the same is understood."""
+"""No compression, so that a byte range is a range of the file. Servers that compress anyway are understood."""
 
-_REDIRECTS = {301, 302, 303, 307, 308}
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_REDIRECT_STATUSES = {301, 302, 303, 307, 308}
+_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Seconds: to connect, between two reads, and for everything together (None: no limit)."""
+class Timeouts:
+    """Time limits in seconds: to connect, between two reads, and for the whole transfer (None: no limit)."""
 
     connect: float = 10.0
     read: float = 20.0
@@ -38,12 +38,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Body:
-    """What a server began to send.
+    """The body of a response.
 
     Attributes:
-        start: offset in the file of the first byte of ``chunks`` (0 unless a range was asked for and given).
-        total: bytes of the whole file, None where the server doesn't say.
-        chunks: the bytes. Raises ``TransferError`` where they end early.
+        start: Offset in the file of the first byte of ``chunks``. It is 0 unless the server honored a range request.
+        total: Size of the whole file in bytes, or None if the server does not state it.
+        chunks: The bytes. Iteration raises ``TransferError`` if the transfer fails.
     """
 
     start: int
@@ -52,164 +52,226 @@ class Body:
 
 
 class TransferError(Exception):
-    """A transfer that failed. Never leaves the package: an image's becomes ``DownloadFailed``.
+    """A transfer failed. Internal: callers convert it to an exception of ``errors``.
+
+    The message is a clause without the URL and without credentials, such as "the server returned 404 Not Found".
 
     Attributes:
-        reason: half a sentence, without the URL and without credentials.
-        passing: whether the same request may well succeed in a moment.
+        transient: Whether the same request may succeed if it is repeated.
     """
 
-    def __init__(self, reason: str, *, passing: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.passing = passing
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
-def fetch(url: str, *, limit: int, limits: Limits = Limits()) -> bytes:
-    """Everything behind a URL.
-
-    Args:
-        url: http or https; redirects lead to nothing else.
-        limit: the most bytes to take.
-        limits: seconds to wait.
+def fetch(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts()) -> bytes:
+    """Return the body of an http or https URL.
 
     Raises:
-        DownloadFailed: with a one-line reason, free of credentials.
+        DownloadFailedError: If the transfer fails or the body has more than ``max_bytes`` bytes.
     """
     try:
-        with open_url(url, limits=limits) as body:
-            if body.total is not None and body.total > limit:
-                raise TransferError(f"it has {body.total:,} bytes, and {limit:,} are allowed")
+        with open_url(url, timeouts=timeouts) as body:
             data = bytearray()
+            if body.total is not None and body.total > max_bytes:
+                raise TransferError(f"the file has {body.total:,} bytes; the limit is {max_bytes:,}")
             for chunk in body.chunks:
                 data += chunk
-                if len(data) > limit:
-                    raise TransferError(f"it has more than the {limit:,} bytes allowed")
+                if len(data) > max_bytes:
+                    raise TransferError(f"the file has more than {max_bytes:,} bytes, which is the limit")
             return bytes(data)
     except TransferError as error:
-        raise DownloadFailedError(f"The URL gave no image: {error.reason}.") from error
+        raise DownloadFailedError(f"Download failed: {error}.") from error
 
 
 @contextmanager
-def open_url(url: str, *, start: int = 0, limits: Limits = Limits()) -> Iterator[Body]:
-    """Ask for a URL, from byte ``start`` on if the server can, and follow its redirects.
+def open_url(url: str, *, start: int = 0, timeouts: Timeouts = Timeouts()) -> Iterator[Body]:
+    """Request an http or https URL and follow redirects.
+
+    Args:
+        url: The URL. It may contain credentials.
+        start: Offset of the first byte to request. A server may ignore it; ``Body.start`` is what it sends.
+        timeouts: The time limits.
 
     Raises:
-        TransferError: no connection, no such file, another scheme than http(s), too slow, cut off.
+        TransferError: If there is no successful response.
     """
-    with Deadline(limits.total) as deadline, _session() as session:
-        with _reasons(limits, deadline):
-            watch_connections(session, deadline)
-            response = _follow(session, url, start, limits)
+    with Deadline(timeouts.total) as deadline, _session(deadline) as session:
+        with _convert_errors(timeouts, deadline):
+            response = _request(session, url, start, timeouts)
         try:
-            yield _body(response, limits, deadline)
+            yield _body(response, timeouts, deadline)
         finally:
             response.close()
 
 
-def redacted(url: str) -> str:
-    """A URL as it may be shown, at its full length: without user and password, on one line, in printable characters."""
+def redact(url: str) -> str:
+    """Return a URL without credentials, with unprintable characters escaped."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where a password with a slash in it was taken for a port
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        _ = parts.port  # raises ValueError if part of a password with a slash was parsed as the port
+        redacted = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     except ValueError:
-        shown = url.rpartition("@")[2]
-    return _printable(shown)
+        redacted = url.rpartition("@")[2]
+    return _escape(redacted)
 
 
-def shortened(text: str) -> str:
-    """No more of it than fits in a message: 300 characters."""
-    return text if len(text) <= 300 else f"{text[:297]}..."
+def shorten(text: str) -> str:
+    """Truncate text for a message to ``MAX_SHOWN_LENGTH`` characters."""
+    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[: MAX_SHOWN_LENGTH - 3]}..."
 
 
-def _session() -> Any:
+class Deadline:
+    """Closes all connections of a transfer when its time is over.
+
+    The read timeout of ``requests`` limits the time between two bytes, so a server that sends single bytes could keep a
+    connection open forever. The deadline holds duplicates of the sockets, which are valid under TLS and during a
+    blocking read.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.expired = False
+        self.seconds = seconds
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._expire) if seconds is not None else None
+
+    def __enter__(self) -> Deadline:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer.join()
+        for connection in self._sockets:
+            connection.close()
+
+    def watch(self, connection: socket.socket) -> None:
+        """Close this connection, too, when the time is over."""
+        if self._timer:
+            self._sockets.append(connection.dup())
+            if self.expired:
+                self._expire()
+
+    def check(self) -> None:
+        """Raise ``TransferError`` if the time is over."""
+        if self.expired:
+            raise TransferError(f"the transfer took longer than {self.seconds:g} s", transient=True)
+
+    def _expire(self) -> None:
+        self.expired = True
+        for connection in list(self._sockets):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _session(deadline: Deadline) -> Any:
+    """Return a session whose connections, to servers and to proxies, are watched by ``deadline`` before TLS starts."""
     import requests
+    from requests.adapters import HTTPAdapter
+
+    def watched(pool: Any) -> Any:
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def _new_conn(self) -> Any:
+                connection = super()._new_conn()
+                deadline.watch(connection)
+                return connection
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    def watch(manager: Any) -> None:
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = {scheme: watched(pool) for scheme, pool in pools.items()}
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            watch(self.poolmanager)
+
+        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+            is_new = proxy not in self.proxy_manager
+            manager = super().proxy_manager_for(proxy, **kwargs)
+            if is_new:
+                watch(manager)
+            return manager
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: Any) -> None:
-            """None: requests reads a redirect's body to its end, however long, even when told not to follow it."""
+            """Return None: requests would read the body of a redirect, however long, even if told not to follow it."""
 
-    return Session()
+    session = Session()
+    session.mount("http://", Adapter())
+    session.mount("https://", Adapter())
+    return session
 
 
-def _follow(session: Any, url: str, start: int, limits: Limits) -> Any:
-    """The first response that is no redirect: status 200, or 206 with the range that was asked for."""
+def _request(session: Any, url: str, start: int, timeouts: Timeouts) -> Any:
+    """Return the first response that is no redirect: status 200, or 206 with the requested range."""
     for _ in range(MAX_REDIRECTS + 1):
-        _check_scheme(url)
-        response = session.get(
-            url,
-            headers=HEADERS | ({"Range": f"bytes={start}-"} if start else {}),
-            stream=True,
-            timeout=(limits.connect, limits.read),
-        )
+        scheme = url.partition(":")[0].lower()
+        if scheme not in ("http", "https"):
+            raise TransferError(f"the URL scheme '{_escape(scheme)[:20]}' is not supported; use http or https")
+        headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
+        response = session.get(url, headers=headers, stream=True, timeout=(timeouts.connect, timeouts.read))
         status = response.status_code
-        if status == 200 or (status == 206 and _begin(response) == start):
+        if status == 200 or (status == 206 and _range_start(response) == start):
             return response
         response.close()
         if status in (206, 416) and start:
-            # The file is not what it was, or the server can't count: all of it, then.
+            # The file has changed, or the server sent another range. Request the whole file.
             start = 0
-        elif status in _REDIRECTS and response.headers.get("Location"):
+        elif status in _REDIRECT_STATUSES and response.headers.get("Location"):
             url = urljoin(url, response.headers["Location"])
         else:
-            raise TransferError(f"the server answered {_status(status)}", passing=status in _PASSING)
-    raise TransferError(f"more than {MAX_REDIRECTS} redirects")
+            raise TransferError(f"the server returned {_status(status)}", transient=status in _TRANSIENT_STATUSES)
+    raise TransferError(f"the server redirected more than {MAX_REDIRECTS} times")
 
 
-def _check_time(deadline: Deadline) -> None:
-    if deadline.over:
-        raise TransferError(f"it was not done within {deadline.seconds:g} seconds", passing=True)
-
-
-def _check_scheme(url: str) -> None:
-    scheme = url.partition(":")[0].lower()
-    if scheme not in ("http", "https"):
-        raise TransferError(f"{_printable(scheme)[:20]}: is not fetched, only http: and https: are")
-
-
-def _body(response: Any, limits: Limits, deadline: Deadline) -> Body:
+def _body(response: Any, timeouts: Timeouts, deadline: Deadline) -> Body:
     if response.status_code == 206:
-        total = _number(response.headers["Content-Range"].rpartition("/")[2])
+        total = _parse_size(response.headers["Content-Range"].rpartition("/")[2])
     else:
-        total = None if _compressed(response) else _number(response.headers.get("Content-Length", ""))
+        total = None if _is_compressed(response) else _parse_size(response.headers.get("Content-Length", ""))
 
     def chunks() -> Iterator[bytes]:
-        with _reasons(limits, deadline):
-            yield from response.iter_content(CHUNK)
-            # A connection that was cut at the deadline looks like an end where no length was announced.
-            _check_time(deadline)
+        with _convert_errors(timeouts, deadline):
+            yield from response.iter_content(CHUNK_SIZE)
+            # Without a Content-Length, a connection that the deadline closed looks like the end of the body.
+            deadline.check()
 
-    return Body(_begin(response) or 0, total, chunks())
+    return Body(_range_start(response) or 0, total, chunks())
 
 
-def _begin(response: Any) -> int | None:
-    """Offset of a partial response's first byte, from ``Content-Range: bytes 100-199/200``; None where it is none."""
-    said = response.headers.get("Content-Range", "").strip()
-    if response.status_code != 206 or not said.startswith("bytes") or _compressed(response):
+def _range_start(response: Any) -> int | None:
+    """Parse the offset of the first byte of a partial response from ``Content-Range: bytes 100-199/200``."""
+    content_range = response.headers.get("Content-Range", "").strip()
+    if response.status_code != 206 or not content_range.startswith("bytes") or _is_compressed(response):
         return None
-    return _number(said.removeprefix("bytes").partition("-")[0])
+    return _parse_size(content_range.removeprefix("bytes").partition("-")[0])
 
 
-def _compressed(response: Any) -> bool:
+def _is_compressed(response: Any) -> bool:
     return response.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
 
 
-def _number(text: str) -> int | None:
+def _parse_size(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
 def _status(code: int) -> str:
-    """The number and its standard phrase; the server's own words are not to be trusted on a terminal."""
+    """Return the status code and its standard phrase. The server's own phrase is not safe to print."""
     with suppress(ValueError):
         return f"{code} {HTTPStatus(code).phrase}"
     return str(code)
 
 
 @contextmanager
-def _reasons(limits: Limits, deadline: Deadline) -> Iterator[None]:
-    """Turn whatever requests, urllib3, http.client and the sockets raise into a ``TransferError``."""
+def _convert_errors(timeouts: Timeouts, deadline: Deadline) -> Iterator[None]:
+    """Convert the exceptions of requests, urllib3, http.client, and socket to ``TransferError``."""
     from http.client import HTTPException
 
     import requests
@@ -218,12 +280,12 @@ def _reasons(limits: Limits, deadline: Deadline) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
-        _check_time(deadline)
-        raise _reason(error, limits) from error
+        deadline.check()
+        raise _transfer_error(error, timeouts) from error
 
 
-def _reason(error: Exception, limits: Limits) -> TransferError:
-    """What went wrong, from the types and error numbers of the chain: the messages hold URLs and proxies' passwords."""
+def _transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
+    """Describe an error by the types in its chain, because the messages contain URLs and proxy passwords."""
     from http.client import BadStatusLine
 
     import requests
@@ -231,50 +293,48 @@ def _reason(error: Exception, limits: Limits) -> TransferError:
 
     causes = list(_causes(error))
 
-    def among(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
+    def has(*types: type[BaseException]) -> bool:
+        return any(isinstance(cause, types) for cause in causes)
 
-    if among(requests.exceptions.ProxyError, urllib3.ProxyError, requests.exceptions.InvalidProxyURL):
-        return TransferError("the proxy that the environment names can't be used")
-    if among(requests.exceptions.ConnectTimeout):
-        return TransferError(f"no connection within {limits.connect:g} seconds")
-    if among(requests.exceptions.ReadTimeout, urllib3.ReadTimeoutError, TimeoutError):
-        return TransferError(f"the server sent nothing for {limits.read:g} seconds", passing=True)
-    if among(socket.gaierror):
-        return TransferError("the name of the server is not known here (no network?)")
-    if among(requests.exceptions.SSLError):
+    if has(requests.exceptions.ProxyError, urllib3.ProxyError, requests.exceptions.InvalidProxyURL):
+        return TransferError("cannot connect to the proxy that the environment specifies")
+    if has(requests.exceptions.ConnectTimeout):
+        return TransferError(f"cannot connect within {timeouts.connect:g} s")
+    if has(requests.exceptions.ReadTimeout, urllib3.ReadTimeoutError, TimeoutError):
+        return TransferError(f"the server sent no data for {timeouts.read:g} s", transient=True)
+    if has(socket.gaierror):
+        return TransferError("cannot resolve the host name; check the network connection")
+    if has(requests.exceptions.SSLError):
         problem = next((str(cause.verify_message) for cause in causes if hasattr(cause, "verify_message")), "")
-        return TransferError(
-            "the secure connection failed" + (f": {shortened(_printable(problem))}" if problem else "")
-        )
-    if among(ConnectionRefusedError):
-        return TransferError("the server refuses connections")
-    if among(requests.exceptions.ContentDecodingError, urllib3.DecodeError):
-        return TransferError("the server's compression is damaged")
-    if among(BadStatusLine) and not among(ConnectionError):
-        return TransferError("the answer was not HTTP")
-    if among(requests.exceptions.ChunkedEncodingError, urllib3.ProtocolError, ConnectionError):
-        return TransferError("the server cut the connection", passing=True)
-    numbered = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
-    if numbered:
-        return TransferError(shortened(_printable(str(numbered.strerror)).lower()))
-    if among(ValueError):
-        return TransferError("that is no valid URL")
-    return TransferError("no connection to the server")
+        return TransferError("the TLS connection failed" + (f": {shorten(_escape(problem))}" if problem else ""))
+    if has(ConnectionRefusedError):
+        return TransferError("the server refused the connection")
+    if has(requests.exceptions.ContentDecodingError, urllib3.DecodeError):
+        return TransferError("the server sent damaged compressed data")
+    if has(BadStatusLine) and not has(ConnectionError):
+        return TransferError("the response is not valid HTTP")
+    if has(requests.exceptions.ChunkedEncodingError, urllib3.ProtocolError, ConnectionError):
+        return TransferError("the server closed the connection early", transient=True)
+    os_error = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
+    if os_error:
+        return TransferError(shorten(_escape(str(os_error.strerror)).lower()))
+    if has(ValueError):
+        return TransferError("the URL is invalid")
+    return TransferError("cannot connect to the server")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and everything it was raised from or wraps."""
+    """Yield an exception and everything that it was raised from or wraps."""
     seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop(0)
-        if isinstance(found, BaseException) and id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+    queue: list[object] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
-def _printable(text: str) -> str:
-    """On one line, and nothing in it that moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+def _escape(text: str) -> str:
+    """Escape line breaks, terminal control sequences, and other unprintable characters."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -61,7 +61,7 @@ class Model:
 
             chosen = variants.get(variant or variants.DEFAULT)
             self.name = chosen.model
-            self.weights = store.locate(chosen, offline=offline, base_url=base_url, progress=progress)
+            self.weights = store.get_file(chosen, offline=offline, base_url=base_url, progress=progress)
             self.engine = engines.create(engine, self.weights, chosen.config, threads)
         else:
             self.weights = Path(weights)

@@ -17,7 +17,7 @@ from tests.support.servers import FaultyServer
 def tiny_alone(monkeypatch):
     """The one published variant is a few bytes long."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
     monkeypatch.setattr(variants, "VARIANTS", {"161": variants.get("161"), TINY.name: TINY})
 
 
@@ -59,7 +59,7 @@ def test_quiet_leaves_the_table_alone(capsys):
     assert row(out)[1] == "ready"
 
 
-def test_what_cant_be_had_ends_in_3_with_the_ways_on(capsys):
+def test_failed_download_exits_with_3_and_lists_alternatives(capsys):
     with FaultyServer(servers.status(404)) as server:
         status, out, err = run("--base-url", server.url, capsys=capsys)
     assert (status, row(out)) == (3, [TINY.name, "absent", NAME])
@@ -109,7 +109,7 @@ def test_force_replaces_another_file_and_keeps_it(capsys, path):
         (["--verify", "--force"], "only look"),
         (["--list", "--base-url", "http://x/"], "only look"),
         (["--base-url", "/media/usb"], "file:///media/usb"),
-        (["--base-url", "ftp://x/"], "http://, https:// or file:///"),
+        (["--base-url", "ftp://x/"], "http://, https://, or file:///"),
     ],
 )
 def test_wrong_usage_ends_in_2_before_anything_is_done(capsys, arguments, said):

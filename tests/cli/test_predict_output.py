@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from densenet_cli.weights import verified
+from densenet_cli.weights import file_identity
 from tests.support.command import densenet, process
 from tests.support.networks import tiny_weights
 
@@ -79,7 +79,7 @@ def test_what_is_no_name_of_a_file_is_refused(weights, images, output, words, op
 
 def test_only_a_file_needs_the_digest_of_the_weights(weights, images, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(verified, "md5_of", lambda path: asked.append(path) or "0" * 32)
+    monkeypatch.setattr(file_identity, "file_md5", lambda path: asked.append(path) or "0" * 32)
     arguments = ["predict", images[0], "--weights", weights]
     assert densenet(*arguments, "--format", "jsonl").status == 0
     assert densenet(*arguments, "--format", "csv", "-o", "-").status == 0

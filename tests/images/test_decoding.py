@@ -102,8 +102,8 @@ class TestOrigins:
     def test_a_url(self, path, expected, monkeypatch):
         asked = []
 
-        def fetch(url, *, limit):
-            asked.append((url, limit))
+        def fetch(url, *, max_bytes):
+            asked.append((url, max_bytes))
             return path.read_bytes()
 
         monkeypatch.setattr("densenet_cli.http.fetch", fetch)
@@ -111,7 +111,7 @@ class TestOrigins:
         assert asked == [("https://example.org/a.png", reading.BYTES_LIMIT)]
 
     def test_a_url_that_fails(self, monkeypatch):
-        def fetch(url, *, limit):
+        def fetch(url, *, max_bytes):
             raise DownloadFailedError("It gave 404.")
 
         monkeypatch.setattr("densenet_cli.http.fetch", fetch)

@@ -1,4 +1,4 @@
-"""A variant with published weights of a few bytes, for tests of how they get here."""
+"""A variant whose published weights are small, for tests of downloads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TINY = Variant("tiny-published", DenseNetConfig((1, 1, 1, 1), 4, stem_width=8), 
 
 CHILD = """
 import os, sys
-from densenet_cli.http import Limits
+from densenet_cli.http import Timeouts
 from densenet_cli.weights import store, download
 import requests
 from tests.support.published import DATA, TINY
-download.PAUSES, download.LIMITS = (0.0, 0.0), Limits(2, 5, None)
+download.RETRY_DELAYS, download.TIMEOUTS = (0.0, 0.0), Timeouts(2, 5, None)
 """
-"""Beginning of a script for another process: everything imported, nothing done."""
+"""The first lines of a script for another process: its imports."""

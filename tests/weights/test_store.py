@@ -1,4 +1,4 @@
-"""Published weights: what counts as there, what is never touched, what an error says."""
+"""Published weights: which files are used, which are never touched, and what the errors contain."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError, WeightsUnavailableError
-from densenet_cli.http import Limits
+from densenet_cli.http import Timeouts
 from densenet_cli.paths import cache_dir, models_dir
-from densenet_cli.weights import download, store, verified
-from densenet_cli.weights.file_identity import Identity
+from densenet_cli.weights import download, file_identity, store
+from densenet_cli.weights.file_identity import FileIdentity
 from tests.support import servers
 from tests.support.published import DATA, MD5, NAME, TINY
 from tests.support.servers import FaultyServer
 
 
 @pytest.fixture(autouse=True)
-def in_a_hurry(monkeypatch):
+def short_timeouts(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(download, "LIMITS", Limits(connect=5, read=10, total=None))
+    monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(download, "TIMEOUTS", Timeouts(connect=5, read=10, total=None))
 
 
 @pytest.fixture
@@ -34,62 +34,62 @@ def path():
 
 @pytest.fixture
 def no_hashing(monkeypatch):
-    """Any measuring from here on fails the test."""
+    """Fail the test if it computes a checksum."""
 
-    def measure(path):
+    def compute_md5(path):
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr(verified, "measure", measure)
+    monkeypatch.setattr(file_identity, "compute_md5", compute_md5)
 
 
-def refusal(**options) -> str:
+def error_message(**options) -> str:
     with pytest.raises(WeightsUnavailableError) as caught:
-        store.locate(TINY, **options)
+        store.get_file(TINY, **options)
     assert caught.value.exit_code == 3
     return str(caught.value)
 
 
-def test_a_download_lands_where_keras_looks_and_leaves_nothing_else():
-    seen = []
+def test_download_to_the_folder_of_keras():
+    reports = []
     with FaultyServer(servers.serving(DATA)) as server:
-        path = store.locate(TINY, base_url=server.url, progress=lambda *said: seen.append(said))
+        path = store.get_file(TINY, base_url=server.url, progress=lambda *progress: reports.append(progress))
         assert server.requests[0].path == f"/{NAME}"
     assert path == models_dir() / NAME
     assert path.read_bytes() == DATA
     assert [entry.name for entry in path.parent.iterdir()] == [NAME]
-    assert seen[-1] == (NAME, len(DATA), len(DATA))
-    assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
+    assert reports[-1] == (NAME, len(DATA), len(DATA))
+    assert [done for _, done, _ in reports] == sorted({done for _, done, _ in reports})
 
 
-def test_a_file_that_keras_fetched_is_used_and_hashed_once(path, monkeypatch):
+def test_file_downloaded_by_keras_is_used_and_hashed_once(path, monkeypatch):
     path.write_bytes(DATA)
     assert store.status(TINY).state == "unchecked"
-    assert store.locate(TINY, offline=True) == path
+    assert store.get_file(TINY, offline=True) == path
     assert store.status(TINY).state == "ready"
-    monkeypatch.setattr(verified, "measure", None)
-    assert store.locate(TINY, offline=True) == path
+    monkeypatch.setattr(file_identity, "compute_md5", None)
+    assert store.get_file(TINY, offline=True) == path
 
 
-def test_a_downloaded_file_is_not_hashed_again(no_hashing):
+def test_downloaded_file_is_not_hashed_again(no_hashing):
     with FaultyServer(servers.serving(DATA)) as server:
-        store.locate(TINY, base_url=server.url)
-    assert store.locate(TINY, offline=True).read_bytes() == DATA
+        store.get_file(TINY, base_url=server.url)
+    assert store.get_file(TINY, offline=True).read_bytes() == DATA
 
 
-def test_a_change_after_the_check_is_noticed(path):
+def test_change_after_the_check_is_detected(path):
     path.write_bytes(DATA)
-    store.locate(TINY)
+    store.get_file(TINY)
     times = path.stat()
     path.write_bytes(DATA[:-1] + b"!")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "is not the published file" in refusal()
+    assert "is not the published file" in error_message()
     assert store.status(TINY).state == "wrong"
 
 
-def test_another_file_of_that_name_is_named_and_left_alone(path):
+def test_other_file_of_the_same_name_is_left_alone(path):
     path.write_bytes(b"my own weights")
     with FaultyServer(servers.serving(DATA)) as server:
-        for attempt in (store.locate, store.download):
+        for attempt in (store.get_file, store.download):
             with pytest.raises(WeightsUnavailableError) as caught:
                 attempt(TINY, base_url=server.url)
         assert not server.requests
@@ -99,7 +99,7 @@ def test_another_file_of_that_name_is_named_and_left_alone(path):
     assert path.read_bytes() == b"my own weights"
 
 
-def test_force_keeps_another_file_beside_the_published_one(path):
+def test_force_renames_other_file_of_the_same_name(path):
     path.write_bytes(b"my own weights")
     with FaultyServer(servers.status(404), servers.serving(DATA)) as server:
         with pytest.raises(WeightsUnavailableError):
@@ -107,11 +107,11 @@ def test_force_keeps_another_file_beside_the_published_one(path):
         assert path.read_bytes() == b"my own weights"
         store.download(TINY, base_url=server.url, force=True)
     assert path.read_bytes() == DATA
-    (kept,) = path.parent.glob("*.old")
-    assert kept.read_bytes() == b"my own weights"
+    (renamed,) = path.parent.glob("*.old")
+    assert renamed.read_bytes() == b"my own weights"
 
 
-def test_force_fetches_what_is_there(path):
+def test_force_downloads_an_existing_file(path):
     path.write_bytes(DATA)
     with FaultyServer(servers.serving(DATA)) as server:
         assert store.download(TINY, base_url=server.url) == path
@@ -121,39 +121,38 @@ def test_force_fetches_what_is_there(path):
     assert [entry.name for entry in path.parent.iterdir()] == [NAME]
 
 
-def test_verify_hashes_whatever_is_remembered(path):
+def test_verify_ignores_the_cached_checksum(path):
     assert store.verify(TINY).state == "absent"
     path.write_bytes(DATA)
     assert store.verify(TINY).state == "ready"
-    # A record that claims something else about this very file, as a damaged disk would have it.
-    verified.remember(Identity.of(path), "0" * 32)
+    # A wrong record for this file, as after a disk error.
+    file_identity.cache_md5(FileIdentity.of(path), "0" * 32)
     assert store.status(TINY).state == "wrong"
-    seen = store.verify(TINY)
-    assert (seen.state, seen.md5, seen.size) == ("ready", MD5, len(DATA))
+    status = store.verify(TINY)
+    assert (status.state, status.md5, status.size) == ("ready", MD5, len(DATA))
 
 
-def test_the_error_says_what_was_tried_why_it_failed_and_how_to_go_on(monkeypatch):
+def test_error_lists_urls_reasons_and_alternatives(monkeypatch):
     with FaultyServer(servers.status(404)) as first, FaultyServer(servers.serving(b"<html>Log in</html>")) as second:
-        monkeypatch.setattr(store, "BASES", (first.url.replace("//", "//me:secret@"), second.url))
-        message = refusal()
-    assert f"{first.url}{NAME}\n    the server answered 404 Not Found" in message
-    assert f"{second.url}{NAME}\n    what it sent is not the published file: 19 bytes with the MD5" in message
-    assert message.index(first.url) < message.index(second.url)
+        monkeypatch.setattr(store, "BASE_URLS", (first.url.replace("//", "//me:secret@"), second.url))
+        message = error_message()
+    first_error, second_error = message.index(f"{first.url}{NAME}"), message.index(f"{second.url}{NAME}")
+    assert first_error < message.index("404 Not Found") < second_error < message.index("19 bytes")
     assert f"densenet download-weights {TINY.name} --base-url URL" in message
     assert "--weights FILE" in message
     assert "secret" not in message
     assert not (models_dir() / NAME).exists() and not list(models_dir().glob("*.part"))
 
 
-def test_the_published_bases_are_tried_in_order(monkeypatch):
-    assert [base.split("/")[2] for base in store.BASES] == ["storage.googleapis.com", "github.com"]
+def test_base_urls_are_tried_in_order(monkeypatch):
+    assert [base.split("/")[2] for base in store.BASE_URLS] == ["storage.googleapis.com", "github.com"]
     with FaultyServer(servers.status(500)) as first, FaultyServer(servers.serving(DATA)) as second:
-        monkeypatch.setattr(store, "BASES", (first.url, second.url))
-        assert store.locate(TINY).read_bytes() == DATA
+        monkeypatch.setattr(store, "BASE_URLS", (first.url, second.url))
+        assert store.get_file(TINY).read_bytes() == DATA
         assert len(first.requests) == 3 and len(second.requests) == 1
 
 
-def test_the_environment_names_a_mirror_and_the_option_goes_before_it(monkeypatch):
+def test_base_url_overrides_the_environment_variable(monkeypatch):
     with FaultyServer(servers.serving(DATA)) as server:
         monkeypatch.setenv("DENSENET_BASE_URL", "http://127.0.0.1:9/never")
         store.download(TINY, base_url=f"{server.url}some/folder")
@@ -162,85 +161,85 @@ def test_the_environment_names_a_mirror_and_the_option_goes_before_it(monkeypatc
         assert [request.path for request in server.requests] == [f"/some/folder/{NAME}", f"/another/{NAME}"]
 
 
-def test_a_folder_as_mirror(tmp_path):
+def test_folder_as_mirror(tmp_path):
     mirror = tmp_path / "a mirror"
     mirror.mkdir()
-    message = refusal(base_url=mirror.as_uri())
-    assert "there is no such file" in message
+    message = error_message(base_url=mirror.as_uri())
+    assert "does not exist" in message
     (mirror / NAME).write_bytes(DATA[:-1])
-    assert "is not the published file" in refusal(base_url=mirror.as_uri())
+    assert "a different file" in error_message(base_url=mirror.as_uri())
     (mirror / NAME).write_bytes(DATA)
     models_dir().mkdir(parents=True, exist_ok=True)
     (models_dir() / f"{NAME}.part").write_bytes(DATA[:1000])
-    assert store.locate(TINY, base_url=mirror.as_uri()).read_bytes() == DATA
+    assert store.get_file(TINY, base_url=mirror.as_uri()).read_bytes() == DATA
 
 
 @pytest.mark.parametrize("url", ["/media/usb", "ftp://host/", "file://host/share", "mirror.example.org"])
-def test_a_base_url_of_another_kind_is_wrong_usage(url):
-    with pytest.raises(UsageError, match="begins with http://, https:// or file:///"):
+def test_invalid_base_url_is_a_usage_error(url):
+    with pytest.raises(UsageError, match="Invalid base URL"):
         store.download(TINY, base_url=url)
 
 
-def test_offline_asks_nobody():
+def test_offline_sends_no_request():
     with FaultyServer(servers.serving(DATA)) as server:
-        message = refusal(offline=True, base_url=server.url)
+        message = error_message(offline=True, base_url=server.url)
         assert not server.requests
-    assert "--offline" in message and "--base-url URL" in message and "--weights FILE" in message
+    assert "`offline`" in message and "--base-url URL" in message and "--weights FILE" in message
     assert not models_dir().exists()
 
 
-def test_a_variant_without_published_weights_asks_for_a_checkpoint():
-    with pytest.raises(WeightsUnavailableError, match=r"No weights are published for densenet161.*--weights FILE"):
-        store.locate(variants.get("161"))
+def test_variant_without_published_weights():
+    with pytest.raises(WeightsUnavailableError, match=r"densenet161.*`weights`"):
+        store.get_file(variants.get("161"))
 
 
-def test_a_folder_in_the_place_of_the_file(path):
+def test_folder_in_place_of_the_file(path):
     path.mkdir()
-    assert f"{path} can't be read: Is a directory" in refusal()
+    assert f"{path}: Is a directory" in error_message()
 
 
-def test_a_cache_that_cant_be_written_costs_only_the_memory(path, monkeypatch):
-    cache_dir().write_bytes(b"a file where a folder should be")
+def test_unwritable_cache_only_prevents_caching(path, monkeypatch):
+    cache_dir().write_bytes(b"a file in place of the folder")
     path.write_bytes(DATA)
     for _ in range(2):
-        assert store.locate(TINY) == path
+        assert store.get_file(TINY) == path
     assert store.status(TINY).state == "unchecked"
 
 
-def test_pruning_a_cache_that_can_be_none(monkeypatch):
+def test_prune_without_a_cache(monkeypatch):
     monkeypatch.setenv("DENSENET_CACHE", os.devnull)
-    assert verified.prune() == []
+    assert file_identity.prune_checksums() == []
 
 
-def test_records_of_files_that_are_gone_are_pruned(path):
+def test_prune_deletes_records_of_changed_files(path):
     path.write_bytes(DATA)
-    store.locate(TINY)
-    assert verified.prune() == []
+    store.get_file(TINY)
+    assert file_identity.prune_checksums() == []
     path.write_bytes(b"")
-    assert len(verified.prune()) == 1
-    assert not list(verified.folder().iterdir())
+    assert len(file_identity.prune_checksums()) == 1
+    assert not list(file_identity.checksums_dir().iterdir())
 
 
-def test_a_damaged_record_is_no_record(path):
+def test_damaged_record_is_ignored(path):
     path.write_bytes(DATA)
-    store.locate(TINY)
-    (record,) = verified.folder().iterdir()
+    store.get_file(TINY)
+    (record,) = file_identity.checksums_dir().iterdir()
     for damage in (b"", MD5.encode()[:31], b"\xff" * 32, b"\n"):
         record.write_bytes(damage)
         assert store.status(TINY).state == "unchecked"
-    assert store.locate(TINY) == path
+    assert store.get_file(TINY) == path
     assert store.status(TINY).state == "ready"
 
 
-def test_finding_a_remembered_file_loads_nothing_heavy(path):
+def test_file_with_cached_checksum_is_found_without_heavy_imports(path):
     path.write_bytes(DATA)
-    store.locate(TINY)
+    store.get_file(TINY)
     script = """
 import sys
 from densenet_cli.weights import store
 from tests.support.published import TINY
 before = set(sys.modules)
-store.locate(TINY)
+store.get_file(TINY)
 heavy = {"requests", "urllib3", "ssl", "socket", "json", "logging", "http", "tempfile", "numpy"}
 print(sorted(heavy & set(sys.modules)), sorted(set(sys.modules) - before))
 """

@@ -45,7 +45,7 @@ def command(prune: bool, verify: bool, format_: str) -> int:
       densenet cache --verify
     """
     from densenet_cli.engines import graph_cache
-    from densenet_cli.weights import store, verified
+    from densenet_cli.weights import file_identity, store
 
     look = store.verify if verify else store.status
     files = list(_look(look))
@@ -53,7 +53,7 @@ def command(prune: bool, verify: bool, format_: str) -> int:
     if prune:
         graphs = _prune(graphs)
         _prune_images()
-        verified.prune()
+        file_identity.prune_checksums()
     if format_ == "json":
         click.echo(json.dumps(_as_json(files, graphs), indent=2))
     else:

@@ -83,15 +83,19 @@ def command(variants: tuple[Variant, ...], only_list: bool, verify: bool, force:
     if only_list + verify + force > 1 or (base_url and (only_list or verify)):
         raise UsageError("--list and --verify only look; they go neither together nor with --force or --base-url.")
     from densenet_cli.paths import models_dir
-    from densenet_cli.weights import refusals, store
+    from densenet_cli.weights import store
 
-    store.bases(base_url)
+    store.base_urls(base_url)
     chosen = tuple(dict.fromkeys(variants)) or tuple(map(registry.get, registry.downloadable()))
     failures: list[WeightsUnavailableError] = []
     if verify:
         found = _each(chosen, store.verify, failures)
-        failures += [refusals.another(seen.variant, seen.path, seen.md5) for seen in found if seen.state == "wrong"]
-        failures += [refusals.absent(seen.variant, seen.path) for seen in found if variants and seen.size is None]
+        failures += [
+            store.wrong_file_error(seen.variant, seen.path, seen.md5) for seen in found if seen.state == "wrong"
+        ]
+        failures += [
+            store.missing_file_error(seen.variant, seen.path) for seen in found if variants and seen.size is None
+        ]
     else:
         if not only_list:
             _fetch(chosen, base_url, force, failures)

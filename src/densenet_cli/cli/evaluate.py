@@ -172,6 +172,6 @@ def _collection(folder: str | None, csv_file: str | None) -> Collection:
 
 
 def _md5(weights: Path) -> str:
-    from densenet_cli.weights.verified import md5_of
+    from densenet_cli.weights.file_identity import file_md5
 
-    return md5_of(weights)
+    return file_md5(weights)

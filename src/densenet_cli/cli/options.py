@@ -174,12 +174,12 @@ def _say_skipped(files: int) -> None:
 
 def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
     """What a network's answers depend on, of JSON's types, for ``records``' settings."""
-    from densenet_cli.weights.verified import md5_of
+    from densenet_cli.weights.file_identity import file_md5
 
     preprocessing = classifier.preprocessing
     return {
         "model": classifier.model,
-        "weights_md5": md5_of(classifier.weights),
+        "weights_md5": file_md5(classifier.weights),
         "engine": engine,
         "preprocess": preprocessing.mode,
         "input_size": preprocessing.input_size,

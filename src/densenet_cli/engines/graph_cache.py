@@ -23,7 +23,7 @@ from densenet_cli.output import atomic
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights.contents import ModelMetadata
-from densenet_cli.weights.file_identity import Identity, digest
+from densenet_cli.weights.file_identity import FileIdentity, digest
 
 if TYPE_CHECKING:
     from densenet_cli.engines import FloatArray
@@ -79,7 +79,7 @@ def _instruction_set() -> str:
     return sys.platform + " " + " ".join(name for name, there in features.items() if there)
 
 
-def _key(identity: Identity, config: DenseNetConfig | None) -> str:
+def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
     import onnxruntime
 
     from densenet_cli.engines import EMITTER_VERSION
@@ -138,11 +138,11 @@ def _head(read: Checkpoint) -> FloatArray:
     return np.vstack([layer["kernel"], layer["bias"]]).astype(np.float32)
 
 
-def _identity(weights: Path) -> Identity:
+def _identity(weights: Path) -> FileIdentity:
     from densenet_cli.errors import CheckpointError
 
     try:
-        return Identity.of(weights)
+        return FileIdentity.of(weights)
     except OSError as error:
         raise CheckpointError(f"{weights} can't be read: {error.strerror or error}.") from error
 
@@ -172,7 +172,7 @@ def _is_whole(folder: Path, stamps: dict[str, list[int]]) -> bool:
     return {MODEL, DATA} <= stamps.keys() and all(_stamp(folder / name) == stamp for name, stamp in stamps.items())
 
 
-def _store(folder: Path, model: bytes, read: Checkpoint, identity: Identity) -> None:
+def _store(folder: Path, model: bytes, read: Checkpoint, identity: FileIdentity) -> None:
     """Optimize ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
     import shutil
     import tempfile
@@ -274,7 +274,7 @@ def _age(folder: Path) -> float:
 def _entry(folder: Path, size: int, verify: bool) -> Entry:
     try:
         record = json.loads((folder / ENTRY).read_bytes())
-        identity = Identity.from_dict(record["weights"])
+        identity = FileIdentity.from_dict(record["weights"])
         sums = {name: record["sha256"][name] for name in record["stamps"]}
         whole = _open(folder) and not (verify and any(_sha256(folder / name) != sums[name] for name in sums))
         state = "damaged" if not whole else "current" if _is_current(folder, identity, record) else "stale"
@@ -283,9 +283,9 @@ def _entry(folder: Path, size: int, verify: bool) -> Entry:
         return Entry(folder, None, size, "damaged")
 
 
-def _is_current(folder: Path, identity: Identity, record: dict[str, Any]) -> bool:
+def _is_current(folder: Path, identity: FileIdentity, record: dict[str, Any]) -> bool:
     try:
-        if Identity.of(Path(identity.path)) != identity:
+        if FileIdentity.of(Path(identity.path)) != identity:
             return False
     except OSError:
         return False

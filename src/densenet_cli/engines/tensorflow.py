@@ -1,14 +1,18 @@
-"""The reference engine: the Keras model on TensorFlow. Slow to start; the other is held against its numbers."""
+"""The reference engine: the Keras model on TensorFlow.
+
+It starts slowly. Its purpose is comparison with the default engine. Training and export import Keras from here as well.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.engines import backend
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 
@@ -16,13 +20,40 @@ if TYPE_CHECKING:
     from densenet_cli.engines import FloatArray
 
 
+def import_keras() -> None:
+    """Import Keras without log messages, on the backend named by ``KERAS_BACKEND``, else TensorFlow.
+
+    This takes seconds.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silenced():
+        import keras  # noqa: F401
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Discard everything that this process writes to standard error, including output of C++ code.
+
+    TensorFlow writes some lines regardless of its log level.
+    """
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
+
 class TensorFlowEngine:
-    """See ``engines.Engine``."""
+    """Implements ``engines.Engine``."""
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
-        read = checkpoint.read(weights, config)
-        self.config, self.metadata = read.config, read.metadata
-        self._arrays = read.arrays
+        loaded = checkpoint.read(weights, config)
+        self.config, self.metadata = loaded.config, loaded.metadata
+        self._arrays = loaded.arrays
         self._threads = threads
         self._model: Any = None
 
@@ -31,22 +62,22 @@ class TensorFlowEngine:
         if self._model is not None:
             return
         os.environ["KERAS_BACKEND"] = "tensorflow"
-        backend.load()
+        import_keras()
         import tensorflow as tf
 
         try:
             tf.config.threading.set_intra_op_parallelism_threads(self._threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
-            pass  # TensorFlow already runs in this process; its threads can't be changed any more.
+            pass  # TensorFlow already runs in this process, so its threads cannot be changed.
         import keras
 
         from densenet_cli.engines import keras_ops
 
         network = keras_ops.model(self.config)
         keras_ops.set_arrays(network, self._arrays)
-        names = {"features": "relu", "logits": "predictions", "probabilities": "softmax"}
-        outputs = {output: network.get_layer(layer).output for output, layer in names.items()}
+        layers = {"features": "relu", "logits": "predictions", "probabilities": "softmax"}
+        outputs = {output: network.get_layer(layer).output for output, layer in layers.items()}
         self._model = keras.Model(network.input, outputs)
 
     def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:

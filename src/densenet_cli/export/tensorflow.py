@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from densenet_cli.engines import backend
+from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE
 from densenet_cli.images.preprocessing import MEAN, STD
@@ -31,7 +31,7 @@ def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> An
         UsageError: Keras already uses another backend in this process.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    backend.load()
+    import_keras()
     import keras
 
     from densenet_cli.engines import keras_ops

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from densenet_cli.engines import backend
+from densenet_cli.engines.tensorflow import silenced
 from densenet_cli.errors import OutputError
 from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE, ExportedModel, producer
 from densenet_cli.export.tensorflow import build_keras_model
@@ -55,7 +55,7 @@ class TFLiteExporter:
 
         try:
             # The converter reports its progress on both streams.
-            with backend.silence(), contextlib.redirect_stdout(io.StringIO()):
+            with silenced(), contextlib.redirect_stdout(io.StringIO()):
                 converted: bytes = tf.lite.TFLiteConverter.from_keras_model(network).convert()
         except Exception as error:  # the converter has no common exception class
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -70,14 +70,14 @@ class TFLiteExporter:
 
     def load(self, model: ExportedModel, path: Path) -> Predict:
         """Load the file with LiteRT."""
-        with backend.silence():
+        with silenced():
             from ai_edge_litert.interpreter import Interpreter
 
             interpreter = Interpreter(model_path=str(path))
             runner = interpreter.get_signature_runner()
 
         def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
-            with backend.silence():
+            with silenced():
                 probabilities: FloatArray = runner(pixels=batch)["probabilities"]
             return probabilities
 

@@ -90,7 +90,7 @@ def read(source: Source) -> bytes:
         case "url":
             from densenet_cli.http import fetch
 
-            return fetch(source.origin, limit=BYTES_LIMIT)
+            return fetch(source.origin, max_bytes=BYTES_LIMIT)
         case "stdin":
             data: bytes = source.origin.read(BYTES_LIMIT)
         case "file":

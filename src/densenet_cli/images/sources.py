@@ -226,9 +226,9 @@ def is_url(argument: str) -> bool:
 
 
 def _from_url(url: str) -> Source:
-    from densenet_cli.http import redacted
+    from densenet_cli.http import redact
 
-    return Source(redacted(url), url, "url")
+    return Source(redact(url), url, "url")
 
 
 def _expand_path(argument: str) -> Iterator[Found | Skipped]:

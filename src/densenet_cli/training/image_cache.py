@@ -18,7 +18,7 @@ from densenet_cli.images.decoding import decode
 from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.sources import Source
 from densenet_cli.output.atomic import output_errors, sync, write_file
-from densenet_cli.weights.file_identity import Identity
+from densenet_cli.weights.file_identity import FileIdentity
 
 if TYPE_CHECKING:
     Records = np.ndarray[Any, np.dtype[np.void]]
@@ -121,7 +121,7 @@ def _key(paths: Sequence[str], least_side: int) -> str:
     digest = hashlib.sha256(json.dumps([RECORD.descr, least_side]).encode())
     for path in paths:
         try:
-            digest.update(Identity.of(path).key().encode())
+            digest.update(FileIdentity.of(path).key().encode())
         except OSError:
             digest.update(os.fsencode(path))  # a link to nothing: decoding it says so
     return digest.hexdigest()[:32]

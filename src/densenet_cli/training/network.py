@@ -48,7 +48,7 @@ def start_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bo
     from densenet_cli.weights import checkpoint, store
 
     variant = variants.VARIANTS.get(start)
-    read = checkpoint.read(store.locate(variant, offline=offline) if variant else Path(start), config)
+    read = checkpoint.read(store.get_file(variant, offline=offline) if variant else Path(start), config)
     arrays = dict(read.arrays)
     if read.metadata.labels != labels:
         del arrays[HEAD]

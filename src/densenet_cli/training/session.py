@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densenet_cli.engines import backend
+from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.training import folders, recipe, result, run_files
@@ -95,7 +95,7 @@ def open_run(
         parts = _parts(place, training, validation, settings, ways, on_decoded)
         arrays = None
         # Everything else has turned out well: now it is worth the seconds that this takes.
-        backend.load()
+        import_keras()
         from densenet_cli.training import network
         from densenet_cli.training.loop import Run
 

@@ -1,7 +1,7 @@
-"""One published file from one URL into a partial file beside its place: cut short, it goes on where it stopped.
+"""Resumable download of one published file.
 
-The published MD5 says which bytes are wanted, so a partial file may be continued from any server and in any later
-process, and needs no ETag: whatever was mixed up on the way is found in the end and fetched again from the start.
+The published MD5 identifies the content, so any server and any later process can continue a partial file, and no ETag
+is needed. If the partial file belongs to something else, the MD5 shows it and the download restarts once.
 """
 
 from __future__ import annotations
@@ -15,70 +15,72 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from densenet_cli.http import CHUNK, Body, Limits, TransferError, open_url
+from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, TransferError, open_url
 from densenet_cli.output import atomic
 from densenet_cli.weights import Progress
 
-LIMITS = Limits(connect=10, read=30, total=None)
-PAUSES = (0.5, 2.0)
-"""Seconds before each repeat after a passing failure; when they are used up the URL is given up."""
+TIMEOUTS = Timeouts(connect=10, read=30, total=None)
 
-WORTHWHILE = 256 * 1024
-"""Bytes. An attempt that brought as many counts as none failed: a bad line is used as long as it moves."""
+RETRY_DELAYS = (0.5, 2.0)
+"""Seconds to wait before each retry after a transient error. After the last retry the URL is given up."""
 
-MOST = 1 << 32
-"""Bytes; no checkpoint of a DenseNet comes near, and an endless answer stops here."""
+MIN_PROGRESS = 256 * 1024
+"""Bytes. An attempt that receives as many resets the retries, so a bad connection is used as long as it makes progress.
+"""
+
+MAX_SIZE = 1 << 32
+"""Bytes. Stops an endless response; every DenseNet checkpoint is much smaller."""
 
 
-def bring(name: str, url: str, part: Path, md5: str, progress: Progress | None = None) -> None:
-    """Make ``part`` the file whose MD5 is ``md5``, continuing what is in it.
+def download_file(name: str, url: str, partial: Path, md5: str, progress: Progress | None = None) -> None:
+    """Complete the file ``partial`` from ``url``.
 
     Args:
-        name: what ``progress`` is told.
-        url: http, https or file.
-        part: the partial file; kept when the transfer stops, deleted when it is whole and wrong.
-        md5: 32 hexadecimal digits.
-        progress: told of every chunk.
+        name: The name to pass to ``progress``.
+        url: An http, https, or file URL.
+        partial: The partial file, which need not exist. It is kept if the transfer stops, and deleted if it is complete
+            but has the wrong MD5.
+        md5: The expected MD5, 32 hexadecimal digits.
+        progress: Called after each chunk.
 
     Raises:
-        TransferError: this URL doesn't give the file, and why.
-        OSError: ``part`` can't be written.
+        TransferError: If the URL does not provide the file.
+        OSError: If ``partial`` cannot be written.
     """
-    pauses = iter(PAUSES)
+    delays = iter(RETRY_DELAYS)
     restarted = False
-    while not _is_whole(part, md5):
-        before = size(part)
+    while not _is_complete(partial, md5):
+        size_before = _size(partial)
         try:
-            _go_on(name, url, part, progress)
+            _continue(name, url, partial, progress)
         except TransferError as error:
-            if size(part) - before >= WORTHWHILE:
-                pauses = iter(PAUSES)
-            pause = next(pauses, None)
-            if _is_whole(part, md5):
+            if _size(partial) - size_before >= MIN_PROGRESS:
+                delays = iter(RETRY_DELAYS)
+            delay = next(delays, None)
+            if _is_complete(partial, md5):
                 return
-            if pause is None or not error.passing:
+            if delay is None or not error.transient:
                 raise
-            time.sleep(pause)
+            time.sleep(delay)
             continue
-        if not _is_whole(part, md5):
-            sent = f"{size(part):,} bytes with the MD5 {_md5(part)} instead of {md5}"
-            part.unlink()
-            if restarted or not before:
-                raise TransferError(f"what it sent is not the published file: {sent}")
+        if not _is_complete(partial, md5):
+            content = f"{_size(partial):,} bytes with MD5 {_md5(partial)}, expected {md5}"
+            partial.unlink()
+            if restarted or not size_before:
+                raise TransferError(f"the server sent a different file ({content})")
             restarted = True
 
 
-def size(part: Path) -> int:
-    """Bytes in a file, 0 where there is none."""
+def _size(path: Path) -> int:
     try:
-        return part.stat().st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _go_on(name: str, url: str, part: Path, progress: Progress | None) -> None:
-    """Write what ``url`` sends over and behind what ``part`` has, which thus never gets shorter before the end."""
-    with _open(url, size(part)) as body, _writing(part) as file:
+def _continue(name: str, url: str, partial: Path, progress: Progress | None) -> None:
+    """Append to ``partial``. If the server ignores the range, overwrite it without truncating it before the end."""
+    with _open(url, _size(partial)) as body, _open_partial(partial) as file:
         file.seek(body.start)
         done = body.start
         for chunk in body.chunks:
@@ -86,52 +88,53 @@ def _go_on(name: str, url: str, part: Path, progress: Progress | None) -> None:
             done += len(chunk)
             if progress:
                 progress(name, done, body.total)
-            if done > MOST:
-                raise TransferError(f"it sends more than {MOST:,} bytes")
+            if done > MAX_SIZE:
+                raise TransferError(f"the file has more than {MAX_SIZE:,} bytes")
         file.truncate()
         file.flush()
         atomic.sync(file.fileno())
 
 
-def _writing(part: Path) -> IO[bytes]:
-    part.touch()
-    return part.open("r+b")
+def _open_partial(partial: Path) -> IO[bytes]:
+    partial.touch()
+    return partial.open("r+b")
 
 
 @contextmanager
 def _open(url: str, start: int) -> Iterator[Body]:
     if not url.lower().startswith("file:"):
-        with open_url(url, start=start, limits=LIMITS) as body:
+        with open_url(url, start=start, timeouts=TIMEOUTS) as body:
             yield body
         return
     from urllib.request import url2pathname
 
     path = Path(url2pathname(urlsplit(url).path))
     if not path.is_file():
-        raise TransferError("there is no such file")
+        raise TransferError("the file does not exist")
     try:
         file = path.open("rb")
     except OSError as error:
-        raise TransferError(f"it can't be read: {error.strerror}") from error
+        raise TransferError(f"cannot read the file: {error.strerror}") from error
     with file:
         total = os.fstat(file.fileno()).st_size
-        yield Body(min(start, total), total, _chunks(file, min(start, total)))
+        start = min(start, total)
+        yield Body(start, total, _chunks(file, start))
 
 
 def _chunks(file: IO[bytes], start: int) -> Iterator[bytes]:
     try:
         file.seek(start)
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK_SIZE):
             yield chunk
     except OSError as error:
-        raise TransferError(f"it can't be read: {error.strerror}") from error
+        raise TransferError(f"cannot read the file: {error.strerror}") from error
 
 
-def _is_whole(part: Path, md5: str) -> bool:
-    return size(part) > 0 and _md5(part) == md5
+def _is_complete(partial: Path, md5: str) -> bool:
+    return _size(partial) > 0 and _md5(partial) == md5
 
 
-def _md5(part: Path) -> str:
-    # Read back from the disk, not added up on the way: this is the check that decides.
-    with part.open("rb") as file:
+def _md5(path: Path) -> str:
+    # Read back from the disk instead of computed during the transfer, because this is the check that decides.
+    with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,47 +1,47 @@
-"""The published weights on this machine: where they lie, whether they are right, and how they get there.
+"""The weights of variants on this machine: their location, their checksums, and their download.
 
-They lie where Keras puts them, so either finds what the other fetched. A file counts only when its MD5 is the
-published one; that is measured when it arrives or is first met, and remembered with the file's identity. No
-option leaves the check out. A file of that name with other contents is somebody's: it is never used and never deleted
-(``force`` moves it aside).
+Published weights are stored where Keras stores them, so each program finds what the other downloaded. A file is used
+only if its MD5 is the published one. The MD5 is computed when the file is downloaded or first used, and cached with the
+file's identity; no option skips this check. A file of the same name with other contents belongs to the user: it is
+neither used nor deleted (``force`` renames it).
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import UsageError, WeightsUnavailableError
 from densenet_cli.output.atomic import locked, sync_path
 from densenet_cli.paths import models_dir
 from densenet_cli.variants import Variant, WeightsFile
-from densenet_cli.weights import Progress, refusals, verified
-from densenet_cli.weights.file_identity import Identity
+from densenet_cli.weights import Progress, file_identity
+from densenet_cli.weights.file_identity import FileIdentity
 
-BASES = (
+BASE_URLS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
     "https://github.com/keras-team/keras-applications/releases/download/densenet/",
 )
-"""Where the files are published, tried in this order; ``base_url`` or ``$DENSENET_BASE_URL`` takes their place."""
+"""Where the weights are published, in the order of use. ``base_url`` or ``$DENSENET_BASE_URL`` replaces them."""
 
-
-PACKAGED = Path(__file__).parents[1] / "data"
-"""Where the checkpoints lie that ship inside the package."""
+DATA_DIR = Path(__file__).parents[1] / "data"
+"""The folder of the checkpoints in this package."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What there is of a variant's weights.
+    """The state of a variant's published weights on this machine.
 
     Attributes:
-        variant: whose.
-        path: where the file lies or would lie.
-        size: bytes, None where there is no file.
-        md5: of its contents, None where it was never measured.
-        partial: bytes of an unfinished download.
+        variant: The variant.
+        path: The path of the file, which may not exist.
+        size: The size of the file in bytes, or None if it does not exist.
+        md5: The MD5 of the file, or None if it was not computed.
+        partial: The size of an unfinished download in bytes.
     """
 
     variant: Variant
@@ -52,169 +52,227 @@ class Status:
 
     @property
     def state(self) -> Literal["ready", "unchecked", "wrong", "partial", "absent"]:
-        """In one word."""
+        """The state in one word."""
         if self.size is None:
             return "partial" if self.partial else "absent"
         if self.md5 is None:
             return "unchecked"
-        return "ready" if self.md5 == _published(self.variant).md5 else "wrong"
+        return "ready" if self.md5 == _published_file(self.variant).md5 else "wrong"
 
 
-def locate(
+def get_file(
     variant: Variant, *, offline: bool = False, base_url: str | None = None, progress: Progress | None = None
 ) -> Path:
-    """A variant's weights as a file: the one in this package, else the published one, fetched where there is none.
+    """Return the path of a variant's weights, and download them if they are not on this machine.
 
     Args:
-        variant: one with weights of its own. The MD5 of a published file was checked.
-        offline: don't touch the network.
-        base_url: as for ``download``.
-        progress: as for ``download``.
+        variant: A variant with published or packaged weights.
+        offline: Do not use the network.
+        base_url: See ``download``.
+        progress: See ``download``.
 
     Raises:
-        WeightsUnavailable: there is no such file, it can't be fetched, or what lies in its place is another.
+        WeightsUnavailableError: If there are no weights, they cannot be downloaded, or the file has other contents.
     """
     if variant.packaged:
-        return PACKAGED / variant.packaged
-    file = _published(variant)
+        return DATA_DIR / variant.packaged
+    file = _published_file(variant)
     path = models_dir() / file.name
-    if (found := _md5(path)) is None:
+    md5 = _file_md5(path)
+    if md5 is None:
         if offline:
-            raise refusals.offline(variant, path)
+            raise WeightsUnavailableError(
+                f"{_missing(variant, path)}\nDownloads are disabled by `offline`.\n{_alternatives(variant)}"
+            )
         return download(variant, base_url=base_url, progress=progress)
-    if found != file.md5:
-        raise refusals.another(variant, path, found)
+    if md5 != file.md5:
+        raise wrong_file_error(variant, path, md5)
     return path
 
 
 def download(
     variant: Variant, *, base_url: str | None = None, force: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Fetch a variant's published weights, unless they are there; go on where an earlier download stopped.
+    """Download a variant's published weights unless they exist, resuming an interrupted download.
 
-    Two processes that want the same file fetch it once: the second waits, and ``progress`` shows it the first one's.
+    If two processes need the same file, one downloads it. The other waits and reports the same progress.
 
     Args:
-        variant: one with published weights.
-        base_url: http, https or file URL that takes the place of the published ones; the file's name is added to it.
-        force: fetch it even if it is there; a file with other contents is kept beside it as ``NAME.MD5.old``.
-        progress: told of every piece that arrives.
+        variant: A variant with published weights.
+        base_url: An http, https, or file URL to use instead of ``BASE_URLS``. The file name is appended to it.
+        force: Download even if the file exists. A file with other contents is renamed to ``NAME.MD5.old``.
+        progress: Called after each chunk.
 
     Returns:
-        Path of the file, its MD5 checked.
+        The path of the file, whose MD5 was verified.
 
     Raises:
-        UsageError: ``base_url`` (or ``$DENSENET_BASE_URL``) is no such URL.
-        WeightsUnavailable: what was tried, why each failed, and the ways on.
+        UsageError: If ``base_url`` or ``$DENSENET_BASE_URL`` is not such a URL.
+        WeightsUnavailableError: If the download fails. The message lists the URLs, the errors, and the alternatives.
     """
-    file = _published(variant)
-    tried = bases(base_url)
+    file = _published_file(variant)
+    urls = base_urls(base_url)
     path = models_dir() / file.name
 
-    def show_other_download() -> None:
+    def report_progress() -> None:
         if progress:
-            progress(path.name, _partial(path), None)
+            progress(path.name, _partial_size(path), None)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Before the lock, which can't be had in a folder that others filled and closed.
-        if not force and _md5(path) == file.md5:
+        # Checked before locking, because the lock file cannot be created in a read-only folder.
+        if not force and _file_md5(path) == file.md5:
             return path
-        with locked(path.with_name(f".{path.name}.lock"), show_other_download):
-            found = _md5(path)
-            if found == file.md5 and not force:
+        with locked(path.with_name(f".{path.name}.lock"), on_wait=report_progress):
+            md5 = _file_md5(path)
+            if md5 == file.md5 and not force:
                 return path
-            if found not in (None, file.md5) and not force:
-                raise refusals.another(variant, path, found)
-            _bring(variant, tried, path, progress)
-            if found not in (None, file.md5):
-                path.replace(path.with_name(f"{path.name}.{found}.old"))
-            _part(path).replace(path)
+            has_other_contents = md5 not in (None, file.md5)
+            if has_other_contents and not force:
+                raise wrong_file_error(variant, path, md5)
+            _download_partial(variant, urls, path, progress)
+            if has_other_contents:
+                path.replace(path.with_name(f"{path.name}.{md5}.old"))
+            _partial_path(path).replace(path)
             sync_path(path.parent)
-            verified.remember(Identity.of(path), file.md5)
+            file_identity.cache_md5(FileIdentity.of(path), file.md5)
             return path
     except OSError as error:
-        raise refusals.unwritable(path, _partial(path), error) from error
+        raise _write_error(path, error) from error
 
 
 def status(variant: Variant) -> Status:
-    """What there is, as far as it is known without reading the file. Raises ``WeightsUnavailable``."""
-    path = models_dir() / _published(variant).name
+    """Return the state of a variant's weights without reading the file. Raises ``WeightsUnavailableError``."""
+    path = models_dir() / _published_file(variant).name
     try:
-        identity = Identity.of(path)
+        identity = FileIdentity.of(path)
     except FileNotFoundError:
-        return Status(variant, path, None, None, _partial(path))
+        return Status(variant, path, None, None, _partial_size(path))
     except OSError as error:
-        raise refusals.unreadable(path, error) from error
-    return Status(variant, path, identity.size, verified.recall(identity), _partial(path))
+        raise _read_error(path, error) from error
+    return Status(variant, path, identity.size, file_identity.cached_md5(identity), _partial_size(path))
 
 
 def verify(variant: Variant) -> Status:
-    """What there is, the file read and hashed now whatever is remembered of it. Raises ``WeightsUnavailable``."""
-    path = models_dir() / _published(variant).name
-    with suppress(FileNotFoundError):
-        try:
-            md5 = verified.measure(path)
-            return Status(variant, path, path.stat().st_size, md5, _partial(path))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise refusals.unreadable(path, error) from error
-    return Status(variant, path, None, None, _partial(path))
+    """Return the state of a variant's weights with a newly computed MD5. Raises ``WeightsUnavailableError``."""
+    path = models_dir() / _published_file(variant).name
+    try:
+        md5 = file_identity.compute_md5(path)
+        return Status(variant, path, path.stat().st_size, md5, _partial_size(path))
+    except FileNotFoundError:
+        return Status(variant, path, None, None, _partial_size(path))
+    except OSError as error:
+        raise _read_error(path, error) from error
 
 
-def bases(base_url: str | None) -> tuple[str, ...]:
-    """The URLs to try, in order: ``base_url``, else ``$DENSENET_BASE_URL``, else those of ``BASES``.
+def base_urls(base_url: str | None) -> tuple[str, ...]:
+    """Return the URLs to try: ``base_url``, else ``$DENSENET_BASE_URL``, else ``BASE_URLS``.
 
     Raises:
-        UsageError: it is no http, https or file URL.
+        UsageError: If the given one is not an http, https, or file URL.
     """
     given = base_url or os.environ.get("DENSENET_BASE_URL")
     if not given:
-        return BASES
+        return BASE_URLS
     if not given.lower().startswith(("http://", "https://", "file:///", "file://localhost/")):
-        hint = f"; for a folder write {Path(given).absolute().as_uri()}" if "://" not in given else ""
-        raise UsageError(f"A base URL begins with http://, https:// or file:///, and {given!r} doesn't{hint}.")
+        hint = f" For a folder, use {Path(given).absolute().as_uri()}." if "://" not in given else ""
+        raise UsageError(f"Invalid base URL {given!r}: it must start with http://, https://, or file:///.{hint}")
     return (given,)
 
 
-def _published(variant: Variant) -> WeightsFile:
+def _published_file(variant: Variant) -> WeightsFile:
     if variant.weights is None:
-        raise refusals.unpublished(variant)
+        raise WeightsUnavailableError(
+            f"No weights are published for {variant.model}. Pass a checkpoint with `weights`."
+        )
     return variant.weights
 
 
-def _md5(path: Path) -> str | None:
-    """Of the file's contents, None where there is no file."""
+def _file_md5(path: Path) -> str | None:
+    """Return the MD5 of a file, or None if it does not exist."""
     try:
-        return verified.md5_of(path)
+        return file_identity.file_md5(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise refusals.unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
-def _bring(variant: Variant, bases: tuple[str, ...], path: Path, progress: Progress | None) -> None:
-    from densenet_cli.http import TransferError, redacted, shortened
-    from densenet_cli.weights.download import bring
+def _download_partial(variant: Variant, urls: tuple[str, ...], path: Path, progress: Progress | None) -> None:
+    """Complete the partial file from the first base URL that provides it."""
+    from densenet_cli.http import TransferError, redact, shorten
+    from densenet_cli.weights.download import download_file
 
-    file = _published(variant)
-    failed = {}
-    for base in bases:
-        url = f"{base.rstrip('/')}/{file.name}"
+    file = _published_file(variant)
+    errors: dict[str, str] = {}
+    for base_url in urls:
+        url = f"{base_url.rstrip('/')}/{file.name}"
         try:
-            return bring(file.name, url, _part(path), file.md5, progress)
+            return download_file(file.name, url, _partial_path(path), file.md5, progress)
         except TransferError as error:
-            failed[shortened(redacted(url))] = error.reason
-    raise refusals.not_fetched(variant, path, failed)
+            errors[shorten(redact(url))] = str(error)
+    attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in errors.items())
+    raise WeightsUnavailableError(f"{_missing(variant, path)}\nTried:{attempts}\n{_alternatives(variant)}")
 
 
-def _part(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _partial(path: Path) -> int:
+def _partial_size(path: Path) -> int:
     try:
-        return _part(path).stat().st_size
+        return _partial_path(path).stat().st_size
     except OSError:
         return 0
+
+
+def missing_file_error(variant: Variant, path: Path) -> WeightsUnavailableError:
+    """Return the error for weights that are not on this machine."""
+    return WeightsUnavailableError(_missing(variant, path))
+
+
+def wrong_file_error(variant: Variant, path: Path, md5: str | None) -> WeightsUnavailableError:
+    """Return the error for a file with the name of published weights and another ``md5``."""
+    expected = _published_file(variant).md5
+    commands = {
+        f"densenet download-weights {variant.name} --force": "download the published file and rename this one",
+        "densenet predict ... --weights FILE": "use another checkpoint, or this one",
+    }
+    return WeightsUnavailableError(
+        f"{path} is not the published file: expected MD5 {expected}, found {md5}.\n{_try_one_of(commands)}"
+    )
+
+
+def _read_error(path: Path, error: OSError) -> WeightsUnavailableError:
+    return WeightsUnavailableError(f"Cannot read {path}: {error.strerror}.")
+
+
+def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WeightsUnavailableError(
+            f"The disk is full. Downloaded {_partial_size(path):,} bytes of {path}. Free some space and run the"
+            " command again to resume, or set KERAS_HOME to a folder on another disk."
+        )
+    return WeightsUnavailableError(
+        f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder, or pass a"
+        " checkpoint with `weights`."
+    )
+
+
+def _missing(variant: Variant, path: Path) -> str:
+    return f"The weights of {variant.model} are not on this machine: {path} does not exist."
+
+
+def _alternatives(variant: Variant) -> str:
+    return _try_one_of(
+        {
+            f"densenet download-weights {variant.name} --base-url URL": "download them from a mirror",
+            "densenet predict ... --weights FILE": "use your own checkpoint",
+            "densenet predict ... --variant tiny": "use the small model in this package",
+        }
+    )
+
+
+def _try_one_of(commands: Mapping[str, str]) -> str:
+    width = max(map(len, commands))
+    return "Try one of:" + "".join(f"\n  {command:<{width}}  {effect}" for command, effect in commands.items())
