@@ -1,4 +1,4 @@
-"""A network with its weights, whatever these hold."""
+"""Models whose weights are finite but produce other values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.support.networks import TINY, uncalibrated
 
 
 @pytest.mark.parametrize("engine", ["onnx", "tensorflow"])
-def test_an_answer_that_is_no_number_is_an_error_of_the_checkpoint(tmp_path, photographs, engine):
+def test_nonfinite_output_is_a_checkpoint_error(tmp_path, photographs, engine):
     arrays = uncalibrated(TINY)
-    # Finite numbers, every one; but their products are not.
+    # These values are finite, but their products are not.
     arrays["predictions"]["kernel"] = np.full_like(arrays["predictions"]["kernel"], 3e38, dtype=np.float32)
     weights = tmp_path / "wild.safetensors"
     safetensors.write(weights, arrays, TINY, None)
     classifier = Classifier(weights=weights, engine=engine)
-    with pytest.raises(CheckpointError, match=r"wild\.safetensors .* no number"):
+    with pytest.raises(CheckpointError, match=r"wild\.safetensors.*NaN"):
         classifier.predict(photographs[0])

@@ -17,9 +17,9 @@ from densenet_cli.cli.console import say, show_progress
 from densenet_cli.images.preprocessing import MODES
 
 if TYPE_CHECKING:
+    from densenet_cli._types import DownloadProgress
     from densenet_cli.classifier import Classifier
     from densenet_cli.images.sources import Source
-    from densenet_cli.weights import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -216,7 +216,7 @@ def make_classifier(**options: Any) -> Classifier:
     from densenet_cli.classifier import Classifier
 
     with ExitStack() as stack:
-        progress: Progress = _Announcement().update
+        progress: DownloadProgress = _Announcement().update
         if show_progress():
             from densenet_cli.cli.progress import DownloadBar
 

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, TransferError, open_url
 from densenet_cli.output import atomic
-from densenet_cli.weights import Progress
+
+if TYPE_CHECKING:
+    from densenet_cli._types import DownloadProgress
 
 TIMEOUTS = Timeouts(connect=10, read=30, total=None)
 
@@ -32,7 +34,7 @@ MAX_SIZE = 1 << 32
 """Bytes. Stops an endless response; every DenseNet checkpoint is much smaller."""
 
 
-def download_file(name: str, url: str, partial: Path, md5: str, progress: Progress | None = None) -> None:
+def download_file(name: str, url: str, partial: Path, md5: str, progress: DownloadProgress | None = None) -> None:
     """Complete the file ``partial`` from ``url``.
 
     Args:
@@ -78,7 +80,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _continue(name: str, url: str, partial: Path, progress: Progress | None) -> None:
+def _continue(name: str, url: str, partial: Path, progress: DownloadProgress | None) -> None:
     """Append to ``partial``. If the server ignores the range, overwrite it without truncating it before the end."""
     with _open(url, _size(partial)) as body, _open_partial(partial) as file:
         file.seek(body.start)

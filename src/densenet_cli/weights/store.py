@@ -13,14 +13,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from densenet_cli.errors import UsageError, WeightsUnavailableError
 from densenet_cli.output.atomic import locked, sync_path
 from densenet_cli.paths import models_dir
 from densenet_cli.variants import Variant, WeightsFile
-from densenet_cli.weights import Progress, file_identity
+from densenet_cli.weights import file_identity
 from densenet_cli.weights.file_identity import FileIdentity
+
+if TYPE_CHECKING:
+    from densenet_cli._types import DownloadProgress
 
 BASE_URLS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
@@ -61,7 +64,7 @@ class Status:
 
 
 def get_file(
-    variant: Variant, *, offline: bool = False, base_url: str | None = None, progress: Progress | None = None
+    variant: Variant, *, offline: bool = False, base_url: str | None = None, progress: DownloadProgress | None = None
 ) -> Path:
     """Return the path of a variant's weights, and download them if they are not on this machine.
 
@@ -91,7 +94,7 @@ def get_file(
 
 
 def download(
-    variant: Variant, *, base_url: str | None = None, force: bool = False, progress: Progress | None = None
+    variant: Variant, *, base_url: str | None = None, force: bool = False, progress: DownloadProgress | None = None
 ) -> Path:
     """Download a variant's published weights unless they exist, resuming an interrupted download.
 
@@ -198,7 +201,7 @@ def _file_md5(path: Path) -> str | None:
         raise _read_error(path, error) from error
 
 
-def _download_partial(variant: Variant, urls: tuple[str, ...], path: Path, progress: Progress | None) -> None:
+def _download_partial(variant: Variant, urls: tuple[str, ...], path: Path, progress: DownloadProgress | None) -> None:
     """Complete the partial file from the first base URL that provides it."""
     from densenet_cli.http import TransferError, redact, shorten
     from densenet_cli.weights.download import download_file
