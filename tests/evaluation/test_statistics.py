@@ -16,6 +16,7 @@ from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.evaluation import evaluate, outcome_of
 from densenet_cli.evaluation.statistics import BINS, Proportion, bin_of
 from densenet_cli.images.sources import LabeledSource
+from densenet_cli.pipeline import Result
 from tests.support.measured import Fake, labeled, truths_and_probabilities
 
 
@@ -139,7 +140,6 @@ def test_restricted_equals_a_smaller_head(data, draw):
 
 
 def test_memory_does_not_grow_with_images():
-    """Truths wait for their outputs, and only those of the images under way."""
     import tracemalloc
 
     row = np.full(1000, 1e-3, np.float32)
@@ -147,7 +147,7 @@ def test_memory_does_not_grow_with_images():
 
     def peak(count):
         fake = Fake([])
-        fake.probabilities = lambda sources: ((source.name, row) for source in sources)
+        fake.stream = lambda sources: (Result(source, {"probabilities": row}) for source in sources)
         fake.labels = Fake(row[None]).labels
         tracemalloc.start()
         evaluate(fake, (LabeledSource("x.jpg", "x.jpg", "path", target=n % 1000) for n in range(count)))
