@@ -161,7 +161,8 @@ def test_only_what_is_needed_is_imported(weights, folder):
         "import sys; from densenet_cli.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont', 'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
+        "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont',"
+        "'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
     )
     densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # the graph is cached now
     arguments = [sys.executable, "-c", code, "explain", "photos", "--weights", weights, "--format", "jsonl"]

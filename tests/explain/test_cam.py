@@ -236,7 +236,7 @@ def test_explain_raises_and_explain_many_yields_errors(weights, tmp_path):
 
 @pytest.mark.parametrize("size", [0, -5, 3])
 def test_input_size_too_small(weights, size):
-    with pytest.raises(UsageError, match="input.size"):
+    with pytest.raises(UsageError, match=r"input.size"):
         Classifier("tiny", input_size=size)
 
 
