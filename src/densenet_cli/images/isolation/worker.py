@@ -155,7 +155,9 @@ class Worker:
         }
         with ExitStack() as reserved:
             words, data = clock.ask(image, origin)
-            while "reserve" in words:  # twice for a preview that needs a larger scale
+            for _ in range(2 if preview else 1):  # a preview may need to be decoded at a larger scale
+                if "reserve" not in words:
+                    break
                 reserved.close()
                 needed = int(words["reserve"])
                 if not 0 <= needed <= self._budget.bytes:
