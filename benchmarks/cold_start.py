@@ -13,7 +13,7 @@ from processes import DENSENET, memory_of, run, script, seconds_of, spread
 from report import Table, verdict
 from suite import Effort, alone
 
-from densenet_cli.benchmarking.processes import Run
+from densenet_cli.benchmarking.processes import ProcessResult as Run
 
 FASTER, LIGHTER = 25, 5
 
@@ -64,8 +64,8 @@ def _seconds(samples: list[Run]) -> str:
 
 def _check_same_answer(ours: Run, keras: Run) -> None:
     """Both name the same five classes with the same probabilities: otherwise there is nothing to compare."""
-    got = [(label["index"], label["probability"]) for label in json.loads(ours.output)[0]["predictions"]]
-    expected = [(int(i), float(p) / 100) for i, p in re.findall(r"^ *(\d+) ([\d.]+)%$", keras.output, re.MULTILINE)]
+    got = [(label["index"], label["probability"]) for label in json.loads(ours.stdout)[0]["predictions"]]
+    expected = [(int(i), float(p) / 100) for i, p in re.findall(r"^ *(\d+) ([\d.]+)%$", keras.stdout, re.MULTILINE)]
     same = [index for index, _ in got] == [index for index, _ in expected]
     if not same or any(abs(a[1] - b[1]) > 2e-5 for a, b in zip(got, expected, strict=True)):
         sys.exit(f"The two don't give the same answer:\n{got}\n{expected}")
@@ -76,7 +76,7 @@ def _phases(material: Material, environment: dict[str, str], effort: Effort) -> 
     command = script("phases", material.weights(), image)
     rounds = effort.of(21, 3)
     bare = [run([sys.executable, "-c", "pass"]) for _ in range(rounds)]
-    runs = [json.loads(run(command, environment).output.splitlines()[-1]) for _ in range(rounds)]
+    runs = [json.loads(run(command, environment).stdout.splitlines()[-1]) for _ in range(rounds)]
     steps = [("Python, starting and ending", seconds_of(bare) * 1e3)]
     steps += [(steps_[0][0], median(time for _, time in steps_)) for steps_ in zip(*runs, strict=True)]
     rows = [(step, f"{time:.1f}") for step, time in steps]
@@ -93,7 +93,7 @@ def _imports(command: list[str], environment: dict[str, str]) -> Table:
     process = [sys.executable, "-c", IMPORTS, *command[1:]]
     times: Counter[str] = Counter()
     modules: Counter[str] = Counter()
-    for line in run(process, environment).output.splitlines():
+    for line in run(process, environment).stdout.splitlines():
         if match := re.fullmatch(r"import time: +(\d+) \| +\d+ \| +(\S+)", line):
             package = match[2].partition(".")[0]
             package = "standard library" if package in sys.stdlib_module_names else package

@@ -7,7 +7,7 @@ from processes import DENSENET, memory_of, run, seconds_of, spread
 from report import Table
 from suite import Effort, alone
 
-from densenet_cli.benchmarking.processes import Run
+from densenet_cli.benchmarking.processes import ProcessResult as Run
 
 
 def measure(material: Material, effort: Effort) -> list[Table]:

@@ -8,7 +8,7 @@ from processes import DENSENET, memory_of, run, script, seconds_of
 from report import Table
 from suite import Effort, alone
 
-from densenet_cli.benchmarking.processes import Run
+from densenet_cli.benchmarking.processes import ProcessResult as Run
 
 MODES = {"without": [], "`--isolate`": ["--isolate"], "`--timeout 60`": ["--timeout", "60"]}
 

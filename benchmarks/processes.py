@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from densenet_cli.benchmarking import processes
-from densenet_cli.benchmarking.processes import CommandFailedError, Run
+from densenet_cli.benchmarking.processes import CommandFailedError
+from densenet_cli.benchmarking.processes import ProcessResult as Run
 
 HERE = Path(__file__).parent
 MEGABYTE = 1_000_000
@@ -41,14 +42,14 @@ def run(command: Sequence[str], environment: Mapping[str, str | None] | None = N
         SystemExit: it failed; what it said is shown.
     """
     try:
-        return processes.run(command, {**EVERYWHERE, **(environment or {})})
+        return processes.run_process(command, {**EVERYWHERE, **(environment or {})})
     except CommandFailedError as error:
         sys.exit(str(error))
 
 
 def answer(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Any:
     """The JSON on the last line of a command's output."""
-    return json.loads(run(command, environment).output.splitlines()[-1])
+    return json.loads(run(command, environment).stdout.splitlines()[-1])
 
 
 def seconds_of(samples: Sequence[Run]) -> float:
@@ -62,9 +63,9 @@ def memory_of(samples: Sequence[Run]) -> float:
 
 def megabytes_of(sample: Run) -> float:
     """Of peak memory. Raises SystemExit where the system doesn't tell."""
-    if sample.memory is None:
+    if sample.peak_memory is None:
         sys.exit("This system doesn't tell how much memory a process took.")
-    return sample.memory / MEGABYTE
+    return sample.peak_memory / MEGABYTE
 
 
 def spread(samples: Sequence[Run]) -> str:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from densenet_cli.benchmarking.machine import describe
+from densenet_cli.benchmarking.machine import describe_machine
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "pillow", "click", "rich")
@@ -52,7 +52,7 @@ def verdict(value: float, least: float | None = None, most: float | None = None)
 
 def machine() -> Table:
     """Where and when it was measured."""
-    found = describe(PACKAGES)
+    found = describe_machine(PACKAGES)
     rows = (
         ("Processor", f"{found.processor}, {found.cores} cores for this process"),
         ("Memory", f"{found.memory / 1e9:.0f} GB" if found.memory else "unknown"),

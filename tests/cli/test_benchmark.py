@@ -1,4 +1,4 @@
-"""``densenet benchmark``: what it refuses, and one whole run. Never how long anything takes."""
+"""``densenet benchmark``: usage errors, one complete run, and its processes. No test depends on the speed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli.benchmarking.processes import CommandFailedError, run
-from densenet_cli.benchmarking.worker import PARTS, Worker
+from densenet_cli import variants
+from densenet_cli.benchmarking.processes import CommandFailedError, run_process
+from densenet_cli.benchmarking.worker import BenchmarkWorker
 from densenet_cli.errors import CheckpointError
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import tiny_weights
 
-IMAGES = {"decoding": 4, "engine": 2, "together": 40, "answer": 1}
-"""Of each piece of work, at batches of 20 and ten crops an image: two of each thread, two batches."""
+IMAGES_PER_SAMPLE = {"decode": 4, "inference": 2, "end_to_end": 40, "predict": 1}
+"""Stage -> images per measurement, for a batch size of 20, two threads, and ten crops per image."""
 SUMMARY = {"count", "median", "lower_quartile", "upper_quartile", "minimum", "maximum"}
 
 
@@ -30,25 +31,24 @@ def weights(tmp_path_factory):
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With places of its own for the cache, the weights and what is temporary."""
-    own = {name: str(folder / name) for name in ("cache", "keras", "tmp")}
+    """Return the environment with the cache, the weights, and temporary files in ``folder``."""
     (folder / "tmp").mkdir()
-    return {**os.environ, "DENSENET_CACHE": own["cache"], "KERAS_HOME": own["keras"], "TMPDIR": own["tmp"]}
+    variables = {"DENSENET_CACHE": "cache", "KERAS_HOME": "keras", "TMPDIR": "tmp"}
+    return {**os.environ, **{variable: str(folder / name) for variable, name in variables.items()}}
 
 
-def left(folder: Path) -> list[str]:
-    """The files below a folder."""
+def files_in(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_whole_run_with_random_weights(tmp_path):
+def test_a_complete_run_with_random_weights(tmp_path):
     arguments = ("--variant", "tiny", "--random-weights", "--threads", 1, "--batch-size", "2,1", "--seconds", 0)
     result = process("benchmark", *arguments, "--format", "json", "--quiet", env=environment(tmp_path))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    assert left(tmp_path) == []
-    found = json.loads(result.stdout)
-    assert list(found) == [
+    assert files_in(tmp_path) == []
+    report = json.loads(result.stdout)
+    assert list(report) == [
         "model",
         "machine",
         "images",
@@ -59,41 +59,41 @@ def test_a_whole_run_with_random_weights(tmp_path):
         "throughput",
         "fastest",
     ]
-    assert found["model"] == "densenettiny"
-    assert found["rounds"] >= 4
-    assert found["machine"]["cores"] >= 1 and set(found["machine"]["packages"]) >= {"onnxruntime", "densenet-cli"}
-    assert found["images"]["made"] and found["images"]["mean_pixels"] == 500 * 375
-    assert found["settings"]["random_weights"] and found["settings"]["input_size"] == 64
-    assert {(row["images"], row["engine"]) for row in found["commands"]} == {(1, "onnx"), (48, "onnx")}
-    assert {(row["part"], row["batch_size"]) for row in found["throughput"]} == {
-        ("decoding", None),
-        ("engine", 1),
-        ("engine", 2),
-        ("together", 1),
-        ("together", 2),
+    assert report["model"] == variants.get("tiny").model
+    assert report["rounds"] >= 4
+    assert report["machine"]["cores"] >= 1 and set(report["machine"]["packages"]) >= {"onnxruntime", "densenet-cli"}
+    assert report["images"]["synthetic"] and report["images"]["mean_pixels"] == 500 * 375
+    assert report["settings"]["random_weights"] and report["settings"]["input_size"] == 64
+    assert {(row["images"], row["engine"]) for row in report["commands"]} == {(1, "onnx"), (48, "onnx")}
+    assert {(row["stage"], row["batch_size"]) for row in report["throughput"]} == {
+        ("decode", None),
+        ("inference", 1),
+        ("inference", 2),
+        ("end_to_end", 1),
+        ("end_to_end", 2),
     }
-    assert found["fastest"]["batch_size"] in (1, 2)
-    summaries = [row["seconds"] for row in found["commands"] + found["latency"]]
-    summaries += [row["images_per_second"] for row in found["throughput"]]
-    summaries += [row["peak_bytes"] for row in found["commands"]]
+    assert report["fastest"]["batch_size"] in (1, 2)
+    summaries = [row["seconds"] for row in report["commands"] + report["latency"]]
+    summaries += [row["images_per_second"] for row in report["throughput"]]
+    summaries += [row["peak_bytes"] for row in report["commands"]]
     for summary in summaries:
         assert set(summary) == SUMMARY and summary["count"] >= 3
         assert 0 < summary["minimum"] <= summary["lower_quartile"] <= summary["median"]
         assert summary["median"] <= summary["upper_quartile"] <= summary["maximum"]
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
-def test_interrupted_it_leaves_neither_files_nor_processes(tmp_path, weights):
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_an_interrupted_run_leaves_neither_files_nor_processes(tmp_path, weights):
     command = [sys.executable, "-m", "densenet_cli", "benchmark", "--weights", str(weights), "--seconds", "600"]
     running = subprocess.Popen(
         command, stderr=subprocess.PIPE, env=environment(tmp_path), start_new_session=True, preexec_fn=hear_interrupts
     )
     assert running.stderr and b"Measuring" in running.stderr.readline()
-    while not left(tmp_path / "tmp"):
+    while not files_in(tmp_path / "tmp"):
         assert running.poll() is None
     os.killpg(running.pid, signal.SIGINT)
     assert running.wait(60) == 130
-    assert left(tmp_path / "tmp") == []
+    assert files_in(tmp_path / "tmp") == []
     workers = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(tmp_path / "tmp"))]
     assert workers == []
 
@@ -106,82 +106,89 @@ def _mentions(environ: Path, text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "keyword"),
     [
-        (("--random-weights", "--weights", "x.h5"), "give one of the two"),
-        (("--compare", "--engine", "tensorflow"), "leave out --engine tensorflow"),
+        (("--random-weights", "--weights", "x.h5"), "--random-weights"),
+        (("--compare", "--engine", "tensorflow"), "--engine tensorflow"),
         (("--batch-size", "4,many"), "'many' is not a valid integer"),
         (("--batch-size", ""), "'' is not a valid integer"),
         (("--threads", "0"), "0 is not in the range"),
         (("--seconds", "-1"), "not in the range"),
         (("--images", "nowhere.jpg"), "nowhere.jpg"),
-        (("--images", "https://example.org/cat.jpg"), "neither URLs nor standard input"),
-        (("--images", "-"), "neither URLs nor standard input"),
+        (("--images", "https://example.org/cat.jpg"), "URLs and standard input"),
+        (("--images", "-"), "URLs and standard input"),
         (("--variant", "122"), "'122' is not one of"),
     ],
 )
-def test_what_is_refused(arguments, said):
+def test_usage_errors(arguments, keyword):
     result = densenet("benchmark", *arguments)
     assert result.status == 2
-    assert said in " ".join(result.err.split())
+    assert keyword in " ".join(result.err.split())
     assert result.out == ""
 
 
-def test_without_weights_the_ways_on_are_named():
+def test_without_weights_alternatives_are_suggested():
     result = densenet("benchmark", "--offline")
     assert result.status == 3
     assert "--variant tiny" in result.err and "densenet benchmark --random-weights" in result.err
 
 
-def test_images_none_of_which_can_be_decoded(tmp_path, weights):
+def test_no_image_can_be_decoded(tmp_path, weights):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     result = densenet("benchmark", "--weights", weights, "--images", tmp_path / "broken.png", "--threads", 1)
     assert result.status == 2
     assert "None of the images can be decoded" in result.err
 
 
-def test_a_worker_measures_each_part(tmp_path, weights):
+def test_a_worker_measures_each_stage(tmp_path, weights):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     images = [SAMPLES / "cat.jpg", tmp_path / "broken.png", SAMPLES / "koala.jpg"]
     options = {"weights": str(weights), "threads": 2, "ten_crop": True}
-    with Worker(options, images) as worker:
-        assert list(worker.about["unusable"]) == [str(tmp_path / "broken.png")]
-        assert (worker.about["input_size"], worker.about["crops"]) == (224, 10)
-        for part in PARTS:
-            samples = worker.measure(part, 20, 0.0)
-            assert {images for images, _ in samples} == {IMAGES[part]}
+    with BenchmarkWorker(options, images) as worker:
+        assert list(worker.info["failed"]) == [str(tmp_path / "broken.png")]
+        assert (worker.info["input_size"], worker.info["crops"]) == (224, 10)
+        for stage, expected in IMAGES_PER_SAMPLE.items():
+            samples = worker.measure(stage, 20, 0.0)
+            assert {images for images, _ in samples} == {expected}
             assert all(seconds > 0 for _, seconds in samples)
 
 
-def test_a_workers_error_is_that_of_the_classifier(tmp_path):
+def test_a_worker_raises_the_errors_of_the_classifier(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
-        Worker({"weights": str(tmp_path / "bad.safetensors")}, [])
+        BenchmarkWorker({"weights": str(tmp_path / "bad.safetensors")}, [])
 
 
-def test_a_worker_that_dies_says_so(weights):
-    with Worker({"weights": str(weights), "threads": 1}, [SAMPLES / "cat.jpg"]) as worker:
+def test_a_worker_that_ends_is_an_error(weights):
+    with BenchmarkWorker({"weights": str(weights), "threads": 1}, [SAMPLES / "cat.jpg"]) as worker:
         worker._process.kill()
-        with pytest.raises(CommandFailedError, match="ended with -9"):
-            worker.measure("engine", 1, 0.0)
+        with pytest.raises(CommandFailedError, match="-9"):
+            worker.measure("inference", 1, 0.0)
 
 
-def test_a_processs_memory_is_its_own():
-    held = bytearray(200_000_000)  # in this process, which is not what is measured
-    small = run([sys.executable, "-c", "print('hello')"])
-    large = run([sys.executable, "-c", "held = bytearray(b'x') * 100_000_000"])
-    assert small.output == "hello\n" and small.seconds > 0
-    assert small.memory < 50_000_000 < 100_000_000 < large.memory < len(held)
+def test_memory_of_this_process_is_not_counted():
+    ballast = bytearray(200_000_000)
+    small = run_process([sys.executable, "-c", "print('hello')"])
+    large = run_process([sys.executable, "-c", "ballast = bytearray(b'x') * 100_000_000"])
+    assert small.stdout == "hello\n" and small.seconds > 0
+    assert small.peak_memory < 50_000_000 < 100_000_000 < large.peak_memory < len(ballast)
 
 
-def test_a_process_that_fails_says_why():
-    with pytest.raises(CommandFailedError, match=r"ended with 3: no luck"):
-        run([sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
-    with pytest.raises(CommandFailedError, match=r"could not be run.*no-such-program"):
-        run(["/no-such-program"])
+def test_a_failed_process_is_an_error_with_its_message():
+    with pytest.raises(CommandFailedError, match=r"status 3: no luck"):
+        run_process([sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
+    with pytest.raises(CommandFailedError, match=r"no-such-program"):
+        run_process(["/no-such-program"])
 
 
-def test_nothing_is_left_where_it_fails():
+def test_environment_variables_are_added_and_removed(monkeypatch):
+    monkeypatch.setenv("DENSENET_TEST_REMOVED", "x")
+    code = "import os; print(os.environ['DENSENET_TEST_ADDED'], 'DENSENET_TEST_REMOVED' in os.environ)"
+    changes = {"DENSENET_TEST_ADDED": "y", "DENSENET_TEST_REMOVED": None}
+    assert run_process([sys.executable, "-c", code], changes).stdout == "y False\n"
+
+
+def test_a_failed_run_leaves_no_files():
     before = set(Path(tempfile.gettempdir()).glob("densenet-benchmark-*"))
     assert densenet("benchmark", "--random-weights", "--labels", SAMPLES / "README.md", "--threads", 1).status != 0
     assert set(Path(tempfile.gettempdir()).glob("densenet-benchmark-*")) <= before

@@ -1,39 +1,40 @@
-"""Reports of speed without measuring any: times that a test says."""
+"""Benchmark reports with given times."""
 
 from __future__ import annotations
 
 from densenet_cli.benchmarking.machine import Machine
-from densenet_cli.benchmarking.report import Cell, Command, Report
-from densenet_cli.benchmarking.statistics import Summary
+from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, CommandTiming, Summary
 
 MACHINE = Machine(
     "A processor (family 1, model 2)", 2, 0.1, 8 * 10**9, "Linux 6, x86_64", "3.11.7", {"onnxruntime": "1"}
 )
 
 
-def report(rates: dict[tuple[int, int], list[float]], default=(8, 2), engines=("onnx",), random_weights=True) -> Report:
-    """``rates`` are images per second of both together, by (batch size, threads), in every engine."""
-    times: dict[Cell, tuple[float, ...]] = {}
+def make_report(
+    rates: dict[tuple[int, int], list[float]], default_settings=(8, 2), engines=("onnx",), random_weights=True
+) -> BenchmarkReport:
+    """Make a report. ``rates`` maps (batch size, threads) to end-to-end images per second, equal for each engine."""
+    times: dict[BenchmarkCase, tuple[float, ...]] = {}
     for engine in engines:
         for threads in sorted({threads for _, threads in rates}):
-            times[Cell(engine, threads, "answer")] = (0.051, 0.05, 0.052)
-            times[Cell(engine, threads, "decoding")] = (0.004, 0.005)
-            times[Cell(engine, threads, "engine")] = (0.04, 0.05, 0.045)
-            for batch_size, own in rates:
-                if own == threads:
-                    times[Cell(engine, threads, "engine", batch_size)] = (0.03, 0.031)
-                    times[Cell(engine, threads, "together", batch_size)] = tuple(
+            times[BenchmarkCase(engine, threads, "predict")] = (0.051, 0.05, 0.052)
+            times[BenchmarkCase(engine, threads, "decode")] = (0.004, 0.005)
+            times[BenchmarkCase(engine, threads, "inference")] = (0.04, 0.05, 0.045)
+            for batch_size, case_threads in rates:
+                if case_threads == threads:
+                    times[BenchmarkCase(engine, threads, "inference", batch_size)] = (0.03, 0.031)
+                    times[BenchmarkCase(engine, threads, "end_to_end", batch_size)] = tuple(
                         1 / rate for rate in rates[batch_size, threads]
                     )
-    return Report(
+    return BenchmarkReport(
         model="densenet121",
         machine=MACHINE,
-        images={"made": True, "count": 8, "unusable": {}, "mean_bytes": 110_000, "mean_pixels": 187_500},
+        images={"synthetic": True, "count": 8, "failed": {}, "mean_bytes": 110_000, "mean_pixels": 187_500},
         settings={"random_weights": random_weights, "input_size": 224, "crops": 1, "preprocess": "crop"},
         rounds=3,
-        default=default,
+        default_settings=default_settings,
         commands=tuple(
-            Command(engine, images, Summary.of([0.25, 0.26]), Summary.of([1.5e8]) if images == 1 else None)
+            CommandTiming(engine, images, Summary.of([0.25, 0.26]), Summary.of([1.5e8]) if images == 1 else None)
             for images in (1, 48)
             for engine in engines
         ),

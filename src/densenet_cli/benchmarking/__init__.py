@@ -1,7 +1,6 @@
-"""What a machine does with a model: how fast, how steadily, in how much memory."""
+"""Benchmark a model on this machine: start-up time, latency, throughput, and memory."""
 
-from densenet_cli.benchmarking.plan import Plan
-from densenet_cli.benchmarking.report import Report
-from densenet_cli.benchmarking.runner import measure
+from densenet_cli.benchmarking.report import BenchmarkReport
+from densenet_cli.benchmarking.runner import BenchmarkPlan, run_benchmark
 
-__all__ = ["Plan", "Report", "measure"]
+__all__ = ["BenchmarkPlan", "BenchmarkReport", "run_benchmark"]

@@ -1,4 +1,4 @@
-"""The machine that something was measured on, named."""
+"""Describe the machine that a benchmark runs on."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
-"""The wide instructions that matter to a network's speed, as Linux calls them."""
+VECTOR_EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+"""CPU flags in ``/proc/cpuinfo`` that affect the speed of a network."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured.
+    """A machine and its software.
 
     Attributes:
-        processor: its name and, since a virtual machine may hide it, its family, model and widest vectors.
-        cores: that this process may use.
-        load: processes that wanted a core, on average of the minute before; None where the system doesn't tell.
-        memory: bytes of it, None where the system doesn't tell.
+        processor: name, and on Linux family, model, and vector extensions, because a virtual machine may hide the name.
+        cores: number of cores available to this process.
+        load: load average of the last minute; None if the system does not report it.
+        memory: bytes of RAM; None if the system does not report it.
         system: operating system and architecture.
-        python: version.
-        packages: name -> version.
+        python: Python version.
+        packages: package name -> version.
     """
 
     processor: str
@@ -41,20 +41,20 @@ class Machine:
 
     @property
     def is_busy(self) -> bool:
-        """Whether other work took a good part of the cores."""
+        """Whether other processes used a considerable part of the cores."""
         return self.load is not None and self.load > self.cores / 4
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's types."""
+        """Return the attributes as JSON values."""
         return asdict(self)
 
 
-def describe(packages: Iterable[str]) -> Machine:
-    """This machine, with the versions of the distributions named in ``packages``."""
+def describe_machine(packages: Iterable[str]) -> Machine:
+    """Describe this machine, with the versions of these installed distributions."""
     from densenet_cli.pipeline import available_cores
 
     return Machine(
-        processor(),
+        _processor(),
         available_cores(),
         round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         _memory(),
@@ -64,20 +64,19 @@ def describe(packages: Iterable[str]) -> Machine:
     )
 
 
-def processor() -> str:
-    """The processor's name, as far as the system knows it."""
+def _processor() -> str:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
         fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if "model name" in fields:
             flags = fields.get("flags", "").split()
             details = f"family {fields.get('cpu family')}, model {fields.get('model')}"
-            vectors = ", ".join(name for name in VECTORS if name in flags)
-            return f"{fields['model name']} ({details}{f'; {vectors}' if vectors else ''})"
+            extensions = ", ".join(name for name in VECTOR_EXTENSIONS if name in flags)
+            return f"{fields['model name']} ({details}{f'; {extensions}' if extensions else ''})"
     if sys.platform == "darwin":
         with suppress(OSError, subprocess.SubprocessError):
-            asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     return platform.processor() or platform.machine() or "unknown"
 
 

@@ -1,8 +1,4 @@
-"""A command run to its end as a process of its own: how long it took, and the most memory it held.
-
-A small process stands between: on Linux the peak memory of a child counts from its parent's at the moment of the fork,
-so that who measures has to be smaller than all that is measured.
-"""
+"""Measure whole processes: wall time and peak memory of any command, and of ``densenet predict`` in particular."""
 
 from __future__ import annotations
 
@@ -10,10 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
 
+from densenet_cli.benchmarking.report import CommandTiming, Summary
 from densenet_cli.errors import DensenetError
+from densenet_cli.output.atomic import output_errors
 
 LAUNCHER = """
 import json, os, subprocess, sys, tempfile, time
@@ -35,60 +36,142 @@ with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         texts.append(file.read().decode("utf-8", "backslashreplace"))
 print(json.dumps([process.returncode, seconds, memory, *texts]))
 """
-"""What the small process runs: its arguments are the command."""
+"""Program of a small process that starts the measured command (its arguments).
+
+On Linux, the peak memory of a process is at least that of its parent when it was forked, so the parent must be small.
+"""
+
+FOLDER_IMAGES = 48
+"""Images per folder run. More than ``predict`` holds in memory at once by default."""
+FOLDER_ROUNDS = 3
+"""Rounds that include a folder run. Its memory varies little, so the time is better spent on other measurements."""
+STARTS_PER_ROUND = 2
+"""Single-image runs per round with the first engine. A comparison engine runs once, because TensorFlow is slow."""
 
 
 class CommandFailedError(DensenetError):
-    """A command that was to be measured ended otherwise than it should."""
+    """A measured command failed."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One process.
+class ProcessResult:
+    """A finished process.
 
     Attributes:
-        seconds: of wall time, from its start to its end.
-        memory: the most bytes that it held in memory at once; None where the system doesn't tell.
-        output: what it wrote to standard output.
-        complaints: what it wrote to standard error.
+        seconds: wall time from start to end.
+        peak_memory: peak resident memory in bytes; None if the system does not report it.
+        stdout: text that it wrote to standard output.
+        stderr: text that it wrote to standard error.
     """
 
     seconds: float
-    memory: int | None
-    output: str
-    complaints: str
+    peak_memory: int | None
+    stdout: str
+    stderr: str
 
 
-def run(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Run:
-    """Run a command to its end.
+def run_process(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> ProcessResult:
+    """Run a command and measure it.
 
     Args:
-        command: program and arguments; nothing is on its standard input.
-        environment: added to ours; None takes a variable out.
+        command: program and arguments. Its standard input is empty.
+        environment: changes to the environment of this process; None removes a variable.
 
     Raises:
-        CommandFailed: it could not be started, or its exit status is not 0; what it said is in the message.
+        CommandFailedError: the command cannot be started, or its exit status is not 0.
     """
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
-    done = subprocess.run(launcher, capture_output=True, env=combined(environment), check=False)
-    if done.returncode:
-        raise CommandFailedError(f"{command[0]} could not be run: {_last_line(done.stderr.decode('utf-8', 'replace'))}")
-    status, seconds, memory, output, complaints = json.loads(done.stdout)
+    completed = subprocess.run(launcher, capture_output=True, env=merge_environment(environment), check=False)
+    if completed.returncode:
+        reason = completed.stderr.decode("utf-8", "replace").strip().splitlines() or ["unknown error"]
+        raise CommandFailedError(f"Cannot run {command[0]}: {reason[-1]}")
+    status, seconds, peak_memory, stdout, stderr = json.loads(completed.stdout)
     if status:
-        raise CommandFailedError(f"{' '.join(command)} ended with {status}: {complaints.strip() or 'it said nothing'}")
-    return Run(seconds, memory, output, complaints)
+        raise CommandFailedError(f"{' '.join(command)} failed with status {status}: {stderr.strip() or 'no message'}")
+    return ProcessResult(seconds, peak_memory, stdout, stderr)
 
 
-def combined(environment: Mapping[str, str | None] | None) -> dict[str, str]:
-    """Our environment with ``environment`` added; a value of None takes a variable out."""
-    variables = dict(os.environ)
-    for name, value in (environment or {}).items():
-        if value is None:
-            variables.pop(name, None)
-        else:
-            variables[name] = value
-    return variables
+def merge_environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Return the environment of this process with changes; None removes a variable."""
+    merged = {**os.environ, **(changes or {})}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
-def _last_line(text: str) -> str:
-    return next(reversed(text.strip().splitlines()), "it said nothing")
+@dataclass(frozen=True)
+class PredictTask:
+    """One run of ``densenet predict``: the engine, and how many images it classifies."""
+
+    engine: str
+    images: int
+
+
+class PredictBenchmark:
+    """Runs ``densenet predict`` in new processes and collects the results.
+
+    Args:
+        engines: engines to measure; the first one more often than the others.
+        arguments: command-line arguments that select the model.
+        images: paths of decodable images.
+        environment: see ``run_process``.
+        folder: existing folder for a list of images.
+
+    Raises:
+        OutputError: the list of images cannot be written.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[str],
+        arguments: Sequence[str],
+        images: Sequence[Path],
+        environment: Mapping[str, str | None],
+        folder: Path,
+    ) -> None:
+        self._engines = engines
+        self._arguments = arguments
+        self._images = cycle(images)
+        self._environment = environment
+        self._image_list = folder / "images.txt"
+        paths = islice(cycle(images), FOLDER_IMAGES)
+        with output_errors(self._image_list):
+            self._image_list.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        self._results: dict[PredictTask, list[ProcessResult]] = defaultdict(list)
+
+    def tasks(self, round_: int) -> list[PredictTask]:
+        """Return the tasks of a round. Round -1 is the warm-up."""
+        tasks = []
+        for engine in self._engines:
+            starts = STARTS_PER_ROUND if engine == self._engines[0] and round_ >= 0 else 1
+            tasks += [PredictTask(engine, 1)] * starts
+            if 0 <= round_ < FOLDER_ROUNDS:
+                tasks.append(PredictTask(engine, FOLDER_IMAGES))
+        return tasks
+
+    def run(self, task: PredictTask) -> ProcessResult:
+        """Run a task. Raises ``CommandFailedError``."""
+        sources = [str(next(self._images))] if task.images == 1 else ["--files-from", str(self._image_list), "--null"]
+        options = [*self._arguments, "--engine", task.engine, "--format", "jsonl"]
+        command = [sys.executable, "-P", "-m", "densenet_cli", "predict", *sources, *options]
+        return run_process(command, self._environment)
+
+    def add(self, task: PredictTask, result: ProcessResult) -> None:
+        """Add a result of ``run`` to the timings."""
+        self._results[task].append(result)
+
+    def timings(self) -> tuple[CommandTiming, ...]:
+        """Summarize the results, single images first."""
+        tasks = sorted(self._results, key=lambda task: (task.images, self._engines.index(task.engine)))
+        return tuple(
+            CommandTiming(
+                task.engine,
+                task.images,
+                Summary.of(result.seconds for result in self._results[task]),
+                _summarize_memory(self._results[task]),
+            )
+            for task in tasks
+        )
+
+
+def _summarize_memory(results: Sequence[ProcessResult]) -> Summary | None:
+    values = [result.peak_memory for result in results if result.peak_memory is not None]
+    return Summary.of(values) if values else None

@@ -1,94 +1,153 @@
-"""The result of a measurement, and its JSON form: everything that the tables show, and more."""
+"""Benchmark results: summary statistics, the report, its JSON form, and the fastest settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from densenet_cli.benchmarking.machine import Machine
-from densenet_cli.benchmarking.statistics import Summary
 from densenet_cli.results import unicode
 
-Part = Literal["decoding", "engine", "together", "answer"]
+Stage = Literal["decode", "inference", "end_to_end", "predict"]
+"""What is measured in a process with a loaded model.
 
-WORTH_A_WORD = 1.02
-"""A setting that is faster by less than this is not worth an option."""
+``decode``: image files to network input, in all threads. ``inference``: network input to probabilities.
+``end_to_end``: a stream of image files to predictions, as for a folder. ``predict``: one image file to a prediction.
+"""
+
+MIN_SPEEDUP = 1.02
+"""Smallest speedup over the default settings that is worth recommending."""
+
+MIN_QUARTILE_COUNT = 15
+"""Smallest number of values whose quartiles are reliable enough to compare two settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Median and quartiles of measured values, which a few slow outliers do not affect.
+
+    Mean and standard deviation are omitted on purpose: times have a lower bound and no upper bound, so both are
+    dominated by the slowest measurement.
+
+    Attributes:
+        count: number of values, at least 1.
+        median: median, in the unit of the values.
+        lower_quartile, upper_quartile: quartiles by linear interpolation (the default of NumPy and R; type 7 in Hyndman
+            and Fan, "Sample quantiles in statistical packages", The American Statistician 50, 1996).
+        minimum, maximum: smallest and largest value.
+    """
+
+    count: int
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Summarize values. Raises ``ValueError`` if there are none."""
+        ordered = sorted(values)
+        if not ordered:
+            raise ValueError("no values to summarize")
+        lower, median, upper = (
+            statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+        )
+        return cls(len(ordered), median, lower, upper, ordered[0], ordered[-1])
+
+    def is_above(self, other: Summary) -> bool:
+        """Return whether these values are larger than ``other`` by more than the spread.
+
+        With at least ``MIN_QUARTILE_COUNT`` values each, the interquartile ranges must not overlap. Quartiles of fewer
+        values are unreliable: with four values per setting, the best of eight equal settings would be above another one
+        in a third of the cases. Fewer values must therefore not overlap at all, which happens by chance in about 5 % of
+        the cases (tests/benchmarking/test_statistics.py simulates it).
+        """
+        if min(self.count, other.count) < MIN_QUARTILE_COUNT:
+            return self.minimum > other.maximum
+        return self.lower_quartile > other.upper_quartile
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Return the attributes as JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
-    """One thing that is measured in a process that is already running.
+class BenchmarkCase:
+    """One thing to measure in a process with a loaded model.
 
     Attributes:
-        engine: which one.
-        threads: that decode and compute.
-        part: ``decoding`` alone, the ``engine`` alone, both ``together`` as in a run over a folder, or the ``answer``
-            to one image.
-        batch_size: images computed at once; 1 where there is no batch.
+        engine: engine name.
+        threads: number of threads for decoding and inference.
+        stage: what is measured.
+        batch_size: images per batch; 1 for the stages ``decode`` and ``predict``, which have no batches.
     """
 
     engine: str
     threads: int
-    part: Part
+    stage: Stage
     batch_size: int = 1
 
 
 @dataclass(frozen=True)
-class Command:
-    """What whole processes of ``densenet predict`` took.
+class CommandTiming:
+    """Time and memory of ``densenet predict`` in a new process.
 
     Attributes:
-        engine: which one.
-        images: how many each of them classified.
-        seconds: from start to end.
-        memory: bytes of peak memory; None where the system doesn't tell.
+        engine: engine name.
+        images: number of images per process.
+        seconds: wall time from start to end.
+        peak_memory: peak resident memory in bytes; None if the system does not report it.
     """
 
     engine: str
     images: int
     seconds: Summary
-    memory: Summary | None
+    peak_memory: Summary | None
 
 
 @dataclass(frozen=True)
-class Fastest:
-    """Which batch size and threads gave most images a second, decoding and engine together.
+class FastestSettings:
+    """The batch size and threads with the highest end-to-end throughput.
 
     Attributes:
-        cell: the fastest.
-        rate: its images per second.
-        default: those of the setting that is used when none is asked for; None where that was not measured.
+        case: the fastest case.
+        throughput: its images per second.
+        default_throughput: images per second with the default settings; None if they were not measured.
     """
 
-    cell: Cell
-    rate: Summary
-    default: Summary | None
+    case: BenchmarkCase
+    throughput: Summary
+    default_throughput: Summary | None
 
     @property
-    def gain(self) -> float | None:
-        """How many times the default's median."""
-        return self.rate.median / self.default.median if self.default else None
+    def speedup(self) -> float | None:
+        """Ratio of the medians to the default; None if the default was not measured."""
+        return self.throughput.median / self.default_throughput.median if self.default_throughput else None
 
     @property
-    def is_worth_setting(self) -> bool:
-        """Whether it beats the default by more than the spread."""
-        return self.default is not None and self.rate.is_above(self.default) and (self.gain or 0) >= WORTH_A_WORD
+    def is_recommended(self) -> bool:
+        """Whether the settings are measurably faster than the default."""
+        if self.default_throughput is None:
+            return False
+        return self.throughput.is_above(self.default_throughput) and (self.speedup or 0) >= MIN_SPEEDUP
 
 
 @dataclass(frozen=True)
-class Report:
-    """A measurement.
+class BenchmarkReport:
+    """Results of a benchmark.
 
     Attributes:
-        model: the model's name.
-        machine: where.
-        images: what the images were, of JSON's types.
-        settings: what else the numbers depend on, of JSON's types.
-        rounds: how often everything was measured in turn, the first time, which warms up, left out.
-        default: the batch size and threads that are used when none is asked for.
-        commands: whole processes.
-        times: seconds that one image of a cell took; more exactly, those of a piece of work over its images.
+        model: model name.
+        machine: the machine.
+        images: description of the images, as JSON values.
+        settings: further settings that the results depend on, as JSON values.
+        rounds: number of rounds, without the warm-up.
+        default_settings: default batch size and threads.
+        commands: timings of whole processes.
+        times: seconds per image of each case, one value per measurement.
     """
 
     model: str
@@ -96,36 +155,41 @@ class Report:
     images: Mapping[str, Any]
     settings: Mapping[str, Any]
     rounds: int
-    default: tuple[int, int]
-    commands: tuple[Command, ...]
-    times: Mapping[Cell, tuple[float, ...]]
+    default_settings: tuple[int, int]
+    commands: tuple[CommandTiming, ...]
+    times: Mapping[BenchmarkCase, tuple[float, ...]]
 
     @property
     def engines(self) -> list[str]:
-        """Those measured, the one asked for first."""
-        return list(dict.fromkeys(cell.engine for cell in self.times))
+        """The measured engines, the requested one first."""
+        return list(dict.fromkeys(case.engine for case in self.times))
 
-    def rate(self, cell: Cell) -> Summary | None:
-        """Images per second; None where it was not measured."""
-        return Summary.of(1 / time for time in self.times[cell]) if cell in self.times else None
+    def throughput(self, case: BenchmarkCase) -> Summary | None:
+        """Return images per second; None if the case was not measured."""
+        return Summary.of(1 / time for time in self.times[case]) if case in self.times else None
 
-    def latency(self, cell: Cell) -> Summary | None:
-        """Seconds an image; None where it was not measured."""
-        return Summary.of(self.times[cell]) if cell in self.times else None
+    def latency(self, case: BenchmarkCase) -> Summary | None:
+        """Return seconds per image; None if the case was not measured."""
+        return Summary.of(self.times[case]) if case in self.times else None
 
     @property
-    def fastest(self) -> Fastest | None:
-        """Among the settings of the engine that was asked for; None where there was no choice."""
-        cells = [cell for cell in self.times if cell.part == "together" and cell.engine == self.engines[0]]
-        if len(cells) < 2:
+    def fastest(self) -> FastestSettings | None:
+        """The fastest settings of the requested engine; None if only one was measured."""
+        engine = self.engines[0]
+        rates = {
+            case: Summary.of(1 / time for time in times)
+            for case, times in self.times.items()
+            if case.stage == "end_to_end" and case.engine == engine
+        }
+        if len(rates) < 2:
             return None
-        rates = {cell: Summary.of(1 / time for time in self.times[cell]) for cell in cells}
-        best = max(cells, key=lambda cell: rates[cell].median)
-        batch_size, threads = self.default
-        return Fastest(best, rates[best], rates.get(Cell(self.engines[0], threads, "together", batch_size)))
+        best = max(rates, key=lambda case: rates[case].median)
+        batch_size, threads = self.default_settings
+        default = BenchmarkCase(engine, threads, "end_to_end", batch_size)
+        return FastestSettings(best, rates[best], rates.get(default))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON's types (``docs/benchmark.md`` describes it)."""
+        """Return the report as JSON values (``docs/benchmark.md`` describes them)."""
         return {
             "model": unicode(self.model),
             "machine": self.machine.to_dict(),
@@ -137,42 +201,42 @@ class Report:
                     "engine": command.engine,
                     "images": command.images,
                     "seconds": command.seconds.to_dict(),
-                    "peak_bytes": command.memory.to_dict() if command.memory else None,
+                    "peak_bytes": command.peak_memory.to_dict() if command.peak_memory else None,
                 }
                 for command in self.commands
             ],
             "latency": [
                 {
-                    "engine": cell.engine,
-                    "part": cell.part,
-                    "threads": cell.threads,
+                    "engine": case.engine,
+                    "stage": case.stage,
+                    "threads": case.threads,
                     "seconds": Summary.of(times).to_dict(),
                 }
-                for cell, times in self.times.items()
-                if cell.part == "answer" or (cell.part == "engine" and cell.batch_size == 1)
+                for case, times in self.times.items()
+                if case.stage == "predict" or (case.stage == "inference" and case.batch_size == 1)
             ],
             "throughput": [
                 {
-                    "engine": cell.engine,
-                    "part": cell.part,
-                    "threads": cell.threads,
-                    "batch_size": None if cell.part == "decoding" else cell.batch_size,
+                    "engine": case.engine,
+                    "stage": case.stage,
+                    "threads": case.threads,
+                    "batch_size": None if case.stage == "decode" else case.batch_size,
                     "images_per_second": Summary.of(1 / time for time in times).to_dict(),
                 }
-                for cell, times in self.times.items()
-                if cell.part != "answer"
+                for case, times in self.times.items()
+                if case.stage != "predict"
             ],
-            "fastest": _fastest(self.fastest),
+            "fastest": _fastest_to_dict(self.fastest),
         }
 
 
-def _fastest(fastest: Fastest | None) -> dict[str, Any] | None:
+def _fastest_to_dict(fastest: FastestSettings | None) -> dict[str, Any] | None:
     if fastest is None:
         return None
     return {
-        "batch_size": fastest.cell.batch_size,
-        "threads": fastest.cell.threads,
-        "images_per_second": fastest.rate.median,
-        "times_the_default": fastest.gain,
-        "worth_setting": fastest.is_worth_setting,
+        "batch_size": fastest.case.batch_size,
+        "threads": fastest.case.threads,
+        "images_per_second": fastest.throughput.median,
+        "speedup": fastest.speedup,
+        "recommended": fastest.is_recommended,
     }

@@ -1,4 +1,4 @@
-"""Everything in turn, round after round: what slows the machine for a while slows all of it alike."""
+"""Run a benchmark in rounds that measure every case once, so that a slow period of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -8,78 +8,136 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from densenet_cli import variants
-from densenet_cli.benchmarking import machine, synthetic
-from densenet_cli.benchmarking.commands import Commands, Job
-from densenet_cli.benchmarking.plan import REFERENCE, Plan
-from densenet_cli.benchmarking.report import Cell, Report
-from densenet_cli.benchmarking.worker import Worker
+from densenet_cli.benchmarking import synthetic
+from densenet_cli.benchmarking.machine import describe_machine
+from densenet_cli.benchmarking.processes import PredictBenchmark, PredictTask
+from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport
+from densenet_cli.benchmarking.worker import BenchmarkWorker
 from densenet_cli.classifier import BATCH_SIZE
 from densenet_cli.errors import UsageError
 from densenet_cli.pipeline import available_cores
 from densenet_cli.results import unicode
 
-LEAST_ROUNDS = 4
-SLICES = 6
-"""Rounds, the one that warms up among them, that the time is divided into."""
-LONGEST_SLICE, SHORTEST_SLICE = 0.5, 0.02
-"""Seconds that one thing is measured at a time."""
+COMPARISON_ENGINE = "tensorflow"
+"""The engine that ``compare`` adds."""
+
+MIN_ROUNDS = 4
+"""Rounds to run regardless of the time limit, without the warm-up."""
+TARGET_ROUNDS = 6
+"""Rounds to fit into the time limit, with the warm-up."""
+MIN_CASE_SECONDS, MAX_CASE_SECONDS = 0.02, 0.5
+"""Time per case and round."""
+
 PACKAGES = ("densenet-cli", "onnxruntime", "numpy", "pillow")
 
 Progress = Callable[[str, float], None]
-"""Told what is being measured, and which share of the work, in [0, 1], is done."""
+"""Called with a description of the current measurement, and the completed share of the benchmark in [0, 1]."""
 
 
-def measure(plan: Plan, progress: Progress = lambda what, done: None) -> Report:
-    """Measure what ``plan`` says. Whatever is written for it is gone at the end.
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """What to measure.
+
+    Attributes:
+        options: arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` is required.
+        arguments: the same options as command-line arguments, except the engine.
+        batch_sizes: batch sizes to measure, each with each number of threads.
+        threads: numbers of threads to measure.
+        images: image files; synthetic images if empty.
+        seconds: approximate duration. ``MIN_ROUNDS`` rounds are run regardless.
+        compare: also measure ``COMPARISON_ENGINE``, with the largest number of threads.
+        random_weights: use random weights instead of those of the variant.
+    """
+
+    options: Mapping[str, Any]
+    arguments: Sequence[str]
+    batch_sizes: tuple[int, ...]
+    threads: tuple[int, ...]
+    images: tuple[Path, ...] = ()
+    seconds: float = 60.0
+    compare: bool = False
+    random_weights: bool = False
+
+    @property
+    def engine(self) -> str:
+        """The requested engine."""
+        return str(self.options["engine"])
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """All engines to measure, the requested one first."""
+        return (self.engine, COMPARISON_ENGINE) if self.compare else (self.engine,)
+
+    def cases(self) -> list[BenchmarkCase]:
+        """Return the cases to measure with a loaded model, in the order of the report."""
+        combinations = [(self.engine, threads) for threads in self.threads]
+        if self.compare:
+            combinations.append((COMPARISON_ENGINE, max(self.threads)))
+        cases = []
+        for engine, threads in combinations:
+            cases += [BenchmarkCase(engine, threads, "predict"), BenchmarkCase(engine, threads, "decode")]
+            # Batch size 1 is the latency of the network.
+            cases += [BenchmarkCase(engine, threads, "inference", size) for size in sorted({1, *self.batch_sizes})]
+            cases += [BenchmarkCase(engine, threads, "end_to_end", size) for size in self.batch_sizes]
+        return cases
+
+
+def default_threads(cores: int) -> tuple[int, ...]:
+    """Return the numbers of threads to measure by default: 1, a quarter, half, and all of the cores."""
+    return tuple(sorted({1, max(1, cores // 4), max(1, cores // 2), cores}))
+
+
+def run_benchmark(plan: BenchmarkPlan, progress: Progress = lambda description, share: None) -> BenchmarkReport:
+    """Run a benchmark. Temporary files are removed at the end.
 
     Raises:
-        UsageError: none of the images can be decoded.
-        WeightsError: weights that can't be had, or don't fit.
-        CommandFailed: the command or a measuring process ended in an error.
+        UsageError: no image can be decoded.
+        WeightsError: the weights are unavailable or invalid.
+        CommandFailedError: ``densenet predict`` or a worker process failed.
     """
     start = time.monotonic()
-    packages = (*PACKAGES, REFERENCE) if REFERENCE in plan.engines else PACKAGES
-    described = machine.describe(packages)  # before anything here keeps it busy
+    packages = (*PACKAGES, COMPARISON_ENGINE) if COMPARISON_ENGINE in plan.engines else PACKAGES
+    machine = describe_machine(packages)  # before the benchmark itself raises the load
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="densenet-benchmark-")))
-        progress("making images", 0.0)
-        model = _Model(plan, folder)
-        images = plan.images or tuple(synthetic.write_photographs(folder))
-        workers: dict[tuple[str, int], Worker] = {}
-        for cell in plan.cells():
-            if (cell.engine, cell.threads) not in workers:
-                progress(f"starting {cell.engine}", 0.0)
-                own = {**model.options, "engine": cell.engine, "threads": cell.threads}
-                worker = Worker(own, images, model.environment)
-                workers[cell.engine, cell.threads] = stack.enter_context(worker)
-        about = workers[plan.engine, plan.threads[0]].about
-        usable = [path for path in images if os.fsdecode(path) not in about["unusable"]]
-        if not usable:
-            reason = next(iter(about["unusable"].values()))
-            raise UsageError(f"None of the images can be decoded: {reason}")
-        commands = Commands(plan.engines, model.arguments, usable, model.environment, folder)
-        times, rounds = _rounds(plan, workers, commands, start, progress)
-        measured_with = _images(plan, usable, about)
-    return Report(
-        about["model"],
-        described,
-        measured_with,
-        _settings(plan, about, time.monotonic() - start),
+        progress("preparing", 0.0)
+        model = _ModelArguments(plan, folder)
+        images = plan.images or tuple(synthetic.write_images(folder))
+        workers: dict[tuple[str, int], BenchmarkWorker] = {}
+        for case in plan.cases():
+            if (case.engine, case.threads) not in workers:
+                progress(f"starting {case.engine}", 0.0)
+                options = {**model.options, "engine": case.engine, "threads": case.threads}
+                worker = BenchmarkWorker(options, images, model.environment)
+                workers[case.engine, case.threads] = stack.enter_context(worker)
+        info = workers[plan.engine, plan.threads[0]].info
+        decodable = [path for path in images if os.fsdecode(path) not in info["failed"]]
+        if not decodable:
+            raise UsageError(f"None of the images can be decoded: {next(iter(info['failed'].values()))}")
+        commands = PredictBenchmark(plan.engines, model.arguments, decodable, model.environment, folder)
+        times, rounds = _run_rounds(plan, workers, commands, start, progress)
+        image_info = _describe_images(plan, decodable, info)
+    return BenchmarkReport(
+        info["model"],
+        machine,
+        image_info,
+        _describe_settings(plan, info, time.monotonic() - start),
         rounds,
         (BATCH_SIZE, available_cores()),
-        commands.summaries(),
+        commands.timings(),
         times,
     )
 
 
-class _Model:
-    """How a model is named to workers and commands; with random weights, a checkpoint and a cache in ``folder``."""
+class _ModelArguments:
+    """The options, arguments, and environment variables that select the model. Writes random weights if requested."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: BenchmarkPlan, folder: Path) -> None:
         self.options: dict[str, Any] = dict(plan.options)
         self.arguments = tuple(plan.arguments)
         self.environment: dict[str, str | None] = {}
@@ -89,62 +147,70 @@ class _Model:
             synthetic.write_random_weights(path, variant.config)
             self.options["weights"] = str(path)
             self.arguments += ("--weights", str(path))
-            # The graph made of them is of no use to anybody later.
+            # The graph of random weights does not belong in the user's cache.
             self.environment["DENSENET_CACHE"] = str(folder / "cache")
 
 
-def _rounds(
-    plan: Plan, workers: Mapping[tuple[str, int], Worker], commands: Commands, start: float, progress: Progress
-) -> tuple[dict[Cell, tuple[float, ...]], int]:
-    """Seconds an image, by cell, and the number of rounds: one that warms up, then as many as there is time for."""
-    cells = plan.cells()
-    times: dict[Cell, list[float]] = {cell: [] for cell in cells}
-    slice_ = min(max(plan.seconds / SLICES / len(cells), SHORTEST_SLICE), LONGEST_SLICE)
-    rounds, lasted = -1, 0.0
-    while rounds < LEAST_ROUNDS or time.monotonic() + lasted < start + plan.seconds:
-        began = time.monotonic()
-        jobs: list[Cell | Job] = [*cells, *commands.jobs(rounds)]
-        random.Random(rounds).shuffle(jobs)
-        for number, job in enumerate(jobs):
-            by_rounds = (rounds + 1 + number / len(jobs)) / (LEAST_ROUNDS + 1)
-            by_time = (time.monotonic() - start) / max(plan.seconds, SHORTEST_SLICE)
-            progress(_said(job), min(by_rounds, by_time, 1.0))
-            if isinstance(job, Job):
-                taken = commands.run(job)
-                if rounds >= 0:
-                    commands.keep(job, taken)
+def _run_rounds(
+    plan: BenchmarkPlan,
+    workers: Mapping[tuple[str, int], BenchmarkWorker],
+    commands: PredictBenchmark,
+    start: float,
+    progress: Progress,
+) -> tuple[dict[BenchmarkCase, tuple[float, ...]], int]:
+    """Run a warm-up round, then as many rounds as there is time for.
+
+    Returns:
+        Seconds per image of each case, and the number of rounds without the warm-up.
+    """
+    cases = plan.cases()
+    times: dict[BenchmarkCase, list[float]] = {case: [] for case in cases}
+    case_seconds = min(max(plan.seconds / TARGET_ROUNDS / len(cases), MIN_CASE_SECONDS), MAX_CASE_SECONDS)
+    round_, round_seconds = -1, 0.0
+    while round_ < MIN_ROUNDS or time.monotonic() + round_seconds < start + plan.seconds:
+        round_start = time.monotonic()
+        tasks: list[BenchmarkCase | PredictTask] = [*cases, *commands.tasks(round_)]
+        random.Random(round_).shuffle(tasks)
+        for number, task in enumerate(tasks):
+            share_of_rounds = (round_ + 1 + number / len(tasks)) / (MIN_ROUNDS + 1)
+            share_of_time = (time.monotonic() - start) / max(plan.seconds, MIN_CASE_SECONDS)
+            progress(_describe_task(task), min(share_of_rounds, share_of_time, 1.0))
+            if isinstance(task, PredictTask):
+                result = commands.run(task)
+                if round_ >= 0:
+                    commands.add(task, result)
             else:
-                samples = workers[job.engine, job.threads].measure(job.part, job.batch_size, slice_)
-                if rounds >= 0:
-                    times[job] += [seconds / images for images, seconds in samples]
-        rounds, lasted = rounds + 1, time.monotonic() - began
-    return {cell: tuple(found) for cell, found in times.items()}, rounds
+                samples = workers[task.engine, task.threads].measure(task.stage, task.batch_size, case_seconds)
+                if round_ >= 0:
+                    times[task] += [seconds / images for images, seconds in samples]
+        round_, round_seconds = round_ + 1, time.monotonic() - round_start
+    return {case: tuple(seconds) for case, seconds in times.items()}, round_
 
 
-def _said(job: Cell | Job) -> str:
-    if isinstance(job, Job):
-        return f"densenet predict, {job.engine}, images: {job.images}"
-    return f"{job.part}, {job.engine}, batch size {job.batch_size}, threads: {job.threads}"
+def _describe_task(task: BenchmarkCase | PredictTask) -> str:
+    if isinstance(task, PredictTask):
+        return f"densenet predict, {task.engine}, images: {task.images}"
+    return f"{task.stage.replace('_', ' ')}, {task.engine}, batch size: {task.batch_size}, threads: {task.threads}"
 
 
-def _images(plan: Plan, usable: Sequence[Path], about: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_images(plan: BenchmarkPlan, decodable: Sequence[Path], info: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "made": not plan.images,
-        "count": len(usable),
-        "unusable": {unicode(name): reason for name, reason in about["unusable"].items()},
-        "mean_bytes": sum(path.stat().st_size for path in usable) // len(usable),
-        "mean_pixels": about["pixels"],
+        "synthetic": not plan.images,
+        "count": len(decodable),
+        "failed": {unicode(name): reason for name, reason in info["failed"].items()},
+        "mean_bytes": sum(path.stat().st_size for path in decodable) // len(decodable),
+        "mean_pixels": info["mean_pixels"],
     }
 
 
-def _settings(plan: Plan, about: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _describe_settings(plan: BenchmarkPlan, info: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "random_weights": plan.random_weights,
         "engine": plan.engine,
-        "compared_with": REFERENCE if plan.compare else None,
-        "preprocess": about["preprocess"],
-        "input_size": about["input_size"],
-        "crops": about["crops"],
+        "compared_with": COMPARISON_ENGINE if plan.compare else None,
+        "preprocess": info["preprocess"],
+        "input_size": info["input_size"],
+        "crops": info["crops"],
         "batch_sizes": list(plan.batch_sizes),
         "threads": list(plan.threads),
         "default_batch_size": BATCH_SIZE,

@@ -1,8 +1,8 @@
-"""A process that holds one classifier and measures its parts when it is told to.
+"""Worker processes that hold a classifier and measure it on request.
 
-TensorFlow's threads can't be changed once it runs, and what one measurement leaves behind in memory is not to slow the
-next: so each engine with each number of threads has a process of its own, and they are asked in turn. One JSON object a
-line goes in, one comes out. ``Worker`` is the asking side.
+TensorFlow's number of threads cannot change after its start, and memory that one measurement leaves behind must not
+slow down another, so each combination of engine and threads has its own process. Requests and responses are JSON
+objects, one per line. ``BenchmarkWorker`` is the client, and ``main`` runs in the worker process.
 """
 
 from __future__ import annotations
@@ -23,85 +23,83 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from densenet_cli import errors
-from densenet_cli.benchmarking.processes import CommandFailedError, combined
+from densenet_cli.benchmarking.processes import CommandFailedError, merge_environment
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from densenet_cli._types import FloatArray
+    from densenet_cli.benchmarking.report import Stage
     from densenet_cli.images.sources import Source
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-
-Samples = list[tuple[int, float]]
-"""(images, seconds) of each piece of work that was timed."""
-
-PARTS = ("decoding", "engine", "together", "answer")
-"""What can be measured: images to the network's input; that to probabilities; files to labels, as ``predict_many``
-does it; and one file to its labels, as ``predict`` does."""
+Sample = tuple[int, float]
+"""(images, seconds) of one measurement."""
 
 
-class Worker:
-    """The asking side. A ``with`` block ends the process, whatever it is doing.
+class BenchmarkWorker:
+    """A worker process. Used as a context manager, it ends the process even during a measurement.
 
     Args:
-        options: what ``Classifier`` takes.
+        options: arguments of ``Classifier``.
         images: paths of the images to measure with.
-        environment: added to ours.
+        environment: changes to the environment of this process; None removes a variable.
 
     Raises:
-        DensenetError: what the classifier raises.
+        DensenetError: the errors of ``Classifier``.
 
     Attributes:
-        about: model, input_size, preprocess, crops of the classifier; ``pixels``, the mean of the images' sizes; and
-            ``unusable``: those that it could not decode, each with the reason.
+        info: ``model``, ``input_size``, ``preprocess``, and ``crops`` of the classifier, ``mean_pixels`` of the images,
+            and ``failed``, a dict from the name of an image that cannot be decoded to the reason.
     """
 
     def __init__(
         self, options: Mapping[str, Any], images: Sequence[Path], environment: Mapping[str, str | None] | None = None
     ) -> None:
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (as long-lived as the worker)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            env=combined(environment),
+            stderr=self._stderr,
+            env=merge_environment(environment),
         )
         try:
-            self.about = self._ask({"options": dict(options), "images": [os.fsdecode(path) for path in images]})
+            self.info = self._request({"options": dict(options), "images": [os.fsdecode(path) for path in images]})
         except BaseException:
             self.stop()
             raise
 
-    def measure(self, part: str, batch_size: int, seconds: float) -> Samples:
-        """Time one of ``PARTS`` for about ``seconds``, at least one batch."""
-        answer = self._ask({"part": part, "batch_size": batch_size, "seconds": seconds})
-        return [(images, taken) for images, taken in answer["samples"]]
+    def measure(self, stage: Stage, batch_size: int, seconds: float) -> list[Sample]:
+        """Measure a stage for about ``seconds``, but at least once.
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            CommandFailedError: the worker process ended.
+            DensenetError: the errors of ``Classifier``.
+        """
+        response = self._request({"stage": stage, "batch_size": batch_size, "seconds": seconds})
+        return [(images, elapsed) for images, elapsed in response["samples"]]
+
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            line = self._process.stdout.readline()
         except BrokenPipeError:
-            answer = b""
-        if not answer:
+            line = b""
+        if not line:
             status = self._process.wait()
-            self._complaints.seek(0)
-            said = self._complaints.read().decode("utf-8", "replace").strip()
-            raise CommandFailedError(f"A measuring process ended with {status}: {said or 'it said nothing'}")
-        found: dict[str, Any] = json.loads(answer)
-        if "error" in found:
-            kind = getattr(errors, found["kind"], errors.DensenetError)
-            raise kind(found["error"])
-        return found
+            self._stderr.seek(0)
+            message = self._stderr.read().decode("utf-8", "replace").strip()
+            raise CommandFailedError(f"A benchmark worker failed with status {status}: {message or 'no message'}")
+        response: dict[str, Any] = json.loads(line)
+        if "error" in response:
+            raise getattr(errors, response["type"], errors.DensenetError)(response["error"])
+        return response
 
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._complaints):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream:
                 stream.close()
 
@@ -114,8 +112,8 @@ class Worker:
         self.stop()
 
 
-class _Bench:
-    """The answering side: one classifier and the images that it can decode."""
+class _Stages:
+    """The stages of one classifier, timed on the images that can be decoded. Lives in the worker process."""
 
     def __init__(self, options: dict[str, Any], images: Sequence[str]) -> None:
         from densenet_cli.classifier import Classifier
@@ -124,84 +122,93 @@ class _Bench:
 
         self._classifier = Classifier(**options)
         self._threads = self._classifier.threads
-        self._pixels: list[FloatArray] = []
         self._sources: list[Source] = []
-        self._areas: list[int] = []
-        self._pace: dict[tuple[str, int], float] = {}
-        self.unusable: dict[str, str] = {}
+        self._inputs: list[FloatArray] = []
+        self._image_pixels: list[int] = []
+        self._failed: dict[str, str] = {}
+        self._seconds_per_image: dict[tuple[Stage, int], float] = {}
         for source in expand(images):
             try:
                 width, height = decoding.decode(source, min_side=1).size
-                self._pixels.append(self._classifier.load(source))
+                self._inputs.append(self._classifier.load(source))
             except errors.ImageError as error:
-                self.unusable[source.name] = str(error)
+                self._failed[source.name] = str(error)
             else:
-                self._areas.append(width * height)
+                self._image_pixels.append(width * height)
                 self._sources.append(source)
 
-    def about(self) -> dict[str, Any]:
-        """See ``Worker.about``."""
+    def info(self) -> dict[str, Any]:
+        """See ``BenchmarkWorker.info``."""
         preprocessing = self._classifier.preprocessing
         return {
             "model": self._classifier.model,
             "input_size": preprocessing.input_size,
             "preprocess": preprocessing.mode,
             "crops": preprocessing.crops,
-            "pixels": sum(self._areas) // max(1, len(self._areas)),
-            "unusable": self.unusable,
+            "mean_pixels": sum(self._image_pixels) // max(1, len(self._image_pixels)),
+            "failed": self._failed,
         }
 
-    def measure(self, part: str, batch_size: int, seconds: float) -> Samples:
-        """See ``Worker.measure``."""
-        work = getattr(self, f"_{part}")
-        return list(work(batch_size, seconds))
+    def measure(self, stage: Stage, batch_size: int, seconds: float) -> list[Sample]:
+        """See ``BenchmarkWorker.measure``."""
+        match stage:
+            case "decode":
+                return [self._decode(seconds)]
+            case "inference":
+                return list(self._inference(batch_size, seconds))
+            case "end_to_end":
+                return [self._end_to_end(batch_size, seconds)]
+            case "predict":
+                return list(self._predict(seconds))
 
-    def _engine(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
-        """Batches of as many crops as the classifier would put together."""
-        import numpy as np
-
-        crops = self._classifier.preprocessing.crops
-        images = -(-batch_size // crops)
-        batch = np.concatenate(list(islice(cycle(self._pixels), images)))
-        return _repeated(lambda: self._classifier.run(batch), images, seconds)
-
-    def _answer(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
-        sources = cycle(self._sources)
-        return _repeated(lambda: self._classifier.predict(next(sources).origin), 1, seconds)
-
-    def _decoding(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
+    def _decode(self, seconds: float) -> Sample:
         with ThreadPoolExecutor(self._threads) as pool:
 
             def decode(count: int) -> None:
                 deque(pool.map(self._classifier.load, islice(cycle(self._sources), count)), maxlen=0)
 
-            yield self._paced("decoding", self._threads, decode, seconds)
+            return self._time_images("decode", self._threads, decode, seconds)
 
-    def _together(self, batch_size: int, seconds: float) -> Iterator[tuple[int, float]]:
-        """A run from its first image to its last.
+    def _inference(self, batch_size: int, seconds: float) -> Iterator[Sample]:
+        """Batches of as many crops as the classifier would process at once."""
+        import numpy as np
 
-        All threads decode while the first batch is made up, and all compute the last one, so that beginning and end are
-        no slower than what lies between.
+        images = -(-batch_size // self._classifier.preprocessing.crops)
+        batch = np.concatenate(list(islice(cycle(self._inputs), images)))
+        return _repeat(lambda: self._classifier.run(batch), images, seconds)
+
+    def _end_to_end(self, batch_size: int, seconds: float) -> Sample:
+        """A whole run, from the first image to the last.
+
+        All threads decode until the first batch is complete, and all compute the last batch, so the start and the end
+        of a run are no slower than the middle.
         """
 
-        def run(count: int) -> None:
+        def classify(count: int) -> None:
             results = self._classifier.stream(islice(cycle(self._sources), count), batch_size=batch_size)
             deque(map(self._classifier.prediction, results), maxlen=0)
 
-        yield self._paced("together", batch_size, run, seconds)
+        return self._time_images("end_to_end", batch_size, classify, seconds)
 
-    def _paced(self, part: str, batch_size: int, work: Callable[[int], None], seconds: float) -> tuple[int, float]:
-        """Time ``work`` on as many images as take about ``seconds``, by what the last time showed; two batches at
-        least, so that there is one to decode while another is computed."""
-        key = (part, batch_size)
-        batches = max(2, round(seconds / self._pace[key] / batch_size) if key in self._pace else 0)
-        taken = _time(lambda: work(batches * batch_size))
-        self._pace[key] = taken / (batches * batch_size)
-        return batches * batch_size, taken
+    def _predict(self, seconds: float) -> Iterator[Sample]:
+        sources = cycle(self._sources)
+        return _repeat(lambda: self._classifier.predict(next(sources).origin), 1, seconds)
+
+    def _time_images(self, stage: Stage, batch_size: int, work: Callable[[int], None], seconds: float) -> Sample:
+        """Time ``work`` on as many images as take about ``seconds`` according to the previous measurement.
+
+        At least two batches, so that one is decoded while the other is computed.
+        """
+        previous = self._seconds_per_image.get((stage, batch_size))
+        batches = max(2, round(seconds / previous / batch_size) if previous else 0)
+        images = batches * batch_size
+        elapsed = _time(lambda: work(images))
+        self._seconds_per_image[stage, batch_size] = elapsed / images
+        return images, elapsed
 
 
-def _repeated(work: Callable[[], object], images: int, seconds: float) -> Iterator[tuple[int, float]]:
-    """Time ``work``, which does so many ``images``, again and again until ``seconds`` have passed."""
+def _repeat(work: Callable[[], object], images: int, seconds: float) -> Iterator[Sample]:
+    """Time ``work``, which processes ``images`` images, repeatedly until ``seconds`` have passed."""
     end = time.perf_counter() + seconds
     while True:
         yield images, _time(work)
@@ -216,24 +223,24 @@ def _time(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Answer what standard input asks until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the asking side hears it too, and ends this one
-    # What a library prints is no answer.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Respond to the requests on standard input until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client receives Ctrl-C too, and ends this process
+    # Libraries may print to standard output, so responses go to a duplicate of it.
+    responses = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    bench: _Bench | None = None
+    stages: _Stages | None = None
     for line in sys.stdin:
-        question = json.loads(line)
-        answer: dict[str, Any]
+        request = json.loads(line)
+        response: dict[str, Any]
         try:
-            if bench is None:
-                bench = _Bench(**question)
-                answer = bench.about()
+            if stages is None:
+                stages = _Stages(**request)
+                response = stages.info()
             else:
-                answer = {"samples": bench.measure(**question)}
+                response = {"samples": stages.measure(**request)}
         except errors.DensenetError as error:
-            answer = {"error": str(error), "kind": type(error).__name__}
-        print(json.dumps(answer), file=answers, flush=True)
+            response = {"error": str(error), "type": type(error).__name__}
+        print(json.dumps(response), file=responses, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``densenet benchmark``: what this machine does with this model."""
+"""``densenet benchmark``: measure the speed and memory of a model on this machine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,20 @@ from densenet_cli.cli.options import BATCH_SIZE_OPTION, THREADS_OPTION, make_cla
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.pipeline import available_cores
 
-MOST_IMAGES = 64
-"""Of those given: they are gone through again and again, so that more would only be read into memory."""
-
-WITHOUT_WEIGHTS = (
-    "The speed does not depend on the weights' numbers: densenet benchmark --random-weights measures without them."
-)
+MAX_IMAGES = 64
+"""Images to use of those given. They are decoded repeatedly, so more would only take memory."""
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.3.2 only
-    """Whole numbers with commas between them, each within bounds."""
+class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since Click 8.3.2
+    """Comma-separated integers within bounds."""
 
-    name = "numbers"
+    name = "integers"
 
-    def __init__(self, least: int, most: int) -> None:
-        self._range = click.IntRange(least, most)
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self._range = click.IntRange(minimum, maximum)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """In ascending order, each once."""
+        """Return the integers in ascending order, without duplicates."""
         if isinstance(value, tuple):
             return value
         parts: list[Any] = [part.strip() for part in str(value).split(",")]
@@ -44,35 +40,35 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click
 @click.option(
     "--batch-size",
     "batch_sizes",
-    type=Numbers(1, 4096),
+    type=IntList(1, 4096),
     default="1,4,8,16",
     show_default=True,
     metavar="N,...",
-    help="Try these numbers of images computed at once.",
+    help="Batch sizes to measure.",
 )
 @click.option(
     "--threads",
-    type=Numbers(1, 1024),
-    show_default="1, a quarter, half and all of the cores",
+    type=IntList(1, 1024),
+    show_default="1, a quarter, half, and all of the cores",
     metavar="N,...",
-    help="Try these numbers of threads that decode and compute.",
+    help="Numbers of threads to measure.",
 )
 @click.option(
     "--images",
     multiple=True,
     metavar="SOURCE",
-    help="Measure with these: an image, a folder or a glob; may be repeated.  [default: 500x375 JPEGs of noise with a "
-    "photograph's statistics]",
+    help="Image, folder, or glob to measure with. Can be repeated.  [default: synthetic 500x375 JPEGs with the "
+    "statistics of photographs]",
 )
-@click.option("--random-weights", is_flag=True, help="Random numbers for weights: speed needs no others.")
-@click.option("--compare", is_flag=True, help="Measure the TensorFlow engine beside it (takes minutes).")
+@click.option("--random-weights", is_flag=True, help="Use random weights, which are as fast as real ones.")
+@click.option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes minutes).")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 86400),
     default=60,
     show_default=True,
     metavar="S",
-    help="About how long; four rounds are made however long they take.",
+    help="Approximate duration. At least four rounds are run.",
 )
 @click.option(
     "--format",
@@ -80,7 +76,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since Click
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="Output format.",
 )
 @common_options
 def command(
@@ -93,14 +89,13 @@ def command(
     format_: str,
     **model: Any,
 ) -> int:
-    """Measure what this machine does with a model.
+    """Measure the speed and memory of a model on this machine.
 
-    The start of the whole command, the time of one image, images a second by batch size and threads (decoding
-    alone, the engine alone, both together), memory; and what was fastest. All of it is measured in turn, round
-    after round. Nothing else should run meanwhile.
+    Measures the start-up time and peak memory of the command, the latency of one image, and the throughput for each
+    batch size and number of threads, and reports the fastest settings. Close other programs for accurate results.
 
     \b
-    Exit status: 0 done, 2 wrong usage, 3 no weights or unfit ones,
+    Exit status: 0 done, 2 wrong usage, 3 weights unavailable or invalid,
     130 interrupted.
 
     \b
@@ -112,69 +107,70 @@ def command(
       densenet benchmark --compare --format json
     """
     if random_weights and model["weights"]:
-        raise click.UsageError("--random-weights takes the place of --weights: give one of the two.")
+        raise click.UsageError("--random-weights and --weights cannot be used together.")
     if compare and model["engine"] == "tensorflow":
-        raise click.UsageError("--compare puts the TensorFlow engine beside another: leave out --engine tensorflow.")
-    from densenet_cli.benchmarking import Plan, measure
-    from densenet_cli.benchmarking.plan import usual_threads
+        raise click.UsageError("--compare adds the TensorFlow engine. Remove --engine tensorflow.")
+    from densenet_cli.benchmarking import BenchmarkPlan, run_benchmark
+    from densenet_cli.benchmarking.runner import default_threads
     from densenet_cli.cli.progress import ShareBar
 
-    found = _found(images)
+    paths = _image_paths(images)
     if not random_weights:
-        _fetch(model)
-    plan = Plan(
+        _prepare_weights(model)
+    plan = BenchmarkPlan(
         options=model,
-        arguments=_arguments(model),
+        arguments=_model_arguments(model),
         batch_sizes=batch_sizes,
-        threads=threads or usual_threads(available_cores()),
-        images=found,
+        threads=threads or default_threads(available_cores()),
+        images=paths,
         seconds=seconds,
         compare=compare,
         random_weights=random_weights,
     )
-    say(f"Measuring for about {seconds:.0f} seconds: nothing else should run meanwhile.")
+    say(f"Measuring for about {seconds:.0f} seconds. Close other programs for accurate results.")
     with ShareBar() as progress:
-        report = measure(plan, progress.update)
-    for name, reason in report.images["unusable"].items():
-        warn(f"{printable(name)} was left out: {printable(reason)}")
+        report = run_benchmark(plan, progress.update)
+    for name, reason in report.images["failed"].items():
+        warn(f"Skipped {printable(name)}: {printable(reason)}")
     if format_ == "json":
         sys.stdout.write(json.dumps(report.to_dict(), indent=2) + "\n")
     else:
-        from densenet_cli.cli.benchmark_tables import show
+        from densenet_cli.cli.benchmark_tables import print_report
 
-        show(report)
+        print_report(report)
     return 0
 
 
-def _found(images: tuple[str, ...]) -> tuple[Path, ...]:
-    """The first files among ``images``. Raises ``click.UsageError`` for what is no file."""
+def _image_paths(images: tuple[str, ...]) -> tuple[Path, ...]:
+    """Return the paths of the first ``MAX_IMAGES`` image files. Raises ``click.BadParameter`` for other sources."""
     from densenet_cli.images.sources import expand
 
-    found = []
-    for source in islice(expand(list(images)), MOST_IMAGES):
+    paths = []
+    for source in islice(expand(list(images)), MAX_IMAGES):
         if source.error:
             raise click.BadParameter(f"{printable(source.name)}: {source.error}", param_hint="'--images'")
         if source.kind != "path":
-            raise click.BadParameter("files are measured, neither URLs nor standard input.", param_hint="'--images'")
-        found.append(Path(source.origin))
-    return tuple(found)
+            raise click.BadParameter("URLs and standard input are not supported.", param_hint="'--images'")
+        paths.append(Path(source.origin))
+    return tuple(paths)
 
 
-def _fetch(model: dict[str, Any]) -> None:
-    """See that the weights are there and fit, and the graph made of them is cached, as for any later command."""
+def _prepare_weights(model: dict[str, Any]) -> None:
+    """Download and check the weights, and cache their graph, so that the benchmark does not measure it."""
     try:
         make_classifier(**model)
     except WeightsUnavailableError as error:
-        raise WeightsUnavailableError(f"{error}\n{WITHOUT_WEIGHTS}") from error
+        hint = "To measure the speed without weights, use: densenet benchmark --random-weights"
+        raise WeightsUnavailableError(f"{error}\n{hint}") from error
 
 
-def _arguments(model: dict[str, Any]) -> tuple[str, ...]:
-    """The options of a model, but for the engine, as they are typed."""
-    typed: list[str] = []
+def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:
+    """Return the model options, except the engine, as command-line arguments."""
+    arguments: list[str] = []
     for name, value in model.items():
         option = f"--{name.replace('_', '-')}"
         if value is True:
-            typed.append(option)
+            arguments.append(option)
         elif name != "engine" and value is not None and value is not False:
-            typed += [option, str(value)]
-    return tuple(typed)
+            arguments += [option, str(value)]
+    return tuple(arguments)

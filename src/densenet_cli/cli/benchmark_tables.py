@@ -1,160 +1,158 @@
-"""A measurement of speed on the screen: the machine, the command, one image, many images, what was fastest."""
+"""Print a benchmark report as tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rich.box import ASCII, SIMPLE_HEAD
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from densenet_cli.benchmarking.report import Cell
+from densenet_cli.benchmarking.report import BenchmarkCase
 from densenet_cli.cli.console import has_unicode, printable, stdout_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from densenet_cli.benchmarking.report import Fastest, Report
-    from densenet_cli.benchmarking.statistics import Summary
+    from densenet_cli.benchmarking.report import BenchmarkReport, FastestSettings, Summary
 
-ROOM_FOR_SPREAD = 78
-"""Columns of a terminal below which the quartiles are left out."""
+MIN_WIDTH_FOR_QUARTILES = 78
+"""Console width in columns below which quartiles are not shown."""
 
-ENGINES = {"onnx": "ONNX Runtime", "tensorflow": "TensorFlow"}
+ENGINE_NAMES = {"onnx": "ONNX Runtime", "tensorflow": "TensorFlow"}
 
 
-def show(report: Report) -> None:
-    """Print it to standard output."""
+def print_report(report: BenchmarkReport) -> None:
+    """Print the report to standard output."""
     console = stdout_console()
-    for line in _about(report):
+    for line in _header(report):
         console.print(line)
-    tables = [_commands(report, console), _latency(report, console)]
-    tables += [_throughput(report, engine, console) for engine in report.engines]
+    tables = [_process_table(report, console), _latency_table(report, console)]
+    tables += [_throughput_table(report, engine, console) for engine in report.engines]
     for table in tables:
         console.print()
         console.print(table)
     console.print()
-    spread = "; in brackets, what the middle half lies between" if _with_spread(console) else ""
-    console.print(f"Medians of {report.rounds} rounds{spread}.", style="dim")
-    for sentence in _compared(report):
-        console.print(sentence)
+    quartiles = ", with the interquartile range in parentheses" if _shows_quartiles(console) else ""
+    console.print(f"Medians of {report.rounds} rounds{quartiles}.", style="dim")
+    if len(report.engines) > 1:
+        console.print(_comparison(report))
     if report.fastest:
-        console.print(_suggestion(report.fastest, report.default))
+        console.print(_recommendation(report.fastest, report.default_settings))
 
 
-def _about(report: Report) -> list[Text]:
+def _header(report: BenchmarkReport) -> list[RenderableType]:
     machine, images, settings = report.machine, report.images, report.settings
     title = Text(printable(report.model), style="bold")
     if settings["random_weights"]:
-        title.append("  random weights: its speed, and nothing else", style="yellow")
-    kind = "synthetic images" if images["made"] else "images"
-    size = f"{images['mean_pixels'] / 1e6:.2f} megapixels and {images['mean_bytes'] / 1000:,.0f} kB"
-    number = f"{images['count']} {kind}, of" if images["count"] > 1 else "1 image of"
+        title.append("  (random weights)", style="yellow")
+    kind = "synthetic image" if images["synthetic"] else "image"
+    plural, mean = ("s", "mean ") if images["count"] > 1 else ("", "")
+    image_size = f"{mean}{images['mean_pixels'] / 1e6:.2f} megapixels, {images['mean_bytes'] / 1000:,.0f} kB"
+    input_size = f"{settings['input_size']}x{settings['input_size']}"
+    crops = ", ten crops" if settings["crops"] > 1 else ""
     memory = f", {machine.memory / 1e9:.0f} GB" if machine.memory else ""
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
-    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
-    lines = (
-        f"{number} {size}{' on average' if images['count'] > 1 else ''}, to {settings['input_size']}x"
-        f"{settings['input_size']} by {settings['preprocess']}{', ten crops' if settings['crops'] > 1 else ''}",
+    lines = [
+        f"{images['count']} {kind}{plural} ({image_size}), input {input_size}, {settings['preprocess']}{crops}",
         f"{machine.processor}, {cores}{memory}",
         f"{machine.system}, Python {machine.python}",
-        packages,
-    )
-    about = [title, *(Text(f"  {printable(line)}", style="dim") for line in lines)]
+        ", ".join(f"{name} {version}" for name, version in machine.packages.items()),
+    ]
+    details = [Text(printable(line), style="dim") for line in lines]
     if machine.is_busy:
-        about.append(
-            Text(f"  The cores were busy before it began (load {machine.load:.1f}): slower than it is.", style="yellow")
-        )
-    return about
+        warning = f"The machine was busy when the benchmark started (load {machine.load:.1f}). Results may be too slow."
+        details.append(Text(warning, style="yellow"))
+    return [title, *(Padding(line, (0, 0, 0, 2), expand=False) for line in details)]
 
 
-def _commands(report: Report, console: Console) -> Table:
-    table = _table(console, "A new process: densenet predict")
+def _process_table(report: BenchmarkReport, console: Console) -> Table:
+    table = _table(console, "densenet predict in a new process")
     table.add_column("Engine")
     for heading in ("Images", "Seconds", "Peak memory, MB"):
         table.add_column(heading, justify="right")
     for command in report.commands:
-        memory = _cell(command.memory, console, 1e-6) if command.memory else "unknown"
-        table.add_row(
-            ENGINES.get(command.engine, command.engine), str(command.images), _cell(command.seconds, console), memory
-        )
+        memory = _format_summary(command.peak_memory, console, 1e-6) if command.peak_memory else "unknown"
+        seconds = _format_summary(command.seconds, console)
+        table.add_row(_engine_name(command.engine), str(command.images), seconds, memory)
     return table
 
 
-def _latency(report: Report, console: Console) -> Table:
-    table = _table(console, "One image, the model loaded: milliseconds")
+def _latency_table(report: BenchmarkReport, console: Console) -> Table:
+    table = _table(console, "Latency of one image with a loaded model, milliseconds")
     table.add_column("Engine")
-    for heading in ("Threads", "The engine alone", "Decoding and all"):
+    for heading in ("Threads", "Inference", "Decode and inference"):
         table.add_column(heading, justify="right")
-    for engine, threads in dict.fromkeys((cell.engine, cell.threads) for cell in report.times):
+    for engine, threads in dict.fromkeys((case.engine, case.threads) for case in report.times):
         table.add_row(
-            ENGINES.get(engine, engine),
+            _engine_name(engine),
             str(threads),
-            _cell(report.latency(Cell(engine, threads, "engine")), console, 1e3),
-            _cell(report.latency(Cell(engine, threads, "answer")), console, 1e3),
+            _format_summary(report.latency(BenchmarkCase(engine, threads, "inference")), console, 1e3),
+            _format_summary(report.latency(BenchmarkCase(engine, threads, "predict")), console, 1e3),
         )
     return table
 
 
-def _throughput(report: Report, engine: str, console: Console) -> Table:
-    table = _table(console, f"{ENGINES.get(engine, engine)}: images per second")
-    for heading in ("Threads", "Batch", "Decoding alone", "The engine alone", "Together"):
+def _throughput_table(report: BenchmarkReport, engine: str, console: Console) -> Table:
+    table = _table(console, f"{_engine_name(engine)} throughput, images per second")
+    for heading in ("Threads", "Batch", "Decode", "Inference", "End to end"):
         table.add_column(heading, justify="right")
-    before = None
-    for cell in report.times:
-        if cell.engine != engine or cell.part != "together":
+    previous_threads = None
+    for case in report.times:
+        if case.engine != engine or case.stage != "end_to_end":
             continue
-        first = cell.threads != before
-        if first and before is not None:
+        is_first = case.threads != previous_threads
+        if is_first and previous_threads is not None:
             table.add_section()
-        before = cell.threads
-        fastest = report.fastest and report.fastest.cell == cell
+        previous_threads = case.threads
+        decode = BenchmarkCase(engine, case.threads, "decode")
+        inference = BenchmarkCase(engine, case.threads, "inference", case.batch_size)
+        is_fastest = report.fastest is not None and report.fastest.case == case
         table.add_row(
-            str(cell.threads) if first else "",
-            str(cell.batch_size),
-            _cell(report.rate(Cell(engine, cell.threads, "decoding")), console) if first else "",
-            _cell(report.rate(Cell(engine, cell.threads, "engine", cell.batch_size)), console),
-            Text(_cell(report.rate(cell), console), style="bold green" if fastest else ""),
+            str(case.threads) if is_first else "",
+            str(case.batch_size),
+            _format_summary(report.throughput(decode), console) if is_first else "",
+            _format_summary(report.throughput(inference), console),
+            Text(_format_summary(report.throughput(case), console), style="bold green" if is_fastest else ""),
         )
     return table
 
 
-def _compared(report: Report) -> list[str]:
-    """How much of each the second engine needs, of the first one's: the medians' ratios."""
-    if len(report.engines) < 2:
-        return []
-    ours, theirs = ([command for command in report.commands if command.engine == engine] for engine in report.engines)
-    start = theirs[0].seconds.median / ours[0].seconds.median
-    best = [
-        max(rate.median for cell in report.times if (rate := report.rate(cell)) and _is_whole(cell, engine))
-        for engine in report.engines
+def _comparison(report: BenchmarkReport) -> str:
+    """Compare start-up time and best throughput of two engines."""
+    engines = report.engines[:2]
+    starts = [next(command for command in report.commands if command.engine == engine) for engine in engines]
+    rates = [
+        max(
+            rate.median
+            for case in report.times
+            if case.engine == engine and case.stage == "end_to_end" and (rate := report.throughput(case))
+        )
+        for engine in engines
     ]
-    first, second = (ENGINES.get(engine, engine) for engine in report.engines)
-    return [
-        f"{first} starts in 1/{_number(start)} of {second}'s time and does {_number(best[0] / best[1])} times as many."
-    ]
+    first, second = map(_engine_name, engines)
+    startup = _format_number(starts[1].seconds.median / starts[0].seconds.median)
+    throughput = _format_number(rates[0] / rates[1])
+    return f"{first} starts {startup}x as fast as {second} and has {throughput}x its throughput."
 
 
-def _is_whole(cell: Cell, engine: str) -> bool:
-    return cell.engine == engine and cell.part == "together"
-
-
-def _suggestion(fastest: Fastest, default: tuple[int, int]) -> Text:
-    options = f"--batch-size {fastest.cell.batch_size} --threads {fastest.cell.threads}"
-    rate = f"{_number(fastest.rate.median)} images per second"
-    usual = f"--batch-size {default[0]} --threads {default[1]}"
-    if fastest.gain is None:
-        return Text(f"Fastest of these: {options}, {rate}.", style="bold")
-    if fastest.is_worth_setting:
-        return Text(f"Fastest: {options}, {rate}, {fastest.gain - 1:.0%} more than by default ({usual}).", style="bold")
-    return Text(f"Nothing was faster than the default ({usual}) by more than the spread.", style="bold")
+def _recommendation(fastest: FastestSettings, default_settings: tuple[int, int]) -> Text:
+    options = f"--batch-size {fastest.case.batch_size} --threads {fastest.case.threads}"
+    rate = f"{_format_number(fastest.throughput.median)} images per second"
+    default = f"--batch-size {default_settings[0]} --threads {default_settings[1]}"
+    if fastest.speedup is None:
+        return Text(f"Fastest: {options}, {rate}.", style="bold")
+    if fastest.is_recommended:
+        gain = f"{fastest.speedup - 1:.0%} more than with the default ({default})"
+        return Text(f"Fastest: {options}, {rate}, {gain}.", style="bold")
+    return Text(f"No setting was measurably faster than the default ({default}).", style="bold")
 
 
 def _table(console: Console, title: str) -> Table:
-    fancy = has_unicode(console)
     return Table(
         title=title,
-        box=SIMPLE_HEAD if fancy else ASCII,
+        box=SIMPLE_HEAD if has_unicode(console) else ASCII,
         pad_edge=False,
         show_edge=False,
         title_justify="left",
@@ -162,20 +160,26 @@ def _table(console: Console, title: str) -> Table:
     )
 
 
-def _with_spread(console: Console) -> bool:
-    return console.width >= ROOM_FOR_SPREAD
+def _engine_name(engine: str) -> str:
+    return ENGINE_NAMES.get(engine, engine)
 
 
-def _cell(summary: Summary | None, console: Console, factor: float = 1.0) -> str:
-    """The median, and where there is room the quartiles."""
+def _shows_quartiles(console: Console) -> bool:
+    return console.width >= MIN_WIDTH_FOR_QUARTILES
+
+
+def _format_summary(summary: Summary | None, console: Console, factor: float = 1.0) -> str:
+    """Format the median, and the quartiles on a wide console. ``factor`` converts the unit."""
     if summary is None:
         return ""
-    low, median, high = (_number(value * factor) for value in (summary.low, summary.median, summary.high))
-    return f"{median} ({low}-{high})" if _with_spread(console) else median
+    lower, median, upper = (
+        _format_number(value * factor) for value in (summary.lower_quartile, summary.median, summary.upper_quartile)
+    )
+    return f"{median} ({lower}-{upper})" if _shows_quartiles(console) else median
 
 
-def _number(value: float) -> str:
-    """Three digits of it, but all that stand before the point."""
+def _format_number(value: float) -> str:
+    """Format with three significant digits, or all digits before the decimal point."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.export.formats import EXPORT_FORMATS, check_optional_package, resolve_format
 from densenet_cli.output.destination import Destination
 
 if TYPE_CHECKING:
-    import os
-
-    import numpy as np
-
+    from densenet_cli._types import FloatArray, PathLike, UInt8Array
     from densenet_cli.classifier import Classifier
-    from densenet_cli.export.formats import FloatArray, Predict
+    from densenet_cli.export.formats import Predict
     from densenet_cli.export.model import ExportedModel
-
-    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 TOLERANCE = 1e-4
 """Largest allowed absolute difference of a probability."""
@@ -51,7 +46,7 @@ class ExportResult:
 
 
 def check_export(
-    path: str | os.PathLike[str],
+    path: PathLike,
     format: str | None = None,
     *,
     with_preprocessing: bool = False,
@@ -77,7 +72,7 @@ def check_export(
 
 def export(
     classifier: Classifier,
-    path: str | os.PathLike[str],
+    path: PathLike,
     format: str | None = None,
     *,
     with_preprocessing: bool = False,
@@ -122,7 +117,7 @@ def comparison_images() -> list[Path]:
     return sorted(IMAGES_FOLDER.glob("*.jpg"))
 
 
-def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple[Pixels, FloatArray]:
+def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple[UInt8Array, FloatArray]:
     """Run the classifier on image files.
 
     Returns:
@@ -142,7 +137,7 @@ def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple
     return np.stack(pixels), np.stack(probabilities)
 
 
-def max_difference(predict: Predict, pixels: Pixels, expected: FloatArray, *, normalized: bool) -> float:
+def max_difference(predict: Predict, pixels: UInt8Array, expected: FloatArray, *, normalized: bool) -> float:
     """Return the largest absolute difference of a probability, over the images one at a time and as one batch.
 
     Args:

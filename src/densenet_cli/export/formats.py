@@ -7,18 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from densenet_cli._types import FloatArray, UInt8Array
     from densenet_cli.export.model import ExportedModel
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-
-Predict = Callable[["np.ndarray[Any, Any]"], "FloatArray"]
+Predict: TypeAlias = Callable[["FloatArray | UInt8Array"], "FloatArray"]
 """Pixels (batch, height, width, 3), uint8 or normalized float32 as the file takes them -> probabilities."""
 
 

@@ -14,10 +14,10 @@ from densenet_cli.export.model import ExportedModel, producer
 from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
-    from densenet_cli.export.formats import FloatArray, Predict
+    from densenet_cli._types import FloatArray, UInt8Array
+    from densenet_cli.export.formats import Predict
 
 OUTPUTS = ("probabilities", "logits")
 """Probabilities come first because many tools read only the first output."""
@@ -63,7 +63,7 @@ def load_onnx(source: Path | bytes, channels_first: bool) -> Predict:
         source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
     )
 
-    def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+    def predict(batch: FloatArray | UInt8Array) -> FloatArray:
         pixels = batch.transpose(0, 3, 1, 2) if channels_first else batch
         probabilities: FloatArray = session.run(["probabilities"], {INPUT: pixels})[0]
         return probabilities

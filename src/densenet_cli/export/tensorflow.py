@@ -14,9 +14,8 @@ from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE
 from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from densenet_cli.export.formats import FloatArray, Predict
+    from densenet_cli._types import FloatArray, UInt8Array
+    from densenet_cli.export.formats import Predict
     from densenet_cli.export.model import ExportedModel
 
 
@@ -72,7 +71,7 @@ class KerasExporter:
 
         network = keras.saving.load_model(path)
 
-        def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+        def predict(batch: FloatArray | UInt8Array) -> FloatArray:
             probabilities: FloatArray = keras.ops.convert_to_numpy(network(batch, training=False))
             return probabilities
 
@@ -112,7 +111,7 @@ class SavedModelExporter:
 
         loaded = tf.saved_model.load(str(path))
 
-        def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+        def predict(batch: FloatArray | UInt8Array) -> FloatArray:
             outputs = loaded.signatures["serving_default"](pixels=tf.constant(batch))
             probabilities: FloatArray = outputs["probabilities"].numpy()
             return probabilities

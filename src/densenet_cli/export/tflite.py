@@ -25,10 +25,10 @@ from densenet_cli.export.tensorflow import build_keras_model
 from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
-    import numpy as np
     from flatbuffers import Builder
 
-    from densenet_cli.export.formats import FloatArray, Predict
+    from densenet_cli._types import FloatArray, UInt8Array
+    from densenet_cli.export.formats import Predict
 
 METADATA_NAME = "TFLITE_METADATA"
 METADATA_IDENTIFIER = b"M001"
@@ -76,7 +76,7 @@ class TFLiteExporter:
             interpreter = Interpreter(model_path=str(path))
             runner = interpreter.get_signature_runner()
 
-        def predict(batch: np.ndarray[Any, Any]) -> FloatArray:
+        def predict(batch: FloatArray | UInt8Array) -> FloatArray:
             with silenced():
                 probabilities: FloatArray = runner(pixels=batch)["probabilities"]
             return probabilities
