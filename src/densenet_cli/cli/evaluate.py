@@ -99,12 +99,12 @@ def command(
         raise click.UsageError("Name a folder that holds class folders, or give --csv.")
     from densenet_cli.cli.progress import counting
     from densenet_cli.evaluation import Tally, outcome_of
-    from densenet_cli.evaluation.files import Outputs, to_json
+    from densenet_cli.evaluation.files import EvaluationFiles, to_json
     from densenet_cli.images.previews import Thumbnail
     from densenet_cli.labels import ClassResolver
 
     # What can be wrong with outputs and images is found before weights are fetched.
-    outputs = Outputs(output, mistakes, plots, overwrite)
+    outputs = EvaluationFiles(output, mistakes, plots, overwrite)
     outputs.check()
     worst: Mistakes | None = None
     if html is not None:

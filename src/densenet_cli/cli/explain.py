@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,16 +102,14 @@ def command(
     if model["ten_crop"]:
         raise click.UsageError("A map lies on one square of the image, and --ten-crop takes ten.")
     from densenet_cli.cli.progress import counting
-    from densenet_cli.output.gallery import Gallery
 
-    gallery = None
     if output is not None:
-        gallery = Gallery(output, overwrite)
-        gallery.check()
+        from densenet_cli.output.gallery import Gallery, check_gallery
+
         # Check the first file before weights are downloaded.
-        if first := next(found, None):
-            gallery.check_free(first.name)
-            found = chain([first], found)
+        first = next(found, None)
+        check_gallery(output, first.name if first else None, overwrite)
+        found = chain([first] if first else [], found)
     classifier = make_classifier(**model)
     failed = 0
     with ExitStack() as stack:
@@ -127,9 +126,10 @@ def command(
         explained: Iterator[Explanation] = map(
             explainer, classifier.stream(found, explainer.outputs, preview=explainer.preview)
         )
-        if gallery:
-            # Closed however the run ends: a drawing that is being written is written to its end.
-            explained = stack.enter_context(closing(gallery.fill(explained, classifier.threads)))
+        if output is not None:
+            # Close the generator however the run ends, so that files that are being written are completed.
+            saved = stack.enter_context(closing(Gallery(output, overwrite).save(explained, classifier.threads)))
+            explained = (replace(explanation, drawing=path) for explanation, path in saved)
         for explanation in explained:
             put(explanation)
             if explanation.error:

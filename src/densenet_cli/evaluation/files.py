@@ -1,33 +1,30 @@
-"""The files that a measurement leaves: checked before hours of work, written whole or not at all."""
+"""The files that an evaluation writes: a report, a table of mistakes, and plots."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from densenet_cli.errors import UsageError
 from densenet_cli.evaluation import mistakes
 from densenet_cli.evaluation.report import Report
 from densenet_cli.evaluation.tally import Outcome
 from densenet_cli.output.atomic import output_errors, write_file
-from densenet_cli.output.checks import check_target
-from densenet_cli.results import unicode
+from densenet_cli.output.checks import check_output_file, format_from_suffix
 
 PLOTS = ("confusion_matrix.png", "reliability_diagram.png")
 """Keys of ``plots.PLOTS``, written again so that matplotlib is imported only to draw; a test holds them equal."""
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Where the files go.
+class EvaluationFiles:
+    """Paths of the files to write, each None for no such file.
 
     Attributes:
-        report: the report as JSON, or None.
-        mistakes: the wrong images as CSV, or None.
-        plots: a folder for the PNGs, made if need be, or None.
+        report: the report as JSON.
+        mistakes: the misclassified images as CSV.
+        plots: folder for plots as PNG, created if it is missing.
         overwrite: whether existing files are replaced.
     """
 
@@ -37,26 +34,24 @@ class Outputs:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raise what writing would raise, as far as that can be known before.
+        """Check the paths before any work.
 
         Raises:
-            UsageError: a wrong suffix, an existing file, a missing library.
-            OutputError: a folder that is missing or can't be written.
+            UsageError: a suffix is wrong, or a file exists.
+            OutputError: a folder is missing or read-only.
         """
-        for path, suffix in ((self.report, ".json"), (self.mistakes, ".csv")):
-            if path and path.suffix.lower() != suffix:
-                raise UsageError(f"{_name(path)} will hold {suffix[1:].upper()}: let its name end in {suffix}.")
-        if self.plots and find_spec("matplotlib") is None:
-            raise UsageError("Plots need one more package: pip install matplotlib.")
+        for path, format_name in ((self.report, "json"), (self.mistakes, "csv")):
+            if path:
+                format_from_suffix(path, {format_name: f".{format_name}"})
         for path in (self.report, self.mistakes):
             if path:
-                check_target(path, self.overwrite)
+                check_output_file(path, self.overwrite)
         if self.plots:
             for name in PLOTS:
-                check_target(self.plots / name, self.overwrite, makes_folder=True)
+                check_output_file(self.plots / name, self.overwrite, create_folder=True)
 
     def write(self, report: Report, wrong: Iterable[Outcome]) -> None:
-        """Write them. Raises OutputError."""
+        """Write the files. Raises OutputError."""
         if self.report:
             write_file(self.report, to_json(report).encode())
         if self.mistakes:
@@ -71,9 +66,5 @@ class Outputs:
 
 
 def to_json(report: Report) -> str:
-    """The report as JSON text, a newline at its end."""
+    """Return the report as JSON text that ends with a newline."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def _name(path: Path) -> str:
-    return unicode(str(path))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.export.formats import EXPORT_FORMATS, check_optional_package, resolve_format
-from densenet_cli.output.destination import Destination
+from densenet_cli.export.formats import EXPORT_FORMATS, check_export_path, resolve_format
+from densenet_cli.output.atomic import replace_path
+from densenet_cli.output.checks import check_package
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, PathLike, UInt8Array
@@ -65,8 +67,9 @@ def check_export(
     name = resolve_format(path, format)
     if with_preprocessing and not EXPORT_FORMATS[name].supports_preprocessing:
         raise UsageError(f"The format {name} stores only arrays and cannot include preprocessing. Use another format.")
-    _destination(path, name, overwrite).check()
-    check_optional_package(name)
+    check_export_path(path, name, overwrite)
+    if package := EXPORT_FORMATS[name].optional_package:
+        check_package(*package, f"The format {name}")
     return name
 
 
@@ -103,7 +106,7 @@ def export(
     images = comparison_images()
     pixels, expected = model_probabilities(classifier, images)
     model = _exported_model(classifier, with_preprocessing)
-    with _destination(path, name, overwrite).writing() as temporary:
+    with replace_path(path, partial(check_export_path, path, name, overwrite)) as temporary:
         exporter.write(model, temporary)
         predict = exporter.load(model, temporary)
         difference = max_difference(predict, pixels, expected, normalized=not with_preprocessing)
@@ -170,10 +173,6 @@ def max_difference(predict: Predict, pixels: UInt8Array, expected: FloatArray, *
             f"(allowed: {TOLERANCE:.0e}). It was not kept. Please report this."
         )
     return largest
-
-
-def _destination(path: Path, format: str, overwrite: bool) -> Destination:
-    return Destination(path, EXPORT_FORMATS[format].is_folder, overwrite)
 
 
 def _exported_model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:

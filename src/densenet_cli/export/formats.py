@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from densenet_cli.errors import UsageError
+from densenet_cli.output.checks import check_parent_folder, file_exists_error, format_from_suffix
+from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
     from densenet_cli.export.model import ExportedModel
+
+SAVED_MODEL_FILES = {"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"}
+"""What a SavedModel may contain. A folder with anything else is never replaced."""
 
 Predict: TypeAlias = Callable[["FloatArray | UInt8Array"], "FloatArray"]
 """Pixels (batch, height, width, 3), uint8 or normalized float32 as the file takes them -> probabilities."""
@@ -84,20 +89,31 @@ def resolve_format(path: Path, name: str | None) -> str:
     Raises:
         UsageError: ``name`` is unknown or contradicts the suffix, or the suffix is unknown and ``name`` is None.
     """
-    suffixes = {format_.suffix: key for key, format_ in EXPORT_FORMATS.items() if format_.suffix}
-    by_suffix = next((key for suffix, key in suffixes.items() if path.name.lower().endswith(suffix)), None)
-    if name is not None and name not in EXPORT_FORMATS:
-        raise UsageError(f"Unknown export format {name!r}. Choose from {', '.join(EXPORT_FORMATS)}.")
-    if name and by_suffix and name != by_suffix:
-        raise UsageError(f"The suffix of {path.name} means {by_suffix}, but `format` is {name}. Change one of them.")
-    if resolved := name or by_suffix or ("saved-model" if not path.suffix else None):
-        return resolved
-    raise UsageError(f"The suffix of {path.name} is not an export format. Use {', '.join(suffixes)}, or set `format`.")
+    suffixes = {key: format_.suffix for key, format_ in EXPORT_FORMATS.items()}
+    return format_from_suffix(path, suffixes, name, can_be_given=True)
 
 
-def check_optional_package(name: str) -> None:
-    """Raise ``UsageError`` if the format ``name`` needs an optional package that is not installed."""
-    if package := EXPORT_FORMATS[name].optional_package:
-        module, distribution = package
-        if find_spec(module) is None:
-            raise UsageError(f"The format {name} needs another package. Run: pip install {distribution}")
+def check_export_path(path: Path, format: str, overwrite: bool) -> None:
+    """Check that an export can be written to ``path``, or to what a symbolic link leads to.
+
+    Raises:
+        UsageError: something exists that must not be replaced, or the path is not UTF-8.
+        OutputError: the folder of ``path`` is missing or read-only.
+    """
+    is_folder = EXPORT_FORMATS[format].is_folder
+    name, target = unicode(str(path)), Path(os.path.realpath(path))
+    if unicode(str(target)) != str(target):
+        raise UsageError(f"{name} is not UTF-8, which other tools need to open it. Choose another name.")
+    if target.exists() or target.is_symlink():
+        if not overwrite:
+            raise file_exists_error(path)
+        if target.is_dir() != is_folder:
+            raise UsageError(f"{name} is {'a file' if is_folder else 'a folder'}. Choose another name.")
+        if is_folder and not _is_saved_model(target):
+            raise UsageError(f"{name} contains more than a SavedModel and is not replaced. Choose another name.")
+    check_parent_folder(path)
+
+
+def _is_saved_model(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return not names or ("saved_model.pb" in names and names <= SAVED_MODEL_FILES)

@@ -1,41 +1,146 @@
-"""Whether a file can be written where somebody wants it: found before the work, not after it."""
+"""Preflight checks of output: find out before any work whether it can be written.
+
+Each check raises what writing would raise, as far as that can be known in advance.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output.atomic import output_errors
 from densenet_cli.results import unicode
 
 
-def check_target(path: Path, overwrite: bool, makes_folder: bool = False) -> None:
-    """Raise what writing a file as a whole would raise, as far as that can be known before.
+def check_output_file(
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    *,
+    can_resume: bool = False,
+    create_folder: bool = False,
+    in_place: bool = False,
+) -> None:
+    """Check that a file can be written. An empty file counts as missing.
 
     Args:
         path: the file.
-        overwrite: whether an existing one is replaced. An empty one counts as none.
-        makes_folder: whether its folder will be made, with those above it, if it is missing.
+        overwrite: whether an existing file may be replaced or continued.
+        can_resume: whether the message about an existing file suggests ``resume``.
+        create_folder: whether missing folders will be created.
+        in_place: whether an existing file is changed in place, so that its folder may be read-only.
 
     Raises:
-        UsageError: it exists.
-        OutputError: a folder that is missing or can't be written; a device, a FIFO, a folder of that name.
+        UsageError: the file exists.
+        OutputError: ``path`` is not a regular file, or its folder is missing or read-only.
     """
-    name = unicode(str(path))
-    if path.is_file():
-        if not overwrite and path.stat().st_size:
-            raise UsageError(f"{name} exists; replace it by --overwrite, or name another.")
-    elif path.exists():
-        raise OutputError(f"{name} can't be written: it is no regular file.")
-    folder = Path(os.path.realpath(path)).parent
-    while makes_folder and not folder.exists():
+    path = Path(path)
+    with output_errors(path):
+        is_file = path.is_file()
+        if is_file and path.stat().st_size and not overwrite:
+            raise file_exists_error(path, can_resume)
+        if not is_file and path.exists():
+            raise OutputError(f"Cannot write {_name(path)}: it is not a regular file.")
+        if not (is_file and in_place):
+            _check_folder(path, _parent(path), create_folder)
+
+
+def check_output_folder(folder: str | os.PathLike[str]) -> None:
+    """Check that files can be written to a folder, which is created if it is missing.
+
+    Raises:
+        OutputError: the folder cannot be created or is read-only.
+    """
+    with output_errors(folder):
+        _check_folder(Path(folder), Path(folder), create=True)
+
+
+def check_parent_folder(path: str | os.PathLike[str]) -> None:
+    """Check that a file or folder can be created in the folder that is to contain it.
+
+    Raises:
+        OutputError: that folder is missing or read-only.
+    """
+    with output_errors(path):
+        _check_folder(Path(path), _parent(Path(path)), create=False)
+
+
+def check_package(module: str, package: str, purpose: str) -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        module: a module of the package.
+        package: what to install.
+        purpose: what needs it, such as a file name.
+
+    Raises:
+        UsageError: the module is missing.
+    """
+    if find_spec(module) is None:
+        raise UsageError(f"{purpose} needs another package. Run: pip install {package}")
+
+
+def format_from_suffix(
+    path: str | os.PathLike[str],
+    suffixes: Mapping[str, str],
+    given: str | None = None,
+    *,
+    can_be_given: bool = False,
+) -> str:
+    """Return the format of an output file.
+
+    Args:
+        path: the file. The case of its suffix does not matter.
+        suffixes: format name -> suffix with its dot, "" for a format whose paths have none.
+        given: the format that the user chose, None to derive it from the suffix.
+        can_be_given: whether the message about an unknown suffix suggests ``format``.
+
+    Raises:
+        UsageError: ``given`` is unknown or contradicts the suffix, or the suffix is unknown and ``given`` is None.
+    """
+    path = Path(path)
+    name = _name(path)
+    if given is not None and given not in suffixes:
+        raise UsageError(f"Cannot write {name} as {given}. `format` must be {_or(list(suffixes))}.")
+    by_suffix = next((key for key, suffix in suffixes.items() if suffix and path.name.lower().endswith(suffix)), None)
+    if given and by_suffix and given != by_suffix:
+        raise UsageError(f"The suffix of {name} means {by_suffix}, but `format` is {given}. Change one of them.")
+    without_suffix = None if path.suffix else next((key for key, suffix in suffixes.items() if not suffix), None)
+    if found := given or by_suffix or without_suffix:
+        return found
+    allowed = _or([suffix for suffix in suffixes.values() if suffix])
+    hint = ", or set `format`" if can_be_given else ""
+    raise UsageError(f"The suffix of {name} does not name a format. Use {allowed}{hint}.")
+
+
+def file_exists_error(path: str | os.PathLike[str], can_resume: bool = False) -> UsageError:
+    """Return the error for a file or folder that exists and must not be replaced."""
+    resume = "`resume` to continue it, " if can_resume else ""
+    return UsageError(f"{_name(path)} exists. Use {resume}`overwrite` to replace it, or choose another name.")
+
+
+def _check_folder(output: Path, folder: Path, create: bool) -> None:
+    while create and not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    check_folder(name, folder, path.parent)
-
-
-def check_folder(name: str, folder: Path, called: Path) -> None:
-    """Raise ``OutputError`` where ``name`` can't be put into ``folder``: one that is missing is named as ``called``."""
+    if not folder.exists():
+        raise OutputError(f"Cannot write {_name(output)}: the folder {_name(folder)} does not exist.")
     if not folder.is_dir():
-        raise OutputError(f"{name} can't be written: there is no folder {unicode(str(called))}.")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{name} can't be written: the folder {unicode(str(folder))} is read-only.")
+        raise OutputError(f"Cannot write {_name(output)}: {_name(folder)} is not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"Cannot write {_name(output)}: the folder {_name(folder)} is read-only.")
+
+
+def _parent(path: Path) -> Path:
+    """Return the folder of a file, or of what a symbolic link leads to."""
+    return Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return unicode(os.fspath(path))
+
+
+def _or(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)}{',' * (len(others) > 1)} or {last}" if others else last

@@ -1,4 +1,4 @@
-"""A folder of drawings that mirrors where the images came from."""
+"""A folder of PNG files that mirrors image sources: ``photos/1.jpg`` becomes ``photos/1.jpg.png``."""
 
 from __future__ import annotations
 
@@ -8,120 +8,147 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import output_errors, write_file
+from densenet_cli.output.checks import check_output_folder, file_exists_error
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
-    from densenet_cli.explain.cam import Explanation
+    from PIL.Image import Image
 
-LONGEST = 200
-"""Bytes of a file's or folder's name; file systems take 255, and ``.png.part`` comes behind it."""
-RUN_LENGTHS = 3
-"""zlib's strategy of that number."""
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
-"""What no name has on some system or other."""
+MAX_NAME_LENGTH = 200
+"""Bytes of a file or folder name. File systems allow 255, and suffixes such as ``.png.part`` are added."""
+_ZLIB_RLE = 3
+"""zlib's strategy that looks only for runs of equal bytes: a fifth of the time, and no larger for photographs."""
+_RESERVED = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
+"""Characters that some operating system does not allow in file names."""
+
+
+class Drawable(Protocol):
+    """A result that can be drawn, such as an ``Explanation``. Read-only."""
+
+    @property
+    def source(self) -> str:
+        """The name of the source."""
+
+    @property
+    def error(self) -> object | None:
+        """Why there is nothing to draw, or None."""
+
+    def draw(self) -> Image:
+        """Return the drawing."""
+
+
+D = TypeVar("D", bound=Drawable)
+
+
+def check_gallery(folder: Path, first_source: str | None, overwrite: bool) -> None:
+    """Check that a gallery can be written, before its drawings are made.
+
+    Args:
+        folder: the folder, which is created if it is missing.
+        first_source: the name of the first source, None if there is none. Later ones are checked when they are saved.
+        overwrite: whether existing files may be replaced.
+
+    Raises:
+        UsageError: the file for the first source exists.
+        OutputError: the folder cannot be created or is read-only.
+    """
+    check_output_folder(folder)
+    if first_source is not None:
+        Gallery(folder, overwrite).reserve(first_source)
 
 
 class Gallery:
-    """PNG files in a folder, one an image: ``photos/1.jpg`` becomes ``photos/1.jpg.png`` in it.
+    """Writes PNG files to a folder.
 
     Args:
-        folder: made if need be.
+        folder: the folder, which is created if it is missing.
         overwrite: whether existing files are replaced.
     """
 
     def __init__(self, folder: Path, overwrite: bool = False) -> None:
         self._folder = folder
         self._overwrite = overwrite
-        self._taken: set[str] = set()
+        self._reserved: set[str] = set()
 
-    def check(self) -> None:
-        """Raise ``OutputError`` where the folder can't be made or written, as far as that can be known before."""
-        folder = self._folder
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        name = unicode(str(self._folder))
-        if not folder.is_dir():
-            raise OutputError(f"The folder {name} can't be made: {unicode(str(folder))} is a file.")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise OutputError(f"Nothing can be written to {name}: the folder {unicode(str(folder))} is read-only.")
+    def save(self, drawables: Iterable[D], threads: int) -> Generator[tuple[D, Path | None]]:
+        """Draw and write files in threads.
 
-    def check_free(self, name: str) -> None:
-        """Raise ``UsageError`` if the file for the source of this name exists already."""
-        self._check_free(self._folder / f"{'/'.join(_parts(name))}.png")
+        Args:
+            drawables: what to draw, in the order of the sources. Each is numbered if its name is taken already.
+            threads: number of drawings to make at the same time.
 
-    def _check_free(self, path: Path) -> None:
-        if not self._overwrite and os.path.lexists(path):
-            raise UsageError(f"{unicode(str(path))} exists; replace it by --overwrite, or name another folder.")
+        Yields:
+            Each of ``drawables``, in order, once its file is written, and the file, None if it has an error.
 
-    def fill(self, explanations: Iterable[Explanation], threads: int) -> Generator[Explanation]:
-        """Draw and write explanations in threads.
-
-        Yields them in order, each with its ``drawing`` once that is written. Raises ``UsageError`` at one whose file
-        exists already, and ``OutputError``.
+        Raises:
+            UsageError: a file exists and must not be replaced.
+            OutputError: a file cannot be written.
         """
-        waiting: deque[Explanation | Future[Explanation]] = deque()
+        pending: deque[tuple[D, Future[Path] | None]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for explanation in explanations:
-                path = self._place(explanation.source)
-                self._check_free(path)
-                waiting.append(explanation if explanation.error else pool.submit(_write, explanation, path))
-                while len(waiting) > 2 * threads or (waiting and _is_done(waiting[0])):
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
+            for drawable in drawables:
+                path = self.reserve(drawable.source)
+                pending.append((drawable, None if drawable.error else pool.submit(_save, drawable, path)))
+                while pending and (len(pending) > 2 * threads or _is_done(pending[0][1])):
+                    yield _result(*pending.popleft())
+            while pending:
+                yield _result(*pending.popleft())
 
-    def _place(self, name: str) -> Path:
-        """A file of its own inside the folder, whatever the image is called."""
-        parts = _parts(name)
-        relative = "/".join(parts)
+    def reserve(self, source: str) -> Path:
+        """Return the file for the next source. No two sources get the same one.
+
+        Raises:
+            UsageError: the file exists and must not be replaced.
+        """
+        *folders, name = _path_parts(source)
+        relative = "/".join([*folders, name])
         number = 1
-        # Some file systems take Cat and cat for one.
-        while (key := relative.casefold()) in self._taken:
+        # Some file systems ignore case.
+        while (key := relative.casefold()) in self._reserved:
             number += 1
-            relative = "/".join([*parts[:-1], f"{parts[-1]}-{number}"])
-        self._taken.add(key)
-        return self._folder / f"{relative}.png"
+            relative = "/".join([*folders, f"{name}-{number}"])
+        self._reserved.add(key)
+        path = self._folder / f"{relative}.png"
+        if not self._overwrite and os.path.lexists(path):
+            raise file_exists_error(path)
+        return path
 
 
-def _is_done(drawn: Explanation | Future[Explanation]) -> bool:
-    return not isinstance(drawn, Future) or drawn.done()
+def _is_done(future: Future[Path] | None) -> bool:
+    return future is None or future.done()
 
 
-def _result(drawn: Explanation | Future[Explanation]) -> Explanation:
-    return drawn.result() if isinstance(drawn, Future) else drawn
+def _result(drawable: D, future: Future[Path] | None) -> tuple[D, Path | None]:
+    return drawable, future.result() if future else None
 
 
-def _parts(name: str) -> list[str]:
-    """The folders and the file's name, safe on any system: of a path, a URL, or another name."""
-    if name == "-":
+def _save(drawable: Drawable, path: Path) -> Path:
+    data = io.BytesIO()
+    drawable.draw().save(data, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data.getvalue())
+    return path
+
+
+def _path_parts(source: str) -> list[str]:
+    """Return folder names and a file name for a path, a URL, or another name. They are safe on any system."""
+    if source == "-":
         return ["stdin"]
-    scheme, separator, rest = name.partition("://")
-    parts = (rest if separator and scheme.isalpha() else name).replace(os.sep, "/").split("/")
-    safe = [_safe(part) for part in parts if part not in ("", ".")]
-    return safe or ["image"]
+    scheme, separator, rest = source.partition("://")
+    parts = (rest if separator and scheme.isalpha() else source).replace(os.sep, "/").split("/")
+    return [_safe_name(part) for part in parts if part not in ("", ".")] or ["image"]
 
 
-def _safe(part: str) -> str:
-    part = _UNSAFE.sub("_", unicode(part)).rstrip(". ") or "_" * len(part)
+def _safe_name(part: str) -> str:
+    part = _RESERVED.sub("_", unicode(part)).rstrip(". ") or "_" * len(part)
     encoded = part.encode()
-    if len(encoded) <= LONGEST:
+    if len(encoded) <= MAX_NAME_LENGTH:
         return part
     import hashlib
 
-    return encoded[: LONGEST - 9].decode(errors="ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:8]
-
-
-def _write(explanation: Explanation, path: Path) -> Explanation:
-    file = io.BytesIO()
-    # Looking for repeated bytes only takes a fifth of the usual time, and a photograph has no others.
-    explanation.draw().save(file, "PNG", compress_level=1, compress_type=RUN_LENGTHS)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, file.getvalue())
-    return replace(explanation, drawing=path)
+    return encoded[: MAX_NAME_LENGTH - 9].decode(errors="ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:8]

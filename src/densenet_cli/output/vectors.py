@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import vector_parts
 from densenet_cli.output.atomic import open_locked, replace_file
-from densenet_cli.output.checks import check_target
+from densenet_cli.output.checks import check_output_file
 from densenet_cli.output.record_file import FileWriter
 from densenet_cli.output.records import open_records
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
@@ -96,7 +96,7 @@ class EmbeddingFile:
             open_records, self.parts, "jsonl", resume=resume, overwrite=overwrite, retry_errors=retry_errors
         )
         with self._reporting():
-            check_target(self._given, overwrite=True)  # that it exists is said below, with --resume as a way on
+            check_output_file(self._given, overwrite=True)  # that it exists is said below, with --resume as a way on
             self._is_whole = self._given.is_file() and self._given.stat().st_size > 0
             if self._is_whole and not (resume or overwrite):
                 raise UsageError(

@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from densenet_cli.errors import UsageError
-from densenet_cli.output.checks import check_target
+from densenet_cli.output.checks import check_output_file
 from densenet_cli.results import printable, unicode
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def check(path: str, overwrite: bool, *beside: str | os.PathLike[str] | None) ->
     for other in beside:
         if other is not None and os.path.realpath(path) == os.path.realpath(other):
             raise UsageError(f"{unicode(path)} is named twice: --html needs a file of its own.")
-    check_target(Path(path), overwrite)
+    check_output_file(path, overwrite)
     written_at()
 
 
