@@ -1,7 +1,7 @@
-"""Make the weights that ship out of a run of ``densenet train``: ``python scripts/ship_tiny.py RUN TRAINING_FOLDER``.
+"""Make the bundled weights from a run of ``densenet train``: ``python scripts/ship_tiny.py RUN TRAINING_FOLDER``.
 
-Ways and sizes of preparing an image are measured on the run's own validation part; the best one goes into the file,
-whose kernels are stored in float16. The test images are not looked at.
+The script evaluates preprocessing modes and input sizes on the run's own validation split and stores the best one in
+the file. Kernels are stored in float16. The test images are not used.
 """
 
 from __future__ import annotations
@@ -12,58 +12,58 @@ from pathlib import Path
 
 import numpy as np
 
-SHIPPED = Path(__file__).parents[1] / "src/densenet_cli/data/densenet-tiny.safetensors"
-TRIED = [("squash", size) for size in (48, 52, 56, 60, 68, 72, 76)] + [("crop", size) for size in (56, 60, 64, 72)]
+BUNDLED = Path(__file__).parents[1] / "src/densenet_cli/data/densenet-tiny.safetensors"
+CANDIDATES = [("squash", size) for size in (48, 52, 56, 60, 68, 72, 76)] + [("crop", size) for size in (56, 60, 64, 72)]
+FULL_SCALE = 10**6
+"""A minimum side that no JPEG has, so that none is decoded at a reduced scale."""
 
 
 def main(run: Path, folder: Path) -> None:
-    """Measure, choose, and write the file."""
+    """Evaluate the candidates and write the file."""
     from densenet_cli.engines.tensorflow import import_keras
 
     import_keras()
     from densenet_cli.engines import keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.pipeline import available_cores
-    from densenet_cli.training import folders, network, recipe, result
-    from densenet_cli.training import settings as settings_module
-    from densenet_cli.training.batches import Part, measuring_batches, split
-    from densenet_cli.training.image_cache import Streamed
-    from densenet_cli.training.measuring import Measured, measure
+    from densenet_cli.training import folders, network, recipes, run_files
+    from densenet_cli.training.batches import Subset, split_validation, validation_batches
+    from densenet_cli.training.image_cache import DecodedOnDemand
+    from densenet_cli.training.loop import validate
+    from densenet_cli.training.settings import FROM_SCRATCH
     from densenet_cli.weights import checkpoint, safetensors
 
-    settings = recipe.settings(recipe.read(run / "settings.toml"), {})
-    found = folders.scan(folder)
-    everything = Part(Streamed(found.paths, 10**6), np.arange(len(found)), found.targets)
-    _, validation = split(everything, found.classes, settings.validation, settings.seed)
-    model = checkpoint.read(run / result.FILE)
-    # What ships is what is measured: kernels that went through float16.
-    arrays = {layer: {name: _narrowed(array) for name, array in own.items()} for layer, own in model.arrays.items()}
-    net = network.build(model.config, "float32")
-    keras_ops.set_arrays(net, arrays)
-    scores: dict[tuple[str, int], Measured] = {}
-    for mode, size in TRIED:
-        scores[mode, size] = measure(
-            net, measuring_batches(validation, Preprocessing(mode, size), 100, available_cores())
-        )
-        print(f"| {mode} | {size} | {scores[mode, size].top1:.1%} | {scores[mode, size].top5:.1%} |", flush=True)
-    (mode, size), measured = max(scores.items(), key=lambda item: (item[1].top1, item[1].top5))
+    settings = recipes.resolve(recipes.read(run / run_files.SETTINGS_FILE), {})
+    collection = folders.scan(folder)
+    images = Subset(DecodedOnDemand(collection.paths, FULL_SCALE), np.arange(len(collection)), collection.targets)
+    _, validation = split_validation(images, collection.classes, settings.validation, settings.seed)
+    model = checkpoint.read(run / run_files.MODEL_FILE)
+    # Evaluate the kernels as they are stored.
+    arrays = {layer: {name: _round(array) for name, array in named.items()} for layer, named in model.arrays.items()}
+    keras_model = network.build(model.config, "float32")
+    keras_ops.set_arrays(keras_model, arrays)
+    results: dict[tuple[str, int], run_files.ValidationMetrics] = {}
+    for mode, size in CANDIDATES:
+        batches = validation_batches(validation, Preprocessing(mode, size), 100, available_cores())
+        results[mode, size] = metrics = validate(keras_model, batches)
+        print(f"| {mode} | {size} | {metrics.top1:.1%} | {metrics.top5:.1%} |", flush=True)
+    (mode, size), metrics = max(results.items(), key=lambda item: (item[1].top1, item[1].top5))
     training = dict(model.metadata.training)
-    if training["start"] != settings_module.SCRATCH:
-        training["start"] = "tiny"  # not the path of a file that nobody else has: what shipped before
+    if training["start"] != FROM_SCRATCH:
+        training["start"] = "tiny"  # the previous bundled weights, instead of the path of a local file
     metadata = replace(
         model.metadata,
         preprocess=mode,
         input_size=size,
         training=training,
-        accuracy={"validation": measured.to_dict()},
+        accuracy={"validation": vars(metrics)},
     )
-    config = replace(model.config, input_size=size)
-    safetensors.write(SHIPPED, arrays, config, metadata, "float16")
-    print(f"{mode} at {size}: {SHIPPED.name}, {SHIPPED.stat().st_size / 1e6:.1f} MB")
+    safetensors.write(BUNDLED, arrays, replace(model.config, input_size=size), metadata, "float16")
+    print(f"{mode} at {size}: {BUNDLED.name}, {BUNDLED.stat().st_size / 1e6:.1f} MB")
 
 
-def _narrowed(array: np.ndarray) -> np.ndarray:
-    """A kernel as float16 keeps it; whatever else as it is."""
+def _round(array: np.ndarray) -> np.ndarray:
+    """Round a kernel to float16. Other arrays stay as they are."""
     return array.astype(np.float16).astype(np.float32) if array.ndim > 1 else array
 
 

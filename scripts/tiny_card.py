@@ -1,8 +1,8 @@
-"""Put what was measured into the model card: ``python scripts/tiny_card.py MEASURED LOG.csv...``.
+"""Update the model card of tiny: ``python scripts/tiny_card.py RESULTS LOG.csv...``.
 
-The folder ``MEASURED`` holds what ``densenet evaluate tiny-imagenet/test --variant tiny -o MEASURED/report.json --plots
-MEASURED`` wrote; the logs are those of the training runs, in their order. Written are the part of
-``docs/models/tiny.md`` between two marks, the table of all classes, and two images.
+RESULTS is a folder that ``densenet evaluate tiny-imagenet/test --variant tiny -o RESULTS/report.json --plots RESULTS``
+wrote. The logs are those of the training runs, in order. The script updates the part of ``docs/models/tiny.md`` between
+two marks, the table of all classes, and two plots.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from densenet_cli.training import curves
+from densenet_cli.training import run_files
 
 MODELS = Path(__file__).parents[1] / "docs/models"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
-NAMED = 10
-"""Classes and pairs that the card itself names."""
+MAX_LISTED = 10
+"""Classes and pairs that the card lists."""
 
 
-def main(measured: Path, logs: list[Path]) -> None:
-    """Write all of it."""
-    report = json.loads((measured / "report.json").read_text())
+def main(results: Path, logs: list[Path]) -> None:
+    """Update the pages and plots."""
+    report = json.loads((results / "report.json").read_text())
     rows = [row for log in logs for row in csv.DictReader(log.open())]
     history = [{key: float(value) for key, value in row.items()} | {"epoch": n} for n, row in enumerate(rows, start=1)]
     card = MODELS / "tiny.md"
@@ -32,13 +32,12 @@ def main(measured: Path, logs: list[Path]) -> None:
     parts = [BEGIN, _accuracy(report), _classes(report), _epochs(history), END + rest.split(END)[1]]
     card.write_text(before + "\n\n".join(parts))
     (MODELS / "tiny-classes.md").write_text(_all_classes(report))
-    curves.draw(MODELS, history)
-    (MODELS / curves.FILE).replace(MODELS / "tiny-curves.png")
-    shutil.copyfile(measured / "reliability_diagram.png", MODELS / "tiny-reliability.png")
+    run_files.draw_curves(MODELS / "tiny-curves.png", history)
+    shutil.copyfile(results / "reliability_diagram.png", MODELS / "tiny-reliability.png")
 
 
-def _table(titles: str, rows: list[tuple[Any, ...]]) -> str:
-    columns = titles.split(", ")
+def _table(header: str, rows: list[tuple[Any, ...]]) -> str:
+    columns = header.split(", ")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
@@ -53,12 +52,12 @@ def _accuracy(report: dict[str, Any]) -> str:
         ("top-5", top5),
         ("negative log-likelihood", f"{report['negative_log_likelihood']:.3f} nats"),
         ("expected calibration error, 15 bins", f"{report['calibration_error']:.3f}"),
-        ("precision, recall, F1 (mean of the classes)", ", ".join(f"{v:.1%}" for v in report["macro"].values())),
+        ("macro precision, recall, F1", ", ".join(f"{v:.1%}" for v in report["macro"].values())),
     ]
     return (
-        f"## Accuracy\n\nOn the {report['images']:,} test images, measured once, with `densenet evaluate`; in "
-        f"brackets the intervals of 95 % confidence.\n\n{_table('measure, value', rows)}\n\n"
-        "![How often it is right against how sure it is](tiny-reliability.png)"
+        f"## Accuracy\n\nOn the {report['images']:,} test images, evaluated once with `densenet evaluate`. Brackets "
+        f"contain 95 % confidence intervals.\n\n{_table('metric, value', rows)}\n\n"
+        "![Accuracy by confidence](tiny-reliability.png)"
     )
 
 
@@ -66,15 +65,15 @@ def _classes(report: dict[str, Any]) -> str:
     ranked = sorted(report["per_class"], key=lambda row: -row["f1"])
     best, worst = (
         ", ".join(f"{row['label']} ({row['f1']:.0%})" for row in rows)
-        for rows in (ranked[:NAMED], ranked[: -NAMED - 1 : -1])
+        for rows in (ranked[:MAX_LISTED], ranked[: -MAX_LISTED - 1 : -1])
     )
     pairs = [
         (pair["true"]["label"], pair["predicted"]["label"], f"{pair['count']} ({pair['share']:.0%})")
-        for pair in report["most_confused"][:NAMED]
+        for pair in report["most_confused"][:MAX_LISTED]
     ]
     return (
-        f"### Classes\n\nBest by F1: {best}.\n\nWorst: {worst}.\n\n[All of them](tiny-classes.md). Most often "
-        f"taken for another:\n\n{_table('what it is, taken for, images', pairs)}"
+        f"### Classes\n\nBest by F1: {best}.\n\nWorst: {worst}.\n\n[All classes](tiny-classes.md). Most frequent "
+        f"confusions:\n\n{_table('true class, predicted as, images', pairs)}"
     )
 
 
@@ -88,8 +87,8 @@ def _epochs(history: list[dict[str, float]]) -> str:
         )
         for row in history
     ]
-    titles = "epoch, size, training loss, accuracy on augmented images, validation top-1, top-5"
-    return f"## Curves\n\n![Loss and accuracy over the epochs](tiny-curves.png)\n\n{_table(titles, rows)}"
+    header = "epoch, size, training loss, training accuracy, validation top-1, validation top-5"
+    return f"## Curves\n\n![Loss and accuracy over the epochs](tiny-curves.png)\n\n{_table(header, rows)}"
 
 
 def _all_classes(report: dict[str, Any]) -> str:
@@ -101,8 +100,8 @@ def _all_classes(report: dict[str, Any]) -> str:
         for row in sorted(report["per_class"], key=lambda row: -row["f1"])
     ]
     return (
-        f"# The classes of tiny\n\nOn the {report['images']:,} test images, the best by F1 first. "
-        "`scripts/tiny_card.py` writes this page; the model is described [here](tiny.md).\n\n"
+        f"# Classes of tiny\n\nMetrics on the {report['images']:,} test images, sorted by F1. `scripts/tiny_card.py` "
+        "generates this page. See also the [model card](tiny.md).\n\n"
         f"{_table('index, WordNet id, label, images, precision, recall, F1', rows)}\n"
     )
 

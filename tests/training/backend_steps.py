@@ -1,4 +1,4 @@
-"""A program: some steps on the backend that ``KERAS_BACKEND`` names, and what they gave as a line of JSON.
+"""Train a few steps on the backend in ``KERAS_BACKEND`` and print the losses as a line of JSON.
 
 ``python -m tests.training.backend_steps FOLDER`` expects ``FOLDER/digits`` and ``FOLDER/start.safetensors``.
 """
@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from densenet_cli.training import session
-from densenet_cli.training.settings import Phase
-from densenet_cli.training.ways import Ways
-from tests.training.digits import SETTINGS
+from densenet_cli.training.run_files import RunPaths
+from densenet_cli.training.settings import Phase, RunOptions
+from tests.training.images import SETTINGS
 
 
 def main(folder: Path) -> None:
@@ -24,13 +24,12 @@ def main(folder: Path) -> None:
         SETTINGS, start=str(folder / "start.safetensors"), sizes=(Phase(12, 1), Phase(16, 1)), learning_rate=0.02
     )
     losses: list[float] = []
-    output = folder / backend
-    place = session.Place(folder / "digits", None, output, folder / "cache", 100)
-    with session.open_run(place, settings, Ways(on_step=lambda step: losses.append(step.loss))) as run:
-        object.__setattr__(run._ways, "on_epoch", lambda row: run.stop())
+    paths = RunPaths(folder / "digits", None, folder / backend, folder / "cache")
+    options = RunOptions(on_step=lambda info: losses.append(info.loss))
+    with session.open_run(paths, settings, options) as run:
+        run.options = replace(options, on_epoch=lambda row: run.stop())
         run.train()
-    ways = Ways(on_step=lambda step: losses.append(step.loss))
-    with session.open_run(place, settings, ways, resume=True) as run:
+    with session.open_run(paths, settings, options, resume=True) as run:
         run.train()
     print(
         json.dumps({"backend": backend, "losses": losses, "validation": [row["val_loss"] for row in run.state.history]})

@@ -1,4 +1,4 @@
-"""What can't be trained on is refused before the first step, in a sentence, and nothing is lost by it."""
+"""Invalid input is rejected before the first step, and existing runs are kept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from PIL import Image
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import atomic
 from densenet_cli.training import folders, run_files, session
-from densenet_cli.training.ways import Ways
-from tests.training.digits import SETTINGS
+from densenet_cli.training.run_files import RunPaths
+from densenet_cli.training.settings import RunOptions
+from tests.training.images import SETTINGS
 
 
 def write_images(folder: Path, *classes: str, count: int = 6) -> Path:
@@ -24,147 +25,149 @@ def write_images(folder: Path, *classes: str, count: int = 6) -> Path:
     return folder
 
 
-def place(tmp_path: Path, validation: Path | None = None) -> session.Place:
-    return session.Place(tmp_path / "images", validation, tmp_path / "run", tmp_path / "cache", 100)
+def run_paths(tmp_path: Path, val: Path | None = None) -> RunPaths:
+    return RunPaths(tmp_path / "images", val, tmp_path / "run", tmp_path / "cache")
 
 
-def refused(where: session.Place, settings=SETTINGS, ways=None, **how) -> str:
-    with pytest.raises(UsageError) as raised, session.open_run(where, settings, ways or Ways(), **how):
+def error_of(paths: RunPaths, settings=SETTINGS, options=None, **arguments) -> str:
+    """Return the message of the ``UsageError`` that opening the run raises."""
+    with pytest.raises(UsageError) as raised, session.open_run(paths, settings, options or RunOptions(), **arguments):
         pass
-    assert not (where.output / "model.safetensors").exists()
+    assert not (paths.output / "model.safetensors").exists()
     return str(raised.value)
 
 
 def test_a_folder_without_classes(tmp_path):
     (tmp_path / "images").mkdir()
-    assert "no class folders" in refused(place(tmp_path))
+    assert "no class folders" in error_of(run_paths(tmp_path))
 
 
 def test_a_folder_with_one_class(tmp_path):
     write_images(tmp_path / "images", "cat")
-    assert "only one class folder" in refused(place(tmp_path))
+    assert "one class folder" in error_of(run_paths(tmp_path))
 
 
 def test_an_empty_class(tmp_path):
     write_images(tmp_path / "images", "cat", "dog")
     (tmp_path / "images" / "newt").mkdir()
     (tmp_path / "images" / "newt" / "notes.txt").write_text("none yet")
-    message = refused(place(tmp_path))
+    message = error_of(run_paths(tmp_path))
     assert "newt" in message
-    assert "No image" in message
+    assert "image" in message
 
 
 def test_a_class_too_small_to_split(tmp_path):
     write_images(tmp_path / "images", "cat", "dog", count=4)
-    message = refused(place(tmp_path))
-    assert "'cat' has 4 images" in message
-    assert "--val" in message
+    message = error_of(run_paths(tmp_path))
+    assert "'cat'" in message
+    assert "4 images" in message
+    assert "`val`" in message
 
 
-def test_a_class_in_the_validation_folder_that_training_lacks(tmp_path):
+def test_a_validation_class_without_training_images(tmp_path):
     write_images(tmp_path / "images", "cat", "dog")
-    other = write_images(tmp_path / "val", "cat", "newt")
-    assert "the class 'newt', which the training images lack" in refused(place(tmp_path, other))
+    val = write_images(tmp_path / "val", "cat", "newt")
+    assert "'newt'" in error_of(run_paths(tmp_path, val))
 
 
-def test_unreadable_images_are_named(tmp_path):
+def test_unreadable_images_are_listed(tmp_path):
     root = write_images(tmp_path / "images", "cat", "dog")
     (root / "dog" / "3.png").write_bytes(b"no image")
-    whole = (root / "cat" / "1.png").read_bytes()
-    (root / "cat" / "1.png").write_bytes(whole[:40])
-    message = refused(place(tmp_path))
-    assert message.startswith("2 of 12 images can't be decoded")
+    content = (root / "cat" / "1.png").read_bytes()
+    (root / "cat" / "1.png").write_bytes(content[:40])
+    message = error_of(run_paths(tmp_path))
+    assert message.startswith("2 of 12 images")
     assert str(root / "cat" / "1.png") in message
     assert str(root / "dog" / "3.png") in message
-    assert "--skip-unreadable" in message
+    assert "`skip_unreadable`" in message
 
 
-def test_a_class_of_which_no_image_can_be_read(tmp_path):
+def test_a_class_without_readable_images(tmp_path):
     root = write_images(tmp_path / "images", "cat", "dog")
     for path in (root / "dog").iterdir():
         path.write_bytes(b"no image")
-    assert "'dog' has no image" in refused(place(tmp_path), ways=Ways(skip_unreadable=True))
+    assert "'dog'" in error_of(run_paths(tmp_path), options=RunOptions(skip_unreadable=True))
 
 
-def test_a_name_that_cant_be_a_label(tmp_path):
+def test_a_folder_name_that_is_not_a_valid_label(tmp_path):
     write_images(tmp_path / "images", "cat", "dog\n")
-    assert "can't be a label" in refused(place(tmp_path))
+    assert r"dog\n" in error_of(run_paths(tmp_path))
 
 
-def begin(tmp_path: Path) -> tuple[session.Place, bytes]:
-    """A run that has begun, and its state's bytes."""
-    where = place(tmp_path)
-    write_images(where.folder, "cat", "dog")
-    where.output.mkdir()
-    data = folders.scan(where.folder).fingerprint()
-    run_files.save(where.output, run_files.State(SETTINGS.to_dict(), ["cat", "dog"], data))
-    return where, (where.output / run_files.FILE).read_bytes()
+def start_run(tmp_path: Path) -> tuple[RunPaths, bytes]:
+    """Write the first state of a run. Return its paths and the bytes of the state."""
+    paths = run_paths(tmp_path)
+    write_images(paths.train, "cat", "dog")
+    paths.output.mkdir()
+    fingerprint = folders.scan(paths.train).fingerprint()
+    run_files.save_state(paths.output, run_files.RunState(SETTINGS.to_dict(), ["cat", "dog"], fingerprint))
+    return paths, (paths.output / run_files.STATE_FILE).read_bytes()
 
 
-def test_a_run_in_the_way(tmp_path):
-    where, before = begin(tmp_path)
-    message = refused(where)
-    assert "--resume" in message
-    assert "--overwrite" in message
-    assert (where.output / run_files.FILE).read_bytes() == before
+def test_a_run_is_not_overwritten(tmp_path):
+    paths, before = start_run(tmp_path)
+    message = error_of(paths)
+    assert "`resume`" in message
+    assert "`overwrite`" in message
+    assert (paths.output / run_files.STATE_FILE).read_bytes() == before
 
 
 def test_resuming_with_other_settings(tmp_path):
-    where, before = begin(tmp_path)
-    message = refused(where, replace(SETTINGS, seed=9, learning_rate=0.3), resume=True)
-    assert "its learning_rate is 0.1, not 0.3" in message
-    assert "its seed is 3, not 9" in message
-    assert (where.output / run_files.FILE).read_bytes() == before
+    paths, before = start_run(tmp_path)
+    message = error_of(paths, replace(SETTINGS, seed=9, learning_rate=0.3), resume=True)
+    assert "learning_rate is 0.1, not 0.3" in message
+    assert "seed is 3, not 9" in message
+    assert (paths.output / run_files.STATE_FILE).read_bytes() == before
 
 
 def test_resuming_with_other_images(tmp_path):
-    where, before = begin(tmp_path)
-    (where.folder / "cat" / "0.png").unlink()
-    assert "not those" in refused(where, resume=True)
-    assert (where.output / run_files.FILE).read_bytes() == before
+    paths, before = start_run(tmp_path)
+    (paths.train / "cat" / "0.png").unlink()
+    assert "images differ" in error_of(paths, resume=True)
+    assert (paths.output / run_files.STATE_FILE).read_bytes() == before
 
 
-def test_resuming_what_has_not_begun(tmp_path):
+def test_resuming_without_a_run(tmp_path):
     write_images(tmp_path / "images", "cat", "dog")
-    assert "no run to resume" in refused(place(tmp_path), resume=True)
+    assert "no run to resume" in error_of(run_paths(tmp_path), resume=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_resuming_from_a_file_that_is_no_state(tmp_path):
-    where, before = begin(tmp_path)
+def test_resuming_from_a_damaged_state(tmp_path):
+    paths, before = start_run(tmp_path)
     for damaged in (before[:1000], b"", b"PK\3\4 and nothing else"):
-        (where.output / run_files.FILE).write_bytes(damaged)
-        assert "not the state of a run" in refused(where, resume=True)
+        (paths.output / run_files.STATE_FILE).write_bytes(damaged)
+        assert "damaged" in error_of(paths, resume=True)
 
 
-def test_a_disk_that_is_full_is_said_and_the_last_state_stays(tmp_path, monkeypatch):
-    where, before = begin(tmp_path)
+def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
+    paths, before = start_run(tmp_path)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        run_files.save(where.output, run_files.load(where.output))
-    assert (where.output / run_files.FILE).read_bytes() == before
+        run_files.save_state(paths.output, run_files.load_state(paths.output))
+    assert (paths.output / run_files.STATE_FILE).read_bytes() == before
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    where, _ = begin(tmp_path)
-    with atomic.locked(where.output / ".lock"):
-        assert "Another run" in refused(where, overwrite=True)
-    assert (where.output / run_files.FILE).exists()
+    paths, _ = start_run(tmp_path)
+    with atomic.locked(paths.output / ".lock"):
+        assert "Another run" in error_of(paths, overwrite=True)
+    assert (paths.output / run_files.STATE_FILE).exists()
 
 
-def test_images_may_move_as_a_whole(tmp_path):
-    one = folders.scan(write_images(tmp_path / "one", "cat", "dog"))
-    other = folders.scan(write_images(tmp_path / "other", "cat", "dog"))
-    assert one.fingerprint() == other.fingerprint()
+def test_the_fingerprint_does_not_depend_on_the_location(tmp_path):
+    first = folders.scan(write_images(tmp_path / "first", "cat", "dog"))
+    second = folders.scan(write_images(tmp_path / "second", "cat", "dog"))
+    assert first.fingerprint() == second.fingerprint()
     third = folders.scan(write_images(tmp_path / "third", "cat", "dog", count=7))
-    assert third.fingerprint() != one.fingerprint()
+    assert third.fingerprint() != first.fingerprint()
 
 
-def test_folders_named_by_wordnet_ids_get_imagenets_labels():
+def test_wordnet_ids_get_imagenet_labels():
     first, second = folders.class_labels(("n01443537", "n02124075"))
     assert (first.index, first.name) == (1, "goldfish")
     assert (second.index, second.id, second.name) == (285, "n02124075", "Egyptian cat")

@@ -1,7 +1,8 @@
-"""Settings: what is refused, and what a recipe and options say together."""
+"""Settings and recipes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,13 +10,9 @@ import pytest
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import MODES
-from densenet_cli.training import recipe
+from densenet_cli.training import recipes
 from densenet_cli.training.settings import (
-    AUGMENTATIONS,
-    EPOCHS,
-    PRECISIONS,
-    SCHEDULES,
+    DEFAULT_EPOCHS,
     Phase,
     Settings,
     format_sizes,
@@ -25,7 +22,7 @@ from densenet_cli.training.settings import (
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def test_sizes_are_read_and_written():
+def test_sizes_are_parsed_and_formatted():
     phases = (Phase(32, 5), Phase(48, 4))
     assert parse_sizes("32x5,48x4") == phases
     assert format_sizes(phases) == "32x5,48x4"
@@ -37,7 +34,7 @@ def test_sizes_are_read_and_written():
 
 
 @pytest.mark.parametrize("text", ["", "32", "32x", "x5", "32x0", "0x5", "32x5,", "32x5x1", "a x b", "32x-1"])
-def test_other_sizes_are_refused(text):
+def test_invalid_sizes_are_rejected(text):
     with pytest.raises(UsageError, match="SIZExEPOCHS"):
         parse_sizes(text)
 
@@ -66,8 +63,8 @@ def test_other_sizes_are_refused(text):
         {"validation": 0},
     ],
 )
-def test_values_out_of_range_are_refused(values):
-    with pytest.raises(UsageError):
+def test_values_out_of_range_are_rejected(values):
+    with pytest.raises(UsageError, match=next(iter(values))):
         Settings(**values)
 
 
@@ -75,84 +72,86 @@ def test_values_out_of_range_are_refused(values):
     "values",
     [{"color": 1}, {"seed": "1"}, {"seed": True}, {"flip": 1}, {"blocks": [1, 2.0]}, {"blocks": 3}, {"sizes": 3}],
 )
-def test_unknown_names_and_other_types_are_refused(values):
+def test_unknown_names_and_wrong_types_are_rejected(values):
     with pytest.raises(UsageError, match=next(iter(values))):
         Settings.from_dict(values)
 
 
-def test_a_whole_number_will_do_for_a_fraction():
+def test_an_integer_is_accepted_for_a_float():
     assert Settings.from_dict({"learning_rate": 1}).learning_rate == 1
 
 
-def test_settings_survive_a_file(tmp_path):
+def test_settings_survive_a_round_trip_through_a_file(tmp_path):
     settings = Settings(blocks=(2, 3), sizes=(Phase(32, 1),), start='a "file" é\\.h5', flip=False, averaging=0)
-    recipe.write(tmp_path / "settings.toml", settings)
-    assert Settings.from_dict(recipe.read(tmp_path / "settings.toml")) == settings
+    recipes.write(tmp_path / "settings.toml", settings)
+    assert Settings.from_dict(recipes.read(tmp_path / "settings.toml")) == settings
 
 
 @pytest.mark.parametrize("text", [b"a = ", b"\xff\xfe"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path, text):
+def test_invalid_toml_is_rejected(tmp_path, text):
     (tmp_path / "recipe.toml").write_bytes(text)
     with pytest.raises(UsageError, match=r"recipe\.toml"):
-        recipe.read(tmp_path / "recipe.toml")
+        recipes.read(tmp_path / "recipe.toml")
 
 
-def test_options_count_for_more_than_a_recipe():
-    said = recipe.settings({"seed": 1, "batch_size": 32, "sizes": "32x5"}, {"seed": 2})
-    assert (said.seed, said.batch_size, said.epochs) == (2, 32, 5)
+def test_options_override_the_recipe():
+    settings = recipes.resolve({"seed": 1, "batch_size": 32, "sizes": "32x5"}, {"seed": 2})
+    assert (settings.seed, settings.batch_size, settings.epochs) == (2, 32, 5)
 
 
-def test_a_variant_gives_the_network_and_options_change_it():
-    said = recipe.settings({}, {"variant": "bc-100-12", "growth_rate": 24})
+def test_a_variant_sets_the_network_and_options_override_it():
+    settings = recipes.resolve({}, {"variant": "bc-100-12", "growth_rate": 24})
     config = variants.get("bc-100-12").config
-    assert (said.blocks, said.growth_rate, said.stem, said.input_size) == (config.blocks, 24, "cifar", 32)
-    assert said.sizes == (Phase(32, EPOCHS),)
+    assert (settings.blocks, settings.growth_rate, settings.stem, settings.input_size) == (
+        config.blocks,
+        24,
+        "cifar",
+        32,
+    )
+    assert settings.sizes == (Phase(32, DEFAULT_EPOCHS),)
 
 
-def test_epochs_are_at_the_input_size():
-    assert recipe.settings({"input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
-    assert recipe.settings({"sizes": "8x1", "input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
-    assert recipe.settings({"epochs": 3}, {"sizes": "8x1"}).sizes == (Phase(8, 1),)
-    with pytest.raises(UsageError, match="not both"):
-        recipe.settings({}, {"epochs": 3, "sizes": "8x1"})
+def test_epochs_replace_sizes():
+    assert recipes.resolve({"input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
+    assert recipes.resolve({"sizes": "8x1", "input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
+    assert recipes.resolve({"epochs": 3}, {"sizes": "8x1"}).sizes == (Phase(8, 1),)
+    with pytest.raises(UsageError, match="either"):
+        recipes.resolve({}, {"epochs": 3, "sizes": "8x1"})
 
 
-def test_the_network_of_the_weights_to_start_from_is_theirs():
-    said = recipe.settings({}, {"start": "169"})
-    assert said.blocks == variants.get("169").config.blocks
+def test_initial_weights_set_the_network():
+    settings = recipes.resolve({}, {"start": "169"})
+    assert settings.blocks == variants.get("169").config.blocks
     with pytest.raises(UsageError, match="growth_rate"):
-        recipe.settings({}, {"start": "169", "growth_rate": 48})
-    with pytest.raises(UsageError, match="neither"):
-        recipe.settings({}, {"start": "no-such-thing"})
+        recipes.resolve({}, {"start": "169", "growth_rate": 48})
+    with pytest.raises(UsageError, match="no-such-thing"):
+        recipes.resolve({}, {"start": "no-such-thing"})
 
 
-def test_resuming_needs_nothing_said_and_tells_what_differs():
-    begun = recipe.settings({}, {"variant": "bc-100-12", "epochs": 7, "seed": 4})
-    assert recipe.resumed(begun.to_dict(), {}, {}) == begun
-    other = recipe.resumed(begun.to_dict(), {}, {"seed": 5, "epochs": 8})
-    assert begun.differences(other) == ["sizes is '32x8', not '32x7'", "seed is 5, not 4"]
+def test_resuming_keeps_the_settings_and_reports_differences():
+    saved = recipes.resolve({}, {"variant": "bc-100-12", "epochs": 7, "seed": 4})
+    assert recipes.resolve_resumed(saved.to_dict(), {}, {}) == saved
+    other = recipes.resolve_resumed(saved.to_dict(), {}, {"seed": 5, "epochs": 8})
+    assert saved.differences(other) == ["sizes is '32x8', not '32x7'", "seed is 5, not 4"]
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
-def test_the_recipes_are_settings(path):
-    assert recipe.settings(recipe.read(path), {}).epochs > 1
+def test_the_recipes_of_the_project_are_valid(path):
+    assert recipes.resolve(recipes.read(path), {}).epochs > 1
 
 
-def test_every_setting_is_an_option_and_offers_the_same_choices():
+def test_every_setting_is_an_option_with_the_same_choices():
     from densenet_cli.cli import train
 
     options = {parameter.name: parameter for parameter in train.command.params}
     assert {field.name for field in fields(Settings)} <= options.keys()
-    for name, choices in (
-        ("schedule", SCHEDULES),
-        ("augmentation", AUGMENTATIONS),
-        ("precision", PRECISIONS),
-        ("preprocess", tuple(MODES)),
-    ):
-        assert tuple(options[name].type.choices) == choices
+    choices = {field.name: field.metadata["choices"] for field in fields(Settings) if "choices" in field.metadata}
+    assert choices.keys() == {"stem", "preprocess", "schedule", "augmentation", "precision"}
+    for name, expected in choices.items():
+        assert tuple(options[name].type.choices) == expected
 
 
-def test_the_help_names_the_defaults_there_are():
+def test_the_help_shows_the_defaults():
     from click.testing import CliRunner
 
     from densenet_cli.cli import train
@@ -167,7 +166,28 @@ def test_the_help_names_the_defaults_there_are():
         ("label-smoothing", defaults.label_smoothing),
         ("crop-area", defaults.crop_area),
         ("validation", defaults.validation),
-        ("epochs", EPOCHS),
+        ("epochs", DEFAULT_EPOCHS),
     ):
         after = words.partition(f"--{name} ")[2]
         assert after.partition("[default: ")[2].startswith(f"{value}]"), name
+
+
+WARMUP_SETTINGS = Settings(sizes=(Phase(32, 6), Phase(48, 5)), learning_rate=0.2, warmup=1)
+
+
+def test_the_warmup_is_linear():
+    rates = [WARMUP_SETTINGS.learning_rate_at(epoch) for epoch in (0, 0.25, 0.5)]
+    assert rates == pytest.approx([0, 0.05, 0.1])
+
+
+def test_the_cosine_schedule_decays_to_zero():
+    assert WARMUP_SETTINGS.learning_rate_at(1) == pytest.approx(0.2)
+    assert WARMUP_SETTINGS.learning_rate_at(6) == pytest.approx(0.1)
+    assert WARMUP_SETTINGS.learning_rate_at(8.5) == pytest.approx(0.1 * (1 + math.cos(math.pi * 0.75)))
+    assert WARMUP_SETTINGS.learning_rate_at(11) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_step_schedule_is_that_of_the_paper():
+    settings = Settings(sizes=(Phase(32, 300),), learning_rate=0.1, schedule="step", warmup=0)
+    rates = [settings.learning_rate_at(epoch) for epoch in (0, 149.9, 150, 224.9, 225, 300)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])

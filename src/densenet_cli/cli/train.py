@@ -162,35 +162,45 @@ def command(
     from densenet_cli import paths
     from densenet_cli.cli.training_progress import TrainingProgress
     from densenet_cli.pipeline import available_cores
-    from densenet_cli.training import recipe, result, run_files, session
-    from densenet_cli.training.ways import Ways
+    from densenet_cli.training import recipes, run_files, session
+    from densenet_cli.training.settings import RunOptions
 
-    said = {name: value for name, value in options.items() if value is not None}
-    said_in_recipe = recipe.read(config) if config else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = recipes.read(config) if config else {}
     if resume:
-        settings = recipe.resumed(run_files.load(output).settings, said_in_recipe, said)
+        settings = recipes.resolve_resumed(run_files.load_state(output).settings, recipe, given)
     else:
-        settings = recipe.settings(said_in_recipe, said)
-    place = session.Place(folder, val, output, cache or paths.images_dir(), cache_limit)
+        settings = recipes.resolve(recipe, given)
+    run_paths = run_files.RunPaths(folder, val, output, cache or paths.images_dir())
     with TrainingProgress() as progress:
-        ways = Ways(
+        run_options = RunOptions(
             threads=threads or available_cores(),
+            cache_limit=cache_limit,
             save_every=save_every,
             skip_unreadable=skip_unreadable,
             on_step=progress.step,
             on_epoch=progress.epoch,
         )
         with session.open_run(
-            place, settings, ways, resume=resume, overwrite=overwrite, offline=offline, on_decoded=progress.decoded
+            run_paths,
+            settings,
+            run_options,
+            resume=resume,
+            overwrite=overwrite,
+            offline=offline,
+            on_decoded=progress.decoded,
         ) as run:
             with _stopping(run.stop):
                 run.train()
-            _draw_curves(output, run.state.history)
+            run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
     if not run.is_finished:
         warn(f"Stopped, and saved: densenet train {folder} -o {output} --resume goes on.")
         return 130
-    end = run.state
-    say(f"{output / result.FILE}: validation accuracy {end.best:.1%}, after epoch {end.best_epoch} of {end.epoch}.")
+    state = run.state
+    say(
+        f"{output / run_files.MODEL_FILE}: validation accuracy {state.best_accuracy:.1%} after "
+        f"epoch {state.best_epoch} of {state.epoch}."
+    )
     return 0
 
 
@@ -208,12 +218,3 @@ def _stopping(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _draw_curves(output: Path, history: list[dict[str, float]]) -> None:
-    from densenet_cli.training import curves
-
-    try:
-        curves.draw(output, history)
-    except ImportError:
-        warn("No curves were drawn: that needs matplotlib (pip install matplotlib).")

@@ -11,7 +11,7 @@ from densenet_cli.cli.console import say, show_progress, stderr_console
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from densenet_cli.training.ways import Step
+    from densenet_cli.training.settings import StepInfo
 
 EVERY = 60.0
 """Seconds between two lines where there is no terminal."""
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 class TrainingProgress:
-    """Listens to a run (``training.loop.Ways``) and to the decoding before it."""
+    """Listens to a run (``training.settings.RunOptions``) and to the decoding before it."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -58,7 +58,7 @@ class TrainingProgress:
         """``done`` of ``total`` images are decoded."""
         self._show("Decoding", done, total, "")
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepInfo) -> None:
         """A step is done."""
         self._show(
             f"Epoch {step.epoch}/{step.epochs} at {step.size}",

@@ -1,150 +1,175 @@
-"""Batches, made on threads beside the step. Each is a function of seed, epoch and number: no random state to save."""
+"""Augmentation, and batches of images prepared by threads while the network trains.
+
+A batch is a function of the seed, the epoch, and its number, so a run has no random state to save.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images.preprocessing import Preprocessing, apply, normalize
-from densenet_cli.training.augmentation import augment
+from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, apply, normalize
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-    Indices = np.ndarray[Any, np.dtype[np.int64]]
+    from densenet_cli._types import BoolArray, Box, FloatArray, IntArray, UInt8Array
 
-LEAST_SHARE = 5
-"""Of a class that has few images, one in so many at most is kept for validation."""
+MIN_CLASS_SIZE = 5
+"""Images that a class must have for a validation split, which holds out at most one in as many."""
 
-AHEAD = 4
-"""Batches that are being made, or wait for their step, beside one for each thread."""
+PREFETCH = 4
+"""Batches to prepare ahead of the training step, in addition to one per thread."""
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+"""Range of width / height of a random resized crop (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015)."""
+
+PADDING_DIVISOR = 8
+"""A padded crop shifts by up to 1 / 8 of the side: 4 of 32 pixels, as on C10+ in the DenseNet paper."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some images out of many.
+class Subset:
+    """Some of the images of a dataset.
 
     Attributes:
-        images: all of them.
-        indices: int64 (n,), which ones.
-        targets: int64 (n,), the class of each.
+        images: All images of the dataset.
+        indices: int64 (n,), the indices of the images in this subset.
+        targets: int64 (n,), the class of each image in this subset.
     """
 
     images: Images
-    indices: Indices
-    targets: Indices
+    indices: IntArray
+    targets: IntArray
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def select(self, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> Part:
-        """Those of its images for which ``chosen`` is true."""
-        return Part(self.images, self.indices[chosen], self.targets[chosen])
+    def select(self, mask: BoolArray) -> Subset:
+        """Return the images for which ``mask``, bool (n,), is true."""
+        return Subset(self.images, self.indices[mask], self.targets[mask])
 
 
-def split(part: Part, classes: tuple[str, ...], a_class: int, seed: int) -> tuple[Part, Part]:
-    """``part`` in two, for training and for validation.
+def split_validation(subset: Subset, classes: tuple[str, ...], per_class: int, seed: int) -> tuple[Subset, Subset]:
+    """Split images randomly for training and validation.
 
-    Of each class ``a_class`` images, or a fifth where that is fewer, are chosen by ``seed`` for validation. Raises
-    ``UsageError`` for a class of fewer than five images.
+    Args:
+        subset: The images to split.
+        classes: The class names.
+        per_class: Images per class to hold out for validation; at most a fifth of a class is held out.
+        seed: Random seed.
+
+    Returns:
+        The training subset and the validation subset.
+
+    Raises:
+        UsageError: If a class has fewer than ``MIN_CLASS_SIZE`` images.
     """
     generator = np.random.default_rng(seed)
-    held = np.zeros(len(part), dtype=bool)
+    is_validation = np.zeros(len(subset), dtype=bool)
     for index, name in enumerate(classes):
-        members = np.flatnonzero(part.targets == index)
-        count = min(a_class, len(members) // LEAST_SHARE)
+        members = np.flatnonzero(subset.targets == index)
+        count = min(per_class, len(members) // MIN_CLASS_SIZE)
         if count < 1:
             raise UsageError(
-                f"The class {name!r} has {len(members)} images, too few to split some off for validation (at least "
-                f"{LEAST_SHARE}): add some, or give --val FOLDER."
+                f"The class {name!r} has {len(members)} images. A validation split needs at least {MIN_CLASS_SIZE}. "
+                "Add images or use `val` to name a validation folder."
             )
-        held[generator.permutation(members)[:count]] = True
-    return part.select(~held), part.select(held)
+        is_validation[generator.permutation(members)[:count]] = True
+    return subset.select(~is_validation), subset.select(is_validation)
 
 
 class Batch(NamedTuple):
     """Normalized images, float32 (n, size, size, 3), and their classes, int64 (n,)."""
 
     pixels: FloatArray
-    targets: Indices
+    targets: IntArray
 
 
 class TrainingBatches:
-    """The augmented batches of the epochs of a run.
+    """The augmented batches of a run.
 
     Args:
-        part: the images to train on.
-        settings: of the run.
-        threads: that make batches.
-        skip_unreadable: put another image of the same class in the place of one that can't be decoded.
+        subset: The images to train on.
+        settings: The settings of the run.
+        threads: Number of threads that prepare batches.
+        skip_unreadable: Replace an image that cannot be decoded by another one of its class.
     """
 
-    def __init__(self, part: Part, settings: Settings, threads: int, skip_unreadable: bool = False) -> None:
-        self._part = part
+    def __init__(self, subset: Subset, settings: Settings, threads: int, skip_unreadable: bool = False) -> None:
+        self._subset = subset
         self._settings = settings
         self._threads = threads
         self._skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
-        """Batches in an epoch. What doesn't fill a last one is left out, another few images each time."""
-        return max(1, len(self._part) // self._settings.batch_size)
+        """The number of batches in an epoch. An incomplete last batch is dropped."""
+        return max(1, len(self._subset) // self._settings.batch_size)
 
     def make(self, epoch: int, number: int) -> Batch:
-        """Batch ``number`` of ``epoch``, both counted from 0: the same at every call. Raises ``ImageError``."""
-        settings, size = self._settings, self._settings.size_at(epoch)
-        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._part))
-        chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
-        pixels = np.empty((len(chosen), size, size, 3), np.uint8)
-        for place, member in enumerate(chosen):
-            generator = np.random.default_rng((settings.seed, epoch, member))
-            pixels[place] = augment(self._image(member, generator), size, settings, generator)
-        return Batch(normalize(pixels), self._part.targets[chosen])
+        """Return batch ``number`` of ``epoch``, both counted from 0.
 
-    def _image(self, member: int, generator: np.random.Generator) -> Any:
-        part = self._part
+        Raises:
+            ImageError: If an image cannot be decoded.
+        """
+        settings, size = self._settings, self._settings.size_at(epoch)
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._subset))
+        members = order[number * settings.batch_size : (number + 1) * settings.batch_size]
+        pixels = np.empty((len(members), size, size, 3), np.uint8)
+        for row, member in enumerate(members):
+            generator = np.random.default_rng((settings.seed, epoch, member))
+            pixels[row] = augment(self._image(member, generator), size, settings, generator)
+        return Batch(normalize(pixels), self._subset.targets[members])
+
+    def _image(self, member: int, generator: np.random.Generator) -> DecodedImage:
+        images, indices, targets = self._subset.images, self._subset.indices, self._subset.targets
         try:
-            return part.images[part.indices[member]]
+            return images[indices[member]]
         except ImageError:
             if not self._skip_unreadable:
                 raise
-        same = generator.permutation(np.flatnonzero(part.targets == part.targets[member]))
-        for other in same[same != member]:
+        same_class = generator.permutation(np.flatnonzero(targets == targets[member]))
+        for other in same_class[same_class != member]:
             try:
-                return part.images[part.indices[other]]
+                return images[indices[other]]
             except ImageError:
                 continue
-        raise ImageError("No image of its class can be decoded.")
+        raise ImageError("No image of the class can be decoded.")
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``first`` on."""
-        waiting: deque[Future[Batch]] = deque()
+        """Yield the batches of ``epoch``, starting at number ``first``."""
+        pending: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 for number in range(first, len(self)):
-                    waiting.append(pool.submit(self.make, epoch, number))
-                    if len(waiting) >= self._threads + AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
+                    pending.append(pool.submit(self.make, epoch, number))
+                    if len(pending) >= self._threads + PREFETCH:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
-def measuring_batches(
-    part: Part, preprocessing: Preprocessing, batch_size: int, threads: int, skip_unreadable: bool = False
+def validation_batches(
+    subset: Subset, preprocessing: Preprocessing, batch_size: int, threads: int, skip_unreadable: bool = False
 ) -> Iterator[Batch]:
-    """All images of ``part`` once, in order, as ``predict`` prepares them. Raises ``ImageError``."""
+    """Yield all images in order, preprocessed as for inference.
 
-    def see(index: int) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    Raises:
+        ImageError: If an image cannot be decoded, unless ``skip_unreadable`` is true.
+    """
+
+    def load(index: int) -> UInt8Array | None:
         try:
-            pixels: np.ndarray[Any, np.dtype[np.uint8]] = apply(part.images[index], preprocessing)[0]
+            pixels: UInt8Array = apply(subset.images[index], preprocessing)[0]
             return pixels
         except ImageError:
             if not skip_unreadable:
@@ -152,14 +177,66 @@ def measuring_batches(
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(part), batch_size):
-            place = slice(first, first + batch_size)
-            seen = [
+        for first in range(0, len(subset), batch_size):
+            rows = slice(first, first + batch_size)
+            loaded = [
                 (pixels, target)
-                for pixels, target in zip(pool.map(see, part.indices[place]), part.targets[place], strict=True)
+                for pixels, target in zip(pool.map(load, subset.indices[rows]), subset.targets[rows], strict=True)
                 if pixels is not None
             ]
-            if seen:
+            if loaded:
                 yield Batch(
-                    normalize(np.stack([pixels for pixels, _ in seen])), np.array([target for _, target in seen])
+                    normalize(np.stack([pixels for pixels, _ in loaded])), np.array([target for _, target in loaded])
                 )
+
+
+def augment(decoded: DecodedImage, size: int, settings: Settings, generator: np.random.Generator) -> UInt8Array:
+    """Return a training image, uint8 (size, size, 3), augmented as ``settings`` specify."""
+    if settings.augmentation == "crop":
+        pixels = random_resized_crop(decoded, size, settings.crop_area, generator)
+    elif settings.augmentation == "pad":
+        pixels = padded_crop(decoded, size, generator)
+    else:
+        pixels = _resize(decoded, _center_square(decoded), size)
+    return pixels[:, ::-1] if settings.flip and generator.random() < 0.5 else pixels
+
+
+def random_resized_crop(
+    decoded: DecodedImage, size: int, min_area: float, generator: np.random.Generator
+) -> UInt8Array:
+    """Crop a part of random area, aspect ratio, and position, and resize it to ``size``.
+
+    The area is between ``min_area`` and 1, as a fraction of the image. The result is uint8 (size, size, 3).
+    """
+    left, top, right, bottom = decoded.box
+    width, height = right - left, bottom - top
+    area = width * height * generator.uniform(min_area, 1)
+    aspect = math.exp(generator.uniform(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1])))
+    crop_width, crop_height = min(width, math.sqrt(area * aspect)), min(height, math.sqrt(area / aspect))
+    left += generator.random() * (width - crop_width)
+    top += generator.random() * (height - crop_height)
+    return _resize(decoded, (left, top, min(right, left + crop_width), min(bottom, top + crop_height)), size)
+
+
+def padded_crop(decoded: DecodedImage, size: int, generator: np.random.Generator) -> UInt8Array:
+    """Shift the center square by up to an eighth of its side, filling with the mean color, which normalizes to zero."""
+    pixels = _resize(decoded, _center_square(decoded), size)
+    margin = max(1, size // PADDING_DIVISOR)
+    padded = np.empty((size + 2 * margin, size + 2 * margin, 3), np.uint8)
+    padded[:] = PAD_COLOR
+    padded[margin:-margin, margin:-margin] = pixels
+    top, left = generator.integers(0, 2 * margin, 2, endpoint=True)
+    return padded[top : top + size, left : left + size]
+
+
+def _center_square(decoded: DecodedImage) -> Box:
+    left, top, right, bottom = decoded.box
+    side = min(right - left, bottom - top)
+    left, top = (left + right - side) / 2, (top + bottom - side) / 2
+    return left, top, left + side, top + side
+
+
+def _resize(decoded: DecodedImage, box: Box, size: int) -> UInt8Array:
+    from PIL.Image import Resampling
+
+    return np.asarray(decoded.image.resize((size, size), Resampling.BILINEAR, box))

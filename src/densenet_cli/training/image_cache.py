@@ -1,4 +1,4 @@
-"""The decoded images of a run: mapped from a file that is made once where they are small, else decoded as needed."""
+"""The decoded images of a run: mapped from a file that is written once, or decoded on demand if they are too many."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from densenet_cli.output.atomic import output_errors, sync, write_file
 from densenet_cli.weights.file_identity import FileIdentity
 
 if TYPE_CHECKING:
-    Records = np.ndarray[Any, np.dtype[np.void]]
-    Progress = Callable[[int, int], None]
+    RecordArray = np.ndarray[Any, np.dtype[np.void]]
+    ProgressCallback = Callable[[int, int], None]
 
 RECORD = np.dtype(
     [
@@ -34,72 +34,79 @@ RECORD = np.dtype(
         ("error", "S400"),
     ]
 )
-"""Where an image's pixels lie in the mapped file, what ``Image`` says of them, and why there are none."""
+"""An entry of the index: where the pixels of an image are, the fields of its ``DecodedImage``, or why it has none."""
 
-SAMPLE = 64
-"""Images that are decoded to find out whether all of them would fit into the mapped file."""
+SAMPLE_SIZE = 64
+"""Number of images to decode for an estimate of the size of all."""
 
 MEGABYTE = 1_000_000
-AHEAD = 32
-"""Images a thread that are decoded before they are written: enough to keep it busy."""
+
+CHUNK_PER_THREAD = 32
+"""Images per thread to decode before any of them is written."""
 
 
 class Images(Protocol):
-    """Decoded images by number. Getting one raises ``ImageError`` where it can't be decoded."""
+    """Decoded images by index. Indexing raises ``ImageError`` if the image cannot be decoded."""
 
     def __getitem__(self, index: int, /) -> DecodedImage: ...
 
 
 def open_images(
-    paths: Sequence[str], least_side: int, folder: Path, limit: int, threads: int, progress: Progress
+    paths: Sequence[str],
+    min_side: int,
+    folder: Path,
+    max_megabytes: int,
+    threads: int,
+    progress: ProgressCallback,
 ) -> Images:
-    """The images of ``paths``, decoded to where their shorter side is at least ``least_side`` pixels, or whole.
+    """Return decoded images: from a cache file, which is written if it is missing, or decoded on demand.
 
     Args:
-        paths: of the files.
-        least_side: pixels; a large JPEG is decoded at a reduced scale that keeps as many.
-        folder: where mapped files lie; one that an earlier run left there is used.
-        limit: megabytes that such a file may have. Would it be larger, the images are decoded each time.
-        threads: that decode.
-        progress: called with the number of images decoded and of all.
+        paths: Paths of the image files.
+        min_side: Large JPEGs are decoded at a reduced scale whose shorter side has at least this many pixels.
+        folder: Folder of the cache files.
+        max_megabytes: Maximum size of a cache file. If it would be larger, images are decoded on demand.
+        threads: Number of decoding threads.
+        progress: Called with the number of decoded images and the number of all images.
 
-    Raises ``OutputError`` where the mapped file can't be written.
+    Raises:
+        OutputError: If the cache file cannot be written.
     """
-    stream = Streamed(paths, least_side)
-    base = folder / _key(paths, least_side)
+    images = DecodedOnDemand(paths, min_side)
+    base = folder / _cache_key(paths, min_side)
     if not base.with_suffix(".index").exists():
-        if _estimate(stream, len(paths)) > limit * MEGABYTE:
-            return stream
+        if _estimate_size(images, len(paths)) > max_megabytes * MEGABYTE:
+            return images
         with output_errors(folder):
-            _fill(base, stream, len(paths), threads, progress)
-    return Mapped(base)
+            _write_cache(base, images, len(paths), threads, progress)
+    return MappedImages(base)
 
 
-class Streamed:
-    """Images that are decoded whenever they are asked for."""
+class DecodedOnDemand:
+    """Images that are decoded each time they are requested."""
 
-    def __init__(self, paths: Sequence[str], least_side: int) -> None:
+    def __init__(self, paths: Sequence[str], min_side: int) -> None:
         self._paths = paths
-        self._least_side = least_side
+        self._min_side = min_side
 
     def __getitem__(self, index: int, /) -> DecodedImage:
         path = self._paths[index]
         try:
-            return decode(Source(path, path, "path"), self._least_side)
+            return decode(Source(path, path, "path"), self._min_side)
         except ImageError as error:
             raise type(error)(f"{path}: {error}") from None
 
 
-class Mapped:
-    """Images whose pixels lie one behind the other in a file; the system keeps in memory what is in use."""
+class MappedImages:
+    """Images in a memory-mapped file. The operating system keeps the pages in use in memory."""
 
     def __init__(self, base: Path) -> None:
         pixels = base.with_suffix(".pixels")
         self._pixels = np.memmap(pixels, np.uint8, "r") if pixels.stat().st_size else np.zeros(0, np.uint8)
-        self._records: Records = np.frombuffer(base.with_suffix(".index").read_bytes(), RECORD)
+        self._records: RecordArray = np.frombuffer(base.with_suffix(".index").read_bytes(), RECORD)
 
-    def unreadable(self) -> dict[int, str]:
-        """Number -> reason, of the images that couldn't be decoded."""
+    def errors(self) -> dict[int, str]:
+        """Return the index and error message of each image that could not be decoded."""
         return {
             int(n): self._records["error"][n].decode(errors="ignore") for n in np.flatnonzero(self._records["error"])
         }
@@ -116,21 +123,21 @@ class Mapped:
         return DecodedImage(Image.fromarray(pixels), (full[0], full[1]), (box[0], box[1], box[2], box[3]))
 
 
-def _key(paths: Sequence[str], least_side: int) -> str:
-    """A name that changes with the files, what is in them, and how they are decoded."""
-    digest = hashlib.sha256(json.dumps([RECORD.descr, least_side]).encode())
+def _cache_key(paths: Sequence[str], min_side: int) -> str:
+    """Return a file name that depends on the image files, their contents, and how they are decoded."""
+    digest = hashlib.sha256(json.dumps([RECORD.descr, min_side]).encode())
     for path in paths:
         try:
             digest.update(FileIdentity.of(path).key().encode())
         except OSError:
-            digest.update(os.fsencode(path))  # a link to nothing: decoding it says so
+            digest.update(os.fsencode(path))  # a broken link; decoding it will fail
     return digest.hexdigest()[:32]
 
 
-def _estimate(images: Images, count: int) -> float:
-    """Bytes that all would take, from every so many's."""
+def _estimate_size(images: Images, count: int) -> float:
+    """Return the estimated size of all decoded images in bytes."""
     sizes = []
-    for index in range(0, count, max(1, count // SAMPLE)):
+    for index in range(0, count, max(1, count // SAMPLE_SIZE)):
         try:
             width, height = images[index].image.size
         except ImageError:
@@ -139,36 +146,37 @@ def _estimate(images: Images, count: int) -> float:
     return count * float(np.mean(sizes or [0]))
 
 
-def _fill(base: Path, images: Images, count: int, threads: int, progress: Progress) -> None:
+def _write_cache(base: Path, images: Images, count: int, threads: int, progress: ProgressCallback) -> None:
     base.parent.mkdir(parents=True, exist_ok=True)
-    aside = base.with_suffix(f".{os.getpid()}.part")
+    part = base.with_suffix(f".{os.getpid()}.part")
     records = np.zeros(count, RECORD)
     try:
-        with aside.open("wb") as file:
-            for done, decoded in enumerate(_decoded(images, count, threads)):
-                _append(file, records[done], decoded)
-                progress(done + 1, count)
+        with part.open("wb") as file:
+            for index, decoded in enumerate(_decode_all(images, count, threads)):
+                _write_image(file, records[index], decoded)
+                progress(index + 1, count)
             sync(file)
-        aside.replace(base.with_suffix(".pixels"))
+        part.replace(base.with_suffix(".pixels"))
     finally:
-        aside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+    # The index is written last: a cache without an index is incomplete.
     write_file(base.with_suffix(".index"), records.tobytes())
 
 
-def _decoded(images: Images, count: int, threads: int) -> Iterable[DecodedImage | ImageError]:
-    def one(index: int) -> DecodedImage | ImageError:
+def _decode_all(images: Images, count: int, threads: int) -> Iterable[DecodedImage | ImageError]:
+    def decode_one(index: int) -> DecodedImage | ImageError:
         try:
             return images[index]
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(threads) as pool:
-        numbers = iter(range(count))
-        while chunk := list(islice(numbers, AHEAD * threads)):
-            yield from pool.map(one, chunk)
+        indices = iter(range(count))
+        while chunk := list(islice(indices, CHUNK_PER_THREAD * threads)):
+            yield from pool.map(decode_one, chunk)
 
 
-def _append(file: IO[bytes], record: Any, decoded: DecodedImage | ImageError) -> None:
+def _write_image(file: IO[bytes], record: Any, decoded: DecodedImage | ImageError) -> None:
     if isinstance(decoded, ImageError):
         record["error"] = str(decoded).encode(errors="backslashreplace")[: RECORD["error"].itemsize]
         return

@@ -1,8 +1,9 @@
-"""The training loop, on Keras 3's own interface: any backend, any processor."""
+"""The training loop. It uses only Keras' own API, so it runs on any backend."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,212 +14,235 @@ from densenet_cli.engines import keras_ops
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.labels import Labels
-from densenet_cli.training import log, network, result, run_files
-from densenet_cli.training.averaging import Average
-from densenet_cli.training.batches import Part, TrainingBatches, measuring_batches
-from densenet_cli.training.measuring import Measured, measure
-from densenet_cli.training.schedule import learning_rate
-from densenet_cli.training.settings import Settings
-from densenet_cli.training.ways import Step, Ways
+from densenet_cli.training import network, run_files
+from densenet_cli.training.batches import Batch, Subset, TrainingBatches, validation_batches
+from densenet_cli.training.network import WeightAverage
+from densenet_cli.training.run_files import RunState, ValidationMetrics
+from densenet_cli.training.settings import RunOptions, Settings, StepInfo
 
 if TYPE_CHECKING:
-    from densenet_cli.training.batches import FloatArray, Indices
+    from densenet_cli._types import FloatArray
     from densenet_cli.weights.contents import Arrays
 
-MEASURING_BATCH = 64
+VALIDATION_BATCH_SIZE = 64
+
+SMOOTHING = 0.02
+"""Weight of the latest step in the moving average of the step time."""
 
 
-class Run:
-    """One run in one folder.
+class TrainingRun:
+    """A run in an output folder.
 
     Args:
-        settings: what to compute.
-        labels: of the classes.
-        training, validation: the images.
-        begun: the state to go on from, or that of a run at its start.
-        folder: where ``state.npz``, ``log.csv`` and ``model.safetensors`` go; each is whole at any moment.
-        ways: how to go about it.
-        arrays: to start from, by layer; not looked at where the state has arrays.
+        settings: The settings of the run.
+        labels: The labels of the classes.
+        training, validation: The images.
+        state: The state to start from. A state without arrays is the beginning of a run.
+        folder: The output folder.
+        options: The options of the run.
+        initial_arrays: Initial arrays by layer, if the state has none. Missing layers are initialized randomly.
     """
 
     def __init__(
         self,
         settings: Settings,
         labels: Labels,
-        training: Part,
-        validation: Part,
-        begun: run_files.State,
+        training: Subset,
+        validation: Subset,
+        state: RunState,
         folder: Path,
-        ways: Ways,
-        arrays: Arrays | None = None,
+        options: RunOptions,
+        initial_arrays: Arrays | None = None,
     ) -> None:
         self.settings = settings
-        self.state = begun
+        self.state = state
+        self.options = options
         self._labels = labels
         self._validation = validation
         self._folder = folder
-        self._ways = ways
-        self._batches = TrainingBatches(training, settings, ways.threads, ways.skip_unreadable)
+        self._batches = TrainingBatches(training, settings, options.threads, options.skip_unreadable)
         self._config = settings.config(len(labels))
         keras.utils.set_random_seed(settings.seed)
         self._network = network.build(self._config, settings.precision)
-        self._measured = network.build(self._config, "float32")
-        self._weights_of = _class_weights(training, len(labels), settings)
-        network.put(self._network, arrays or {})
-        network.freeze(self._network, settings.freeze if settings.is_frozen_at(begun.epoch) else "")
+        self._averaged_network = network.build(self._config, "float32")
+        self._class_weights = _class_weights(training, len(labels)) if settings.class_weights else None
+        network.set_arrays(self._network, initial_arrays or {})
+        network.freeze(self._network, settings.freeze if settings.is_frozen_at(state.epoch) else "")
         network.compile_for_training(self._network, settings)
-        self._average = Average(self._network.get_weights(), settings.averaging)
-        if begun.arrays:
+        self._average = WeightAverage(self._network.get_weights(), settings.averaging)
+        if state.arrays:
             self._restore()
-        self._seconds_a_pixel = 0.0
-        self._stopping = False
+        self._seconds_per_pixel = 0.0
+        self._stop_requested = False
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to train."""
-        return self.state.stopped or self.state.epoch >= self.settings.epochs
+        return self.state.stopped_early or self.state.epoch >= self.settings.epochs
 
     def stop(self) -> None:
-        """Let ``train`` save the state and return behind the step at hand."""
-        self._stopping = True
+        """Make ``train`` save the state and return after the current step."""
+        self._stop_requested = True
 
     def train(self) -> None:
-        """Go on from where the state stands, to the end or until ``stop`` is called.
+        """Train until the end of the run, or until ``stop`` is called. The state is saved in any case, if possible.
 
-        Raises ``ImageError`` for an image that can't be decoded and ``OutputError`` for a file that can't be
-        written. Before it raises or returns the state is saved, where it can be.
+        Raises:
+            ImageError: If an image cannot be decoded.
+            OutputError: If a file cannot be written.
+            UsageError: If the loss becomes NaN or infinite.
         """
         while not self.is_finished:
             self._train_epoch()
-            if self._stopping:
+            if self._stop_requested:
                 return
             self._finish_epoch()
 
     def _train_epoch(self) -> None:
-        """The rest of the epoch, or as much of it as ``stop`` lets."""
-        here, ways = self.state, self._ways
-        saved = time.monotonic()
+        """Train on the remaining batches of the epoch, or until ``stop`` is called."""
+        last_saved = time.monotonic()
         try:
-            for batch in self._batches.epoch(here.epoch, here.batch):
-                self._step(*batch)
-                if self._stopping:
+            for batch in self._batches.epoch(self.state.epoch, self.state.batch):
+                self._train_step(batch)
+                if self._stop_requested:
                     self._save()
                     return
-                if time.monotonic() - saved > ways.save_every:
+                if time.monotonic() - last_saved > self.options.save_every:
                     self._save()
-                    saved = time.monotonic()
+                    last_saved = time.monotonic()
         except ImageError as error:
             self._save()
-            raise type(error)(f"{error} Repair it, or give --skip-unreadable; --resume goes on from here.") from None
+            raise type(error)(
+                f"{error} Repair or remove the file, or use `skip_unreadable`. Then continue with `resume`."
+            ) from None
 
-    def _step(self, pixels: FloatArray, targets: Indices) -> None:
-        settings, here = self.settings, self.state
-        began = time.monotonic()
-        step = here.epoch * len(self._batches) + here.batch + 1
-        self._network.optimizer.learning_rate = learning_rate(settings, step / len(self._batches))
+    def _train_step(self, batch: Batch) -> None:
+        settings, state, (pixels, targets) = self.settings, self.state, batch
+        started = time.monotonic()
+        step = state.epoch * len(self._batches) + state.batch + 1
+        self._network.optimizer.learning_rate = settings.learning_rate_at(step / len(self._batches))
         self._network.reset_metrics()
-        wanted = np.eye(len(self._labels), dtype=np.float32)[targets]
-        weights = self._weights_of[targets] if self._weights_of is not None else None
-        found = self._network.train_on_batch(pixels, wanted, weights, return_dict=True)
-        if not np.isfinite(found["loss"]):
+        one_hot = np.eye(len(self._labels), dtype=np.float32)[targets]
+        weights = self._class_weights[targets] if self._class_weights is not None else None
+        logs = self._network.train_on_batch(pixels, one_hot, weights, return_dict=True)
+        if not np.isfinite(logs["loss"]):
             raise UsageError(
-                f"The loss is no longer finite in epoch {here.epoch + 1}: start the run anew with a "
-                "lower --learning-rate or a longer --warmup."
+                f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "
+                "`learning_rate` or a longer `warmup`."
             )
-        here.loss += float(found["loss"]) * len(targets)
-        here.correct += float(found["categorical_accuracy"]) * len(targets)
-        here.seen += len(targets)
-        here.batch += 1
+        state.loss += float(logs["loss"]) * len(targets)
+        state.correct += float(logs["categorical_accuracy"]) * len(targets)
+        state.images += len(targets)
+        state.batch += 1
         if self._average.is_due(step):
             self._average.update(self._network.get_weights())
-        taken = time.monotonic() - began
-        here.seconds += taken
-        self._tell(taken)
+        elapsed = time.monotonic() - started
+        state.seconds += elapsed
+        self._report_step(elapsed)
 
-    def _tell(self, taken: float) -> None:
-        settings, here = self.settings, self.state
-        size = settings.size_at(here.epoch)
-        a_pixel = taken / size**2
-        self._seconds_a_pixel += (a_pixel - self._seconds_a_pixel) * (0.02 if self._seconds_a_pixel else 1)
-        batches_left = len(self._batches) - here.batch
+    def _report_step(self, elapsed: float) -> None:
+        settings, state = self.settings, self.state
+        size = settings.size_at(state.epoch)
+        seconds_per_pixel = elapsed / size**2
+        weight = SMOOTHING if self._seconds_per_pixel else 1
+        self._seconds_per_pixel += (seconds_per_pixel - self._seconds_per_pixel) * weight
+        batches_left = len(self._batches) - state.batch
         pixels_left = batches_left * size**2 + sum(
-            len(self._batches) * settings.size_at(epoch) ** 2 for epoch in range(here.epoch + 1, settings.epochs)
+            len(self._batches) * settings.size_at(epoch) ** 2 for epoch in range(state.epoch + 1, settings.epochs)
         )
-        self._ways.on_step(
-            Step(
-                here.epoch + 1,
+        self.options.on_step(
+            StepInfo(
+                state.epoch + 1,
                 settings.epochs,
-                here.batch,
+                state.batch,
                 len(self._batches),
                 size,
-                here.loss / here.seen,
-                here.correct / here.seen,
-                pixels_left * self._seconds_a_pixel,
+                state.loss / state.images,
+                state.correct / state.images,
+                pixels_left * self._seconds_per_pixel,
             )
         )
 
     def _finish_epoch(self) -> None:
-        """Measure, keep the model if it is the best, write the log, and save the state at the next epoch's start."""
-        settings, here = self.settings, self.state
-        began = time.monotonic()
-        measured = self._measure()
-        here.seconds += time.monotonic() - began
+        """Validate, write the model if it is the best so far, and write the log and the state."""
+        settings, state = self.settings, self.state
+        started = time.monotonic()
+        metrics = self._validate()
+        state.seconds += time.monotonic() - started
         row: dict[str, float] = {
-            "epoch": here.epoch + 1,
-            "size": settings.size_at(here.epoch),
-            "learning_rate": learning_rate(settings, here.epoch + 1),
-            "loss": here.loss / here.seen,
-            "accuracy": here.correct / here.seen,
-            "val_loss": measured.loss,
-            "val_accuracy": measured.top1,
-            "val_top5": measured.top5,
-            "seconds": here.seconds,
+            "epoch": state.epoch + 1,
+            "size": settings.size_at(state.epoch),
+            "learning_rate": settings.learning_rate_at(state.epoch + 1),
+            "loss": state.loss / state.images,
+            "accuracy": state.correct / state.images,
+            "val_loss": metrics.loss,
+            "val_accuracy": metrics.top1,
+            "val_top5": metrics.top5,
+            "seconds": state.seconds,
         }
-        here.history.append(row)
-        here.epoch, here.batch = here.epoch + 1, 0
-        here.loss, here.correct, here.seen = 0.0, 0.0, 0
-        if measured.top1 > here.best:
-            here.best, here.best_epoch = measured.top1, here.epoch
-            arrays = keras_ops.get_arrays(self._measured)
-            result.write(self._folder, arrays, self._config, self._labels, settings, measured, here.epoch)
-        here.stopped = 0 < settings.patience <= here.epoch - here.best_epoch
-        if settings.is_frozen_at(here.epoch - 1) and not settings.is_frozen_at(here.epoch):
+        state.history.append(row)
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.loss, state.correct, state.images = 0.0, 0.0, 0
+        if metrics.top1 > state.best_accuracy:
+            state.best_accuracy, state.best_epoch = metrics.top1, state.epoch
+            arrays = keras_ops.get_arrays(self._averaged_network)
+            run_files.write_model(self._folder, arrays, self._config, self._labels, settings, metrics, state.epoch)
+        state.stopped_early = 0 < settings.patience <= state.epoch - state.best_epoch
+        if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
             network.freeze(self._network, "")
             network.compile_for_training(self._network, settings)
-        log.write(self._folder, here.history)
+        run_files.write_log(self._folder, state.history)
         self._save()
-        self._ways.on_epoch(row)
+        self.options.on_epoch(row)
 
-    def _measure(self) -> Measured:
-        settings, ways = self.settings, self._ways
-        self._measured.set_weights(self._average.weights if settings.averaging else self._network.get_weights())
+    def _validate(self) -> ValidationMetrics:
+        settings, options = self.settings, self.options
+        averaged = self._average.weights if settings.averaging else self._network.get_weights()
+        self._averaged_network.set_weights(averaged)
         preprocessing = Preprocessing(settings.preprocess, settings.input_size)
-        batches = measuring_batches(
-            self._validation, preprocessing, MEASURING_BATCH, ways.threads, ways.skip_unreadable
+        batches = validation_batches(
+            self._validation, preprocessing, VALIDATION_BATCH_SIZE, options.threads, options.skip_unreadable
         )
-        return measure(self._measured, batches)
+        return validate(self._averaged_network, batches)
 
     def _variables(self) -> list[keras.Variable]:
         return [*self._network.weights, *self._network.optimizer.variables]
 
     def _save(self) -> None:
-        here = self.state
-        here.updates = self._average.updates
-        here.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}
-        here.arrays |= {f"average.{n}": mean for n, mean in enumerate(self._average.weights)}
-        run_files.save(self._folder, here)
+        state = self.state
+        state.average_updates = self._average.updates
+        state.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}
+        state.arrays |= {f"average.{n}": mean for n, mean in enumerate(self._average.weights)}
+        run_files.save_state(self._folder, state)
 
     def _restore(self) -> None:
         arrays = self.state.arrays
         for n, variable in enumerate(self._variables()):
             variable.assign(arrays[f"variable.{n}"])
         self._average.weights = [arrays[f"average.{n}"] for n in range(len(self._average.weights))]
-        self._average.updates = self.state.updates
+        self._average.updates = self.state.average_updates
 
 
-def _class_weights(training: Part, classes: int, settings: Settings) -> FloatArray | None:
-    """Class -> weight: as rare as it is, 1 on average over the images."""
-    if not settings.class_weights:
-        return None
+def validate(model: keras.Model, batches: Iterable[Batch]) -> ValidationMetrics:
+    """Compute the metrics of a model that outputs logits."""
+    losses: list[float] = []
+    ranks: list[int] = []
+    for batch in batches:
+        logits = np.asarray(model.predict_on_batch(batch.pixels), np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        target_logits = logits[np.arange(len(logits)), batch.targets]
+        losses += (np.log(np.exp(logits).sum(axis=1)) - target_logits).tolist()
+        ranks += (logits > target_logits[:, None]).sum(axis=1).tolist()
+    count = len(ranks)
+    return ValidationMetrics(
+        count,
+        sum(losses) / max(1, count),
+        sum(rank < 1 for rank in ranks) / max(1, count),
+        sum(rank < 5 for rank in ranks) / max(1, count),
+    )
+
+
+def _class_weights(training: Subset, classes: int) -> FloatArray:
+    """Return a weight for each class, inversely proportional to its frequency; the mean over all images is 1."""
     counts = np.bincount(training.targets, minlength=classes)
     return (len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)

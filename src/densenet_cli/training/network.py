@@ -1,11 +1,14 @@
-"""The network of a run: built, started from other weights, frozen in part, and given its optimizer."""
+"""The network of a run: building it, loading initial weights, freezing stages, and averaging weights."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
+import numpy as np
 
 from densenet_cli import variants
 from densenet_cli.engines import keras_ops
@@ -14,72 +17,87 @@ from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray
     from densenet_cli.weights.contents import Arrays
 
 HEAD = "predictions"
-BN_MOMENTUM = 0.9
-"""What a batch norm keeps of its moving statistics at a step. With Keras' 0.99 a third of those that a run begins with
-would be left after 100 steps. The averaged weights average these as well."""
+"""Name of the head's layer."""
 
-AFTER_ALL = 1_000
-"""The stage of what follows the last block: never frozen."""
+BN_MOMENTUM = 0.9
+"""Momentum of the moving statistics of batch normalization.
+
+With Keras' default of 0.99, a third of the initial statistics would remain after 100 steps. The averaged weights
+average these statistics as well.
+"""
+
+UNFREEZABLE_STAGE = 1_000
+"""Stage number of the layers after the last block, which are never frozen."""
+
+AVERAGING_INTERVAL = 8
+"""Steps between two updates of the averaged weights. An average over hundreds of steps needs no more."""
+
+AVERAGING_WARMUP = 9
+"""Update n keeps at most ``n / (n + AVERAGING_WARMUP)`` of the average, so that the initial weights fade quickly."""
 
 
 def build(config: DenseNetConfig, precision: str) -> keras.Model:
-    """A network that puts out logits, computing in Keras' dtype policy ``precision``."""
-    before = keras.config.dtype_policy()
+    """Build a network that outputs logits and computes in the Keras dtype policy ``precision``."""
+    default_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
         network = keras_ops.model(config, "logits")
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(default_policy)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BN_MOMENTUM
     return network
 
 
-def start_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bool = False) -> Arrays:
-    """The arrays of a variant, or of the checkpoint in a file, to start from.
+def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bool = False) -> Arrays:
+    """Return the arrays of a variant, or of the checkpoint in a file.
 
-    The head is left out unless the checkpoint's labels are just ``labels``: then its training goes on. Raises
-    ``WeightsError`` where they can't be had or are another network's.
+    The head is left out unless the checkpoint has exactly the labels ``labels``.
+
+    Raises:
+        WeightsError: If the weights are unavailable or belong to another network.
     """
     from densenet_cli.weights import checkpoint, store
 
     variant = variants.VARIANTS.get(start)
-    read = checkpoint.read(store.get_file(variant, offline=offline) if variant else Path(start), config)
-    arrays = dict(read.arrays)
-    if read.metadata.labels != labels:
+    contents = checkpoint.read(store.get_file(variant, offline=offline) if variant else Path(start), config)
+    arrays = dict(contents.arrays)
+    if contents.metadata.labels != labels:
         del arrays[HEAD]
     return arrays
 
 
-def put(network: keras.Model, arrays: Arrays) -> None:
-    """Give ``network`` these arrays; layers that they lack keep what they have."""
+def set_arrays(network: keras.Model, arrays: Arrays) -> None:
+    """Set the weights of the layers in ``arrays``. Other layers keep theirs."""
     keras_ops.set_arrays(network, {**keras_ops.get_arrays(network), **arrays})
 
 
 def freeze(network: keras.Model, stage: str) -> None:
-    """Keep the layers up to the end of ``stage`` (``conv1`` to ``convN``) as they are, their BN statistics too.
+    """Freeze the layers up to and including ``stage`` (``conv1`` to ``convN``), with their batch norm statistics.
 
-    With an empty ``stage`` every layer learns.
+    An empty ``stage`` unfreezes all layers.
     """
-    last = int(stage.removeprefix("conv")) if stage else 0
+    last_frozen = int(stage.removeprefix("conv")) if stage else 0
     for layer in network.layers:
-        layer.trainable = _stage_of(layer.name) > last
+        layer.trainable = _stage_number(layer.name) > last_frozen
 
 
-def _stage_of(layer: str) -> int:
-    """The stage a layer belongs to; a transition to the one that it follows, the head to none."""
-    name = layer.partition("_")[0].removeprefix("conv").removeprefix("pool")
-    return int(name) if name.isdigit() else AFTER_ALL
+def _stage_number(layer: str) -> int:
+    """Return the number of a layer's stage. A transition belongs to the block before it."""
+    number = layer.partition("_")[0].removeprefix("conv").removeprefix("pool")
+    return int(number) if number.isdigit() else UNFREEZABLE_STAGE
 
 
 def compile_for_training(network: keras.Model, settings: Settings) -> None:
-    """Give ``network`` its loss and a new optimizer, for the layers that are to learn.
+    """Set the loss and a new optimizer for the trainable layers.
 
-    Keras keeps weight decay out of the momentum, where a step multiplies it by ``1 / (1 - momentum)``; so does this.
+    In the paper's SGD, momentum amplifies the L2 term of the gradient by a factor of ``1 / (1 - momentum)``. Keras
+    decouples weight decay from momentum, so the factor is applied here.
     """
     optimizer = keras.optimizers.SGD(
         settings.learning_rate,
@@ -93,7 +111,36 @@ def compile_for_training(network: keras.Model, settings: Settings) -> None:
         optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
         metrics=["categorical_accuracy"],
-        # TensorFlow on processors is a third slower with XLA, PyTorch has none, and JAX is nothing without it.
+        # On CPUs TensorFlow is a third slower with XLA. PyTorch does not have it. JAX needs it.
         jit_compile=keras.backend.backend() == "jax",
     )
     network.optimizer.build(network.trainable_variables)
+
+
+class WeightAverage:
+    """Exponential moving average of a network's arrays, including batch norm statistics.
+
+    Args:
+        weights: The initial weights.
+        horizon: Number of steps to average over; 0 for no averaging.
+
+    Attributes:
+        weights: The averaged arrays.
+        updates: Number of updates so far.
+    """
+
+    def __init__(self, weights: Sequence[FloatArray], horizon: int) -> None:
+        self.weights = [np.array(weight) for weight in weights]
+        self.updates = 0
+        self._horizon = horizon
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to call ``update`` after ``step`` steps."""
+        return self._horizon > 0 and step % AVERAGING_INTERVAL == 0
+
+    def update(self, weights: Sequence[FloatArray]) -> None:
+        """Include the current weights in the average."""
+        self.updates += 1
+        keep = min(math.exp(-AVERAGING_INTERVAL / self._horizon), self.updates / (self.updates + AVERAGING_WARMUP))
+        for mean, weight in zip(self.weights, weights, strict=True):
+            mean += np.float32(1 - keep) * (weight - mean)

@@ -1,79 +1,202 @@
-"""A run's state in one file, replaced as a whole: a run killed at any moment finds the last one entire."""
+"""The files of a run: its state, log, model, and learning curves.
+
+Each file is replaced atomically, so it is complete even if the process is killed.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import zipfile
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from densenet_cli.errors import UsageError
+from densenet_cli.labels import Labels
 from densenet_cli.output.atomic import write_file
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.training.settings import Settings
+from densenet_cli.weights import safetensors
+from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
-    StateArrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
+    from densenet_cli.weights.contents import Arrays
 
-FILE = "state.npz"
-HEAD = "head"
+STATE_FILE = "state.npz"
+LOG_FILE = "log.csv"
+MODEL_FILE = "model.safetensors"
+CURVES_FILE = "curves.png"
+SETTINGS_FILE = "settings.toml"
+
+METADATA_ENTRY = "metadata"
+"""Entry of the state file that contains everything except arrays, as JSON."""
+
+LOG_COLUMNS = ("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds")
+"""``epoch`` counts from 1. ``seconds`` is the training time since the start of the run, without interruptions."""
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The folders of a run.
+
+    Attributes:
+        train: Class folders with the training images.
+        val: Class folders with the validation images; None to hold out some of the training images.
+        output: Folder of the run's files.
+        cache: Folder of the decoded images.
+    """
+
+    train: Path
+    val: Path | None
+    output: Path
+    cache: Path
 
 
 @dataclass
-class State:
-    """Where a run stands, between two steps.
+class RunState:
+    """The state of a run between two steps.
 
     Attributes:
-        settings: of the run, ``Settings.to_dict()``.
-        classes: names of the class folders.
-        data: fingerprint of the images.
-        epoch, batch: the next batch to train on, both counted from 0.
-        loss, correct, seen: sums over the images of the epoch so far.
-        seconds: trained so far, over all sittings.
-        best, best_epoch: highest validation accuracy so far, and the epoch, counted from 1, that it came from.
-        stopped: training ended early, for want of progress.
-        updates: of the averaged weights.
-        history: a row of the log for each finished epoch.
-        arrays: name -> array: weights, optimizer, averaged weights.
+        settings: The settings of the run, as ``Settings.to_dict()`` returns them.
+        classes: Names of the class folders.
+        fingerprint: Fingerprint of the datasets.
+        epoch, batch: The next batch to train on, both counted from 0.
+        loss, correct, images: Sums over the images of the epoch so far.
+        seconds: Training time so far.
+        best_accuracy: Highest validation accuracy so far.
+        best_epoch: Epoch of the highest validation accuracy, counted from 1.
+        stopped_early: Whether training ended for lack of improvement.
+        average_updates: Number of updates of the averaged weights.
+        history: A row of the log for each finished epoch.
+        arrays: Weights, optimizer variables, and averaged weights by name.
     """
 
     settings: dict[str, Any]
     classes: list[str]
-    data: str
+    fingerprint: str
     epoch: int = 0
     batch: int = 0
     loss: float = 0.0
     correct: float = 0.0
-    seen: int = 0
+    images: int = 0
     seconds: float = 0.0
-    best: float = -1.0
+    best_accuracy: float = -1.0
     best_epoch: int = 0
-    stopped: bool = False
-    updates: int = 0
+    stopped_early: bool = False
+    average_updates: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    arrays: StateArrays = field(default_factory=dict)
+    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = field(default_factory=dict)
 
 
-def save(folder: Path, state: State) -> None:
-    """Put ``state`` in the place of the one in ``folder``, in one go. Raises ``OutputError``."""
-    head = json.dumps(asdict(replace(state, arrays={}))).encode()
+@dataclass(frozen=True)
+class ValidationMetrics:
+    """Metrics on the validation images.
+
+    Attributes:
+        images: Number of images.
+        loss: Mean negative log-likelihood in nats, without label smoothing.
+        top1, top5: Top-1 and top-5 accuracy in [0, 1].
+    """
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+def save_state(folder: Path, state: RunState) -> None:
+    """Replace the state in ``folder``. Raises ``OutputError``."""
+    metadata = json.dumps(asdict(replace(state, arrays={}))).encode()
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **state.arrays, **{HEAD: np.frombuffer(head, np.uint8)})
-    write_file(folder / FILE, buffer.getvalue())
+    np.savez(buffer, allow_pickle=False, **state.arrays, **{METADATA_ENTRY: np.frombuffer(metadata, np.uint8)})
+    write_file(folder / STATE_FILE, buffer.getvalue())
 
 
-def load(folder: Path) -> State:
-    """The state in ``folder``. Raises ``UsageError`` where there is none, or another version's."""
-    path = folder / FILE
+def load_state(folder: Path) -> RunState:
+    """Load the state in ``folder``.
+
+    Raises:
+        UsageError: If there is no state, or it is damaged or of another version.
+    """
+    path = folder / STATE_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        state = State(**json.loads(arrays.pop(HEAD).tobytes()))
+        state = RunState(**json.loads(arrays.pop(METADATA_ENTRY).tobytes()))
     except FileNotFoundError:
         raise UsageError(f"There is no run to resume in {folder}.") from None
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not the state of a run ({error}).") from None
+        raise UsageError(f"{path} is damaged or was written by another version ({error}).") from None
     state.arrays = arrays
     return state
+
+
+def write_log(folder: Path, history: list[dict[str, float]]) -> None:
+    """Write one CSV row with ``LOG_COLUMNS`` for each epoch in ``history``. Raises ``OutputError``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _format(row[name]) for name in LOG_COLUMNS} for row in history)
+    write_file(folder / LOG_FILE, text.getvalue().encode())
+
+
+def _format(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def write_model(
+    folder: Path,
+    arrays: Arrays,
+    config: DenseNetConfig,
+    labels: Labels,
+    settings: Settings,
+    metrics: ValidationMetrics,
+    epoch: int,
+) -> None:
+    """Write the model as it is after ``epoch`` epochs. Raises ``OutputError``."""
+    metadata = ModelMetadata(
+        labels,
+        settings.preprocess,
+        settings.input_size,
+        training={**settings.to_dict(), "trained_epochs": epoch},
+        accuracy={"validation": asdict(metrics)},
+    )
+    safetensors.write(folder / MODEL_FILE, arrays, config, metadata)
+
+
+def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
+    """Plot loss and accuracy over the epochs of ``history`` as a PNG file. Raises ``OutputError``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    epochs = [row["epoch"] for row in history]
+    size_changes = [row["epoch"] - 0.5 for last, row in pairwise(history) if row["size"] != last["size"]]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for axes, title, curves in (
+        (loss_axes, "Loss", {"training": "loss", "validation": "val_loss"}),
+        (
+            accuracy_axes,
+            "Accuracy",
+            {"training": "accuracy", "validation top-1": "val_accuracy", "validation top-5": "val_top5"},
+        ),
+    ):
+        for label, column in curves.items():
+            axes.plot(epochs, [row[column] for row in history], marker=".", label=label)
+        for number, position in enumerate(size_changes):
+            axes.axvline(position, color="0.8", zorder=0, label="" if number else "image size changes")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    accuracy_axes.set_ylim(0, 1)
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, format="png")
+    write_file(path, buffer.getvalue())

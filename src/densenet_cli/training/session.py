@@ -1,11 +1,10 @@
-"""A run from its folder of images to its model: everything is checked before the first step, then it trains."""
+"""Opening a run: check everything, prepare the images and the network, and lock the output folder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,123 +13,99 @@ import numpy as np
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
-from densenet_cli.training import folders, recipe, result, run_files
-from densenet_cli.training.batches import Part, split
+from densenet_cli.training import folders, recipes, run_files
+from densenet_cli.training.batches import Subset, split_validation
 from densenet_cli.training.folders import Collection
-from densenet_cli.training.image_cache import Images, Mapped, open_images
-from densenet_cli.training.settings import SCRATCH, Settings
-from densenet_cli.training.ways import Ways
+from densenet_cli.training.image_cache import Images, MappedImages, open_images
+from densenet_cli.training.run_files import RunPaths, RunState
+from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
 
 if TYPE_CHECKING:
-    from densenet_cli.training.loop import Run
+    from densenet_cli._types import IntArray
+    from densenet_cli.training.loop import TrainingRun
 
-SETTINGS_FILE = "settings.toml"
-NAMED = 5
-"""Images that an error names; of the rest it says how many."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run's files are.
-
-    Attributes:
-        folder: of class folders to train on.
-        validation: of class folders to measure on; None to split some of the training images off.
-        output: where state, log, settings and model go.
-        cache: where decoded images are kept.
-        cache_limit: megabytes that they may have; a larger collection is decoded again in every epoch.
-    """
-
-    folder: Path
-    validation: Path | None
-    output: Path
-    cache: Path
-    cache_limit: int
+MAX_LISTED = 5
+"""Unreadable images that one message lists."""
 
 
 @contextmanager
 def open_run(
-    place: Place,
+    paths: RunPaths,
     settings: Settings,
-    ways: Ways,
+    options: RunOptions,
     *,
     resume: bool = False,
     overwrite: bool = False,
     offline: bool = False,
     on_decoded: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Run]:
-    """A run that is ready to ``train``, alone in its folder while the ``with`` block lasts.
+) -> Iterator[TrainingRun]:
+    """Open a run. The output folder is locked while the ``with`` block runs.
 
     Args:
-        place: its files.
-        settings: what to compute.
-        ways: how to go about it.
-        resume: go on from the saved state, which must be of these settings and images.
-        overwrite: start anew in a folder that holds a run.
-        offline: fetch no weights to start from.
-        on_decoded: called with the number of images decoded and of all, where they are.
+        paths: The folders of the run.
+        settings: The settings, which determine the result.
+        options: Options that do not affect the result.
+        resume: Continue the run in the output folder, which must have the same settings and images.
+        overwrite: Replace the run in the output folder.
+        offline: Do not download initial weights.
+        on_decoded: Called with the number of decoded images and the number of all images.
 
     Raises:
-        UsageError: class folders that can't be trained on; a run in the way, or none to resume, or one of other
-            settings or images; nothing on the disk is changed then.
-        WeightsError: weights to start from that can't be had or don't fit.
-        OutputError: files that can't be written.
+        UsageError: If the class folders are unsuitable, the output folder contains a run, or the run to resume does
+            not exist or differs. Nothing on disk is changed then.
+        WeightsError: If the initial weights are unavailable or do not fit the network.
+        OutputError: If a file cannot be written.
     """
     if resume and overwrite:
-        raise UsageError("A run is either resumed or overwritten, not both.")
-    begun = run_files.load(place.output) if resume else None
-    if begun:
-        _check_settings(begun, settings)
+        raise UsageError("Use either `resume` or `overwrite`.")
+    state = run_files.load_state(paths.output) if resume else None
+    if state:
+        _check_settings(state, settings)
     elif not overwrite:
-        _check_free(place.output)
-    training = folders.scan(place.folder)
-    validation = folders.scan(place.validation, training.classes) if place.validation else None
+        _check_empty(paths.output)
+    training = folders.scan(paths.train)
+    validation = folders.scan(paths.val, training.classes) if paths.val else None
     labels = folders.class_labels(training.classes)
-    data = training.fingerprint() + (validation.fingerprint() if validation else "")
-    if begun and begun.data != data:
-        raise UsageError(
-            f"The images are not those that the run in {place.output} began with; it needs the same, --val's too."
-        )
-    with _alone_in(place.output):
-        parts = _parts(place, training, validation, settings, ways, on_decoded)
-        arrays = None
-        # Everything else has turned out well: now it is worth the seconds that this takes.
+    fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
+    if state and state.fingerprint != fingerprint:
+        raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images, and `val`.")
+    with _lock(paths.output):
+        subsets = _open_subsets(paths, training, validation, settings, options, on_decoded)
+        # Importing Keras takes seconds, so everything else is checked first.
         import_keras()
         from densenet_cli.training import network
-        from densenet_cli.training.loop import Run
+        from densenet_cli.training.loop import TrainingRun
 
-        if begun is None:
-            if settings.start != SCRATCH:
+        initial_arrays = None
+        if state is None:
+            if settings.start != FROM_SCRATCH:
                 config = settings.config(len(labels))
-                arrays = network.start_arrays(settings.start, config, labels, offline)
-            begun = run_files.State(settings.to_dict(), list(training.classes), data)
-            _clear(place.output)
-        recipe.write(place.output / SETTINGS_FILE, settings)
-        yield Run(settings, labels, *parts, begun, place.output, ways, arrays)
+                initial_arrays = network.load_initial_arrays(settings.start, config, labels, offline)
+            state = RunState(settings.to_dict(), list(training.classes), fingerprint)
+            _delete_run(paths.output)
+        recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
+        yield TrainingRun(settings, labels, *subsets, state, paths.output, options, initial_arrays)
 
 
-def _check_settings(begun: run_files.State, settings: Settings) -> None:
-    different = settings.differences(Settings.from_dict(begun.settings))
-    if different:
-        raise UsageError(f"The run to resume has other settings: its {'; its '.join(different)}.")
+def _check_settings(state: RunState, settings: Settings) -> None:
+    if differences := settings.differences(Settings.from_dict(state.settings)):
+        raise UsageError(f"The run has other settings: {'; '.join(differences)}.")
 
 
-def _check_free(output: Path) -> None:
-    for name in (run_files.FILE, result.FILE):
+def _check_empty(output: Path) -> None:
+    for name in (run_files.STATE_FILE, run_files.MODEL_FILE):
         if (output / name).exists():
-            raise UsageError(f"{output} holds a run already: --resume goes on with it, --overwrite begins anew.")
+            raise UsageError(f"There is a run in {output}. Use `resume` to continue it or `overwrite` to start again.")
 
 
-def _clear(output: Path) -> None:
-    """Take away what an earlier run left, its state first: without it nothing can be resumed by mistake."""
-    from densenet_cli.training import curves, log
-
-    for name in (run_files.FILE, result.FILE, log.FILE, curves.FILE):
+def _delete_run(output: Path) -> None:
+    """Delete the files of an earlier run. The state is first, so that an incomplete run cannot be resumed."""
+    for name in (run_files.STATE_FILE, run_files.MODEL_FILE, run_files.LOG_FILE, run_files.CURVES_FILE):
         (output / name).unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
+def _lock(output: Path) -> Iterator[None]:
     with output_errors(output), ExitStack() as stack:
         output.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,42 +115,43 @@ def _alone_in(output: Path) -> Iterator[None]:
         yield
 
 
-def _parts(
-    place: Place,
+def _open_subsets(
+    paths: RunPaths,
     training: Collection,
     validation: Collection | None,
     settings: Settings,
-    ways: Ways,
+    options: RunOptions,
     on_decoded: Callable[[int, int], None],
-) -> tuple[Part, Part]:
-    """The images to train on and those to measure on, decoded where they are few enough."""
-    largest = max(settings.input_size, *(phase.size for phase in settings.sizes))
-    # So that not even the smallest crop of an image decoded at reduced scale is enlarged, nor the 256 of 224.
-    least_side = math.ceil(largest / min(math.sqrt(settings.crop_area), 224 / 256))
-    opened = []
+) -> tuple[Subset, Subset]:
+    """Return the training and the validation images."""
+    max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
+    # Neither the smallest random crop nor the center crop (224 of 256) may enlarge a JPEG decoded at reduced scale.
+    min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
+    subsets = []
     for collection in filter(None, (training, validation)):
-        images = open_images(collection.paths, least_side, place.cache, place.cache_limit, ways.threads, on_decoded)
-        readable = _readable(collection, images, ways.skip_unreadable)
-        opened.append(Part(images, readable, collection.targets[readable]))
+        images = open_images(collection.paths, min_side, paths.cache, options.cache_limit, options.threads, on_decoded)
+        readable = _readable_indices(collection, images, options.skip_unreadable)
+        subsets.append(Subset(images, readable, collection.targets[readable]))
     if validation is None:
-        return split(opened[0], training.classes, settings.validation, settings.seed)
-    return opened[0], opened[1]
+        return split_validation(subsets[0], training.classes, settings.validation, settings.seed)
+    return subsets[0], subsets[1]
 
 
-def _readable(collection: Collection, images: Images, skip: bool) -> folders.Indices:
-    """Numbers of the images that could be decoded; all of those that will be decoded later only.
+def _readable_indices(collection: Collection, images: Images, skip_unreadable: bool) -> IntArray:
+    """Return the indices of the images that were decoded; all indices if images are decoded on demand.
 
-    Raises ``UsageError`` where there are others and they aren't to be skipped, or a class has no others.
+    Raises:
+        UsageError: If an image cannot be decoded and ``skip_unreadable`` is false, or a class has no other images.
     """
-    bad = images.unreadable() if isinstance(images, Mapped) else {}
-    if bad and not skip:
-        named = " ".join(list(bad.values())[:NAMED])
-        more = f" And {len(bad) - NAMED} more." if len(bad) > NAMED else ""
+    errors = images.errors() if isinstance(images, MappedImages) else {}
+    if errors and not skip_unreadable:
+        listed = " ".join(list(errors.values())[:MAX_LISTED])
+        more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""
         raise UsageError(
-            f"{len(bad)} of {len(collection)} images can't be decoded: {named}{more} Repair or remove them, or leave "
-            "them out with --skip-unreadable."
+            f"{len(errors)} of {len(collection)} images cannot be decoded: {listed}{more} Repair or remove them, or "
+            "use `skip_unreadable`."
         )
-    readable = np.setdiff1d(np.arange(len(collection)), np.fromiter(bad, np.int64, len(bad)))
-    for lost in sorted(set(collection.targets.tolist()) - set(collection.targets[readable].tolist())):
-        raise UsageError(f"The class {collection.classes[lost]!r} has no image that can be decoded.")
+    readable = np.setdiff1d(np.arange(len(collection)), np.fromiter(errors, np.int64, len(errors)))
+    for target in sorted(set(collection.targets.tolist()) - set(collection.targets[readable].tolist())):
+        raise UsageError(f"No image of the class {collection.classes[target]!r} can be decoded.")
     return readable

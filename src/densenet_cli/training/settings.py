@@ -1,152 +1,224 @@
-"""The settings of a run: one frozen dataclass that holds all of what a run computes from, its images aside."""
+"""Training settings, which determine the result of a run, and run options, which do not."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.preprocessing import MODES
-from densenet_cli.topology import DenseNetConfig
+from densenet_cli.topology import STEMS, DenseNetConfig
 
-SCHEDULES = ("cosine", "step")
-AUGMENTATIONS = ("crop", "pad", "none")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-SCRATCH = "scratch"
-EPOCHS = 30
-"""Where neither epochs nor sizes are said."""
+FROM_SCRATCH = "scratch"
+DEFAULT_EPOCHS = 30
+"""Used if neither epochs nor sizes are given."""
 
-NETWORK = ("blocks", "growth_rate", "stem", "stem_width", "compression", "input_size")
-"""The settings that a variant, or a checkpoint to start from, decides."""
+ARCHITECTURE = ("blocks", "growth_rate", "stem", "stem_width", "compression")
+"""Settings that a checkpoint to start from determines."""
 
 
 class Phase(NamedTuple):
-    """``epochs`` epochs on images of ``size`` pixels a side."""
+    """Consecutive epochs on images of ``size`` x ``size`` pixels."""
 
     size: int
     epochs: int
 
 
+class Range(NamedTuple):
+    """The allowed values of a number. The fields are those of ``click.FloatRange``."""
+
+    min: float
+    max: float
+    min_open: bool = False
+    max_open: bool = True
+
+    def contains(self, value: float) -> bool:
+        """Return whether ``value`` is in the range. NaN never is."""
+        above = value > self.min if self.min_open else value >= self.min
+        return above and (value < self.max if self.max_open else value <= self.max)
+
+    def __str__(self) -> str:
+        low = f"{'greater than' if self.min_open else 'at least'} {self.min:g}"
+        return f"{low} and {'less than' if self.max_open else 'at most'} {self.max:g}"
+
+
+def _setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, "group": group, **metadata})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what a run computes. Raises ``UsageError`` for a value outside its range.
+    """Everything that determines the result of a run, except its images.
 
-    Attributes:
-        blocks, growth_rate, stem, stem_width, compression: the network, as in ``DenseNetConfig``.
-        input_size: side in pixels of the images that the finished network is measured with and meant for.
-        preprocess: how these are prepared, a key of ``images.preprocessing.WAYS``.
-        sizes: the phases: ``(Phase(32, 5), Phase(48, 4))`` is 5 epochs at 32 pixels a side, then 4 at 48. Empty
-            stands for ``EPOCHS`` at ``input_size``.
-        batch_size: images a step, at least 2 (a batch norm needs them).
-        learning_rate: its peak, above 0.
-        schedule: ``cosine`` to zero, or ``step``: a tenth at 50 % and a hundredth from 75 %, the paper's.
-        warmup: epochs of linear growth from zero to the peak; may be a fraction.
-        momentum: Nesterov's, in [0, 1).
-        weight_decay: the paper's L2 factor, on kernels alone.
-        label_smoothing: share of a label that is spread over all classes, in [0, 1).
-        augmentation: ``crop`` (random-resized), ``pad`` (shifted by up to an eighth, the paper's C10+) or ``none``.
-        crop_area: least share of the area that a random-resized crop keeps, in (0, 1].
-        flip: mirror every other image.
-        averaging: steps over which the weights that are measured and kept are averaged (0: none).
-        class_weights: weigh each class by how rare it is.
-        start: ``scratch``, a variant's name, or a checkpoint's file.
-        freeze: the last stage (``conv1`` to ``convN``) that stays as it was at the start; empty for none.
-        unfreeze_after: epochs after which it learns too (0: never).
-        validation: images a class to split off for validation.
-        patience: epochs without a better validation accuracy after which a run stops (0: never).
-        precision: Keras' dtype policy.
-        seed: of the first weights, the split, the order and the augmentation, at least 0.
+    The metadata of a field describes it: ``help``; ``group``, a heading for related settings; and, where they apply,
+    ``choices``, ``range`` (a ``Range``), ``metavar``, and ``shown_default`` (what to
+    show instead of the default).
+
+    Raises:
+        UsageError: If a value is not allowed.
     """
 
-    blocks: tuple[int, ...] = (6, 12, 24, 16)
-    growth_rate: int = 32
-    stem: str = "imagenet"
-    stem_width: int = 64
-    compression: float = 0.5
-    input_size: int = 224
-    preprocess: str = "crop"
-    sizes: tuple[Phase, ...] = ()
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    schedule: str = "cosine"
-    warmup: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
-    augmentation: str = "crop"
-    crop_area: float = 0.35
-    flip: bool = True
-    averaging: int = 500
-    class_weights: bool = False
-    start: str = SCRATCH
-    freeze: str = ""
-    unfreeze_after: int = 0
-    validation: int = 10
-    patience: int = 0
-    precision: str = "float32"
-    seed: int = 0
+    blocks: tuple[int, ...] = _setting((6, 12, 24, 16), "Layers in each dense block.", "Network", metavar="N,N,...")
+    growth_rate: int = _setting(32, "Feature maps that each layer adds.", "Network", metavar="K")
+    stem: str = _setting("imagenet", "Layers before the first dense block.", "Network", choices=tuple(STEMS))
+    stem_width: int = _setting(64, "Output channels of the stem.", "Network", metavar="N")
+    compression: float = _setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
+    input_size: int = _setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
+    preprocess: str = _setting(
+        "crop", "Preprocessing mode for validation and inference.", "Network", choices=tuple(MODES)
+    )
+    sizes: tuple[Phase, ...] = _setting(
+        (),
+        "Phases of growing image size instead of epochs at the input size: 32x5,48x4.",
+        "Training",
+        metavar="SIZExEPOCHS,...",
+    )
+    batch_size: int = _setting(64, "Images per step.", "Training", metavar="N", range=Range(2, 1e6))
+    learning_rate: float = _setting(
+        0.1, "Peak learning rate.", "Training", metavar="RATE", range=Range(0, 1e3, min_open=True)
+    )
+    schedule: str = _setting(
+        "cosine", "Decay of the learning rate after the warmup.", "Training", choices=("cosine", "step")
+    )
+    warmup: float = _setting(1.0, "Epochs of linear warmup.", "Training", metavar="EPOCHS", range=Range(0, 1e6))
+    momentum: float = _setting(0.9, "Nesterov momentum.", "Training", metavar="M", range=Range(0, 1))
+    weight_decay: float = _setting(
+        1e-4, "L2 regularization of kernels.", "Training", metavar="DECAY", range=Range(0, 1)
+    )
+    label_smoothing: float = _setting(
+        0.1, "Label smoothing of the loss.", "Training", metavar="FRACTION", range=Range(0, 1)
+    )
+    augmentation: str = _setting(
+        "crop",
+        "Random resized crops, padded crops (as in the DenseNet paper), or none.",
+        "Augmentation",
+        choices=("crop", "pad", "none"),
+    )
+    crop_area: float = _setting(
+        0.35,
+        "Minimum area of a random resized crop.",
+        "Augmentation",
+        metavar="FRACTION",
+        range=Range(0, 1, min_open=True, max_open=False),
+    )
+    flip: bool = _setting(True, "Flip half of the images horizontally.", "Augmentation")
+    averaging: int = _setting(
+        500,
+        "Steps over which to average the weights (0: no averaging).",
+        "Training",
+        metavar="STEPS",
+        range=Range(0, 1e9),
+    )
+    class_weights: bool = _setting(False, "Weight classes by inverse frequency.", "Training")
+    start: str = _setting(
+        FROM_SCRATCH, "Start from these weights, with a new head.", "Initial weights", metavar="VARIANT|FILE"
+    )
+    freeze: str = _setting(
+        "", "Freeze the layers up to this stage (conv1, conv2, ...).", "Initial weights", metavar="STAGE"
+    )
+    unfreeze_after: int = _setting(
+        0,
+        "Unfreeze all layers after this many epochs.",
+        "Initial weights",
+        metavar="EPOCHS",
+        range=Range(0, 1e9),
+        shown_default="never",
+    )
+    validation: int = _setting(
+        10, "Images per class to hold out for validation.", "Validation", metavar="N", range=Range(1, 1e9)
+    )
+    patience: int = _setting(
+        0,
+        "Stop after this many epochs without improvement.",
+        "Validation",
+        metavar="EPOCHS",
+        range=Range(0, 1e9),
+        shown_default="never",
+    )
+    precision: str = _setting(
+        "float32",
+        "Keras dtype policy.",
+        "Training",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    seed: int = _setting(0, "Random seed.", "Training", metavar="N", range=Range(0, 2**32))
 
     def __post_init__(self) -> None:
         try:
             self.config(classes=2)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"There is no such network: {error}.") from None
+            raise UsageError(f"Invalid network: {error}.") from None
         if not self.sizes:
-            object.__setattr__(self, "sizes", (Phase(self.input_size, EPOCHS),))
+            object.__setattr__(self, "sizes", (Phase(self.input_size, DEFAULT_EPOCHS),))
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            choices, allowed = setting.metadata.get("choices"), setting.metadata.get("range")
+            if choices and value not in choices:
+                raise UsageError(f"`{setting.name}` must be one of {', '.join(choices)}, not {value!r}.")
+            if allowed and not allowed.contains(value):
+                raise UsageError(f"`{setting.name}` must be {allowed}, not {value}.")
         stages = [f"conv{stage}" for stage in range(1, len(self.blocks) + 2)]
-        for name, allowed in (
-            ("schedule", SCHEDULES),
-            ("augmentation", AUGMENTATIONS),
-            ("precision", PRECISIONS),
-            ("preprocess", tuple(MODES)),
-            ("freeze", ("", *stages)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is one of {', '.join(filter(None, allowed))}, not {getattr(self, name)!r}.")
-        for name, least, limit in _RANGES:
-            value = getattr(self, name)
-            if not least <= value < limit:
-                raise UsageError(f"{name} is at least {least:g} and less than {limit:g}, not {value}.")
-        if not 0 < self.crop_area <= 1:
-            raise UsageError(f"crop_area lies in (0, 1], not {self.crop_area}.")
-        if self.freeze and self.start == SCRATCH:
-            raise UsageError("Only weights that were trained are worth freezing: give --from with --freeze.")
+        if self.freeze and self.freeze not in stages:
+            raise UsageError(f"`freeze` must be one of {', '.join(stages)}, not {self.freeze!r}.")
+        if self.freeze and self.start == FROM_SCRATCH:
+            raise UsageError("`freeze` requires `start`: there are no trained weights to freeze.")
 
     @property
     def epochs(self) -> int:
-        """Of all phases together."""
+        """The number of epochs of all phases."""
         return sum(phase.epochs for phase in self.sizes)
 
     def size_at(self, epoch: int) -> int:
-        """Side in pixels of the training images in ``epoch``, counted from 0."""
+        """Return the side of the training images in pixels in ``epoch``, counted from 0."""
         for size, epochs in self.sizes:
             if epoch < epochs:
                 return size
             epoch -= epochs
-        raise IndexError("there is no such epoch")
+        raise IndexError("epoch out of range")
 
     def is_frozen_at(self, epoch: int) -> bool:
-        """Whether ``freeze`` holds in ``epoch``, counted from 0."""
+        """Return whether the layers up to ``freeze`` are frozen in ``epoch``, counted from 0."""
         return bool(self.freeze) and (not self.unfreeze_after or epoch < self.unfreeze_after)
 
+    def learning_rate_at(self, progress: float) -> float:
+        """Return the learning rate after ``progress`` epochs, which may be a fraction.
+
+        After a linear warmup it follows a cosine to zero (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)
+        or the steps of the DenseNet paper: divided by 10 at 50 % and again at 75 % of the run.
+        """
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        fraction = min(1.0, progress / self.epochs)
+        if self.schedule == "step":
+            return self.learning_rate * (0.01 if fraction >= 0.75 else 0.1 if fraction >= 0.5 else 1.0)
+        decay = (progress - self.warmup) / max(1e-9, self.epochs - self.warmup)
+        return self.learning_rate * (1 + math.cos(math.pi * min(1.0, decay))) / 2
+
     def config(self, classes: int) -> DenseNetConfig:
-        """The network to train."""
+        """Return the configuration of the network for a number of classes."""
         return DenseNetConfig(
             self.blocks, self.growth_rate, self.stem, self.stem_width, self.compression, classes, self.input_size
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As values that JSON and TOML have; ``from_dict`` reads it back."""
+        """Return the settings as JSON and TOML types. ``from_dict`` is the inverse."""
         return {**asdict(self), "blocks": list(self.blocks), "sizes": format_sizes(self.sizes)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """The inverse of ``to_dict``; what is left out keeps its default. Raises ``UsageError``."""
+        """Return the settings that ``to_dict`` stored. Missing ones get their defaults.
+
+        Raises:
+            UsageError: If a name is unknown or a value is not allowed.
+        """
+        types = {setting.name: type(setting.default) for setting in fields(cls)} | {"blocks": list, "sizes": str}
         for name, value in values.items():
-            if name not in _TYPES:
-                raise UsageError(f"There is no setting {name!r}; there are {', '.join(_TYPES)}.")
-            if not _fits(value, _TYPES[name]):
-                raise UsageError(f"The setting {name} is not to be {value!r}.")
+            if name not in types:
+                raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")
+            if not _has_type(value, types[name]):
+                raise UsageError(f"The setting {name} must be {_TYPE_NAMES[types[name]]}, not {value!r}.")
         values = dict(values)
         if "blocks" in values:
             values["blocks"] = tuple(values["blocks"])
@@ -155,48 +227,81 @@ class Settings:
         return cls(**values)
 
     def differences(self, other: Settings) -> list[str]:
-        """Sentences' ends that say which settings are others in ``other``: ``seed is 1, not 0``."""
+        """Return how ``other`` differs, such as ``["seed is 1, not 0"]`` if its seed is 1."""
         mine, theirs = self.to_dict(), other.to_dict()
         return [f"{name} is {theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
 
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("batch_size", 2, 1e6),
-    ("learning_rate", 1e-12, 1e3),
-    ("warmup", 0, 1e6),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, 1),
-    ("label_smoothing", 0, 1),
-    ("averaging", 0, 1e9),
-    ("unfreeze_after", 0, 1e9),
-    ("validation", 1, 1e9),
-    ("patience", 0, 1e9),
-    ("seed", 0, 2**32),
-)
-"""Setting, its least value, and what it is less than."""
-
-_TYPES: dict[str, type] = {
-    field.name: {"blocks": list, "sizes": str}.get(field.name, type(field.default)) for field in fields(Settings)
+_TYPE_NAMES = {
+    list: "a list of integers",
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
 }
 
 
-def _fits(value: Any, kind: type) -> bool:
-    if kind is list:
-        return isinstance(value, list) and all(type(part) is int for part in value)
-    return type(value) is kind or (kind is float and type(value) is int)
+def _has_type(value: Any, expected: type) -> bool:
+    if expected is list:
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    return type(value) is expected or (expected is float and type(value) is int)
 
 
 def parse_sizes(text: str) -> tuple[Phase, ...]:
-    """``32x5,48x4`` as phases. Raises ``UsageError`` for anything else."""
+    """Parse phases such as ``32x5,48x4``. Raises ``UsageError`` for anything else."""
     try:
         phases = tuple(Phase(*map(int, part.split("x"))) for part in text.split(","))
     except (TypeError, ValueError):
         phases = ()
     if not phases or min(min(phase) for phase in phases) < 1:
-        raise UsageError(f"Sizes are SIZExEPOCHS, joined by commas (32x5,48x4), not {text!r}.")
+        raise UsageError(f"`sizes` must have the form SIZExEPOCHS,... such as 32x5,48x4, not {text!r}.")
     return phases
 
 
 def format_sizes(phases: tuple[Phase, ...]) -> str:
-    """The inverse of ``parse_sizes``."""
+    """Return phases as text. ``parse_sizes`` is the inverse."""
     return ",".join(f"{size}x{epochs}" for size, epochs in phases)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """The progress of a run after a step.
+
+    Attributes:
+        epoch, batch: Number of the epoch and of the batch in it, counted from 1.
+        epochs, batches: Number of epochs in the run and of batches in an epoch.
+        size: Side of the images in pixels.
+        loss, accuracy: Means over the epoch so far.
+        seconds_left: Estimated time until the end of the run.
+    """
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    size: int
+    loss: float
+    accuracy: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that do not affect the result of a run.
+
+    Attributes:
+        threads: Number of threads that prepare images.
+        cache_limit: Maximum size of the decoded images on disk in megabytes. A larger dataset is decoded again in every
+            epoch.
+        save_every: Seconds between two checkpoints of the state within an epoch.
+        skip_unreadable: Skip images that cannot be decoded.
+        on_step: Called after each step.
+        on_epoch: Called after each epoch with its row of the log.
+    """
+
+    threads: int = 2
+    cache_limit: int = 8000
+    save_every: float = 180.0
+    skip_unreadable: bool = False
+    on_step: Callable[[StepInfo], None] = lambda info: None
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None

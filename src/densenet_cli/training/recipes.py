@@ -1,0 +1,99 @@
+"""Recipes: settings in a TOML file, and combining them with other sources of settings."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from densenet_cli import variants
+from densenet_cli.errors import UsageError
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Settings
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the values in a TOML file without checking them. Raises ``UsageError``."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from None
+
+
+def write(path: Path, settings: Settings) -> None:
+    """Write settings to a file that ``read`` reads. Raises ``OSError``."""
+    # JSON strings, numbers, booleans, and lists are also valid TOML.
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.to_dict().items()]
+    path.write_text("".join(lines), "utf-8")
+
+
+def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
+    """Return the settings for a new run.
+
+    Either argument may also contain ``variant``, which sets the network, and ``epochs``, which replaces ``sizes`` by
+    one phase at the input size. If the run starts from a checkpoint, the checkpoint sets the network.
+
+    Args:
+        recipe: Values of a recipe.
+        options: Values that take precedence over the recipe.
+
+    Raises:
+        UsageError: If a value is not allowed or contradicts the checkpoint.
+        WeightsError: If the checkpoint cannot be used.
+    """
+    values = _merge(recipe, options)
+    start = values.get("start", FROM_SCRATCH)
+    if start != FROM_SCRATCH:
+        defaults = _network_settings(_start_config(start))
+        for name in ARCHITECTURE:
+            if values.get(name, defaults[name]) != defaults[name]:
+                raise UsageError(f"`{name}` cannot be {values[name]}: {start} has {defaults[name]}.")
+        values = {**defaults, **values}
+    return _with_sizes(values)
+
+
+def resolve_resumed(saved: dict[str, Any], recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
+    """Return the settings for a resumed run: ``saved``, overridden by ``recipe`` and ``options`` as in ``resolve``."""
+    return _with_sizes({**saved, **_merge(recipe, options)})
+
+
+def _merge(recipe: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    for values in (recipe, options):
+        if "epochs" in values and "sizes" in values:
+            raise UsageError("Use either `epochs` (at the input size) or `sizes`.")
+    if "epochs" in options:
+        recipe = {name: value for name, value in recipe.items() if name != "sizes"}
+    elif "sizes" in options:
+        recipe = {name: value for name, value in recipe.items() if name != "epochs"}
+    values = {**recipe, **options}
+    variant = values.pop("variant", None)
+    return {**_network_settings(variants.get(variant).config), **values} if variant is not None else values
+
+
+def _with_sizes(values: dict[str, Any]) -> Settings:
+    epochs = values.pop("epochs", None)
+    if epochs is not None:
+        values["sizes"] = f"{values.get('input_size', Settings.input_size)}x{epochs}"
+    return Settings.from_dict(values)
+
+
+def _start_config(start: str) -> DenseNetConfig:
+    """Return the configuration of a variant, or of the checkpoint in a file."""
+    if start in variants.VARIANTS:
+        return variants.VARIANTS[start].config
+    if not Path(start).exists():
+        raise UsageError(
+            f"`start` must be a variant or a checkpoint file, not {start}. The variants are "
+            f"{', '.join(variants.VARIANTS)}."
+        )
+    from densenet_cli.weights import checkpoint
+
+    return checkpoint.read(start).config
+
+
+def _network_settings(config: DenseNetConfig) -> dict[str, Any]:
+    values = config.to_dict()
+    return {name: values[name] for name in (*ARCHITECTURE, "input_size")}
