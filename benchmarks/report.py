@@ -1,4 +1,4 @@
-"""Tables of results: on the terminal, and between markers in ``docs/benchmarks.md``, whose prose stays as it is."""
+"""Print tables of results, and write them between markers in ``docs/concepts/performance.md``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densenet_cli.benchmarking.machine import describe_machine
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "concepts" / "performance.md"
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "pillow", "click", "rich")
 
 

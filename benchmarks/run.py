@@ -1,4 +1,4 @@
-"""Run the benchmarks and bring the tables of ``docs/benchmarks.md`` up to date: ``run.py [--quick] [NAME...]``."""
+"""Run the benchmarks and update the tables of ``docs/concepts/performance.md``: ``run.py [--quick] [NAME...]``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Update the model card of tiny: ``python scripts/tiny_card.py RESULTS LOG.csv...``.
 
 RESULTS is a folder that ``densenet evaluate tiny-imagenet/test --variant tiny -o RESULTS/report.json --plots RESULTS``
-wrote. The logs are those of the training runs, in order. The script updates the part of ``docs/models/tiny.md`` between
+wrote. The logs are those of the training runs, in order. The script updates the part of ``docs/concepts/models/tiny.md`` between
 two marks, the table of all classes, and two plots.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from densenet_cli.training import run_files
 
-MODELS = Path(__file__).parents[1] / "docs/models"
+MODELS = Path(__file__).parents[1] / "docs/concepts/models"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 MAX_LISTED = 10
 """Classes and pairs that the card lists."""

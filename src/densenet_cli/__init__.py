@@ -6,24 +6,40 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
-    from densenet_cli.errors import DensenetError, ImageError
-    from densenet_cli.results import Prediction, Score
+    from densenet_cli.errors import CheckpointError, DensenetError, ImageError, OutputError, UsageError, WeightsError
+    from densenet_cli.explain.cam import Explanation
+    from densenet_cli.results import Embedding, Prediction, Score
 
-__all__ = ["Classifier", "DensenetError", "ImageError", "Prediction", "Score"]
+    __version__: str
 
-_HOMES = {
-    "Classifier": "classifier",
-    "DensenetError": "errors",
-    "ImageError": "errors",
-    "Prediction": "results",
-    "Score": "results",
-}
+__all__ = [
+    "CheckpointError",
+    "Classifier",
+    "DensenetError",
+    "Embedding",
+    "Explanation",
+    "ImageError",
+    "OutputError",
+    "Prediction",
+    "Score",
+    "UsageError",
+    "WeightsError",
+    "__version__",
+]
+
+_MODULES = {"Classifier": "classifier", "Explanation": "explain.cam"} | dict.fromkeys(
+    ("Embedding", "Prediction", "Score"), "results"
+)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is asked for: the command starts without most of them."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used, so that the command starts without most of them."""
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("densenet-cli")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)

@@ -1,6 +1,6 @@
 """What an image's classification is, and how it is written: a ``Prediction`` and its JSON, JSON Lines and CSV forms.
 
-The forms are a contract (``docs/output.md``). Two rules keep them exact whatever a file is called:
+The forms are a contract (``docs/reference/output.md``). Two rules keep them exact whatever a file is called:
 
 - A name that is not UTF-8 (Python holds such bytes as lone surrogates) is written with backslash escapes, its own
   backslashes doubled; JSON also gives its bytes whole. In CSV, which has no room for them, every backslash is doubled.

@@ -23,25 +23,19 @@ from tests.support import browser as support
 
 
 def test_every_page_is_in_the_navigation():
-    found = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    sections = site_pages.listed()
-    found += [path for pages in sections.values() for page in pages for path in page.values()]
-    assert [name for page in sections["Commands"] for name in page] == list(COMMANDS)
-    pages = [site_pages.place(page) for page in {*site_pages.PAGES, *DOCS.rglob("*.md")}]
-    assert sorted(found) == sorted(pages), "docs/index.md lists every page"
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert [f"reference/commands/{name}.md" for name in COMMANDS] == [path for path in listed if "/commands/" in path]
+    pages = [site_pages.site_path(page) for page in {*site_pages.ROOT_PAGES, *DOCS.rglob("*.md")}]
+    assert sorted(listed) == sorted(pages)
 
 
-def test_links_follow():
-    readme, tiny = ROOT / "README.md", DOCS / "models" / "tiny.md"
-    text = "[a](docs/summary.md#options) [b](LICENSE) [c](https://x.org/docs/summary.md)\n```\n[d](LICENSE)\n```\n"
-    page = ROOT / "CONTRIBUTING.md"
-    assert site_pages.relinked("[a](docs/architecture.md#errors)", page) == "[a](architecture.md#errors)"
-    assert site_pages.relinked("[a](../../recipes/tiny.toml)", tiny) == "[a](../files/recipes/tiny.toml)"
-    assert (
-        site_pages.relinked("[a](../README.md) [b](nowhere.md)", DOCS / "index.md") == "[a](index.md) [b](nowhere.md)"
-    )
-    assert site_pages.relinked(text, readme).startswith("[a](summary.md#options) [b](")
-    assert site_pages.relinked(text, readme).endswith("[c](https://x.org/docs/summary.md)\n```\n[d](LICENSE)\n```\n")
+def test_links_are_rewritten():
+    tiny, page = DOCS / "concepts" / "models" / "tiny.md", ROOT / "CONTRIBUTING.md"
+    rewrite = site_pages.rewrite_links
+    assert rewrite("[a](docs/concepts/architecture.md#errors)", page) == "[a](concepts/architecture.md#errors)"
+    assert rewrite("[a](../../../recipes/tiny.toml)", tiny) == "[a](../../files/recipes/tiny.toml)"
+    text = "[a](docs/concepts/architecture.md) [b](https://x.org/docs/summary.md)\n```\n[c](LICENSE)\n```\n"
+    assert rewrite(text, page) == text.replace("docs/", "", 1)
 
 
 LOADED = {"link": "href", "script": "src", "img": "src", "source": "srcset", "iframe": "src", "image": "href"}
@@ -109,8 +103,9 @@ def test_opening_a_page_asks_for_nothing_elsewhere(site):
 
 def test_what_the_pages_say_can_be_searched(site):
     index = next(iter(site)).parent / "search" / "search_index.json"
+    folder = next(path for path in site if path.name == "index.html").parent
     for path in site:
-        assert f'"location":"{path.name}"' in index.read_text() or path.parent.name == "models"
+        assert f'"location":"{path.relative_to(folder).as_posix()}"' in index.read_text()
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -132,7 +127,7 @@ def served(site):
 def test_in_a_browser(served, tmp_path):
     with support.opened(tmp_path / "profile") as browser:
         for width, dark in ((1280, False), (390, True)):
-            browser.open(f"{served}/predict.html", width, 900, dark=dark)
+            browser.open(f"{served}/reference/commands/predict.html", width, 900, dark=dark)
             assert browser.run("return getComputedStyle(document.body).colorScheme") == ("dark" if dark else "light")
             assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
             # A help page is 80 columns wide; on a phone it is scrolled.

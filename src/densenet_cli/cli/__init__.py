@@ -94,7 +94,7 @@ def densenet() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/output.md``)."""
+    """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/reference/output.md``)."""
     # The interpreter's last search for garbage, among everything imported, is a tenth of the time of one image.
     atexit.register(gc.freeze)
     # numpy's BLAS would start a thread a core that spins beside the engine's; no command multiplies matrices with it.

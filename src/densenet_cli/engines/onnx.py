@@ -17,7 +17,7 @@ class OnnxEngine:
     """See ``engines.Engine``. Made from the cached graph's record alone, where there is one.
 
     A single image is computed by all threads together, for the quickest answer. Of several, each thread computes
-    its own: no thread waits for another within an image, which gives a tenth more of them (``docs/benchmarks.md``).
+    its own: no thread waits for another within an image, which is a tenth faster.
     """
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:

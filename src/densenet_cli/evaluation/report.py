@@ -148,7 +148,7 @@ class Report:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON's types (``docs/evaluate.md`` describes it)."""
+        """The report as JSON's types (``docs/reference/commands/evaluate.md`` describes it)."""
         return {
             "model": unicode(self.model),
             "settings": dict(self.settings),

@@ -56,7 +56,7 @@ class ExportedModel:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The description as JSON values, with the same keys in every format (``docs/export.md`` explains each one).
+        """The description as JSON values, with the same keys in every format (see the reference of ``export``).
 
         ``model``, ``config``, and ``preprocessing`` always; ``labels`` and ``wordnet_ids`` if the model has them.
         ``preprocessing`` has ``mode``, ``input_size``, ``resize``, ``resize_size``, ``crop``, ``pad_color`` (mode
