@@ -1,8 +1,8 @@
 """Update the model card of tiny: ``python scripts/tiny_card.py RESULTS LOG.csv...``.
 
 RESULTS is a folder that ``densenet evaluate tiny-imagenet/test --variant tiny -o RESULTS/report.json --plots RESULTS``
-wrote. The logs are those of the training runs, in order. The script updates the part of ``docs/concepts/models/tiny.md`` between
-two marks, the table of all classes, and two plots.
+wrote. The logs are those of the training runs, in order. The script updates the part of
+``docs/concepts/models/tiny.md`` between two marks, the table of all classes, and two plots.
 """
 
 from __future__ import annotations

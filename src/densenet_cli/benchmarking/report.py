@@ -189,7 +189,7 @@ class BenchmarkReport:
         return FastestSettings(best, rates[best], rates.get(default))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values (``docs/benchmark.md`` describes them)."""
+        """Return the report as JSON values (see the reference of ``benchmark``)."""
         return {
             "model": unicode(self.model),
             "machine": self.machine.to_dict(),
