@@ -24,7 +24,7 @@ from densenet_cli.weights.contents import ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import TINY, probabilities_of, random_arrays
 
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "commands" / "export.md"
 LABELS = tuple(ClassLabel(n * 3, f"n{n:08}", name) for n, name in enumerate(("café", *"abcdefghi")))
 NAMES = [label.name for label in LABELS]
 FILES = {"onnx": "m.onnx", "saved-model": "m", "tflite": "m.tflite", "keras": "m.keras", "safetensors": "m.safetensors"}
