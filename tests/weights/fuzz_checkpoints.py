@@ -1,9 +1,9 @@
-"""Damage checkpoints at random and read them: an error of ours or a checkpoint each time, quickly and in little memory.
+"""Fuzzing of the checkpoint readers: every damaged file is loaded or rejected, quickly and with little memory.
 
     python -m tests.weights.fuzz_checkpoints 20000
 
-runs that many files of each layout, in a process of their own that is ended when one file takes longer than a file
-may. The same seed damages the same way.
+reads that many damaged files of each format in a separate process, which is killed if it takes too long. The same seed
+produces the same files.
 """
 
 from __future__ import annotations
@@ -25,58 +25,58 @@ from tests.support.networks import uncalibrated
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 ROOT = Path(__file__).parents[2]
-SECONDS_A_FILE = 10.0
+SECONDS_PER_FILE = 10.0
 
 LAYOUTS = {
     "published": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG),
     "keras3": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG, False, "model_weights", ""),
     "numbered": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG),
-    "nameless": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG, names=False),
+    "unnamed": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG, names=False),
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 
 
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """``data`` cut short, or with a few bits, bytes, numbers or pieces of it changed."""
+def damage(data: bytes, rng: random.Random) -> bytes:
+    """Truncate ``data``, or change a few of its bits, bytes, numbers, or blocks."""
     if rng.random() < 0.15:
         return data[: rng.randrange(len(data))]
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
-        at = rng.randrange(len(out))
+        offset = rng.randrange(len(out))
         kind = rng.randrange(5)
         if kind == 0:
-            out[at] ^= 1 << rng.randrange(8)
+            out[offset] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            out[at] = rng.choice((0, 1, 127, 128, 255))
+            out[offset] = rng.choice((0, 1, 127, 128, 255))
         elif kind == 2:
             piece = rng.choice((bytes(8), b"\xff" * 8, b"\xff" * 4, (1 << rng.randrange(63)).to_bytes(8, "little")))
-            out[at : at + len(piece)] = piece
+            out[offset : offset + len(piece)] = piece
         elif kind == 3:
-            out[at : at + 8] = rng.randrange(len(data)).to_bytes(8, "little")
+            out[offset : offset + 8] = rng.randrange(len(data)).to_bytes(8, "little")
         else:
             source, length = rng.randrange(len(data)), rng.randrange(1, 64)
-            out[at : at + length] = data[source : source + length]
+            out[offset : offset + length] = data[source : source + length]
     return bytes(out)
 
 
 def run(layout: str, seed: int, files: int) -> dict[str, float]:
-    """Read ``files`` damaged files of ``layout`` in this process. Anything but a ``CheckpointError`` is raised."""
+    """Read ``files`` damaged files of ``layout`` in this process. Errors other than ``CheckpointError`` propagate."""
     rng = random.Random(seed)
-    report = {"files": 0, "refused": 0, "slowest_s": 0.0}
+    report = {"files": 0, "rejected": 0, "slowest_s": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         LAYOUTS[layout](path, uncalibrated(CONFIG))
         data = path.read_bytes()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(files):
-            path.write_bytes(damaged(data, rng))
+            path.write_bytes(damage(data, rng))
             print(report["files"], file=sys.stderr, flush=True)
             start = time.perf_counter()
             try:
                 checkpoint.read(path)
             except CheckpointError as error:
-                report["refused"] += 1
+                report["rejected"] += 1
                 assert str(path) in str(error) and "\n" not in str(error)
             report["files"] += 1
             report["slowest_s"] = max(report["slowest_s"], time.perf_counter() - start)
@@ -84,25 +84,24 @@ def run(layout: str, seed: int, files: int) -> dict[str, float]:
     return report
 
 
-def run_apart(layout: str, seed: int, files: int) -> dict[str, float]:
-    """The same in a process of its own, which may crash or hang without taking the caller along."""
+def run_in_process(layout: str, seed: int, files: int) -> dict[str, float]:
+    """Call ``run`` in a separate process, which may crash or hang."""
     command = [sys.executable, "-m", "tests.weights.fuzz_checkpoints", str(files), layout, str(seed)]
-    # The children's import path: the repository, and whatever this process has.
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60 + files * SECONDS_A_FILE / 100, check=False
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60 + files * SECONDS_PER_FILE / 100, check=False
     )
-    if done.returncode:
-        raise AssertionError(f"{layout}, seed {seed}: status {done.returncode} at file {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    if result.returncode:
+        raise AssertionError(f"{layout}, seed {seed}: status {result.returncode} at file {result.stderr[-2000:]}")
+    return json.loads(result.stdout)
 
 
 def main(files: int, layout: str | None = None, seed: int = 0) -> None:
-    """One layout here, or all of them, each in a process of its own."""
+    """Fuzz one format in this process, or every format in a separate process."""
     if layout:
         print(json.dumps(run(layout, seed, files)))
         return
     for name in LAYOUTS:
-        print(name, run_apart(name, seed, files), flush=True)
+        print(name, run_in_process(name, seed, files), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints of every layout are read, whole files and wrong ones."""
+"""Reading checkpoints of every format: valid files, and files with missing or unexpected contents."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 
 LAYOUTS = {
     "published.h5": lambda p, a, c: support.write_legacy_h5(p, a, c),
-    "newer-names.h5": lambda p, a, c: support.write_legacy_h5(p, a, c, old_names=False),
+    "current-names.h5": lambda p, a, c: support.write_legacy_h5(p, a, c, old_names=False),
     "keras3.h5": lambda p, a, c: support.write_legacy_h5(p, a, c, False, below="model_weights", suffix=""),
-    "keras2-whole.h5": lambda p, a, c: support.write_legacy_h5(p, a, c, below="model_weights"),
-    "today.weights.h5": lambda p, a, c: support.write_numbered_h5(p, a, c),
-    "nameless.weights.h5": lambda p, a, c: support.write_numbered_h5(p, a, c, names=False),
+    "keras2-model.h5": lambda p, a, c: support.write_legacy_h5(p, a, c, below="model_weights"),
+    "numbered.weights.h5": lambda p, a, c: support.write_numbered_h5(p, a, c),
+    "unnamed.weights.h5": lambda p, a, c: support.write_numbered_h5(p, a, c, names=False),
     "keras2.13.weights.h5": lambda p, a, c: support.write_numbered_h5(
         p, a, c, names=False, container="_layer_checkpoint_dependencies"
     ),
-    "today.keras": lambda p, a, c: support.write_keras_archive(p, a, c),
-    "nameless.keras": lambda p, a, c: support.write_keras_archive(p, a, c, names=False),
-    "packed.keras": lambda p, a, c: support.write_keras_archive(p, a, c, compression=zipfile.ZIP_DEFLATED),
+    "archive.keras": lambda p, a, c: support.write_keras_archive(p, a, c),
+    "unnamed.keras": lambda p, a, c: support.write_keras_archive(p, a, c, names=False),
+    "compressed.keras": lambda p, a, c: support.write_keras_archive(p, a, c, compression=zipfile.ZIP_DEFLATED),
     "ours.safetensors": lambda p, a, c: safetensors.write(p, a, c),
 }
 
@@ -45,14 +45,14 @@ def arrays():
     return uncalibrated(CONFIG)
 
 
-def written(tmp_path, layout, arrays, config=CONFIG):
+def write(tmp_path, layout, arrays, config=CONFIG):
     path = tmp_path / layout
     LAYOUTS[layout](path, arrays, config)
     return path
 
 
-def refusal(path, config=None) -> str:
-    """The message with which ``path`` is refused: one sentence that names the file."""
+def error_message(path, config=None) -> str:
+    """Return the message of the error that reading ``path`` raises: one line with the path."""
     with pytest.raises(CheckpointError) as caught:
         checkpoint.read(path, config)
     message = str(caught.value)
@@ -61,29 +61,29 @@ def refusal(path, config=None) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_arrays_that_were_written(tmp_path, arrays, layout):
-    path = written(tmp_path, layout, arrays)
+def test_arrays_round_trip_in_every_format(tmp_path, arrays, layout):
+    path = write(tmp_path, layout, arrays)
     for config in (CONFIG, None):
-        found = checkpoint.read(path, config)
-        support.assert_same(found.arrays, arrays, CONFIG)
-        assert found.config == CONFIG
-        assert found.variant is None
+        loaded = checkpoint.read(path, config)
+        support.assert_same(loaded.arrays, arrays, CONFIG)
+        assert loaded.config == CONFIG
+        assert loaded.variant is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_format_is_told_from_the_content(tmp_path, arrays, layout):
-    path = written(tmp_path, layout, arrays).rename(tmp_path / "model.pth")
+def test_format_is_detected_from_the_content(tmp_path, arrays, layout):
+    path = write(tmp_path, layout, arrays).rename(tmp_path / "model.pth")
     assert checkpoint.read(path).config == CONFIG
 
 
 @pytest.mark.parametrize("layout", ["published.h5", "keras3.h5"])
-def test_the_order_in_a_file_with_names_does_not_count(tmp_path, arrays, layout):
-    support.assert_same(checkpoint.read(written(tmp_path, layout, support.shuffled(arrays))).arrays, arrays, CONFIG)
+def test_order_is_irrelevant_in_a_file_with_layer_names(tmp_path, arrays, layout):
+    support.assert_same(checkpoint.read(write(tmp_path, layout, support.shuffled(arrays))).arrays, arrays, CONFIG)
 
 
-@pytest.mark.parametrize("layout", ["published.h5", "nameless.weights.h5", "torchvision"])
+@pytest.mark.parametrize("layout", ["published.h5", "unnamed.weights.h5", "torchvision"])
 @pytest.mark.parametrize("name", ["121", "bc-100-12"])
-def test_a_variant_is_told_from_its_layers(tmp_path, layout, name):
+def test_variant_is_inferred_from_the_layers(tmp_path, layout, name):
     variant = variants.get(name)
     arrays = uncalibrated(variant.config)
     path = tmp_path / "weights"
@@ -93,38 +93,40 @@ def test_a_variant_is_told_from_its_layers(tmp_path, layout, name):
     assert support.shapes_of(found.arrays) == array_shapes(variant.config)
 
 
-def test_a_variant_with_another_head_keeps_its_name(tmp_path):
+def test_variant_with_another_number_of_classes(tmp_path):
     config = variants.get("bc-100-12").config.with_classes(7)
-    path = written(tmp_path, "published.h5", uncalibrated(config), config)
-    for asked in (None, variants.get("bc-100-12").config):
-        found = checkpoint.read(path, asked)
+    path = write(tmp_path, "published.h5", uncalibrated(config), config)
+    for requested in (None, variants.get("bc-100-12").config):
+        found = checkpoint.read(path, requested)
         assert (found.variant, found.config) == ("bc-100-12", config)
 
 
 @pytest.mark.parametrize("compression", [0.5, 1.0, 0.3, 0.55, 1 / 3])
-@pytest.mark.parametrize("layout", ["published.h5", "nameless.weights.h5"])
-def test_compression_is_told_from_the_transitions(tmp_path, layout, compression):
+@pytest.mark.parametrize("layout", ["published.h5", "unnamed.weights.h5"])
+def test_compression_is_inferred_from_the_transitions(tmp_path, layout, compression):
     config = replace(CONFIG, blocks=(1, 2, 3), stem_width=30, compression=compression)
-    found = checkpoint.read(written(tmp_path, layout, uncalibrated(config), config))
+    found = checkpoint.read(write(tmp_path, layout, uncalibrated(config), config))
     assert array_shapes(found.config) == array_shapes(config)
 
 
-def test_stems_with_the_same_layers_need_the_file_or_the_variant_to_tell(tmp_path):
+def test_ambiguous_stem_is_taken_from_metadata_or_variant(tmp_path):
     config = replace(CONFIG, stem="small", input_size=64)
     arrays = uncalibrated(config)
-    path = written(tmp_path, "published.h5", arrays, config)
-    assert "stride 1 or 2 (small or cifar)" in refusal(path)
+    path = write(tmp_path, "published.h5", arrays, config)
+    message = error_message(path)
+    assert "small, cifar" in message and "`variant`" in message
     assert checkpoint.read(path, config).config == config
     with variants.register(variants.Variant("test", config)):
         assert checkpoint.read(path).variant == "test"
-    path = written(tmp_path, "ours.safetensors", arrays, config)
+    path = write(tmp_path, "ours.safetensors", arrays, config)
     assert checkpoint.read(path).config == config
-    assert "stem is 'small' instead of 'cifar'" in refusal(path, replace(config, stem="cifar"))
+    message = error_message(path, replace(config, stem="cifar"))
+    assert "'small'" in message and "'cifar'" in message
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("layout", ["legacy", "numbered", "torchvision"])
-def test_half_precision_becomes_float32(tmp_path, arrays, layout, dtype):
+def test_half_precision_is_converted_to_float32(tmp_path, arrays, layout, dtype):
     half = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     path = tmp_path / "half"
     if layout == "torchvision":
@@ -143,15 +145,15 @@ def test_half_precision_becomes_float32(tmp_path, arrays, layout, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32"])
-def test_other_element_types_are_refused_by_name(tmp_path, arrays, dtype):
+def test_other_element_types_are_rejected(tmp_path, arrays, dtype):
     path = tmp_path / "x.h5"
     support.write_legacy_h5(path, arrays, CONFIG, dtype=dtype)
-    assert f"of type {dtype} instead of float32 or float16" in refusal(path)
+    assert f"found {dtype}" in error_message(path)
     support.write_torchvision(path, arrays, CONFIG, dtype=dtype)
-    assert f"of type {dtype.replace('int32', 'I32')} instead of float32" in refusal(path)
+    assert f"found {dtype.replace('int32', 'I32')}" in error_message(path)
 
 
-def test_torchvisions_variances_are_brought_to_our_epsilon(tmp_path, arrays):
+def test_variances_are_adapted_to_our_epsilon(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
     tensors = {}
     support.write_torchvision(path, arrays, CONFIG)
@@ -159,10 +161,10 @@ def test_torchvisions_variances_are_brought_to_our_epsilon(tmp_path, arrays):
     theirs = tensors["features.norm0.running_var"].astype(np.float64)
     ours = checkpoint.read(path).arrays["conv1_bn"]["moving_variance"].astype(np.float64)
     np.testing.assert_allclose(ours + BN_EPSILON, theirs + 1e-5, rtol=1e-7)
-    assert theirs.min() < 1e-5, "elsewhere an epsilon can't be seen"
+    assert theirs.min() < 1e-5, "otherwise the epsilon would not matter"
 
 
-def test_what_is_written_is_read_back_with_all_that_was_said(tmp_path, arrays):
+def test_metadata_round_trips(tmp_path, arrays):
     metadata = ModelMetadata(
         tuple(ClassLabel(index * 100, f"n0000000{index}", f"naïve {index}") for index in range(5)),
         preprocess="squash",
@@ -181,7 +183,7 @@ def test_what_is_written_is_read_back_with_all_that_was_said(tmp_path, arrays):
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_written_names_are_torchvisions(tmp_path):
+def test_written_names_are_those_of_torchvision(tmp_path):
     config = variants.get("121").config
     names = safetensors.torchvision_names(config).values()
     assert len(names) == len(array_shapes(config)) == 242
@@ -204,7 +206,7 @@ def test_written_names_are_torchvisions(tmp_path):
     assert {"features.norm5.running_mean", "features.norm5.running_var", "features.norm5.bias"} <= set(shapes)
 
 
-def test_half_precision_halves_kernels_alone(tmp_path, arrays):
+def test_float16_applies_only_to_kernels(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
     safetensors.write(path, arrays, CONFIG, dtype="float16")
     found = checkpoint.read(path).arrays
@@ -213,79 +215,79 @@ def test_half_precision_halves_kernels_alone(tmp_path, arrays):
     np.testing.assert_array_equal(found["bn"]["moving_variance"], arrays["bn"]["moving_variance"])
 
 
-def test_the_writer_refuses_what_could_not_be_read_back(tmp_path, arrays):
+def test_write_rejects_invalid_arrays(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
-    with pytest.raises(ValueError, match="not those of this configuration"):
+    with pytest.raises(ValueError, match="do not match the configuration"):
         safetensors.write(path, support.without(arrays, "bn"), CONFIG)
     broken = {**arrays, "bn": {**arrays["bn"], "beta": np.full_like(arrays["bn"]["beta"], np.nan)}}
-    with pytest.raises(ValueError, match="bn's beta holds values that are not finite"):
+    with pytest.raises(ValueError, match="beta of layer bn"):
         safetensors.write(path, broken, CONFIG)
     with pytest.raises(OutputError, match="Cannot write"):
         safetensors.write(tmp_path / "none" / "m.safetensors", arrays, CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("layout", ["published.h5", "today.weights.h5", "today.keras"])
+@pytest.mark.parametrize("layout", ["published.h5", "numbered.weights.h5", "archive.keras"])
 @pytest.mark.parametrize("config", [CONFIG, None])
-def test_a_missing_layer_is_named(tmp_path, arrays, layout, config):
-    path = written(tmp_path, layout, support.without(arrays, "conv3_block2_1_bn"))
-    assert "layer conv3_block2_1_bn is missing" in refusal(path, config)
+def test_missing_layer(tmp_path, arrays, layout, config):
+    path = write(tmp_path, layout, support.without(arrays, "conv3_block2_1_bn"))
+    assert "Layer conv3_block2_1_bn is missing" in error_message(path, config)
 
 
-@pytest.mark.parametrize("layout", ["published.h5", "today.weights.h5", "nameless.weights.h5"])
-def test_a_missing_head_is_named(tmp_path, arrays, layout):
-    message = refusal(written(tmp_path, layout, support.without(arrays, "predictions")))
-    assert "predictions is missing" in message or "0 layers of class dense where a DenseNet has 1" in message
+@pytest.mark.parametrize("layout", ["published.h5", "numbered.weights.h5", "unnamed.weights.h5"])
+def test_missing_head(tmp_path, arrays, layout):
+    message = error_message(write(tmp_path, layout, support.without(arrays, "predictions")))
+    assert "predictions is missing" in message or "Expected 1 dense layers, found 0" in message
 
 
-def test_a_wrong_shape_is_named_with_both_shapes(tmp_path, arrays):
+def test_wrong_shape(tmp_path, arrays):
     wrong = {**arrays, "conv2_block2_2_conv": {"kernel": np.zeros((3, 3, 16, 5), np.float32)}}
-    for layout in ("published.h5", "nameless.weights.h5"):
-        message = refusal(written(tmp_path, layout, wrong))
-        assert "layer conv2_block2_2_conv has kernel of shape (3, 3, 16, 5) instead of (3, 3, 16, 4)" in message
+    for layout in ("published.h5", "unnamed.weights.h5"):
+        message = error_message(write(tmp_path, layout, wrong))
+        for text in ("conv2_block2_2_conv", "expected kernel shape (3, 3, 16, 4)", "found (3, 3, 16, 5)"):
+            assert text in message
 
 
-def test_a_further_layer_and_a_further_array_are_named(tmp_path, arrays):
-    path = written(tmp_path, "published.h5", {**arrays, "extra": {"kernel": np.zeros((2, 2), np.float32)}})
-    assert "it has a layer extra, which this network has not" in refusal(path)
+def test_unexpected_layer_and_unexpected_or_missing_array(tmp_path, arrays):
+    path = write(tmp_path, "published.h5", {**arrays, "extra": {"kernel": np.zeros((2, 2), np.float32)}})
+    assert "Unexpected layer extra" in error_message(path)
     biased = {**arrays, "conv1_conv": {**arrays["conv1_conv"], "bias": np.zeros(6, np.float32)}}
-    assert "layer conv1_conv has bias" in refusal(written(tmp_path, "published.h5", biased))
+    assert "conv1_conv: unexpected bias" in error_message(write(tmp_path, "published.h5", biased))
     headless = {**arrays, "predictions": {"kernel": arrays["predictions"]["kernel"]}}
-    assert "layer predictions has no bias" in refusal(written(tmp_path, "published.h5", headless))
+    assert "predictions: bias is missing" in error_message(write(tmp_path, "published.h5", headless))
 
 
-def test_another_variants_file_says_which_it_is(tmp_path):
+def test_error_names_the_variant_in_the_file(tmp_path):
     config = variants.get("bc-100-12").config
-    path = written(tmp_path, "published.h5", uncalibrated(config), config)
-    message = refusal(path, variants.get("121").config)
-    assert "layer conv1_conv has kernel of shape (3, 3, 3, 24) instead of (7, 7, 3, 64)" in message
-    assert "(these are the layers of variant bc-100-12)" in message
+    path = write(tmp_path, "published.h5", uncalibrated(config), config)
+    message = error_message(path, variants.get("121").config)
+    assert "conv1_conv" in message and "variant bc-100-12" in message
 
 
-def test_nameless_layers_in_another_order_are_refused(tmp_path, arrays):
+def test_unnamed_layers_in_another_order_are_rejected(tmp_path, arrays):
     path = tmp_path / "x.weights.h5"
     swapped = {**arrays, "conv2_block1_1_conv": arrays["conv2_block1_2_conv"]}
     support.write_numbered_h5(path, swapped, CONFIG, names=False)
-    assert "its convolutions do not follow one another as a DenseNet's do" in refusal(path)
+    assert "order of a DenseNet" in error_message(path)
 
 
-def test_more_than_nine_layers_are_counted_by_number(tmp_path):
+def test_numbered_groups_are_sorted_by_number(tmp_path):
     config = replace(CONFIG, blocks=(12,))
     arrays = uncalibrated(config)
-    found = checkpoint.read(written(tmp_path, "nameless.weights.h5", arrays, config))
+    found = checkpoint.read(write(tmp_path, "unnamed.weights.h5", arrays, config))
     support.assert_same(found.arrays, arrays, config)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
+def test_safetensors_file_of_another_network_is_rejected(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}, path)
-    assert "'layer1.0.conv1.weight', which is no array of torchvision's DenseNets" in refusal(path)
+    assert "layer1.0.conv1.weight" in error_message(path)
 
 
-def test_metadata_of_another_network_are_not_believed(tmp_path, arrays):
+def test_metadata_that_contradicts_the_layers_is_rejected(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
     safetensors.write(path, arrays, CONFIG)
-    said = {
+    metadata = {
         "config": replace(CONFIG, blocks=(2, 10**9)).to_dict(),
         "labels": None,
         "preprocess": None,
@@ -294,11 +296,11 @@ def test_metadata_of_another_network_are_not_believed(tmp_path, arrays):
         "training": {},
         "accuracy": {},
     }
-    save_file(load_file(path), path, {"densenet": json.dumps(said)})
-    assert "metadata describe another network than its layers" in refusal(path)
+    save_file(load_file(path), path, {"densenet": json.dumps(metadata)})
+    assert "metadata describes another network" in error_message(path)
 
 
-def test_labels_of_a_written_model_are_those_of_its_head(tmp_path, arrays):
+def test_metadata_with_a_wrong_number_of_labels_is_rejected(tmp_path, arrays):
     path = tmp_path / "x.safetensors"
     safetensors.write(path, arrays, CONFIG, ModelMetadata(labels.placeholders(4)))
-    assert "metadata are malformed (ValueError: 4 labels for 5 classes)" in refusal(path)
+    assert "4 labels for 5 classes" in error_message(path)

@@ -1,176 +1,178 @@
-"""Read a checkpoint of any known format, and check every layer, shape and value before anything is made of it.
+"""Reading a checkpoint of any supported format, with validation of every layer, shape, and value.
 
-Formats are told from the first bytes, not from the name. Each one's reader lists what the file holds; only what is
-found to be the network's is then read, so a hostile file costs no more memory than its own size. Nothing in a
-checkpoint is ever run: pickles, which torch.save makes, are refused.
+The format is detected from the first bytes, not from the file name. The reader of the format lists the arrays in the
+file. They are read only after all names, shapes, and types are valid, so a malicious file needs no more memory than its
+own size. No code in a checkpoint is ever run: pickles, which ``torch.save`` writes, are rejected.
 """
 
 from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from densenet_cli import layers
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import naming, recognition
-from densenet_cli.weights.contents import Arrays, Checkpoint, Contents, ModelMetadata, StoredLayers
+from densenet_cli.weights import recognition
+from densenet_cli.weights.contents import (
+    Arrays,
+    Checkpoint,
+    CheckpointContents,
+    ModelMetadata,
+    StoredLayers,
+    pickle_error,
+)
 
 __all__ = ["Arrays", "Checkpoint", "ModelMetadata", "read"]
 
-MAX_BYTES = 2 << 30
-"""Of a file: an optimizer's state beside the largest network stays below a quarter of it."""
+MAX_FILE_SIZE = 2 << 30
+"""Bytes. The largest network with the state of an optimizer needs less than a quarter."""
 MAX_ARRAYS = 20_000
 
-ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""The element types that are read, all as float32 -> bytes of one."""
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Supported element type -> its size in bytes. All are converted to float32."""
 
 
 def read(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:
-    """The checkpoint in the file ``path``, whole and checked.
+    """Read and validate a checkpoint.
 
-    With ``config`` every layer, shape and element type has to be that network's, whatever the number of classes: the
-    file's head decides it, and the result's ``config`` has it. Without, the network is told from the layers.
+    Args:
+        path: The file.
+        config: The network that the file must contain, with any number of classes. None to infer it from the file.
 
-    Raises ``CheckpointError``, one sentence with the file's name: what it is instead of a checkpoint, or which layer is
-    missing or has which shape instead of which.
+    Returns:
+        The checkpoint. Its ``config`` has the number of classes of the head in the file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
+            type, or value. The message is one line and contains the path.
     """
     try:
         with _open(Path(path)) as contents:
-            return _checkpoint(contents, config)
+            return _validate(contents, config)
     except CheckpointError as error:
-        raise CheckpointError(f"Can't use the checkpoint {path}: {error}.") from error
+        raise CheckpointError(f"Cannot load {path}. {error}") from error
     except OSError as error:
-        raise CheckpointError(f"Can't read the checkpoint {path}: {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (MemoryError, RecursionError) as error:
-        raise CheckpointError(f"Can't use the checkpoint {path}: it asks for more memory than there is.") from error
+        raise CheckpointError(f"Cannot load {path}. It needs more memory than is available.") from error
 
 
-def _open(path: Path) -> AbstractContextManager[Contents]:
-    # Imported when a file of their kind is met: h5py alone takes 35 ms.
+def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
+    # The readers are imported when they are needed: h5py alone takes 35 ms.
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError("it is no file")
-    if status.st_size > MAX_BYTES:
-        raise CheckpointError(f"it has {status.st_size} bytes, more than any DenseNet needs")
+        raise CheckpointError("It is not a regular file.")
+    if status.st_size > MAX_FILE_SIZE:
+        raise CheckpointError(f"It has {status.st_size:,} bytes; the limit is {MAX_FILE_SIZE:,}.")
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _hdf5(path)
-    if head.startswith(b"PK"):
-        from densenet_cli.weights import keras_archive
+        from densenet_cli.weights import keras_formats
 
-        return keras_archive.open_contents(path)
+        return keras_formats.open_hdf5(path)
+    if head.startswith(b"PK"):
+        from densenet_cli.weights import keras_formats
+
+        return keras_formats.open_archive(path)
     if head[8:9] == b"{":
         from densenet_cli.weights import safetensors
 
         return safetensors.open_contents(path)
     if path.suffix in (".pth", ".pt", ".pkl", ".bin") or head[:1] == b"\x80":
-        from densenet_cli.weights.keras_archive import PICKLE
-
-        raise CheckpointError(PICKLE)
-    raise CheckpointError("it is neither HDF5 (.h5, .weights.h5) nor a .keras archive nor .safetensors")
+        raise pickle_error()
+    raise CheckpointError("The format is not supported. Use HDF5 (.h5, .weights.h5), .keras, or .safetensors.")
 
 
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Contents]:
-    from densenet_cli.weights import hdf5, keras_formats
+def _validate(contents: CheckpointContents, config: DenseNetConfig | None) -> Checkpoint:
+    stored = contents.layers
+    _check_types_and_size(stored, contents.available_bytes)
+    if not contents.has_layer_names:
+        from densenet_cli.weights import keras_formats
 
-    with hdf5.open_file(path) as root:
-        yield keras_formats.contents(root)
-
-
-def _checkpoint(contents: Contents, config: DenseNetConfig | None) -> Checkpoint:
-    layers = contents.layers
-    _check_size(layers, contents.size)
-    if not contents.named:
-        layers = naming.by_order(layers)
-    shapes = {layer: {name: stored.shape for name, stored in held.items()} for layer, held in layers.items()}
+        stored = keras_formats.name_layers_by_order(stored)
+    shapes = {layer: {name: array.shape for name, array in arrays.items()} for layer, arrays in stored.items()}
     if config is None:
-        config = recognition.recognize(shapes, contents.config)
+        config = recognition.infer_config(shapes, contents.config)
     else:
-        recognition.check_kind(shapes)
-        config = config.with_classes(recognition.head_width(shapes))
-        said = contents.config
-        if said is not None and said.stem != config.stem:
-            raise CheckpointError(f"its metadata say that its stem is {said.stem!r} instead of {config.stem!r}")
-    _check_shapes(shapes, _expected(config, contents.metadata))
-    arrays = _read(layers, contents.bn_epsilon)
-    return Checkpoint(arrays, config, contents.metadata, recognition.variant_of(config))
+        recognition.check_architecture(shapes)
+        config = config.with_classes(recognition.count_classes(shapes))
+        if contents.config is not None and contents.config.stem != config.stem:
+            raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
+    _check_shapes(shapes, _expected_shapes(config, contents.metadata))
+    arrays = _read_arrays(stored, contents.bn_epsilon)
+    return Checkpoint(arrays, config, contents.metadata, recognition.find_variant(config))
 
 
-def _check_size(layers: StoredLayers, available: int) -> None:
-    """Every array has an element type that is read, and all of them have room in the file."""
+def _check_types_and_size(stored: StoredLayers, available_bytes: int) -> None:
     count = size = 0
-    for layer, held in layers.items():
-        for name, stored in held.items():
-            if stored.dtype not in ITEM_SIZE:
-                raise CheckpointError(
-                    f"layer {layer} has {name} of type {stored.dtype} instead of {' or '.join(ITEM_SIZE)}"
-                )
+    for layer, arrays in stored.items():
+        for name, array in arrays.items():
+            if array.dtype not in ITEM_SIZES:
+                supported = ", ".join(ITEM_SIZES)
+                raise CheckpointError(f"Layer {layer}: expected {name} type {supported}, found {array.dtype}.")
             count += 1
-            size += math.prod(stored.shape) * ITEM_SIZE[stored.dtype]
-    if count > MAX_ARRAYS or size > available:
-        raise CheckpointError(f"it claims {count} arrays of {size} bytes together, more than lie in it")
+            size += math.prod(array.shape) * ITEM_SIZES[array.dtype]
+    if count > MAX_ARRAYS or size > available_bytes:
+        raise CheckpointError(f"The file declares {count:,} arrays of {size:,} bytes, more than it contains.")
 
 
-def _expected(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
-    """What the file has to hold, if images of the size that it asks for go through the network at all."""
+def _expected_shapes(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
+    """Return the shapes that a checkpoint of ``config`` contains, after a check of the input size."""
     try:
         layers.layers(config, metadata.input_size)
         return layers.array_shapes(config)
     except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"The configuration is invalid: {error}.") from error
 
 
 def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> None:
-    for layer, arrays in expected.items():
+    for layer, expected_arrays in expected.items():
         if layer not in shapes:
-            raise CheckpointError(f"layer {layer} is missing{_what_it_is(shapes, expected)}")
-        for name, shape in arrays.items():
+            raise CheckpointError(f"Layer {layer} is missing.{_variant_hint(shapes, expected)}")
+        for name, shape in expected_arrays.items():
             if name not in shapes[layer]:
-                raise CheckpointError(f"layer {layer} has no {name}")
+                raise CheckpointError(f"Layer {layer}: {name} is missing.")
             if shapes[layer][name] != shape:
                 raise CheckpointError(
-                    f"layer {layer} has {name} of shape {shapes[layer][name]} instead of {shape}"
-                    f"{_what_it_is(shapes, expected)}"
+                    f"Layer {layer}: expected {name} shape {shape}, found {shapes[layer][name]}."
+                    f"{_variant_hint(shapes, expected)}"
                 )
         for name in shapes[layer]:
-            if name not in arrays:
-                raise CheckpointError(f"layer {layer} has {name}, which a DenseNet's has not")
+            if name not in expected_arrays:
+                raise CheckpointError(f"Layer {layer}: unexpected {name}.")
     for layer in shapes:
         if layer not in expected:
-            raise CheckpointError(f"it has a layer {layer}, which this network has not{_what_it_is(shapes, expected)}")
+            raise CheckpointError(f"Unexpected layer {layer}.{_variant_hint(shapes, expected)}")
 
 
-def _what_it_is(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> str:
-    """For a file of another variant, a hint which."""
+def _variant_hint(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> str:
+    """Return a sentence that names the variant in the file, if it is another one than expected, else ""."""
     try:
-        config = recognition.recognize(shapes, None)
-        name = recognition.variant_of(config)
+        config = recognition.infer_config(shapes, None)
     except CheckpointError:
         return ""
-    return f" (these are the layers of variant {name})" if name and layers.array_shapes(config) != expected else ""
+    name = recognition.find_variant(config)
+    return f" The file contains variant {name}." if name and layers.array_shapes(config) != expected else ""
 
 
-def _read(layers: StoredLayers, bn_epsilon: float) -> Arrays:
-    """The arrays, their variances meant for our epsilon: the sum of the two is what counts."""
+def _read_arrays(stored: StoredLayers, bn_epsilon: float) -> Arrays:
+    """Read and validate the values, and adapt the variances to ``BN_EPSILON``: variance + epsilon stays the same."""
     import numpy as np
 
     arrays: Arrays = {}
-    for layer, held in layers.items():
+    for layer, stored_arrays in stored.items():
         arrays[layer] = {}
-        for name, stored in held.items():
-            values = stored.read()
+        for name, array in stored_arrays.items():
+            values = array.read()
             if not np.isfinite(values).all():
-                raise CheckpointError(f"layer {layer} has {name} with values that are not finite")
+                raise CheckpointError(f"Layer {layer}: {name} contains NaN or infinite values.")
             if name == "moving_variance":
                 if values.min() < 0:
-                    raise CheckpointError(f"layer {layer} has a negative variance")
+                    raise CheckpointError(f"Layer {layer}: {name} contains negative values.")
                 if bn_epsilon != BN_EPSILON:
                     values = (values.astype(np.float64) + (bn_epsilon - BN_EPSILON)).astype(np.float32)
             arrays[layer][name] = values

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, whatever its format: the words that readers, checker and writer share."""
+"""The contents of a checkpoint, independent of its format: data types shared by readers, validation, and writer."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from densenet_cli._types import FloatArray
 
-    Array = npt.NDArray[np.float32]
+Arrays = dict[str, dict[str, "FloatArray"]]
+"""Layer name -> array name -> values in Keras' layout.
 
-Arrays = dict[str, dict[str, "Array"]]
-"""Layer -> array -> values, laid out as Keras does: a kernel is (height, width, in, out), a dense one (in, out).
-
-The arrays are called ``kernel``, ``bias``, ``gamma``, ``beta``, ``moving_mean`` and ``moving_variance``.
+A convolution kernel has shape (height, width, in, out), a dense kernel (in, out). The array names are ``kernel``,
+``bias``, ``gamma``, ``beta``, ``moving_mean``, and ``moving_variance``.
 """
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model says of itself beside its network; None or empty where it says nothing.
+    """What a checkpoint states about a model besides its network. Unknown values are None or empty.
 
     Attributes:
-        labels: what its outputs mean, one a class.
-        preprocess: name of the way in which its images are prepared.
-        input_size: side in pixels of the image that it sees best, where that isn't the configuration's.
-        training: settings that it was trained with.
-        accuracy: what was measured with it.
+        labels: One label for each position of the head.
+        preprocess: The preprocessing mode for images.
+        input_size: The best image side length in pixels, if it differs from the configuration's.
+        training: The settings of the training run.
+        accuracy: The accuracies that were measured.
     """
 
     labels: Labels | None = None
@@ -41,26 +40,26 @@ class ModelMetadata:
     accuracy: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; ``from_dict`` reads it back."""
+        """Return the fields as values for JSON."""
         labels = None if self.labels is None else [[label.index, label.id, label.name] for label in self.labels]
         return {**vars(self), "labels": labels}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelMetadata:
-        """The inverse of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+        """Restore the result of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for other values."""
         labels = values["labels"]
         return cls(**{**values, "labels": None if labels is None else tuple(ClassLabel(*label) for label in labels)})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole.
+    """A valid checkpoint.
 
     Attributes:
-        arrays: exactly the layers and shapes of ``config``, finite float32.
-        config: the network.
-        metadata: what the file says beside it.
-        variant: name of the registered variant with these layers (the head's width aside); None if there is none.
+        arrays: Exactly the layers and shapes of ``config``, as finite float32 values.
+        config: The configuration of the network.
+        metadata: What the file states besides it.
+        variant: The name of the variant with this network (with any number of classes), or None.
     """
 
     arrays: Arrays
@@ -71,36 +70,53 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An array in an open file, not yet read: its shape (as Keras lays it out) is checked first.
+    """An array in an open file. It is read only after all shapes are validated.
 
-    ``dtype`` is the element's name as numpy has it; ``read`` gives float32 of that shape.
+    Attributes:
+        shape: The shape in Keras' layout.
+        dtype: The numpy name of the element type.
+        read: Returns the values as float32 in this shape.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], Array]
+    read: Callable[[], FloatArray]
 
 
 StoredLayers = dict[str, dict[str, StoredArray]]
-"""Layer -> array, in the file's order. Layers have Keras' names, or those that ``naming.by_order`` replaces."""
+"""Layer name -> array name -> array, in the order of the file."""
 
 
 @dataclass(frozen=True)
-class Contents:
-    """An open checkpoint, as a format's reader hands it over.
+class CheckpointContents:
+    """The contents of an open file, not yet validated.
 
     Attributes:
-        layers: its arrays.
-        size: bytes in which they lie; together they can't have more.
-        named: False where the file has no names and ``layers`` is in the order of creation, class by class.
-        config: the network that the file says it is; not yet believed.
-        metadata: what else it says.
-        bn_epsilon: what is to be added to its variances.
+        layers: The arrays.
+        available_bytes: The size of the data that contains the arrays, and so the limit for their total size.
+        has_layer_names: Whether the names of ``layers`` identify them. Otherwise only their order does.
+        config: The configuration that the file states, or None.
+        metadata: What else the file states.
+        bn_epsilon: The value that the network adds to the variances in the file.
     """
 
     layers: StoredLayers
-    size: int
-    named: bool = True
+    available_bytes: int
+    has_layer_names: bool = True
     config: DenseNetConfig | None = None
     metadata: ModelMetadata = field(default_factory=ModelMetadata)
     bn_epsilon: float = BN_EPSILON
+
+
+def damaged_file_error(error: Exception | str) -> CheckpointError:
+    """Return the error for a file that cannot be parsed, with the reason on one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return CheckpointError(f"The file is damaged or truncated ({reason}).")
+
+
+def pickle_error() -> CheckpointError:
+    """Return the error for a pickle, such as ``torch.save`` writes."""
+    return CheckpointError(
+        "It is a pickle, which can run code when it is loaded. Use a .safetensors file of the same model, such as timm"
+        " publishes."
+    )

@@ -1,91 +1,225 @@
-"""The ways in which Keras has laid out weights in HDF5.
+"""The checkpoint formats of Keras: legacy HDF5, ``.weights.h5``, and the ``.keras`` archive.
 
-Legacy (Keras 2, and ``save("x.h5")`` still): a group a layer, at the root or below ``model_weights``, where the
-attribute ``layer_names`` lists them; each one's ``weight_names`` lists its datasets. A name with slashes is a path.
+Legacy (Keras 2, and ``save("x.h5")`` in Keras 3): one group per layer, at the root or in ``model_weights``. The
+attribute ``layer_names`` of the parent lists them, and ``weight_names`` of each lists its datasets. A name with slashes
+is a path.
 
-Today's (``.weights.h5``, also the one in a ``.keras`` archive): groups by class and count, such as
-``layers/batch_normalization_7/vars/0``. The layer's own name is an attribute of ``vars``; files of Keras 3.0 to 3.3
-have none.
+``.weights.h5``: groups named by class and number, such as ``layers/batch_normalization_7/vars/0``. The attribute
+``name`` of ``vars`` is the layer's own name. Files of Keras 3.0 to 3.3 do not have it, so there the layers are
+identified by their order.
+
+``.keras``: a zip archive with such a ``.weights.h5``. Its ``config.json`` can name code to run and is never opened.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+from zlib import error as ZlibError
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights.contents import Contents, StoredArray, StoredLayers
+from densenet_cli.weights import hdf5
+from densenet_cli.weights.contents import (
+    CheckpointContents,
+    StoredArray,
+    StoredLayers,
+    damaged_file_error,
+    pickle_error,
+)
 from densenet_cli.weights.hdf5 import Group
 
-PUBLISHED_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
-"""What layers are called in the published files -> what they are called since."""
+OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
+"""Layer names in the published files -> in current versions of Keras."""
 
-CLASSES = {
+ARRAY_NAMES = {
     "conv2d": ("kernel",),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
 }
-"""Class of a layer -> its arrays, in the order in which they are numbered."""
+"""Layer class in ``.weights.h5`` -> the names of its arrays, by number."""
 
-PARTS = ("0", "1", "2", "3")
+LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
+"""The group with the layers in ``.weights.h5``: the current name, and that of Keras 2.12 and 2.13."""
 
-CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
-"""The group that holds the layers, today and in Keras 2.12 and 2.13."""
+UNNAMED_LAYER = re.compile(r"(conv2d|batch_normalization|dense)(?:_\d+)?")
+
+ARCHIVE_MEMBER = "model.weights.h5"
+MAX_ZIP_DIRECTORY = 1 << 18
+"""Bytes. The directory of three members has 200."""
+MAX_COMPRESSION_RATIO = 4
+"""Weights compress by a tenth, so a higher ratio indicates a zip bomb."""
+RATIO_TOLERANCE = 4 << 20
+"""Bytes added to that limit, because most of a tiny network's file is HDF5 structure, which compresses well."""
+ZIP_END_RECORD, ZIP64_LOCATOR = b"PK\5\6", b"PK\6\7"
+ZIP_END_RECORD_SIZE, ZIP64_LOCATOR_SIZE, MAX_ZIP_COMMENT = 22, 20, 65535
 
 
-def contents(root: Group) -> Contents:
-    """What an HDF5 file holds, whichever the layout. Raises ``CheckpointError`` where it is neither."""
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[CheckpointContents]:
+    """Open an HDF5 checkpoint. Raises ``CheckpointError`` if it is invalid."""
+    with hdf5.open_file(path) as root:
+        yield _contents(root)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[CheckpointContents]:
+    """Open a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
+    with hdf5.open_file(_read_archive_member(path)) as root:
+        yield _contents(root)
+
+
+def _read_archive_member(path: Path) -> bytes:
+    _check_zip_directory(path)
+    try:
+        with ZipFile(path) as archive:
+            members = archive.namelist()
+            if ARCHIVE_MEMBER not in members:
+                if any(name.endswith("data.pkl") for name in members):
+                    raise pickle_error()
+                raise CheckpointError(f"It is a zip archive without {ARCHIVE_MEMBER}, so it is not a .keras file.")
+            size = archive.getinfo(ARCHIVE_MEMBER).file_size
+            if size > MAX_COMPRESSION_RATIO * path.stat().st_size + RATIO_TOLERANCE:
+                raise CheckpointError(
+                    f"{ARCHIVE_MEMBER} declares {size:,} bytes, too many for an archive of this size."
+                )
+            with archive.open(ARCHIVE_MEMBER) as file:
+                # One byte more than declared, so that ZipFile reaches the end and compares the checksum.
+                data = file.read(size + 1)
+            if len(data) != size:
+                raise CheckpointError(f"{ARCHIVE_MEMBER} has {len(data):,} bytes, expected {size:,}.")
+            return data
+    except (BadZipFile, ZlibError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
+        raise damaged_file_error(error) from error
+
+
+def _check_zip_directory(path: Path) -> None:
+    """Limit the size of the directory, which ``ZipFile`` reads completely."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - ZIP_END_RECORD_SIZE - MAX_ZIP_COMMENT))
+        tail = file.read()
+    start = tail.rfind(ZIP_END_RECORD)
+    if start < 0:
+        raise damaged_file_error("the zip archive has no directory")
+    directory_size = int.from_bytes(tail[start + 12 : start + 16], "little")
+    if directory_size > MAX_ZIP_DIRECTORY or ZIP64_LOCATOR in tail[:start][-ZIP64_LOCATOR_SIZE:]:
+        raise CheckpointError(f"The directory of the zip archive has more than {MAX_ZIP_DIRECTORY:,} bytes.")
+
+
+def _contents(root: Group) -> CheckpointContents:
     for group in (root, root.group("model_weights") if root.has("model_weights") else root):
-        # A long list is split: layer_names0, layer_names1, ...
+        # Keras splits a long list into layer_names0, layer_names1, ...
         if group.has_attribute("layer_names") or group.has_attribute("layer_names0"):
-            return Contents(_legacy(group), root.file_size)
-    for container in CONTAINERS:
+            return CheckpointContents(_legacy_layers(group), root.file_size)
+    for container in LAYER_CONTAINERS:
         if root.has(container):
-            return _numbered(root.group(container))
-    raise CheckpointError("it is an HDF5 file without a Keras model's layers")
+            return _numbered_contents(root.group(container))
+    raise CheckpointError("It is an HDF5 file that does not contain the layers of a Keras model.")
 
 
-def _legacy(root: Group) -> StoredLayers:
-    """The groups that list weights, under their paths. The lists themselves only repeat what lies in the groups."""
+def _legacy_layers(root: Group) -> StoredLayers:
+    """Return the layers of the legacy format: the groups with a list of weights. The lists add no information."""
     layers: StoredLayers = {}
-    waiting = [("", root)]
-    while waiting:
-        name, group = waiting.pop()
+    stack = [("", root)]
+    while stack:
+        name, group = stack.pop()
         if group.has_attribute("weight_names") or group.has_attribute("weight_names0"):
-            held = {path.rpartition("/")[2].removesuffix(":0"): array for path, array in group.arrays().items()}
-            if held:
-                layers[PUBLISHED_NAMES.get(name, name)] = held
+            arrays = {path.rpartition("/")[2].removesuffix(":0"): array for path, array in group.arrays().items()}
+            if arrays:
+                layers[OLD_LAYER_NAMES.get(name, name)] = arrays
         else:
-            for below, member in group.members():
+            for member_name, member in group.members():
                 if isinstance(member, Group):
-                    waiting.append((f"{name}/{below}" if name else below, member))
+                    stack.append((f"{name}/{member_name}" if name else member_name, member))
     return layers
 
 
-def _numbered(root: Group) -> Contents:
+def _numbered_contents(root: Group) -> CheckpointContents:
     layers: StoredLayers = {}
-    own_names: dict[str, str] = {}
-    for name, group in sorted(root.members(), key=lambda member: _class_and_count(member[0])):
+    layer_names: dict[str, str] = {}
+    for group_name, group in sorted(root.members(), key=lambda member: _class_and_number(member[0])):
         if not isinstance(group, Group) or not group.has("vars"):
             continue
-        stored = group.group("vars")
-        parts = CLASSES.get(_class_and_count(name)[0], ())
-        held: dict[str, StoredArray] = {}
-        for number, array in stored.arrays().items():
-            held[parts[int(number)] if number in PARTS and int(number) < len(parts) else number] = array
-        if not held:
+        variables = group.group("vars")
+        array_names = ARRAY_NAMES.get(_class_and_number(group_name)[0], ())
+        arrays: dict[str, StoredArray] = {}
+        for number, array in variables.arrays().items():
+            known = re.fullmatch("[0-3]", number) and int(number) < len(array_names)
+            arrays[array_names[int(number)] if known else number] = array
+        if not arrays:
             continue
-        layers[name] = held
-        if stored.has_attribute("name"):
-            own_names[name] = stored.string("name")
-    if len(own_names) < len(layers):
-        return Contents(layers, root.file_size, named=False)
-    if len(set(own_names.values())) < len(layers):
-        raise CheckpointError("two of its layers have the same name")
-    named = {PUBLISHED_NAMES.get(own_names[name], own_names[name]): held for name, held in layers.items()}
-    return Contents(named, root.file_size)
+        layers[group_name] = arrays
+        if variables.has_attribute("name"):
+            layer_names[group_name] = variables.string_attribute("name")
+    if len(layer_names) < len(layers):
+        return CheckpointContents(layers, root.file_size, has_layer_names=False)
+    if len(set(layer_names.values())) < len(layers):
+        raise CheckpointError("Two layers have the same name.")
+    named = {OLD_LAYER_NAMES.get(layer_names[name], layer_names[name]): arrays for name, arrays in layers.items()}
+    return CheckpointContents(named, root.file_size)
 
 
-def _class_and_count(name: str) -> tuple[str, int]:
-    """``batch_normalization_7`` -> ("batch_normalization", 7); the first of a class has no number."""
-    match = re.fullmatch(r"(.+?)(?:_(\d{1,6}))?", name, re.DOTALL)
-    return (match[1], int(match[2] or 0)) if match else (name, 0)
+def _class_and_number(group_name: str) -> tuple[str, int]:
+    """Split ``batch_normalization_7`` into ("batch_normalization", 7). The first group of a class has no number."""
+    match = re.fullmatch(r"(.+?)(?:_(\d{1,6}))?", group_name, re.DOTALL)
+    return (match[1], int(match[2] or 0)) if match else (group_name, 0)
+
+
+def name_layers_by_order(layers: StoredLayers) -> StoredLayers:
+    """Rename the layers of a file without layer names to Keras' names for a DenseNet.
+
+    The first convolution is the stem. After it, a 1x1 followed by a 3x3 convolution is a layer of a dense block, and a
+    1x1 followed by another 1x1 is a transition.
+
+    Args:
+        layers: The layers, grouped by class and in the order of creation within each class.
+
+    Raises:
+        CheckpointError: If the order is not that of a DenseNet.
+    """
+    groups: dict[str, list[str]] = {"conv2d": [], "batch_normalization": [], "dense": []}
+    for group_name in layers:
+        match = UNNAMED_LAYER.fullmatch(group_name)
+        if not match:
+            raise CheckpointError(f"Layer {group_name} is not part of a DenseNet.")
+        groups[match[1]].append(group_name)
+    kernel_sizes = [layers[name]["kernel"].shape[0] if "kernel" in layers[name] else 0 for name in groups["conv2d"]]
+    convs, norms = _conv_and_norm_names(kernel_sizes)
+    if len(groups["batch_normalization"]) == len(norms) + 1:
+        norms.insert(0, "conv1_bn")
+    names = {"conv2d": convs, "batch_normalization": norms, "dense": ["predictions"]}
+    for class_name, expected in names.items():
+        if len(groups[class_name]) != len(expected):
+            raise CheckpointError(
+                f"Expected {len(expected)} {class_name} layers, found {len(groups[class_name])}. The layers in the file"
+                " have no names, so they are identified by their order."
+            )
+    return {
+        name: layers[group_name]
+        for class_name, expected in names.items()
+        for group_name, name in zip(groups[class_name], expected, strict=True)
+    }
+
+
+def _conv_and_norm_names(kernel_sizes: list[int]) -> tuple[list[str], list[str]]:
+    """Return the names of the convolutions, and of the batch norms between them except for the stem's."""
+    convs, norms = ["conv1_conv"], []
+    stage, layer, index = 2, 1, 1
+    while index < len(kernel_sizes):
+        pair = kernel_sizes[index : index + 2]
+        if pair == [1, 3]:
+            name = f"conv{stage}_block{layer}"
+            convs += [f"{name}_1_conv", f"{name}_2_conv"]
+            norms += [f"{name}_0_bn", f"{name}_1_bn"]
+            layer, index = layer + 1, index + 2
+        elif pair == [1, 1] and layer > 1:
+            convs.append(f"pool{stage}_conv")
+            norms.append(f"pool{stage}_bn")
+            stage, layer, index = stage + 1, 1, index + 1
+        else:
+            raise CheckpointError(f"The convolutions are not in the order of a DenseNet (from number {index + 1}).")
+    return convs, [*norms, "bn"]

@@ -1,8 +1,8 @@
-"""``.safetensors`` with torchvision's names: what timm publishes, and what ``densenet train`` writes.
+"""The ``.safetensors`` format with torchvision's layer names, as timm publishes it and ``densenet train`` writes it.
 
-torchvision lays kernels out as (out, in, height, width) and adds 1e-5 to variances; both are brought to Keras' way.
-Our own files say more under one metadata key, ``densenet``: JSON with the configuration, labels, preprocessing, the
-epsilon of their variances, training settings and measured accuracy.
+torchvision's layout of kernels is (out, in, height, width), and it adds 1e-5 to variances. Both are converted to Keras'
+conventions. Files that this package writes have the metadata key ``densenet``: JSON with the configuration, labels,
+preprocessing, epsilon of the variances, training settings, and measured accuracy.
 """
 
 from __future__ import annotations
@@ -20,25 +20,31 @@ from densenet_cli.labels import ClassLabel, Labels, is_valid
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import write_file
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights.contents import Contents, ModelMetadata, StoredArray, StoredLayers
+from densenet_cli.weights.contents import (
+    Arrays,
+    CheckpointContents,
+    ModelMetadata,
+    StoredArray,
+    StoredLayers,
+    damaged_file_error,
+)
 
 if TYPE_CHECKING:
-    from densenet_cli.weights.contents import Array
+    from densenet_cli._types import FloatArray
 
 METADATA_KEY = "densenet"
 TORCH_EPSILON = 1e-5
-MAX_HEADER = 8 << 20
-"""Bytes of JSON before the arrays; the largest network's is 200 kB."""
-
-MAX_SIDE = 4096
-"""Pixels a side of the image that a network may ask for."""
+MAX_HEADER_SIZE = 8 << 20
+"""Bytes of JSON before the arrays. The largest network needs 200 kB."""
+MAX_INPUT_SIZE = 4096
+"""Pixels. The largest side length that the metadata can state."""
 
 NORM_ARRAYS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 HEAD_ARRAYS = {"weight": "kernel", "bias": "bias"}
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
 
-# The name that torchvision gives a layer, and Keras' for it. Keras counts the stem as the first stage.
-FIXED = {
+# torchvision's layer names -> Keras' layer names. Keras counts the stem as the first stage.
+FIXED_NAMES = {
     "features.conv0": "conv1_conv",
     "features.norm0": "conv1_bn",
     "features.norm5": "bn",
@@ -51,41 +57,42 @@ TRANSITION_PARTS = {"norm": "bn", "conv": "conv"}
 
 
 def keras_name(layer: str) -> str | None:
-    """Keras' name of torchvision's ``layer``, None where a DenseNet has no such layer."""
+    """Return Keras' name of a torchvision layer, or None if it is not part of a DenseNet."""
     if match := DENSE_LAYER.fullmatch(layer):
         return f"conv{int(match[1]) + 1}_block{int(match[2])}_{DENSE_PARTS[match[3]]}"
     if match := TRANSITION.fullmatch(layer):
         return f"pool{int(match[1]) + 1}_{TRANSITION_PARTS[match[2]]}"
-    return FIXED.get(layer)
+    return FIXED_NAMES.get(layer)
 
 
 def torchvision_names(config: DenseNetConfig) -> dict[str, str]:
-    """Keras' name -> torchvision's, of every layer of ``config`` that holds arrays."""
-    names = {ours: theirs for theirs, ours in FIXED.items()}
+    """Return Keras' name -> torchvision's name of every layer of ``config`` that has arrays."""
+    names = {keras_name: torch_name for torch_name, keras_name in FIXED_NAMES.items()}
     for stage, layers in enumerate(config.blocks, start=1):
         for layer in range(1, layers + 1):
-            for theirs, ours in DENSE_PARTS.items():
-                names[f"conv{stage + 1}_block{layer}_{ours}"] = f"features.denseblock{stage}.denselayer{layer}.{theirs}"
-        for theirs, ours in TRANSITION_PARTS.items():
-            names[f"pool{stage + 1}_{ours}"] = f"features.transition{stage}.{theirs}"
+            for torch_part, keras_part in DENSE_PARTS.items():
+                torch_name = f"features.denseblock{stage}.denselayer{layer}.{torch_part}"
+                names[f"conv{stage + 1}_block{layer}_{keras_part}"] = torch_name
+        for torch_part, keras_part in TRANSITION_PARTS.items():
+            names[f"pool{stage + 1}_{keras_part}"] = f"features.transition{stage}.{torch_part}"
     return {layer: names[layer] for layer in array_shapes(config)}
 
 
 @contextmanager
-def open_contents(path: Path) -> Iterator[Contents]:
-    """The checkpoint in ``path``, to be read while the ``with`` block lasts. Raises ``CheckpointError``."""
+def open_contents(path: Path) -> Iterator[CheckpointContents]:
+    """Open a ``.safetensors`` checkpoint. Raises ``CheckpointError`` if it is invalid."""
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > MAX_HEADER:
-        raise CheckpointError(f"its header claims {header} bytes, more than the {MAX_HEADER} that any DenseNet needs")
+        header_size = int.from_bytes(file.read(8), "little")
+    if header_size > MAX_HEADER_SIZE:
+        raise CheckpointError(f"The header declares {header_size:,} bytes; the limit is {MAX_HEADER_SIZE:,}.")
     try:
         with safe_open(path, framework="numpy") as file:
-            said = _metadata((file.metadata() or {}).get(METADATA_KEY))
-            yield Contents(_layers(file), path.stat().st_size, **said)
+            fields = _parse_metadata((file.metadata() or {}).get(METADATA_KEY))
+            yield CheckpointContents(_layers(file), path.stat().st_size, **fields)
     except SafetensorError as error:
-        raise CheckpointError(f"it is damaged or cut short ({error})") from error
+        raise damaged_file_error(error) from error
 
 
 def _layers(file: Any) -> StoredLayers:
@@ -94,34 +101,34 @@ def _layers(file: Any) -> StoredLayers:
         torch_layer, _, array = name.rpartition(".")
         if array == "num_batches_tracked":
             continue
-        stored = file.get_slice(name)
-        shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+        tensor = file.get_slice(name)
+        shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
         layer = keras_name(torch_layer)
-        renamed = (HEAD_ARRAYS if len(shape) != 1 or layer == "predictions" else NORM_ARRAYS).get(array)
-        if layer is None or renamed is None:
-            raise CheckpointError(f"it holds {name!r}, which is no array of torchvision's DenseNets")
-        layers.setdefault(layer, {})[renamed] = StoredArray(
+        keras_array = (HEAD_ARRAYS if len(shape) != 1 or layer == "predictions" else NORM_ARRAYS).get(array)
+        if layer is None or keras_array is None:
+            raise CheckpointError(f"Array {name!r} is not part of a torchvision DenseNet.")
+        layers.setdefault(layer, {})[keras_array] = StoredArray(
             _keras_layout(shape), DTYPES.get(dtype, dtype), partial(_read, file, name, dtype)
         )
     return layers
 
 
 def _keras_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(out, in, height, width) -> (height, width, in, out), and (out, in) -> (in, out)."""
+    """Convert (out, in, height, width) to (height, width, in, out), and (out, in) to (in, out)."""
     return (*shape[2:], shape[1], shape[0]) if len(shape) > 1 else shape
 
 
-def _read(file: Any, name: str, dtype: str) -> Array:
+def _read(file: Any, name: str, dtype: str) -> FloatArray:
     import numpy as np
 
     if dtype == "BF16":
-        import ml_dtypes  # noqa: F401  (tells numpy of bfloat16)
-    values: Array = file.get_tensor(name).astype(np.float32, copy=False)
+        import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
+    values: FloatArray = file.get_tensor(name).astype(np.float32, copy=False)
     return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
 
 
-def _metadata(text: str | None) -> dict[str, Any]:
-    """What our own key says, as fields of ``Contents``. Raises ``CheckpointError`` for anything malformed."""
+def _parse_metadata(text: str | None) -> dict[str, Any]:
+    """Parse the value of ``METADATA_KEY`` to fields of ``CheckpointContents``. Raises ``CheckpointError``."""
     if text is None:
         return {"bn_epsilon": TORCH_EPSILON}
     try:
@@ -131,29 +138,30 @@ def _metadata(text: str | None) -> dict[str, Any]:
         if not 0 < epsilon < 1:
             raise ValueError(f"bn_epsilon is {epsilon}")
         metadata = ModelMetadata(
-            _labels(values["labels"], config.classes),
-            _optional(values["preprocess"], str),
-            _optional(values["input_size"], int),
-            _optional(values["training"], dict) or {},
-            _optional(values["accuracy"], dict) or {},
+            _parse_labels(values["labels"], config.classes),
+            _check_type(values["preprocess"], str),
+            _check_type(values["input_size"], int),
+            _check_type(values["training"], dict) or {},
+            _check_type(values["accuracy"], dict) or {},
         )
         for size in (config.growth_rate, config.stem_width, config.classes, config.input_size, *config.blocks):
-            _optional(size, int)
+            _check_type(size, int)
         for size in (config.input_size, metadata.input_size or 1):
-            if not 1 <= size <= MAX_SIDE:
+            if not 1 <= size <= MAX_INPUT_SIZE:
                 raise ValueError(f"input_size is {size}")
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"its metadata are malformed ({type(error).__name__}: {error})") from error
+        raise CheckpointError(f"The metadata is malformed ({type(error).__name__}: {error}).") from error
     return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
 
 
-def _optional(value: Any, kind: type) -> Any:
-    if value is not None and type(value) is not kind:
-        raise TypeError(f"{value!r:.60} should be {kind.__name__}")
+def _check_type(value: Any, expected: type) -> Any:
+    """Return ``value``. Raises ``TypeError`` if it is neither None nor of exactly the expected type."""
+    if value is not None and type(value) is not expected:
+        raise TypeError(f"expected {expected.__name__}, found {value!r:.60}")
     return value
 
 
-def _labels(values: list[Any] | None, classes: int) -> Labels | None:
+def _parse_labels(values: list[Any] | None, classes: int) -> Labels | None:
     if values is None:
         return None
     if len(values) != classes:
@@ -167,21 +175,17 @@ def _labels(values: list[Any] | None, classes: int) -> Labels | None:
 
 def write(
     path: str | Path,
-    arrays: Mapping[str, Mapping[str, Array]],
+    arrays: Arrays,
     config: DenseNetConfig,
     metadata: ModelMetadata | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a checkpoint that ``checkpoint.read`` reads back; at any moment ``path`` is the old file or the new one.
-
-    Arguments are those of ``serialize``. Raises ``OutputError`` where the file can't be written.
-    """
-    data = serialize(arrays, config, metadata, dtype)
-    write_file(path, data)
+    """Write a checkpoint atomically. See ``serialize`` for the arguments. Raises ``OutputError`` if it fails."""
+    write_file(path, serialize(arrays, config, metadata, dtype))
 
 
 def serialize(
-    arrays: Mapping[str, Mapping[str, Array]],
+    arrays: Arrays,
     config: DenseNetConfig,
     metadata: ModelMetadata | None = None,
     dtype: str = "float32",
@@ -189,30 +193,30 @@ def serialize(
     for_torch: bool = False,
     properties: Mapping[str, str] | None = None,
 ) -> bytes:
-    """A checkpoint's bytes. The same arguments give the same bytes.
+    """Return the bytes of a checkpoint. The same arguments give the same bytes.
 
     Args:
-        arrays: by layer and name, as Keras lays them out.
-        config: the network.
-        metadata: what our own key says beside it.
-        dtype: with "float16" the kernels are halved; vectors stay float32, since they are a few per cent of the bytes
-            and variances near epsilon would lose most of their digits.
-        for_torch: move the variances to torchvision's epsilon, so that the sum stays the same, and add the counters
-            that a ``state_dict`` of torch has.
-        properties: further metadata.
+        arrays: The values in Keras' layout.
+        config: The configuration of the network.
+        metadata: What to store besides it.
+        dtype: The element type of the kernels, "float32" or "float16". Vectors are always float32: they are a few
+            percent of the bytes, and variances near epsilon would lose most of their digits.
+        for_torch: Adapt the variances to torchvision's epsilon, so that variance + epsilon stays the same, and add the
+            counters of a PyTorch ``state_dict``.
+        properties: More entries for the metadata of the file.
 
     Raises:
-        ValueError: the arrays aren't those of ``config``, or aren't finite.
+        ValueError: If the arrays do not match ``config``, or are not finite in ``dtype``.
     """
     import numpy as np
     from safetensors.numpy import save
 
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
-    shapes = {layer: {name: array.shape for name, array in held.items()} for layer, held in arrays.items()}
+    shapes = {layer: {name: values.shape for name, values in named.items()} for layer, named in arrays.items()}
     if shapes != array_shapes(config):
-        raise ValueError("these arrays are not those of this configuration")
-    stored: dict[str, Any] = {}
+        raise ValueError("the arrays do not match the configuration")
+    tensors: dict[str, Any] = {}
     for layer, torch_layer in torchvision_names(config).items():
         torch_arrays = HEAD_ARRAYS if "kernel" in shapes[layer] else NORM_ARRAYS
         for torch_array, name in torch_arrays.items():
@@ -224,17 +228,17 @@ def serialize(
             with np.errstate(over="ignore"):
                 values = values.astype(dtype if values.ndim > 1 else "float32")
             if not np.isfinite(values).all():
-                raise ValueError(f"{layer}'s {name} holds values that are not finite in {dtype}")
+                raise ValueError(f"{name} of layer {layer} has values that are not finite in {dtype}")
             values = values.transpose(3, 2, 0, 1) if values.ndim == 4 else values.T
-            stored[f"{torch_layer}.{torch_array}"] = np.ascontiguousarray(values)
+            tensors[f"{torch_layer}.{torch_array}"] = np.ascontiguousarray(values)
         if for_torch and "gamma" in shapes[layer]:
-            stored[f"{torch_layer}.num_batches_tracked"] = np.zeros((), np.int64)
-    said = _to_json(config, metadata or ModelMetadata(), TORCH_EPSILON if for_torch else BN_EPSILON)
-    data: bytes = save(stored, {**(properties or {}), METADATA_KEY: said})
+            tensors[f"{torch_layer}.num_batches_tracked"] = np.zeros((), np.int64)
+    text = _metadata_json(config, metadata or ModelMetadata(), TORCH_EPSILON if for_torch else BN_EPSILON)
+    data: bytes = save(tensors, {**(properties or {}), METADATA_KEY: text})
     return data
 
 
-def _to_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
+def _metadata_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
     labels = metadata.labels and [[label.index, label.id, label.name] for label in metadata.labels]
     values = {
         "config": config.to_dict(),
