@@ -1,7 +1,7 @@
-"""Photograph the page of ``predict --html`` into ``docs/images/report.png``: ``python -m scripts.report_image``.
+"""Take screenshots of a ``predict --html`` page for ``docs/images/report.png``: ``python -m scripts.report_image``.
 
-It needs Chromium and its driver, and is run by hand when the page's looks have changed: no two browsers and fonts draw
-the same pixels, so nothing checks it.
+Requires Chromium and its driver. Run it by hand after a change of the page's appearance. No check compares the image,
+because its pixels depend on the browser and the fonts.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from tests.support.browser import missing, opened
+from tests.support.browser import open_browser, why_unavailable
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "report.png"
 VIEWS = ((1040, 780, False), (390, 780, True))
-"""Width, height, and whether by somebody who likes it dark: a desk and a phone, side by side."""
+"""Width, height, and dark color scheme of each window: a desktop and a phone."""
 GAP = 24
 COLORS = 255
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 
 
-def views(page: Path, profile: Path) -> list[Image.Image]:
-    """The page as it is seen."""
-    with opened(profile) as browser:
+def take_screenshots(page: Path, profile: Path) -> list[Image.Image]:
+    """Take a screenshot of the page in each of ``VIEWS``."""
+    with open_browser(profile) as browser:
         images = []
         for width, height, dark in VIEWS:
             browser.open(page, width, height, dark=dark)
@@ -38,20 +38,20 @@ def views(page: Path, profile: Path) -> list[Image.Image]:
     return images
 
 
-def beside(images: list[Image.Image]) -> Image.Image:
-    """Several images in one, nothing between them."""
+def join(images: list[Image.Image]) -> Image.Image:
+    """Put images side by side, with a transparent gap between them."""
     width = sum(image.width for image in images) + GAP * (len(images) - 1)
-    whole = Image.new("RGBA", (width, max(image.height for image in images)))
+    joined = Image.new("RGBA", (width, max(image.height for image in images)))
     left = 0
     for image in images:
-        whole.paste(image, (left, 0))
+        joined.paste(image, (left, 0))
         left += image.width + GAP
-    return whole
+    return joined
 
 
 def main() -> int:
-    """Make the image; 1 where there is no browser, or it grows too large."""
-    if reason := missing():
+    """Write the image. Return 1 if there is no browser or the file is larger than ``MAX_BYTES``."""
+    if reason := why_unavailable():
         print(reason)
         return 1
     with TemporaryDirectory() as folder:
@@ -59,10 +59,10 @@ def main() -> int:
         command = [sys.executable, "-m", "densenet_cli", "predict", "sample_images", "--variant", "tiny", "-k", "4"]
         environment = os.environ | {"DENSENET_CACHE": folder}
         subprocess.run([*command, "--html", page], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-        image = beside(views(page, Path(folder) / "profile"))
+        image = join(take_screenshots(page, Path(folder) / "profile"))
     image.quantize(COLORS, Image.Quantize.FASTOCTREE).save(IMAGE, optimize=True)
     print(IMAGE.relative_to(ROOT), IMAGE.stat().st_size, "bytes")
-    return int(IMAGE.stat().st_size > MOST_BYTES)
+    return int(IMAGE.stat().st_size > MAX_BYTES)
 
 
 if __name__ == "__main__":

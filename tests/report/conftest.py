@@ -1,4 +1,4 @@
-"""One browser for all of these tests; where none is installed, those that need it say so."""
+"""A browser shared by all tests, and a network whose class names contain markup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = ("ant", *MARKUP, "elk", "fox", "gnu", "hen", "ibis")
 
 
 class Page(HTMLParser):
-    """What a parser, which knows nothing of ours, finds on a page."""
+    """The tags and the text that a standard parser finds on a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -43,23 +43,23 @@ def read(path: Path) -> Page:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
-    if reason := support.missing():
+    if reason := support.why_unavailable():
         pytest.skip(reason)
-    with support.opened(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
+    with support.open_browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture
 def browser(chromium):
-    """The browser; whatever a test does with a page, the page asks for nothing and the console stays silent."""
+    """The browser. After each test, the page must have made no requests and the console must be empty."""
     yield chromium
-    assert chromium.complaints() == []
+    assert chromium.console_messages() == []
     assert chromium.requests() == []
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A tiny network whose classes have names that nobody would give."""
+    """A small network whose file name and class names contain markup."""
     from densenet_cli.labels import ClassLabel
     from densenet_cli.weights import safetensors
     from densenet_cli.weights.checkpoint import ModelMetadata

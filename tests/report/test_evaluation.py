@@ -1,4 +1,4 @@
-"""``densenet evaluate --html``: the report's numbers, drawn; and the worst mistakes as images."""
+"""``densenet evaluate --html``: metrics, figures, mistakes, and behavior in a browser."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from densenet_cli.evaluation import Outcome, outcome_of
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
+from densenet_cli.report.page import environment
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
 from tests.support.images import encode, photograph
 from tests.support.measured import Fake, labeled
 
-SHOWN = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
-"""Classes whose names a folder can have, markup and all."""
+EVALUATED = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
+"""Labels that are valid folder names."""
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """Five images a class, one of them broken."""
-    root = tmp_path_factory.mktemp("measured")
+    """Five noisy images per class, and an empty one."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(3)
     for position, label in enumerate(LABELS):
-        if label in SHOWN:
+        if label in EVALUATED:
             folder = root / str(position)
             folder.mkdir()
             for number in range(5):
@@ -45,8 +46,8 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def measured(weights, images, tmp_path_factory):
-    """The page and the report that it is of."""
+def evaluated(weights, images, tmp_path_factory):
+    """The path of a page, and the JSON report of the same run."""
     folder = tmp_path_factory.mktemp("page")
     outputs = ("--html", folder / "page.html", "-o", folder / "report.json")
     with pytest.MonkeyPatch.context() as patch:
@@ -56,8 +57,8 @@ def measured(weights, images, tmp_path_factory):
     return folder / "page.html", json.loads((folder / "report.json").read_text())
 
 
-def test_the_page(measured):
-    path, report = measured
+def test_page_shows_the_metrics_of_the_report(evaluated):
+    path, report = evaluated
     page = read(path)
     for key in ("top1", "top5"):
         for part in ("value", "low", "high"):
@@ -71,12 +72,12 @@ def test_the_page(measured):
     assert len(page.of("script")) == len(page.of("style")) == 1
 
 
-def test_mistakes_have_images_with_isolate_too(weights, images, measured, tmp_path):
+def test_isolated_decoding_gives_the_same_thumbnails(weights, images, evaluated, tmp_path):
     densenet("evaluate", images, "--weights", weights, "--html", tmp_path / "page.html", "--isolate")
-    assert read(tmp_path / "page.html").of("img") == read(measured[0]).of("img") != []
+    assert read(tmp_path / "page.html").of("img") == read(evaluated[0]).of("img") != []
 
 
-def test_interrupted_it_says_so(weights, images, tmp_path, monkeypatch):
+def test_interrupted_run_shows_partial_results(weights, images, tmp_path, monkeypatch):
     stream = Classifier.stream
 
     def interrupted(*arguments, **settings):
@@ -88,39 +89,42 @@ def test_interrupted_it_says_so(weights, images, tmp_path, monkeypatch):
     result = densenet("evaluate", images, "--weights", weights, "--html", tmp_path / "page.html")
     assert result.status == 130
     text = read(tmp_path / "page.html").text
-    assert "Interrupted: these are the first images" in text and "on 4 images of 1 class" in text
+    assert "interrupted" in text and "4 images of 1 class" in text
 
 
-def test_refusals_come_before_anything_is_loaded(images, tmp_path):
+def test_invalid_outputs_are_rejected_before_loading(images, tmp_path):
     existing = tmp_path / "page.html"
     existing.write_text("mine")
-    for arguments, status, words in (
-        ((existing,), 2, "exists"),
-        (("-",), 2, "needs the name of a file"),
-        ((tmp_path / "x.json", "-o", tmp_path / "x.json"), 2, "is named twice"),
+    for arguments, status, mentioned in (
+        ((existing,), 2, "page.html"),
+        (("-",), 2, "html"),
+        ((tmp_path / "x.json", "-o", tmp_path / "x.json"), 2, "x.json"),
         ((tmp_path / "missing" / "page.html",), 4, "missing"),
     ):
         result = densenet("evaluate", images, "--weights", tmp_path / "missing.h5", "--html", *arguments)
-        assert (result.status, result.out) == (status, "") and words in result.err, (arguments, result.err)
+        assert (result.status, result.out) == (status, "") and mentioned in result.err, (arguments, result.err)
     assert existing.read_text() == "mine"
 
 
-def test_the_worst_mistakes_come_first_and_are_few(monkeypatch):
-    monkeypatch.setattr(evaluation, "MOST", 3)
-    sure = (0.6, 0.9, 0.7, 0.95, 0.9, 0.8)
-    fake = Fake([np.array([1 - p, p], np.float32) for p in sure])
-    kept = evaluation.Mistakes()
-    truths = (0, 0, 0, 1, 0, 0)  # the fourth is right
+def test_mistakes_are_limited_and_sorted(monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_MISTAKES", 3)
+    confidences = (0.6, 0.9, 0.7, 0.95, 0.9, 0.8)
+    fake = Fake([np.array([1 - p, p], np.float32) for p in confidences])
+    mistakes = evaluation.Mistakes()
+    truths = (0, 0, 0, 1, 0, 0)  # the fourth is correct
     for result in fake.stream(labeled(truths)):
-        kept.add(outcome_of(result), Thumbnail(result.source.name.encode()))
-    assert [(outcome.name, jpeg) for outcome, jpeg in kept.images()] == [("1", b"1"), ("4", b"4"), ("5", b"5")]
+        mistakes.add(outcome_of(result), Thumbnail(result.source.name.encode()))
+    shown = [(outcome.name, jpeg) for outcome, jpeg in mistakes.most_confident()]
+    assert shown == [("1", b"1"), ("4", b"4"), ("5", b"5")]
 
 
-def outputs(classes: int, count: int, right: float = 0.5):
-    """True classes, and outputs of which about ``right`` are."""
+def outputs(classes: int, count: int, accuracy: float = 0.5):
+    """True classes, and outputs of which about the share ``accuracy`` is correct."""
     rng = np.random.default_rng(classes)
     truths = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
-    answers = np.where(rng.random(count) < right, truths, (truths + rng.integers(1, min(classes, 4), count)) % classes)
+    answers = np.where(
+        rng.random(count) < accuracy, truths, (truths + rng.integers(1, min(classes, 4), count)) % classes
+    )
     rows = np.full((count, classes), 0.4 / classes, np.float32)
     rows[np.arange(count), answers] += rng.uniform(0.1, 0.6, count).astype(np.float32)
     return truths, list(rows / rows.sum(axis=1, keepdims=True))
@@ -131,30 +135,32 @@ def report_of(classes: int, count: int):
     return Fake(rows).evaluate(truths)
 
 
-def test_the_matrix_with_names_has_every_count():
+def test_confusion_figure_has_all_counts():
     report = report_of(12, 300)
-    drawn = figures.confusion(report)
-    assert len(drawn.names) == len(drawn.columns) == 12 == drawn.of
+    figure = figures.confusion_figure(report)
+    assert len(figure.names) == len(figure.columns) == 12 == figure.total_classes
     counts = {}
-    for cell in drawn.cells:
-        row, column = ((value - start) / figures.CELL for value, start in ((cell.y, drawn.top), (cell.x, drawn.left)))
-        counts[round(row), round(column)] = cell.count
-        assert cell.is_right == (round(row) == round(column)) and 0 < cell.opacity <= 0.5
+    for cell in figure.cells:
+        row = round((cell.y - figure.top) / figures.CELL_SIZE)
+        column = round((cell.x - figure.left) / figures.CELL_SIZE)
+        counts[row, column] = cell.count
+        assert cell.is_correct == (row == column) and 0 < cell.opacity <= 0.5
     assert counts == dict(report.confusion)
-    assert figures.heat_map(report) is None
+    assert figures.confusion_heat_map(report) is None
 
 
 @pytest.mark.parametrize("classes", [200, 1000])
-def test_of_many_classes_the_most_confused_and_a_image_of_all(classes):
+def test_figures_of_many_classes(classes):
     report = report_of(classes, 4 * classes)
-    drawn = figures.confusion(report)
-    assert 2 <= len(drawn.names) <= figures.PICKED and drawn.columns[-1] == "other classes"
+    figure = figures.confusion_figure(report)
+    assert 2 <= len(figure.names) <= figures.MAX_SELECTED_CLASSES and figure.columns[-1] == "other classes"
     shown = {result.label.name: result.images for result in report.classes}
-    assert sum(cell.count for cell in drawn.cells) == sum(shown[name] for name in drawn.names)
+    assert sum(cell.count for cell in figure.cells) == sum(shown[name] for name in figure.names)
     worst = report.most_confused(1)[0]
-    assert {worst.truth.name, worst.predicted.name} <= set(drawn.names)
-    image = Image.open(io.BytesIO(figures.heat_map(report)))
-    assert image.width in (classes, -(-classes // 2)) and image.width <= figures.PIXELS and image.height == image.width
+    assert {worst.truth.name, worst.predicted.name} <= set(figure.names)
+    image = Image.open(io.BytesIO(figures.confusion_heat_map(report)))
+    assert image.width in (classes, -(-classes // 2)) and image.width <= figures.MAX_HEAT_MAP_SIDE
+    assert image.height == image.width
     pixels = np.asarray(image.convert("RGBA")).astype(int)
     red, blue, alpha = pixels[..., 0], pixels[..., 2], pixels[..., 3]
     diagonal = np.eye(len(pixels), dtype=bool)
@@ -163,53 +169,54 @@ def test_of_many_classes_the_most_confused_and_a_image_of_all(classes):
     assert (blue > red)[diagonal & (alpha > 0)].all() and (red > blue)[~diagonal & (alpha > 0)].all()
 
 
-def test_the_reliability_diagram_is_the_bins():
+def test_reliability_bars_match_the_bins():
     report = report_of(12, 300)
-    drawn = figures.reliability(report)
+    bars = figures.reliability_bars(report)
     filled = [bin for bin in report.bins if bin.images]
-    assert len(drawn) == len(filled) > 3
-    for place, bin in zip(drawn, filled, strict=True):
-        assert (place.x - figures.LEFT) / figures.WIDE == pytest.approx(bin.low, abs=1e-3)
-        assert 1 - (place.accuracy - figures.TOP) / figures.HIGH == pytest.approx(bin.accuracy, abs=1e-3)
-        assert 1 - (place.confidence - figures.TOP) / figures.HIGH == pytest.approx(bin.confidence, abs=1e-3)
-        assert place.high <= place.accuracy <= place.low
-    assert min(place.share for place in drawn) == figures.LOW_TOP
+    assert len(bars) == len(filled) > 3
+    for bar, bin in zip(bars, filled, strict=True):
+        assert (bar.x - figures.PLOT_LEFT) / figures.PLOT_WIDTH == pytest.approx(bin.low, abs=1e-3)
+        assert 1 - (bar.accuracy - figures.PLOT_TOP) / figures.PLOT_HEIGHT == pytest.approx(bin.accuracy, abs=1e-3)
+        assert 1 - (bar.confidence - figures.PLOT_TOP) / figures.PLOT_HEIGHT == pytest.approx(bin.confidence, abs=1e-3)
+        assert bar.high <= bar.accuracy <= bar.low
+    assert min(bar.share for bar in bars) == figures.HISTOGRAM_TOP
 
 
-def test_a_thousand_classes_with_a_hundred_thousand_mistakes_stay_small(tmp_path):
+def test_page_of_a_thousand_classes_is_small(tmp_path):
     report = report_of(1000, 4000)
     mistake = Outcome("x", 0, 1, 0.9, 0.1, 2)
-    evaluation.write(tmp_path / "page.html", report, [(mistake, b"x" * 7000)] * evaluation.MOST)
+    evaluation.write_page(tmp_path / "page.html", report, [(mistake, b"x" * 7000)] * evaluation.MAX_MISTAKES)
     assert (tmp_path / "page.html").stat().st_size < 1.5e6
 
 
-def test_where_every_image_is_right(tmp_path):
+def test_page_without_mistakes(tmp_path):
     for classes in (3, 40):
         report = Fake(list(np.eye(classes, dtype=np.float32) * 0.9 + 0.1 / classes)).evaluate(range(classes))
-        evaluation.write(tmp_path / f"{classes}.html", report, [])
+        evaluation.write_page(tmp_path / f"{classes}.html", report, [])
         page = read(tmp_path / f"{classes}.html")
-        assert "100.0% right" in page.text and "worst mistakes" not in page.text
-    assert "No class was taken for another one of them." in page.text
+        assert "100.0% top-1 accuracy" in page.text
+        assert not [section for section in page.of("section") if section.get("id") == "mistakes"]
+        assert ("were confused" in page.text) == (classes == 40)
 
 
-def test_labels_stay_text(tmp_path):
+def test_markup_in_labels_stays_text(tmp_path):
     names = [HOSTILE, "</style>", "{{ 7 * 7 }}", "</title><b>"]
     fake = Fake([np.roll(np.array([0.7, 0.1, 0.1, 0.1], np.float32), n + 1) for n in range(4)])
     fake.labels = tuple(ClassLabel(index, f'"{name}"', name) for index, name in enumerate(names))
     fake.model = "</title><script>"
-    evaluation.write(tmp_path / "page.html", fake.evaluate(range(4)), [])
+    evaluation.write_page(tmp_path / "page.html", fake.evaluate(range(4)), [])
     page = Page((tmp_path / "page.html").read_text())
     assert all(name in page.text for name in names) and len(page.of("script")) == 1 and not page.of("img")
 
 
 def numbers(browser, column):
-    return browser.texts(f"#classes tbody tr > :nth-child({column})")
+    return browser.visible_texts(f"#classes tbody tr > :nth-child({column})")
 
 
-def test_in_the_browser_it_sorts_and_searches(browser, measured):
-    path, report = measured
+def test_sorting_by_column(browser, evaluated):
+    path, report = evaluated
     browser.open(path)
-    assert set(numbers(browser, 1)) == set(SHOWN)
+    assert set(numbers(browser, 1)) == set(EVALUATED)
     names = [result["label"] for result in report["per_class"]]
     assert numbers(browser, 1) == names
     recalls = {result["label"]: result["recall"] for result in report["per_class"]}
@@ -220,49 +227,49 @@ def test_in_the_browser_it_sorts_and_searches(browser, measured):
         sorts = browser.run("return [...document.querySelectorAll('#classes thead th')].map(th => th.ariaSort)")
         assert sorts == [None] * 5 + [("ascending", "descending")[clicks - 1], None]
     assert browser.run("return document.querySelectorAll('img[src=x], main b b, main script').length") == 0
-    assert all(HOSTILE in name for name in browser.texts("#mistakes h3"))
+    assert all(HOSTILE in name for name in browser.visible_texts("#mistakes h3"))
 
 
-def test_many_classes_can_be_searched(browser, tmp_path):
-    evaluation.write(tmp_path / "page.html", report_of(200, 800), [])
+def test_searching_for_classes(browser, tmp_path):
+    evaluation.write_page(tmp_path / "page.html", report_of(200, 800), [])
     browser.open(tmp_path / "page.html")
     browser.run(
-        """const field = document.querySelector("#find input");
+        """const field = document.querySelector("#class-search input");
         field.value = "class 17"; field.dispatchEvent(new Event("input", {bubbles: true}))"""
     )
     assert numbers(browser, 1) == ["class 17", "class 117", *(f"class {number}" for number in range(170, 180))]
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, measured):
-    browser.open(measured[0], 390, 844, dark=True)
+def test_page_fits_a_phone(browser, evaluated):
+    browser.open(evaluated[0], 390, 844, dark=True)
     assert browser.run("return document.documentElement.scrollWidth") == 390
 
 
 CONTRASTS = (
-    *((ink, ground) for ink in ("ink", "soft") for ground in ("ground", "surface", "sunk")),
-    ("accent", "surface"), ("on-accent", "accent"), ("warn", "warn-ground"), ("bad", "bad-ground"),
-    ("ink", "bad-ground"), ("soft", "bad-ground"),
+    *((text, below) for text in ("text", "text-muted") for below in ("background", "surface", "surface-inset")),
+    ("accent", "surface"), ("on-accent", "accent"), ("warning", "warning-background"), ("error", "error-background"),
+    ("text", "error-background"), ("text-muted", "error-background"),
 )  # fmt: skip
 
 
-def test_colors_have_the_contrast_that_text_needs():
-    """WCAG 2.2, success criterion 1.4.3: 4.5 to 1; also of a count on the deepest cell of the matrix."""
-    style = evaluation.render.__globals__["environment"]().globals["style"]
+def test_text_contrast():
+    """At least 4.5 (WCAG 2.2, success criterion 1.4.3), also for a count on the strongest color of the matrix."""
+    style = environment().globals["style"]
     themes = [
         dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root[^{]*{[^}]*}", style)
     ]
     assert len(themes) == 3 and themes[1] == themes[2] != themes[0]
     for theme in themes[:2]:
         color = {name: np.array([int(value[at : at + 2], 16) for at in (1, 3, 5)]) for name, value in theme.items()}
-        pairs = [(color[ink], color[ground]) for ink, ground in CONTRASTS]
-        pairs += [(color["ink"], (color[deep] + color["surface"]) / 2) for deep in ("accent", "bad")]
+        pairs = [(color[text], color[below]) for text, below in CONTRASTS]
+        pairs += [(color["text"], (color[cell] + color["surface"]) / 2) for cell in ("accent", "error")]
         for first, second in pairs:
             dark, light = sorted((luminance(first), luminance(second)))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (first, second)
 
 
 def luminance(color) -> float:
-    """Relative luminance of sRGB levels (WCAG 2.2)."""
+    """Return the relative luminance of an sRGB color (WCAG 2.2)."""
     levels = np.asarray(color) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

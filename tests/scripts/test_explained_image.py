@@ -1,4 +1,4 @@
-"""The explained photograph in the documentation: as the command draws it now, and small."""
+"""The explained image in the documentation is up to date, and the check detects changes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import pytest
 from PIL import Image
 
 from scripts import explained_image
-from scripts.explained_image import IMAGE, MOST_BYTES, alike
+from scripts.explained_image import IMAGE, MAX_BYTES, is_similar
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    return explained_image.drawn()
+def drawing():
+    return explained_image.draw()
 
 
-def test_it_is_current_and_small(drawn):
-    assert alike(Image.open(IMAGE).convert("RGB"), drawn), "make docs draws it anew"
-    assert IMAGE.stat().st_size <= MOST_BYTES
+def test_image_is_current_and_small(drawing):
+    assert is_similar(Image.open(IMAGE).convert("RGB"), drawing), "run make docs"
+    assert IMAGE.stat().st_size <= MAX_BYTES
 
 
-def test_another_map_is_seen(drawn):
-    pixels = np.asarray(drawn)
-    half = len(pixels) // 2
-    moved = pixels.copy()
-    moved[half:] = np.roll(moved[half:], 60, axis=1)
-    assert not alike(Image.fromarray(moved), drawn)
-    assert not alike(drawn.resize((400, 500)), drawn)
+def test_other_drawings_are_not_similar(drawing):
+    pixels = np.asarray(drawing)
+    middle = len(pixels) // 2
+    shifted = pixels.copy()
+    shifted[middle:] = np.roll(shifted[middle:], 60, axis=1)
+    assert not is_similar(Image.fromarray(shifted), drawing)
+    assert not is_similar(drawing.resize((400, 500)), drawing)
 
 
-def test_an_old_one_is_drawn_anew(tmp_path, monkeypatch, drawn, capsys):
+def test_missing_image_is_drawn_once(tmp_path, monkeypatch, drawing, capsys):
     monkeypatch.setattr(explained_image, "IMAGE", tmp_path / "explained.jpg")
-    monkeypatch.setattr(explained_image, "drawn", lambda: drawn)
+    monkeypatch.setattr(explained_image, "draw", lambda: drawing)
     assert explained_image.main(["--check"]) == 1
     assert "out of date" in capsys.readouterr().out
     assert explained_image.main([]) == 0
     assert explained_image.main(["--check"]) == 0
-    before = (tmp_path / "explained.jpg").stat().st_mtime_ns
+    modified = (tmp_path / "explained.jpg").stat().st_mtime_ns
     assert explained_image.main([]) == 0
-    assert (tmp_path / "explained.jpg").stat().st_mtime_ns == before
+    assert (tmp_path / "explained.jpg").stat().st_mtime_ns == modified

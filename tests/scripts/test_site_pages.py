@@ -123,9 +123,9 @@ def served(site):
         server.shutdown()
 
 
-@pytest.mark.skipif(support.missing() is not None, reason=str(support.missing()))
+@pytest.mark.skipif(support.why_unavailable() is not None, reason=str(support.why_unavailable()))
 def test_in_a_browser(served, tmp_path):
-    with support.opened(tmp_path / "profile") as browser:
+    with support.open_browser(tmp_path / "profile") as browser:
         for width, dark in ((1280, False), (390, True)):
             browser.open(f"{served}/reference/commands/predict.html", width, 900, dark=dark)
             assert browser.run("return getComputedStyle(document.body).colorScheme") == ("dark" if dark else "light")
@@ -140,4 +140,4 @@ def test_in_a_browser(served, tmp_path):
             results = "return document.querySelectorAll('.md-search-result__link').length"
             assert WebDriverWait(browser.chrome, 20).until(lambda _: browser.run(results)) > 0  # noqa: B023
             assert [url for url in browser.requests() if not url.startswith((served, "blob:"))] == []
-            assert browser.complaints() == []
+            assert browser.console_messages() == []

@@ -1,4 +1,4 @@
-"""A page in a real browser: headless Chromium, as a person would have it before them."""
+"""A headless Chromium to test HTML pages in."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-PLACES = {
+EXECUTABLES = {
     "browser": ("chromium", "chromium-browser", "google-chrome"),
     "driver": ("chromedriver", "chromium-driver"),
 }
 
 
-def missing() -> str | None:
-    """Why there is no browser here; None where there is one."""
-    for what, names in PLACES.items():
-        if not any(map(shutil.which, names)):
-            return f"no {what} is installed ({' or '.join(names)}); on Debian: apt-get install chromium chromium-driver"
+def why_unavailable() -> str | None:
+    """Return why there is no browser to test in, or None if there is one."""
+    for name, executables in EXECUTABLES.items():
+        if not any(map(shutil.which, executables)):
+            choices = " or ".join(executables)
+            return f"no {name} is installed ({choices}); on Debian: apt-get install chromium chromium-driver"
     return None
 
 
 class Browser:
-    """One window of it, which looks at one page at a time."""
+    """A browser window.
+
+    Args:
+        profile: an empty folder for the browser's profile.
+    """
 
     def __init__(self, profile: Path) -> None:
-        browser, driver = (next(filter(None, map(shutil.which, names))) for names in PLACES.values())
+        browser, driver = (next(filter(None, map(shutil.which, names))) for names in EXECUTABLES.values())
         options = ChromeOptions()
         options.binary_location = browser
         for argument in (
@@ -52,65 +57,60 @@ class Browser:
         self.chrome = Chrome(options, Service(driver, log_output=os.devnull))
 
     def open(self, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        """Open a file or a URL in a window of that size, by somebody who likes it dark or not."""
-        self.chrome.get("about:blank")  # whatever was there before is done asking
-        self.size(width, height, dark=dark)
+        """Open a file or a URL in a window of the given size. ``dark`` is the preferred color scheme."""
+        self.chrome.get("about:blank")  # ends the requests of the previous page
+        self.resize(width, height, dark=dark)
         self.chrome.get_log("browser")
         self.chrome.get_log("performance")
         self.chrome.get(page if isinstance(page, str) else page.as_uri())
-        # The driver may come back from a long page before the last of it is there.
-        WebDriverWait(self.chrome, 60).until(
-            lambda chrome: chrome.execute_script("return document.readyState") == "complete"
-        )
+        # The driver may return before a long page is loaded.
+        WebDriverWait(self.chrome, 60).until(lambda _: self.run("return document.readyState") == "complete")
 
-    def size(self, width: int, height: int, *, dark: bool = False) -> None:
+    def resize(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Set the size of the window and the preferred color scheme. Narrow windows emulate a phone."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def run(self, script: str, *arguments: object) -> Any:
-        """What the script returns."""
+        """Run a script and return its result."""
         return self.chrome.execute_script(script, *arguments)
 
-    def settle(self) -> None:
-        """Wait until what the page was going to do at once is done and drawn."""
+    def wait_for_frames(self) -> None:
+        """Wait until the page has handled pending events and drawn two frames."""
         wait = "setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
         self.run(f"return new Promise(done => {wait})")
 
-    def texts(self, selector: str) -> list[str]:
-        """The texts of what is seen, in the page's order."""
+    def visible_texts(self, selector: str) -> list[str]:
+        """Return the texts of the visible elements that match a selector, in document order."""
         script = """return [...document.querySelectorAll(arguments[0])]
             .filter(element => element.checkVisibility()).map(element => element.textContent.trim())"""
-        found: list[str] = self.run(script, selector)
-        return found
+        texts: list[str] = self.run(script, selector)
+        return texts
 
-    def complaints(self) -> list[str]:
-        """What the console says since the page was opened: errors, warnings, breaches of its policy."""
+    def console_messages(self) -> list[str]:
+        """Return the errors, warnings, and policy violations since the page was opened."""
         return [entry["message"] for entry in self.chrome.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """What the page asked for since it was opened, other than itself and what is inside it."""
-        asked = []
+        """Return the URLs requested since the page was opened, without the page itself and data URLs."""
+        urls = []
         for entry in self.chrome.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
-                asked.append(message["params"]["request"]["url"])
-        return [url for url in asked if not url.startswith("data:") and url != self.chrome.current_url]
+                urls.append(message["params"]["request"]["url"])
+        return [url for url in urls if not url.startswith("data:") and url != self.chrome.current_url]
 
-    def screenshot(self, *, whole: bool = False) -> bytes:
-        """PNG of the window, or of the whole page."""
-        settings: dict[str, Any] = {"format": "png", "captureBeyondViewport": whole}
-        if whole:
-            size = self.chrome.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-            settings["clip"] = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        data: str = self.chrome.execute_cdp_cmd("Page.captureScreenshot", settings)["data"]
+    def screenshot(self) -> bytes:
+        """Return a PNG file of the window."""
+        data: str = self.chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
         return base64.b64decode(data)
 
 
 @contextmanager
-def opened(profile: Path) -> Iterator[Browser]:
-    """A browser, gone at the end."""
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """Start a browser, and close it at the end of the block."""
     browser = Browser(profile)
     try:
         yield browser

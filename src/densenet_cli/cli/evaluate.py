@@ -109,9 +109,9 @@ def command(
     worst: Mistakes | None = None
     if html is not None:
         from densenet_cli.report import evaluation as page
-        from densenet_cli.report.page import check
+        from densenet_cli.report.page import check_page
 
-        check(html, overwrite, output, mistakes)
+        check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
     images = _collection(folder, csv_file)
     classifier = make_classifier(**model)
@@ -159,7 +159,7 @@ def command(
         show(report)
     outputs.write(report, wrong)
     if html and worst:
-        page.write(Path(html), report, worst.images())
+        page.write_page(Path(html), report, worst.most_confident())
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0

@@ -115,9 +115,9 @@ def command(
     if html is not None:
         if resume:
             raise UsageError("--html shows a whole run, so it can't go with --resume; leave one of them out.")
-        from densenet_cli.report.page import check
+        from densenet_cli.report.page import check_page
 
-        check(html, overwrite, output)
+        check_page(html, overwrite, output)
         overwrite = overwrite and output is not None  # else it is the page's
     writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     if as_records or resume or overwrite or retry_errors:

@@ -25,14 +25,12 @@ from densenet_cli.labels import ClassResolver
 from densenet_cli.results import Failure, Score, json_line, source_fields, unicode
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
+    from densenet_cli._types import BoolArray, Box, FloatArray, Size
     from densenet_cli.labels import Labels
     from densenet_cli.pipeline import Result
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-    BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
     PixelBox = tuple[int, int, int, int]
 
 SAMPLES_PER_CELL = 9
@@ -94,7 +92,7 @@ class Explanation:
 
     source: str
     model: str
-    size: tuple[int, int] = (0, 0)
+    size: Size = (0, 0)
     image: Image | None = None
     maps: tuple[ClassMap, ...] = ()
     error: Failure | None = None
@@ -206,7 +204,7 @@ class _Projection:
         orientation: the EXIF orientation that the network's input still has, 1 to 8.
     """
 
-    def __init__(self, image_size: tuple[int, int], window: tuple[float, ...], orientation: int) -> None:
+    def __init__(self, image_size: Size, window: Box, orientation: int) -> None:
         self._image_size = image_size
         self._window = window
         self._orientation = orientation

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, log
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from densenet_cli.results import unicode
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+    from densenet_cli._types import Box, FloatArray, Size
+
     Font = FreeTypeFont | ImageFont
 
 COLORMAP_FILE = Path(__file__).parent.parent / "data" / "inferno.txt"
@@ -56,10 +56,10 @@ class HeatMap:
     """
 
     values: FloatArray
-    region: tuple[float, float, float, float]
-    image_size: tuple[int, int]
+    region: Box
+    image_size: Size
 
-    def resize(self, size: tuple[int, int]) -> tuple[Image, tuple[int, int, int, int]]:
+    def resize(self, size: Size) -> tuple[Image, tuple[int, int, int, int]]:
         """Fit the map to a copy of the image.
 
         Args:

@@ -1,4 +1,4 @@
-"""The page of a measurement: its numbers, two drawings, every class, and the worst mistakes as images."""
+"""The page of an evaluation: metrics, figures, results by class, and the most confident mistakes with thumbnails."""
 
 from __future__ import annotations
 
@@ -10,64 +10,63 @@ from typing import TYPE_CHECKING
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.output.atomic import write_file
 from densenet_cli.report import figures
-from densenet_cli.report.page import plain, render, written_at
+from densenet_cli.report.page import current_time, format_settings, render
 
 if TYPE_CHECKING:
     from densenet_cli.evaluation import Outcome, Report
     from densenet_cli.images.previews import Preview
 
-MOST = 60
-"""Mistakes to look at."""
-PAIRS = 20
-FAILURES = 500
-"""More are counted, not listed."""
+MAX_MISTAKES = 60
+MAX_CONFUSIONS = 20
+MAX_FAILURES = 500
 
 
 class Mistakes:
-    """The wrong images that the network was surest of; ``MOST`` are kept, however many there are."""
+    """Collects the ``MAX_MISTAKES`` misclassified images with the highest confidence, and their thumbnails."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[float, int, Outcome, bytes | None]] = []
-        self._number = 0
+        self._heap: list[tuple[float, int, Outcome, bytes | None]] = []
+        self._added = 0
 
     def add(self, outcome: Outcome, preview: Preview | None) -> None:
-        """Keep one more image if it is among the worst. Of equally confident mistakes the first ones are kept."""
-        self._number += 1
+        """Add an outcome. Of mistakes with equal confidence, the first ones are kept."""
+        self._added += 1
         if outcome.is_mistake:
             jpeg = preview.jpeg if isinstance(preview, Thumbnail) else None
-            heapq.heappush(self._kept, (outcome.confidence, -self._number, outcome, jpeg))
-            if len(self._kept) > MOST:
-                heapq.heappop(self._kept)
+            heapq.heappush(self._heap, (outcome.confidence, -self._added, outcome, jpeg))
+            if len(self._heap) > MAX_MISTAKES:
+                heapq.heappop(self._heap)
 
-    def images(self) -> list[tuple[Outcome, bytes | None]]:
-        """Return the mistakes, the most confident first, each with its thumbnail (JPEG)."""
-        return [(outcome, jpeg) for _, _, outcome, jpeg in sorted(self._kept, reverse=True)]
+    def most_confident(self) -> list[tuple[Outcome, bytes | None]]:
+        """Return the mistakes, highest confidence first, each with its thumbnail (a JPEG file) or None."""
+        return [(outcome, jpeg) for _, _, outcome, jpeg in sorted(self._heap, reverse=True)]
 
 
-def write(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | None]]) -> None:
-    """Write the page, whole or not at all.
+def write_page(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | None]]) -> None:
+    """Write the page atomically.
 
     Args:
-        path: the file, which was checked already (``page.check``).
-        report: the measurement.
-        mistakes: what ``Mistakes.images`` gives.
+        path: the file, already checked with ``page.check_page``.
+        report: the results.
+        mistakes: the result of ``Mistakes.most_confident``.
 
     Raises:
-        OutputError: it can't be written.
+        UsageError: ``SOURCE_DATE_EPOCH`` is not a number.
+        OutputError: the file cannot be written.
     """
     page = render(
         "evaluation.html",
         ("theme.js", "evaluation.js"),
         report=report,
-        date=written_at(),
-        settings=plain(report.settings),
-        confusion=figures.confusion(report),
-        heat_map=figures.heat_map(report),
-        bins=figures.reliability(report),
+        date=current_time(),
+        settings=format_settings(report.settings),
+        confusion=figures.confusion_figure(report),
+        heat_map=figures.confusion_heat_map(report),
+        reliability=figures.reliability_bars(report),
         figures=figures,
-        pairs=report.most_confused(PAIRS),
+        confusions=report.most_confused(MAX_CONFUSIONS),
         mistakes=mistakes,
-        wrong=report.images - report.top1.successes,
-        failures=report.failures[:FAILURES],
+        mistake_count=report.images - report.top1.successes,
+        failures=report.failures[:MAX_FAILURES],
     )
     write_file(path, page.encode())

@@ -1,4 +1,4 @@
-"""What is drawn on the page of a measurement, in the coordinates it is drawn in; the templates make SVG of it."""
+"""Geometry of the figures on the evaluation page; the templates turn it into SVG."""
 
 from __future__ import annotations
 
@@ -15,153 +15,163 @@ from densenet_cli.results import printable
 if TYPE_CHECKING:
     from densenet_cli.evaluation.report import Report
 
-NAMED = 30
-"""With more classes the matrix shows those that are confused most, and all of them as one image without names."""
-PICKED = 20
-PIXELS = 600
-"""With more classes neighbors share a pixel."""
-CELL = 26
-LETTER = 6.4
-"""Width of a letter of a class's name."""
-LONGEST = 26
+MAX_NAMED_CLASSES = 30
+"""With more classes, the matrix shows only the most confused ones, and an image without names shows all."""
+MAX_SELECTED_CLASSES = 20
+MAX_HEAT_MAP_SIDE = 600
+"""Pixels per side of the image of all classes. With more classes, neighbors share a pixel."""
+CELL_SIZE = 26
+CHAR_WIDTH = 6.4
+"""Average width of a character of a class name."""
+MAX_NAME_LENGTH = 26
+OTHER_CLASSES = "other classes"
 
-RIGHT, WRONG = (56, 132, 220), (222, 84, 74)
-"""Of the image without names: on white and on black alike; how opaque is what tells a share."""
+CORRECT_COLOR, INCORRECT_COLOR = (56, 132, 220), (222, 84, 74)
+"""Colors of the image of all classes, visible on white and on black. The opacity encodes the share."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """Images of one class that were taken for one class.
+class ConfusionCell:
+    """A cell of the confusion matrix.
 
     Attributes:
-        x, y: its upper left corner.
-        count: how many.
-        opacity: in [0, 0.5]: as the root of the share of the true class's images, so that one in a hundred is seen.
-            More, and the count on it could not be read.
-        is_right: whether the classes are the same.
-        says: all of it in words.
+        x, y: the upper left corner.
+        count: number of images.
+        opacity: grows with the square root of the share of the row, so that small shares are visible. At most 0.5,
+            to keep the count on top of it legible.
+        is_correct: whether the cell is on the diagonal.
+        description: tooltip.
     """
 
     x: float
     y: float
     count: int
     opacity: float
-    is_right: bool
-    says: str
+    is_correct: bool
+    description: str
 
 
 @dataclass(frozen=True)
 class ConfusionFigure:
-    """A matrix with names.
+    """A confusion matrix with class names.
 
     Attributes:
-        names: of the rows, cut to ``LONGEST`` letters.
-        columns: of the columns: the same, and perhaps one more for all other classes.
-        cells: those that are not empty.
-        left, top: where the first cell begins; names are before that.
-        width, height: of all.
-        of: how many classes there are.
+        names: names of the rows, at most ``MAX_NAME_LENGTH`` characters each.
+        columns: names of the columns: the same, and a column for all other classes if needed.
+        cells: the cells that are not empty.
+        left, top: the upper left corner of the first cell. The names are left of it and above.
+        width, height: size of the figure.
+        total_classes: number of classes in the evaluation.
     """
 
     names: list[str]
     columns: list[str]
-    cells: list[Cell]
+    cells: list[ConfusionCell]
     left: float
     top: float
     width: float
     height: float
-    of: int
+    total_classes: int
 
 
-def confusion(report: Report) -> ConfusionFigure:
-    """All classes, or of many those that are confused most, in the head's order."""
-    picked = _picked(report)
-    results = [result for result in report.classes if result.position in picked]
+def confusion_figure(report: Report) -> ConfusionFigure:
+    """Lay out the confusion matrix of all classes, or of the most confused ones if there are too many to name."""
+    selected = _select_classes(report)
+    results = [result for result in report.classes if result.position in selected]
     row_of = {result.position: row for row, result in enumerate(results)}
     others = len(results)
     counts: dict[tuple[int, int], int] = {}
     for (truth, predicted), count in report.confusion.items():
         if truth in row_of:
-            place = row_of[truth], row_of.get(predicted, others)
-            counts[place] = counts.get(place, 0) + count
-    names = [_short(result.label.name) for result in results]
+            key = row_of[truth], row_of.get(predicted, others)
+            counts[key] = counts.get(key, 0) + count
+    names = [_abbreviate(result.label.name) for result in results]
     has_others = any(column == others for _, column in counts)
-    columns = [*names, "other classes"] if has_others else names
-    margin = 12 + LETTER * max(map(_letters, columns), default=0)
-    whole = [*(result.label.name for result in results), "other classes"]
+    columns = [*names, OTHER_CLASSES] if has_others else names
+    margin = 12 + CHAR_WIDTH * max(map(_display_width, columns), default=0)
+    full_names = [*(result.label.name for result in results), OTHER_CLASSES]
     cells = [
-        Cell(
-            x=margin + CELL * column,
-            y=margin + CELL * row,
+        ConfusionCell(
+            x=margin + CELL_SIZE * column,
+            y=margin + CELL_SIZE * row,
             count=count,
             opacity=round(0.06 + 0.44 * math.sqrt(count / results[row].images), 3),
-            is_right=row == column,
-            says=f"{whole[row]}, taken for {whole[column]}: {count:,} of {results[row].images:,}",
+            is_correct=row == column,
+            description=(
+                f"{full_names[row]}, predicted as {full_names[column]}: "
+                f"{count:,} of {results[row].images:,} images ({count / results[row].images:.1%})"
+            ),
         )
         for (row, column), count in sorted(counts.items())
     ]
-    width, height = margin + CELL * len(columns) + 1, margin + CELL * len(names) + 1
+    width, height = margin + CELL_SIZE * len(columns) + 1, margin + CELL_SIZE * len(names) + 1
     return ConfusionFigure(names, columns, cells, margin, margin, width, height, len(report.classes))
 
 
-def _picked(report: Report) -> set[int]:
-    """Positions of the classes to show: all, or those in the pairs with the most images."""
-    known = {result.position for result in report.classes}
-    if len(known) <= NAMED:
-        return known
-    picked: dict[int, None] = {}
-    pairs = ((pair, count) for pair, count in report.confusion.items() if pair[0] != pair[1] and pair[1] in known)
+def _select_classes(report: Report) -> set[int]:
+    """Return the positions of the classes to show: all, or those of the most frequent confusions."""
+    evaluated = {result.position for result in report.classes}
+    if len(evaluated) <= MAX_NAMED_CLASSES:
+        return evaluated
+    selected: set[int] = set()
+    pairs = [(pair, count) for pair, count in report.confusion.items() if pair[0] != pair[1] and pair[1] in evaluated]
     for pair, _ in sorted(pairs, key=lambda item: (-item[1], item[0])):
-        if len(picked.keys() | set(pair)) > PICKED:
+        if len(selected | set(pair)) > MAX_SELECTED_CLASSES:
             break
-        picked.update(dict.fromkeys(pair))
-    return set(picked)
+        selected.update(pair)
+    return selected
 
 
-def _letters(text: str) -> int:
-    """How many letters' room it takes; those of East Asia take two."""
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+def _display_width(text: str) -> int:
+    """Return the width of the text in characters. East Asian wide characters count as two."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
-def _short(name: str) -> str:
+def _abbreviate(name: str) -> str:
     name = printable(name)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
-def heat_map(report: Report) -> bytes | None:
-    """All of many classes, a pixel a pair: PNG, transparent where there is nothing; None where they are few."""
-    if len(report.classes) <= NAMED:
+def confusion_heat_map(report: Report) -> bytes | None:
+    """Draw the confusion matrix of all classes with one pixel per cell, transparent where it is empty.
+
+    Returns:
+        A PNG file, or None if the classes are few enough to be named.
+    """
+    if len(report.classes) <= MAX_NAMED_CLASSES:
         return None
     import numpy as np
     from PIL import Image
 
-    _, counts = matrix(report, PIXELS)
+    _, counts = matrix(report, MAX_HEAT_MAP_SIDE)
     shares = counts / counts.sum(axis=1, keepdims=True)
+    # Palette indices 0 to 127 are shades of one color, 128 to 255 of the other.
     levels = np.where(counts > 0, np.clip(np.round(30 + 97 * np.sqrt(shares)), 30, 127), 0).astype(np.uint8)
-    diagonal = np.arange(len(counts))
-    wrong = levels.copy()
-    wrong[diagonal, diagonal] = 0
-    image = Image.fromarray(levels + np.where(wrong > 0, 128, 0).astype(np.uint8), "P")
-    image.putpalette(bytes(RIGHT * 128 + WRONG * 128))
+    incorrect = levels.copy()
+    np.fill_diagonal(incorrect, 0)
+    image = Image.fromarray(levels + np.where(incorrect > 0, 128, 0).astype(np.uint8), "P")
+    image.putpalette(bytes(CORRECT_COLOR * 128 + INCORRECT_COLOR * 128))
     file = io.BytesIO()
     image.save(file, "PNG", transparency=bytes(min(255, 2 * level) for level in range(128)) * 2, optimize=True)
     return file.getvalue()
 
 
-LEFT, TOP, WIDE, HIGH, LOW_TOP, LOW_HIGH = 46, 10, 420, 280, 306, 64
-"""Of the reliability diagram: the upper part's corner and size, the lower part's upper edge and height."""
+PLOT_LEFT, PLOT_TOP, PLOT_WIDTH, PLOT_HEIGHT = 46, 10, 420, 280
+"""Plot area of the reliability diagram."""
+HISTOGRAM_TOP, HISTOGRAM_HEIGHT = 306, 64
+"""Plot area of the histogram of confidence below it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
-    """The images of some confidence.
+class ReliabilityBar:
+    """A bar of the reliability diagram: the images in one bin of confidence.
 
     Attributes:
-        x, width: of its bar.
-        accuracy, confidence, low, high: heights, from above: what share is right, what the network said, and the 95 %
-            interval of the first.
-        share: the lower bar's height, from above; that of the fullest bin is ``LOW_HIGH``.
-        says: all of it in words.
+        x, width: position and width of the bar.
+        accuracy, confidence: y of the accuracy and of the mean confidence.
+        low, high: y of the limits of the accuracy's 95% confidence interval.
+        share: y of the top of the bar in the histogram; the fullest bin has ``HISTOGRAM_HEIGHT``.
+        description: tooltip.
     """
 
     x: float
@@ -171,33 +181,36 @@ class Bin:
     low: float
     high: float
     share: float
-    says: str
+    description: str
 
 
-def reliability(report: Report) -> list[Bin]:
-    """The bins in which there are images."""
-    bins = []
-    most = max(bin.images for bin in report.bins)
+def reliability_bars(report: Report) -> list[ReliabilityBar]:
+    """Lay out the bars of the bins that are not empty."""
+    bars = []
+    max_images = max(bin.images for bin in report.bins)
     for bin in report.bins:
         if not bin.images:
             continue
         accuracy, confidence = bin.correct / bin.images, bin.total / bin.images
         low, high = Proportion(bin.correct, bin.images).interval
-        bins.append(
-            Bin(
-                x=round(LEFT + WIDE * bin.low, 1),
-                width=round(WIDE * (bin.high - bin.low), 1),
-                accuracy=_height(accuracy),
-                confidence=_height(confidence),
-                low=_height(low),
-                high=_height(high),
-                share=round(LOW_TOP + LOW_HIGH * (1 - bin.images / most), 1),
-                says=f"confidence {bin.low:.0%} to {bin.high:.0%}: {bin.images:,} images, {accuracy:.1%} right "
-                f"({low:.1%} to {high:.1%}), {confidence:.1%} said",
+        bars.append(
+            ReliabilityBar(
+                x=round(PLOT_LEFT + PLOT_WIDTH * bin.low, 1),
+                width=round(PLOT_WIDTH * (bin.high - bin.low), 1),
+                accuracy=_plot_y(accuracy),
+                confidence=_plot_y(confidence),
+                low=_plot_y(low),
+                high=_plot_y(high),
+                share=round(HISTOGRAM_TOP + HISTOGRAM_HEIGHT * (1 - bin.images / max_images), 1),
+                description=(
+                    f"Confidence {bin.low:.0%} to {bin.high:.0%}: {bin.images:,} images, accuracy {accuracy:.1%} "
+                    f"(95% CI {low:.1%} to {high:.1%}), mean confidence {confidence:.1%}"
+                ),
             )
         )
-    return bins
+    return bars
 
 
-def _height(value: float) -> float:
-    return round(TOP + HIGH * (1 - value), 1)
+def _plot_y(value: float) -> float:
+    """Return the y coordinate of a value in [0, 1]."""
+    return round(PLOT_TOP + PLOT_HEIGHT * (1 - value), 1)

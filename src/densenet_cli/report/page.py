@@ -1,7 +1,7 @@
-"""What every page has in common: templates that escape, style and script inside, and no way out of the file.
+"""Rendering of self-contained HTML pages: escaping templates, with inline style and script.
 
-The Content-Security-Policy names the hash of the style and of the script, so that nothing else on the page runs,
-whatever an image or a class is called, and nothing is fetched.
+The Content-Security-Policy allows only the style and the script with the given hashes and forbids all requests, so
+names of images and classes cannot run code or load anything.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from densenet_cli.results import printable, unicode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-EPOCH = "SOURCE_DATE_EPOCH"
+EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 
 
 @cache
 def environment() -> Environment:
-    """The templates. What they print is escaped, and without characters that can't be seen, unless it is ``Markup``."""
-    made = Environment(
+    """Return the template environment. It escapes HTML and unprintable characters, except in ``Markup``."""
+    environment = Environment(
         loader=PackageLoader("densenet_cli.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -39,28 +39,33 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["percent"] = lambda share, decimals=1: f"{share:.{decimals}%}"
-    made.filters["count"] = lambda number: f"{number:,}"
-    made.filters["plural"] = lambda number, one, many: f"{number:,} {one if number == 1 else many}"
-    made.filters["spaced"] = lambda name: name.replace("_", " ")
-    made.filters["data_url"] = data_url
-    made.globals.update(style=_inline("style.css"), version=version("densenet-cli"))
-    return made
+    environment.filters["percent"] = lambda fraction, decimals=1: f"{fraction:.{decimals}%}"
+    environment.filters["commas"] = lambda number: f"{number:,}"
+    environment.filters["plural"] = lambda number, one, many: f"{number:,} {one if number == 1 else many}"
+    environment.filters["data_url"] = data_url
+    environment.globals.update(style=_inline("style.css"), version=version("densenet-cli"))
+    return environment
 
 
 def render(template: str, scripts: tuple[str, ...], **values: Any) -> str:
-    """A whole page: ``template`` with the named scripts as its only one."""
+    """Render a page.
+
+    Args:
+        template: file name of the template.
+        scripts: file names of the scripts, which are joined to one.
+        values: values for the template.
+    """
     script = Markup("\n").join(map(_inline, scripts))
     return environment().get_template(template).render(script=script, policy=_policy(script), **values)
 
 
 def _inline(name: str) -> Markup:
-    """A file of ours, to stand in a page as it is."""
+    """Read one of the files in ``templates``, to be inserted without escaping."""
     return Markup(files("densenet_cli.report").joinpath("templates", name).read_text("utf-8"))
 
 
 def _policy(script: str) -> str:
-    sources = {
+    directives = {
         "default-src": "'none'",
         "img-src": "data:",
         "style-src": _digest(str(environment().globals["style"])),
@@ -68,7 +73,7 @@ def _policy(script: str) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return "; ".join(f"{name} {source}" for name, source in sources.items())
+    return "; ".join(f"{name} {value}" for name, value in directives.items())
 
 
 def _digest(text: str) -> str:
@@ -76,47 +81,49 @@ def _digest(text: str) -> str:
 
 
 def data_url(data: bytes, kind: str = "jpeg") -> str:
-    """An image's file as an address that holds it."""
+    """Return a data URL for an image file of type ``image/{kind}``."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def check(path: str, overwrite: bool, *beside: str | os.PathLike[str] | None) -> None:
-    """Raise what writing a page would raise, as far as that can be known before the work.
+def check_page(path: str, overwrite: bool, *other_outputs: str | os.PathLike[str] | None) -> None:
+    """Check that a page can be written.
 
     Args:
-        path: the page's file, as somebody named it.
-        overwrite: whether an existing one is replaced.
-        beside: the other files that will be written, None for none.
+        path: the file of the page.
+        overwrite: whether to replace an existing file.
+        other_outputs: the other files that the run writes; None is ignored.
 
     Raises:
-        UsageError: no name of a file, or that of one of the others; an existing file; a wrong ``SOURCE_DATE_EPOCH``.
-        OutputError: a folder that is missing or can't be written.
+        UsageError: ``path`` is not a file name, exists, or is one of the other outputs, or ``SOURCE_DATE_EPOCH`` is
+            not a number.
+        OutputError: the folder does not exist or is not writable.
     """
     if path in ("", "-"):
-        raise UsageError("--html needs the name of a file.")
-    for other in beside:
+        raise UsageError("A page cannot be written to standard output. Set `html` to a file name.")
+    for other in other_outputs:
         if other is not None and os.path.realpath(path) == os.path.realpath(other):
-            raise UsageError(f"{unicode(path)} is named twice: --html needs a file of its own.")
+            raise UsageError(f"{unicode(path)} is the file of two outputs. Set `html` to another file name.")
     check_output_file(path, overwrite)
-    written_at()
+    current_time()
 
 
-def written_at() -> datetime:
-    """Now, or what ``SOURCE_DATE_EPOCH`` says (https://reproducible-builds.org/specs/source-date-epoch/), in UTC.
+def current_time() -> datetime:
+    """Return the time in UTC, or that of ``SOURCE_DATE_EPOCH`` (https://reproducible-builds.org/docs/source-date-epoch/).
 
     Raises:
-        UsageError: it is no number of seconds.
+        UsageError: the variable is not a number of seconds.
     """
-    given = os.environ.get(EPOCH)
-    if not given:
+    value = os.environ.get(EPOCH_VARIABLE)
+    if not value:
         return datetime.now(UTC)
     try:
-        return datetime.fromtimestamp(int(given), UTC)
+        return datetime.fromtimestamp(int(value), UTC)
     except (ValueError, OverflowError, OSError):
-        raise UsageError(f"{EPOCH} is {given!r}; it should be a number of seconds since 1970, or not be set.") from None
+        message = f"{EPOCH_VARIABLE} is {value!r}. Set it to a number of seconds since 1970, or unset it."
+        raise UsageError(message) from None
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of JSON's types as words."""
+def format_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Format setting values (JSON types) as text."""
     words = {True: "yes", False: "no", None: "none"}
     return {name: words[value] if isinstance(value, bool | None) else str(value) for name, value in settings.items()}

@@ -1,7 +1,7 @@
-"""The page of a run of ``predict``: every image with its labels, or the reason why it has none.
+"""The page of predictions: every image with its labels, or with its error.
 
-Rows are rendered as they come and wait in a file without a name, because how many there are stands at the head of the
-page: memory stays flat, and whatever ends the run before it, nothing is left behind.
+Rows are rendered as they arrive into an unnamed temporary file, because the top of the page states their number. Memory
+use does not grow with the number of images, and a run that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,45 +17,44 @@ from markupsafe import Markup
 
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.output.atomic import output_errors, write_file
-from densenet_cli.report.page import environment, plain, render, written_at
+from densenet_cli.report.page import current_time, environment, format_settings, render
 
 if TYPE_CHECKING:
     from densenet_cli.images.previews import Preview
     from densenet_cli.results import Prediction
 
 MAX_THUMBNAILS = 2000
-"""So many images are shown; the rows behind them go on without."""
-UNSURE = 0.5
-"""Below this probability of the best label an image is called unsure, until somebody moves the slider."""
-BLOCK = 30
-"""Rows that are laid out together; the style and the script know it too."""
-ROWS = "\0"
-"""Where the rows go; no text on a page has this character in it, for none is printed as it is."""
-CHUNK = 1 << 20
+"""Images after these have no thumbnail, which limits the size of the page."""
+UNCERTAIN_THRESHOLD = 0.5
+"""Initial setting of the page: images whose top probability is lower count as uncertain."""
+BLOCK_SIZE = 30
+"""Images per list element; ``style.css`` and ``predictions.js`` use the same number."""
+ROWS_MARKER = "\0"
+"""Placeholder for the rows in the rendered page. Other text cannot contain it, because templates escape it."""
+CHUNK_SIZE = 1 << 20
 
 
 class PredictionReport:
-    """Writes the page. A context manager: the file is there, whole, once it is left.
+    """Context manager that writes the page on exit.
 
-    Left by an interruption it holds what was finished, and says so; by another error, there is none.
+    If the block ends with ``KeyboardInterrupt``, the page shows the images that were finished and states the
+    interruption. If it ends with another exception, no page is written.
 
     Args:
-        path: the file, which was checked already (``outputs.check``).
-        model: the model's name.
-
-    Attributes:
-        settings: what else the page says about the run, of JSON's types.
+        path: the file, already checked with ``page.check_page``.
+        model: the name of the model.
+        settings: settings of the run to show (JSON types).
 
     Raises:
-        UsageError: ``SOURCE_DATE_EPOCH`` is no date.
-        OutputError: on entering, adding or leaving: it can't be written.
+        UsageError: ``SOURCE_DATE_EPOCH`` is not a number.
+        OutputError: the file cannot be written (on entry, on exit, or in ``add``).
     """
 
     def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:
         self._path, self._model, self._settings = path, model, settings
-        self._date = written_at()
-        self._row = environment().get_template("image.html")
-        self._rows = self._unsure = self._failed = 0
+        self._date = current_time()
+        self._template = environment().get_template("image.html")
+        self._images = self._uncertain = self._failed = 0
 
     def __enter__(self) -> Self:
         with output_errors(self._path):
@@ -63,22 +62,22 @@ class PredictionReport:
         return self
 
     def add(self, prediction: Prediction, preview: Preview | None = None) -> None:
-        """Add the row of one image."""
-        self._rows += 1
-        best = prediction.scores[0].probability if prediction.scores else 0.0
-        is_unsure = prediction.error is None and best < UNSURE
+        """Add the row of one image. ``preview`` is shown if it is a ``Thumbnail``."""
+        self._images += 1
+        probability = prediction.scores[0].probability if prediction.scores else 0.0
+        is_uncertain = prediction.error is None and probability < UNCERTAIN_THRESHOLD
         self._failed += prediction.error is not None
-        self._unsure += is_unsure
+        self._uncertain += is_uncertain
         folder, _, name = prediction.source.rpartition("/")
-        row = self._row.render(
-            number=self._rows,
-            block=BLOCK,
+        row = self._template.render(
+            number=self._images,
+            block_size=BLOCK_SIZE,
             folder=f"{folder}/" if name and folder else "",
             name=name if name and folder else prediction.source,
             prediction=prediction,
-            best=best,
-            is_unsure=is_unsure,
-            jpeg=preview.jpeg if isinstance(preview, Thumbnail) else None,
+            probability=probability,
+            is_uncertain=is_uncertain,
+            thumbnail=preview.jpeg if isinstance(preview, Thumbnail) else None,
         )
         with output_errors(self._path):
             self._file.write(row.encode())
@@ -86,26 +85,26 @@ class PredictionReport:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._file:
             if kind is None or issubclass(kind, KeyboardInterrupt):
-                write_file(self._path, self._chunks(kind is not None))
+                write_file(self._path, self._render(is_interrupted=kind is not None))
 
-    def _chunks(self, is_interrupted: bool) -> Iterator[bytes]:
+    def _render(self, is_interrupted: bool) -> Iterator[bytes]:
         page = render(
             "predictions.html",
             ("theme.js", "predictions.js"),
             model=self._model,
             date=self._date,
-            settings=plain(self._settings),
-            images=self._rows,
-            unsure=self._unsure,
+            settings=format_settings(self._settings),
+            images=self._images,
+            uncertain=self._uncertain,
             failed=self._failed,
-            threshold=UNSURE,
-            thumbnails=MAX_THUMBNAILS,
+            threshold=UNCERTAIN_THRESHOLD,
+            max_thumbnails=MAX_THUMBNAILS,
             is_interrupted=is_interrupted,
-            rows=Markup(ROWS),
+            rows=Markup(ROWS_MARKER),
         )
-        head, _, foot = page.partition(ROWS)
+        head, _, foot = page.partition(ROWS_MARKER)
         yield head.encode()
         self._file.seek(0)
-        while chunk := self._file.read(CHUNK):
+        while chunk := self._file.read(CHUNK_SIZE):
             yield chunk
         yield foot.encode()

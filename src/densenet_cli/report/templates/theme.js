@@ -1,19 +1,18 @@
 "use strict";
 
-/* Light, dark, or as the system has it; remembered where the browser lets a file remember anything. */
+/* Color theme: light, dark, or the system's ("auto"). The choice is stored if the browser allows storage for files. */
 (() => {
   const THEMES = ["auto", "light", "dark"];
+  const KEY = "densenet-theme";
   let theme = "auto";
   try {
-    theme = localStorage.getItem("densenet-theme") || theme;
+    theme = localStorage.getItem(KEY) || theme;
   } catch {
-    /* not for files here */
+    /* Storage is not available. */
   }
-  const show = () => {
-    if (!THEMES.includes(theme)) theme = "auto";
-    document.documentElement.dataset.theme = theme;
-  };
-  show();
+  if (!THEMES.includes(theme)) theme = "auto";
+  const apply = () => { document.documentElement.dataset.theme = theme; };
+  apply();
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
     const name = button.querySelector("span");
@@ -21,12 +20,12 @@
     button.hidden = false;
     button.addEventListener("click", () => {
       theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-      show();
+      apply();
       name.textContent = theme;
       try {
-        localStorage.setItem("densenet-theme", theme);
+        localStorage.setItem(KEY, theme);
       } catch {
-        /* not for files here */
+        /* Storage is not available. */
       }
     });
   });
