@@ -1,7 +1,7 @@
-"""The engine alone, fed from memory: ``bare_engine.py WEIGHTS IMAGES BATCH...`` prints {way: images/s} as JSON.
+"""Inference throughput without files and decoding: ``bare_engine.py WEIGHTS IMAGES BATCH_SIZE...``.
 
-A way is a batch size (all threads on one batch, as ONNX Runtime is usually called), or ``apart``: an image a thread,
-as the command does it with several. On arrays that lie ready: no files, no decoding.
+Prints JSON: images per second by batch size, with all threads on one batch (the usual way to call ONNX Runtime), and
+under ``one_image_per_thread`` with one image per thread, as ``densenet predict`` computes several images.
 """
 
 import argparse
@@ -15,32 +15,34 @@ import numpy as np
 
 from densenet_cli.engines import graph_cache, onnx
 
-TURNS = 4
-"""The sizes are measured in turn, so that a slower minute of the machine is everyone's."""
+ROUNDS = 4
+"""Each round measures every method, so that a slow period of the machine affects all alike."""
 
-parser = argparse.ArgumentParser(description="Measure the engine alone.")
+parser = argparse.ArgumentParser(description="Measure inference throughput without decoding.")
 parser.add_argument("weights", type=Path)
 parser.add_argument("images", type=int)
-parser.add_argument("batch", type=int, nargs="+")
-asked = parser.parse_args()
+parser.add_argument("batch_sizes", type=int, nargs="+")
+args = parser.parse_args()
 
-session = onnx._session(graph_cache.obtain(asked.weights, None), len(os.sched_getaffinity(0)))
-engine = onnx.OnnxEngine(asked.weights, None, len(os.sched_getaffinity(0)))
-pixels = {batch: np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32) for batch in asked.batch}
-ways = {
-    **{str(batch): partial(session.run, ["probabilities"], {"pixels": pixels[batch]}) for batch in asked.batch},
-    "apart": partial(engine.run, pixels[max(asked.batch)].transpose(0, 2, 3, 1)),
+threads = len(os.sched_getaffinity(0))
+session = onnx._session(graph_cache.obtain(args.weights, None), threads)
+engine = onnx.OnnxEngine(args.weights, None, threads)
+rng = np.random.default_rng(0)
+pixels = {size: rng.standard_normal((size, 3, 224, 224), np.float32) for size in args.batch_sizes}
+max_size = max(args.batch_sizes)
+methods = {
+    **{str(size): (size, partial(session.run, ["probabilities"], {"pixels": pixels[size]})) for size in pixels},
+    "one_image_per_thread": (max_size, partial(engine.run, pixels[max_size].transpose(0, 2, 3, 1))),
 }
-seconds = dict.fromkeys(ways, 0.0)
-images = dict.fromkeys(ways, 0)
-for turn in range(TURNS + 1):
-    for mode, compute in ways.items():
-        batch = int(mode) if mode.isdigit() else max(asked.batch)
-        runs = max(1, asked.images // TURNS // batch)
+seconds = dict.fromkeys(methods, 0.0)
+images = dict.fromkeys(methods, 0)
+for round_ in range(ROUNDS + 1):
+    for name, (batch_size, compute) in methods.items():
+        batches = max(1, args.images // ROUNDS // batch_size)
         start = time.perf_counter()
-        for _ in range(runs):
+        for _ in range(batches):
             compute()
-        if turn:  # the first one warms up
-            seconds[mode] += time.perf_counter() - start
-            images[mode] += runs * batch
-print(json.dumps({mode: images[mode] / seconds[mode] for mode in ways}))
+        if round_ > 0:  # the first round is a warm-up
+            seconds[name] += time.perf_counter() - start
+            images[name] += batches * batch_size
+print(json.dumps({name: images[name] / seconds[name] for name in methods}))

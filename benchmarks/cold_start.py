@@ -1,4 +1,4 @@
-"""One image, a fresh process: ``densenet predict photo.jpg`` beside a Keras script, and where its time goes."""
+"""One image in a new process: ``densenet predict photo.jpg`` compared with a Keras script, and where its time goes."""
 
 from __future__ import annotations
 
@@ -8,89 +8,89 @@ import sys
 from collections import Counter
 from statistics import median
 
-from material import Material
-from processes import DENSENET, memory_of, run, script, seconds_of, spread
-from report import Table, verdict
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_megabytes, median_seconds, run, run_json, script, seconds_range
+from suite import Table, Workload, run_one, target_status
 
-from densenet_cli.benchmarking.processes import ProcessResult as Run
+from densenet_cli.benchmarking.processes import ProcessResult
 
-FASTER, LIGHTER = 25, 5
+TARGET_SPEEDUP, TARGET_MEMORY_RATIO = 25, 5
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """Time and memory of one image in a fresh process."""
-    weights = material.weights()
-    image = sorted(material.photographs(2).iterdir())[0]
-    environment = {"DENSENET_CACHE": str(material.empty())}
-    ours = [*DENSENET, "predict", str(image), "--weights", str(weights)]
-    keras = script("keras_script", weights, image)
-    _check_same_answer(run([*ours, "--preprocess", "keras", "--format", "json"], environment), run(keras))
-    rounds = effort.of(11, 2)
-    command, reference = [], []
-    run(ours, environment)
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure time and memory of one image in a new process."""
+    weights = inputs.weights()
+    image = sorted(inputs.photographs(2).iterdir())[0]
+    environment = {"DENSENET_CACHE": str(inputs.new_folder())}
+    predict = [*DENSENET, "predict", str(image), "--weights", str(weights)]
+    keras_script = script("keras_script", weights, image)
+    keras_mode = run([*predict, "--preprocess", "keras", "--format", "json"], environment)
+    _check_same_predictions(keras_mode, run(keras_script))
+    rounds = workload.count(11, quick=2)
+    command, keras = [], []
+    run(predict, environment)
     for _ in range(rounds):
-        reference.append(run(keras))
-        # Several of ours to one of theirs: a round takes little longer, and its median says more.
-        command += [run(ours, environment) for _ in range(5)]
-    faster = seconds_of(reference) / seconds_of(command)
-    lighter = memory_of(reference) / memory_of(command)
+        keras.append(run(keras_script))
+        # Five runs of the command take little time compared with one of Keras, and improve the median.
+        command += [run(predict, environment) for _ in range(5)]
+    speedup = median_seconds(keras) / median_seconds(command)
+    memory_ratio = median_megabytes(keras) / median_megabytes(command)
     rows = (
-        ("`densenet predict photo.jpg`", _seconds(command), spread(command), f"{memory_of(command):.0f} MB"),
-        ("the Keras script", _seconds(reference), spread(reference), f"{memory_of(reference):.0f} MB"),
-        ("ratio", f"**{faster:.1f}**", "", f"**{lighter:.1f}**"),
+        ("`densenet predict photo.jpg`", *_cells(command)),
+        ("Keras script", *_cells(keras)),
+        ("Ratio", f"**{speedup:.1f}**", "", f"**{memory_ratio:.1f}**"),
         (
-            "target",
-            f"{FASTER} ({verdict(faster, least=FASTER)})",
+            "Target",
+            f"at least {TARGET_SPEEDUP} ({target_status(speedup, minimum=TARGET_SPEEDUP)})",
             "",
-            f"{LIGHTER} ({verdict(lighter, least=LIGHTER)})",
+            f"at least {TARGET_MEMORY_RATIO} ({target_status(memory_ratio, minimum=TARGET_MEMORY_RATIO)})",
         ),
     )
     note = (
-        f"Medians of {rounds} rounds, each of one Keras script and then five runs of the command. The graph was "
-        "cached before. With `--preprocess keras` the command gave the script's five numbers (checked)."
+        f"Medians of {rounds} rounds of one Keras script and five runs of the command. The graph was cached before. "
+        "With `--preprocess keras`, the command returns the script's five classes and probabilities (checked)."
     )
-    columns = ("One image, a fresh process", "median, s", "fastest to slowest, s", "peak memory")
+    columns = ("One image, new process", "Median, s", "Range, s", "Peak memory")
     return [
         Table("cold-start", columns, rows, note),
-        _phases(material, environment, effort),
-        _imports(ours, environment),
+        _measure_phases(inputs, environment, workload),
+        _measure_imports(predict, environment),
     ]
 
 
-def _seconds(samples: list[Run]) -> str:
-    return f"{seconds_of(samples):.3f}"
+def _cells(results: list[ProcessResult]) -> tuple[str, str, str]:
+    return f"{median_seconds(results):.3f}", seconds_range(results), f"{median_megabytes(results):.0f} MB"
 
 
-def _check_same_answer(ours: Run, keras: Run) -> None:
-    """Both name the same five classes with the same probabilities: otherwise there is nothing to compare."""
-    got = [(label["index"], label["probability"]) for label in json.loads(ours.stdout)[0]["predictions"]]
+def _check_same_predictions(command: ProcessResult, keras: ProcessResult) -> None:
+    """Exit unless both return the same five classes and probabilities, because nothing else is comparable."""
+    scores = [(label["index"], label["probability"]) for label in json.loads(command.stdout)[0]["predictions"]]
     expected = [(int(i), float(p) / 100) for i, p in re.findall(r"^ *(\d+) ([\d.]+)%$", keras.stdout, re.MULTILINE)]
-    same = [index for index, _ in got] == [index for index, _ in expected]
-    if not same or any(abs(a[1] - b[1]) > 2e-5 for a, b in zip(got, expected, strict=True)):
-        sys.exit(f"The two don't give the same answer:\n{got}\n{expected}")
+    same_classes = [index for index, _ in scores] == [index for index, _ in expected]
+    if not same_classes or any(abs(a[1] - b[1]) > 2e-5 for a, b in zip(scores, expected, strict=True)):
+        sys.exit(f"The predictions differ:\n{scores}\n{expected}")
 
 
-def _phases(material: Material, environment: dict[str, str], effort: Effort) -> Table:
-    image = sorted(material.photographs(2).iterdir())[0]
-    command = script("phases", material.weights(), image)
-    rounds = effort.of(21, 3)
-    bare = [run([sys.executable, "-c", "pass"]) for _ in range(rounds)]
-    runs = [json.loads(run(command, environment).stdout.splitlines()[-1]) for _ in range(rounds)]
-    steps = [("Python, starting and ending", seconds_of(bare) * 1e3)]
-    steps += [(steps_[0][0], median(time for _, time in steps_)) for steps_ in zip(*runs, strict=True)]
-    rows = [(step, f"{time:.1f}") for step, time in steps]
-    rows.append(("together", f"{sum(time for _, time in steps):.0f}"))
+def _measure_phases(inputs: Inputs, environment: dict[str, str], workload: Workload) -> Table:
+    image = sorted(inputs.photographs(2).iterdir())[0]
+    command = script("cold_start_phases", inputs.weights(), image)
+    rounds = workload.count(21, quick=3)
+    python = [run([sys.executable, "-c", "pass"]) for _ in range(rounds)]
+    runs = [run_json(command, environment) for _ in range(rounds)]
+    phases = [("Start and exit Python", median_seconds(python) * 1e3)]
+    phases += [(samples[0][0], median(time for _, time in samples)) for samples in zip(*runs, strict=True)]
+    rows = [(phase, f"{time:.1f}") for phase, time in phases]
+    rows.append(("Sum", f"{sum(time for _, time in phases):.0f}"))
     note = (
-        f"Medians of {rounds} processes that take the steps one after the other; the command decodes beside the "
-        "session's loading, so it takes a little less than the sum."
+        f"Medians of {rounds} processes that run the steps in sequence. The command decodes the image while it creates "
+        "the session, so it takes slightly less than the sum."
     )
     return Table("phases", ("Step of a cold start", "ms"), tuple(rows), note)
 
 
-def _imports(command: list[str], environment: dict[str, str]) -> Table:
-    """What ``-X importtime`` says, by package."""
-    process = [sys.executable, "-c", IMPORTS, *command[1:]]
+def _measure_imports(command: list[str], environment: dict[str, str]) -> Table:
+    """Sum up the output of ``python -X importtime`` by package."""
+    process = [sys.executable, "-c", IMPORT_TIMES, *command[1:]]
     times: Counter[str] = Counter()
     modules: Counter[str] = Counter()
     for line in run(process, environment).stdout.splitlines():
@@ -100,15 +100,15 @@ def _imports(command: list[str], environment: dict[str, str]) -> Table:
             times[package] += int(match[1])
             modules[package] += 1
     rows = tuple((package, str(modules[package]), f"{time / 1e3:.1f}") for package, time in times.most_common(8))
-    note = "One process under `python -X importtime`, which itself makes imports slower; self time, by package."
-    return Table("imports", ("Imported", "modules", "ms"), rows, note)
+    note = "One process under `python -X importtime`, which slows imports down. Self time by package."
+    return Table("imports", ("Package", "Modules", "Import time, ms"), rows, note)
 
 
-IMPORTS = (
+IMPORT_TIMES = (
     "import subprocess, sys; sys.stdout.write(subprocess.run([sys.executable, '-X', 'importtime', '-m', "
     "'densenet_cli', *sys.argv[1:]], capture_output=True, text=True, check=True).stderr)"
 )
-"""Runs the command and prints what importtime put on standard error."""
+"""Program that runs the command and prints what ``importtime`` writes to standard error."""
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

@@ -1,56 +1,57 @@
-"""What ``densenet explain`` costs beside ``densenet predict``: one image in a fresh process, and a folder."""
+"""``densenet explain`` compared with ``densenet predict``: one image in a new process, and a folder."""
 
 from __future__ import annotations
 
-from material import Material
-from processes import DENSENET, memory_of, run, seconds_of, spread
-from report import Table
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_megabytes, median_seconds, run, seconds_range
+from suite import Table, Workload, run_one
 
-from densenet_cli.benchmarking.processes import ProcessResult as Run
+from densenet_cli.benchmarking.processes import ProcessResult
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """Time and memory of maps, as numbers and as drawings."""
-    weights = material.weights()
-    environment = {"DENSENET_CACHE": str(material.empty())}
-    images = effort.of(200, 16)
-    folder = material.photographs(images)
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure time and memory of class activation maps as JSON and as drawings."""
+    weights = inputs.weights()
+    environment = {"DENSENET_CACHE": str(inputs.new_folder())}
+    count = workload.count(200, quick=16)
+    folder = inputs.photographs(count)
     image = sorted(folder.iterdir())[0]
-    drawings = material.empty()
+    drawings = inputs.new_folder()
 
     def commands(source: object) -> dict[str, list[str]]:
-        model = [str(source), "--weights", str(weights)]
+        arguments = [str(source), "--weights", str(weights)]
         return {
-            "`predict`": [*DENSENET, "predict", *model, "--format", "jsonl"],
-            "`explain --format jsonl`": [*DENSENET, "explain", *model, "--format", "jsonl"],
-            "`explain -o DIR`": [*DENSENET, "explain", *model, "-o", str(drawings), "--overwrite", "-q"],
+            "`predict`": [*DENSENET, "predict", *arguments, "--format", "jsonl"],
+            "`explain --format jsonl`": [*DENSENET, "explain", *arguments, "--format", "jsonl"],
+            "`explain -o DIR`": [*DENSENET, "explain", *arguments, "-o", str(drawings), "--overwrite", "-q"],
         }
 
     run(commands(image)["`predict`"], environment)
+    sources = (
+        ("explain-one", "One image", image, workload.count(21, quick=2)),
+        ("explain-folder", f"Folder of {count} photographs, 500x375", folder, workload.count(5, quick=1)),
+    )
     tables = []
-    for what, source, rounds in (("One image", image, effort.of(21, 2)), ("A folder", folder, effort.of(5, 1))):
-        runs: dict[str, list[Run]] = {name: [] for name in commands(source)}
-        for _ in range(rounds):  # one of each in turn
+    for table, heading, source, rounds in sources:
+        results: dict[str, list[ProcessResult]] = {name: [] for name in commands(source)}
+        for _ in range(rounds):
             for name, command in commands(source).items():
-                runs[name].append(run(command, environment))
-        first = seconds_of(runs["`predict`"])
+                results[name].append(run(command, environment))
+        predict_seconds = median_seconds(results["`predict`"])
         rows = tuple(
             (
                 name,
-                f"{seconds_of(done):.3f}",
-                spread(done),
-                f"{seconds_of(done) / first:.2f}",
-                f"{memory_of(done):.0f} MB",
+                f"{median_seconds(samples):.3f}",
+                seconds_range(samples),
+                f"{median_seconds(samples) / predict_seconds:.2f}",
+                f"{median_megabytes(samples):.0f} MB",
             )
-            for name, done in runs.items()
+            for name, samples in results.items()
         )
-        kind = "explain-one" if source is image else "explain-folder"
-        count = "" if source is image else f", {images} photographs of 500x375"
-        columns = (f"{what}{count}", "median, s", "fastest to slowest, s", "to `predict`", "peak memory")
-        tables.append(Table(kind, columns, rows, f"Medians of {rounds} rounds, one of each in turn."))
+        columns = (heading, "Median, s", "Range, s", "Relative to `predict`", "Peak memory")
+        tables.append(Table(table, columns, rows, f"Medians of {rounds} rounds of one run each."))
     return tables
 
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

@@ -1,43 +1,40 @@
-"""The first run with a new checkpoint: it is read, the graph emitted, optimized and cached."""
+"""The first run with a new checkpoint, which reads it, and emits, optimizes, and caches its graph."""
 
 from __future__ import annotations
 
-from material import Material
-from processes import DENSENET, memory_of, run, script, seconds_of, spread
-from report import Table, verdict
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_megabytes, median_seconds, run, script, seconds_range
+from suite import Table, Workload, run_one, target_status
 
-FASTER = 5
+TARGET_SPEEDUP = 5
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """Time of one image with an empty cache."""
-    weights = material.weights()
-    image = sorted(material.photographs(2).iterdir())[0]
-    ours = [*DENSENET, "predict", str(image), "--weights", str(weights)]
-    keras = script("keras_script", weights, image)
-    rounds = effort.of(7, 2)
-    command, reference = [], []
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure time and memory of one image with an empty cache."""
+    weights = inputs.weights()
+    image = sorted(inputs.photographs(2).iterdir())[0]
+    predict = [*DENSENET, "predict", str(image), "--weights", str(weights)]
+    keras_script = script("keras_script", weights, image)
+    rounds = workload.count(7, quick=2)
+    command, keras = [], []
     for round_ in range(rounds + 1):
-        samples = run(keras), run(ours, {"DENSENET_CACHE": str(material.empty())})
-        if round_:  # the first one reads files that the disk holds; the others find them in memory
-            reference.append(samples[0])
-            command.append(samples[1])
-    faster = seconds_of(reference) / seconds_of(command)
+        results = run(keras_script), run(predict, {"DENSENET_CACHE": str(inputs.new_folder())})
+        if round_ > 0:  # the first round reads files from disk, the others from the system's cache
+            keras.append(results[0])
+            command.append(results[1])
+    speedup = median_seconds(keras) / median_seconds(command)
+    memory_ratio = median_megabytes(keras) / median_megabytes(command)
     rows = (
-        (
-            "`densenet predict`, empty cache",
-            f"{seconds_of(command):.2f}",
-            spread(command),
-            f"{memory_of(command):.0f} MB",
+        *(
+            (name, f"{median_seconds(results):.2f}", seconds_range(results), f"{median_megabytes(results):.0f} MB")
+            for name, results in (("`densenet predict`, empty cache", command), ("Keras script", keras))
         ),
-        ("the Keras script", f"{seconds_of(reference):.2f}", spread(reference), f"{memory_of(reference):.0f} MB"),
-        ("ratio", f"**{faster:.1f}**", "", f"{memory_of(reference) / memory_of(command):.1f}"),
-        ("target", f"{FASTER} ({verdict(faster, least=FASTER)})", "", ""),
+        ("Ratio", f"**{speedup:.1f}**", "", f"{memory_ratio:.1f}"),
+        ("Target", f"at least {TARGET_SPEEDUP} ({target_status(speedup, minimum=TARGET_SPEEDUP)})", "", ""),
     )
-    columns = ("The first run with a checkpoint", "median, s", "fastest to slowest, s", "peak memory")
-    return [Table("first-run", columns, rows, f"Medians of {rounds} rounds, one of each in turn.")]
+    columns = ("First run with a checkpoint", "Median, s", "Range, s", "Peak memory")
+    return [Table("first-run", columns, rows, f"Medians of {rounds} rounds of one run each.")]
 
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

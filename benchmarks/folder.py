@@ -1,24 +1,23 @@
-"""A folder of photographs: the whole command beside its own engine fed from memory, numpy, and Keras over tf.data."""
+"""A folder of photographs: the whole command compared with its own engine without decoding, and with Keras."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import mean, median
 
-import processes
-from material import Material
-from processes import DENSENET, memory_of, run, script, seconds_of, spread
-from report import Table, verdict
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_megabytes, median_seconds, run, run_json, script, seconds_range
+from suite import Table, Workload, run_one, target_status
 
-BATCHES = (1, 4, 8, 16, 32)
-APART = "apart"
-MODES = (*map(str, BATCHES), APART)
-OF_THE_ENGINE = 0.9
+BATCH_SIZES = (1, 4, 8, 16, 32)
+PER_THREAD = "one_image_per_thread"
+TARGET_SHARE = 0.9
+"""Throughput of the command as a share of the engine at its best batch size."""
+BLAS = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
+"""Unset so that OpenBLAS detects the processor, and its speed is comparable."""
 
 
 def multiply_adds() -> int:
-    """Of DenseNet-121 for one image, the transitions' pools moved before their convolutions: a quarter of those."""
+    """Count those of DenseNet-121 for one image. Pooling before the convolution leaves a quarter in a transition."""
     from densenet_cli.layers import layers
     from densenet_cli.variants import VARIANTS
 
@@ -27,70 +26,57 @@ def multiply_adds() -> int:
     )
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """Images per second of a folder."""
-    weights, count = material.weights(), effort.of(1000, 60)
-    folder = material.photographs(count)
-    environment = {"DENSENET_CACHE": str(material.empty())}
-    ours = [*DENSENET, "predict", str(folder), "--weights", str(weights), "-o"]
-    rounds = effort.of(2, 1)
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure images per second for a folder."""
+    weights, count = inputs.weights(), workload.count(1000, quick=60)
+    folder = inputs.photographs(count)
+    environment = {"DENSENET_CACHE": str(inputs.new_folder())}
+    predict = [*DENSENET, "predict", str(folder), "--weights", str(weights), "-o"]
+    rounds = workload.count(2, quick=1)
     run([*DENSENET, "predict", str(next(folder.iterdir())), "--weights", str(weights)], environment)
-    command, keras, products = [], [], []
-    bare: dict[str, list[float]] = {mode: [] for mode in MODES}
+    command, keras, matrix_products = [], [], []
+    engine_rates: dict[str, list[float]] = {name: [] for name in (*map(str, BATCH_SIZES), PER_THREAD)}
     for _ in range(rounds):
-        command.append(run([*ours, str(material.empty() / "x.jsonl")], environment))
-        # In turn with the command, all sizes each time: the machine is as warm for one as for the other.
-        rates = processes.answer(script("bare_engine", weights, effort.of(320, 32), *BATCHES), environment)
-        for mode in MODES:
-            bare[mode].append(rates[mode])
-        # A build of BLAS that was told of another processor would make the comparison meaningless.
-        products.append(processes.answer(script("matrix_product"), BLAS))
-        keras.append(run(script("keras_folder", weights, folder, material.empty() / "keras.jsonl")))
-    engine = {mode: median(rates) for mode, rates in bare.items()}
-    apart = engine.pop(APART)
-    best = max(engine, key=lambda mode: engine[mode])
-    rate, keras_rate = count / seconds_of(command), count / seconds_of(keras)
-    share, ratio = rate / engine[best], rate / keras_rate
-    work = 2 * multiply_adds() / 1e9
+        command.append(run([*predict, str(inputs.new_folder() / "x.jsonl")], environment))
+        rates = run_json(script("bare_engine", weights, workload.count(320, quick=32), *BATCH_SIZES), environment)
+        for name, samples in engine_rates.items():
+            samples.append(rates[name])
+        matrix_products.append(run_json(script("matrix_product"), BLAS))
+        keras.append(run(script("keras_folder", weights, folder, inputs.new_folder() / "keras.jsonl")))
+    engine = {name: median(samples) for name, samples in engine_rates.items()}
+    per_thread = engine.pop(PER_THREAD)
+    best = max(engine.values())
+    rate, keras_rate = count / median_seconds(command), count / median_seconds(keras)
+    megabytes, keras_megabytes = median_megabytes(command), median_megabytes(keras)
     rows = (
-        ("the whole command, `-o x.jsonl`", f"{rate:.1f}", spread(command), f"{memory_of(command):.0f} MB"),
-        ("Keras, `model.predict` over tf.data", f"{keras_rate:.1f}", spread(keras), f"{memory_of(keras):.0f} MB"),
-        *((f"the engine alone, batch {mode}", f"{engine[mode]:.1f}", "", "") for mode in engine),
-        ("the engine alone, an image a thread", f"{apart:.1f}", "", ""),
-        ("the command, of the engine at its best batch size", f"**{share:.1%}**", "", ""),
-        ("target", f"{OF_THE_ENGINE:.0%} ({verdict(share, least=OF_THE_ENGINE)})", "", ""),
-        ("the command, of the engine with an image a thread", f"{rate / apart:.1%}", "", ""),
-        ("the command, times Keras", f"**{ratio:.2f}**", "", f"1/{memory_of(keras) / memory_of(command):.1f}"),
+        ("`densenet predict -o x.jsonl`", f"{rate:.1f}", seconds_range(command), f"{megabytes:.0f} MB"),
+        ("Keras, `model.predict` with tf.data", f"{keras_rate:.1f}", seconds_range(keras), f"{keras_megabytes:.0f} MB"),
+        *((f"Engine only, batch size {size}", f"{engine[size]:.1f}", "", "") for size in engine),
+        ("Engine only, one image per thread", f"{per_thread:.1f}", "", ""),
+        ("Command / engine at its best batch size", f"**{rate / best:.1%}**", "", ""),
+        ("Target", f"at least {TARGET_SHARE:.0%} ({target_status(rate / best, minimum=TARGET_SHARE)})", "", ""),
+        ("Command / engine with one image per thread", f"{rate / per_thread:.1%}", "", ""),
+        ("Command / Keras", f"**{rate / keras_rate:.2f}**", "", f"{megabytes / keras_megabytes:.2f}"),
     )
-    columns = (f"{count:,} photographs", "images/s", "whole run, s", "peak memory")
+    columns = (f"{count:,} photographs", "Images/s", "Range of the time, s", "Peak memory")
+    mean_kilobytes = mean(path.stat().st_size for path in folder.iterdir()) / 1000
     note = (
-        f"Medians of {rounds} rounds, in each of them all of these in turn. Rates of the two commands are of whole "
-        f"processes, start and end included; the photographs have {_mean_size(folder):.0f} kB on average."
+        f"Medians of {rounds} rounds of one run each. The rates of the command and of Keras include the start and end "
+        f"of the process. The mean size of a photograph is {mean_kilobytes:.0f} kB."
     )
-    arithmetic = (
-        ("the engine alone, at its best batch size", f"{engine[best] * work:.0f}"),
-        ("the engine alone, an image a thread", f"{apart * work:.0f}"),
-        ("the whole command", f"{rate * work:.0f}"),
-        ("numpy's float32 matrix product, 2,048 x 2,048", f"{median(products):.0f}"),
+    gigaflop = 2 * multiply_adds() / 1e9
+    compute = (
+        ("Engine only, best batch size", f"{best * gigaflop:.0f}"),
+        ("Engine only, one image per thread", f"{per_thread * gigaflop:.0f}"),
+        ("Whole command", f"{rate * gigaflop:.0f}"),
+        ("NumPy float32 matrix product, 2,048 x 2,048", f"{median(matrix_products):.0f}"),
     )
+    compute_note = f"{multiply_adds() / 1e9:.3f} billion multiply-adds per image, counted as two operations each."
     return [
         Table("folder", columns, rows, note),
-        Table(
-            "arithmetic",
-            ("Arithmetic", "GFLOP/s"),
-            arithmetic,
-            f"{multiply_adds() / 1e9:.3f} G multiply-adds an image, counted as two operations each.",
-        ),
+        Table("compute", ("Compute", "GFLOP/s"), compute, compute_note),
     ]
 
 
-BLAS = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
-
-
-def _mean_size(photographs: Path) -> float:
-    """In kB."""
-    return mean(path.stat().st_size for path in photographs.iterdir()) / 1000
-
-
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

@@ -1,35 +1,36 @@
-"""``densenet --help`` beside ``python -c "import click"``."""
+"""``densenet --help`` compared with ``python -c "import click"``."""
 
 from __future__ import annotations
 
 import sys
 
-from material import Material
-from processes import DENSENET, run, seconds_of
-from report import Table, verdict
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_seconds, run
+from suite import Table, Workload, run_one, target_status
 
-SLOWER = 3
+MAX_RATIO = 3
 
 
-def measure(_material: Material, effort: Effort) -> list[Table]:
-    """Time of the help page."""
-    rounds = effort.of(31, 5)
-    page, click, python = [], [], []
+def measure(_inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure the time of the help page."""
+    commands = {
+        "`densenet --help`": [*DENSENET, "--help"],
+        '`python -c "import click"`': [sys.executable, "-c", "import click"],
+        '`python -c "pass"`': [sys.executable, "-c", "pass"],
+    }
+    rounds = workload.count(31, quick=5)
+    results = {name: [] for name in commands}
     for _ in range(rounds):
-        page.append(run([*DENSENET, "--help"]))
-        click.append(run([sys.executable, "-c", "import click"]))
-        python.append(run([sys.executable, "-c", "pass"]))
-    ratio = seconds_of(page) / seconds_of(click)
+        for name, command in commands.items():
+            results[name].append(run(command))
+    page, click, _ = map(median_seconds, results.values())
     rows = (
-        ("`densenet --help`", f"{seconds_of(page) * 1e3:.0f}"),
-        ('`python -c "import click"`', f"{seconds_of(click) * 1e3:.0f}"),
-        ('`python -c "pass"`', f"{seconds_of(python) * 1e3:.0f}"),
-        ("ratio of the first two", f"**{ratio:.2f}**"),
-        ("target", f"{SLOWER} at most ({verdict(ratio, most=SLOWER)})"),
+        *((name, f"{median_seconds(samples) * 1e3:.0f}") for name, samples in results.items()),
+        ("Ratio of the first two", f"**{page / click:.2f}**"),
+        ("Target", f"at most {MAX_RATIO} ({target_status(page / click, maximum=MAX_RATIO)})"),
     )
-    return [Table("help", ("The help page", "median, ms"), rows, f"Medians of {rounds} rounds, one of each in turn.")]
+    return [Table("help", ("Help page", "Median, ms"), rows, f"Medians of {rounds} rounds of one run each.")]
 
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

@@ -1,4 +1,4 @@
-"""A decoding process: ``isolated_worker.py IMAGE ROUNDS`` prints medians of its times, and its memory, as JSON."""
+"""A worker process for decoding: ``isolated_worker.py IMAGE ROUNDS`` prints median times and memory as JSON."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ ROOT = Path(__file__).parents[1]
 PREPROCESSING = Preprocessing()
 
 
-def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    """Median of the time that ``work`` takes."""
+def median_milliseconds(work: Callable[[], object], rounds: int) -> float:
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -33,20 +32,18 @@ def milliseconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def main(image: str, rounds: int) -> None:
-    sys.path[:0] = [
-        str(ROOT),
-        str(ROOT / "tests" / "support" / "decoders"),
-    ]  # a decoder of HEIC that does as it is told
+    # A HEIC decoder that crashes on demand.
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support" / "decoders")]
     from tests.support.decoders.pillow_heif import heic
 
     budget = decoding.DecodeBudget(700)
     source, crash = from_object(image), Source("crash", heic("abort"), "bytes")
 
-    def start() -> None:
+    def start_worker() -> None:
         started.append(Worker(budget, None))
         started[-1].wait_until_ready()
 
-    def crash_and_go_on() -> None:
+    def crash_and_recover() -> None:
         try:
             workers.load(crash, PREPROCESSING)
         except DecoderCrashedError:
@@ -56,18 +53,20 @@ def main(image: str, rounds: int) -> None:
     workers = Workers(budget)
     decoding.load(source, PREPROCESSING, budget)
     workers.load(source, PREPROCESSING)
-    found = {"here_ms": 0.0, "there_ms": 0.0}
-    for _ in range(3):  # in turn, so that the machine is as warm for one as for the other
-        found["here_ms"] += milliseconds(lambda: decoding.load(source, PREPROCESSING, budget), 10 * rounds) / 3
-        found["there_ms"] += milliseconds(lambda: workers.load(source, PREPROCESSING), 10 * rounds) / 3
+    results = {"main_process_ms": 0.0, "worker_ms": 0.0}
+    for _ in range(3):  # alternating, so that a slow period of the machine affects both
+        results["main_process_ms"] += (
+            median_milliseconds(lambda: decoding.load(source, PREPROCESSING, budget), 10 * rounds) / 3
+        )
+        results["worker_ms"] += median_milliseconds(lambda: workers.load(source, PREPROCESSING), 10 * rounds) / 3
     (child,) = psutil.Process().children()
-    found["memory"] = child.memory_full_info().uss
-    found["start_ms"] = milliseconds(start, rounds)
-    found["crash_ms"] = milliseconds(crash_and_go_on, rounds)
+    results["memory"] = child.memory_full_info().uss
+    results["start_ms"] = median_milliseconds(start_worker, rounds)
+    results["crash_ms"] = median_milliseconds(crash_and_recover, rounds)
     for worker in started:
         worker.end()
     workers.close()
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

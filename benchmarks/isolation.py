@@ -1,85 +1,83 @@
-"""``--isolate`` and ``--timeout`` beside the same run without them: folders, a fresh process, a worker."""
+"""``--isolate`` and ``--timeout`` compared with a run without them: folders, a new process, and one worker."""
 
 from __future__ import annotations
 
-import processes
-from material import Material
-from processes import DENSENET, memory_of, run, script, seconds_of
-from report import Table
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, median_megabytes, median_seconds, run, run_json, script
+from suite import Table, Workload, run_one
 
-from densenet_cli.benchmarking.processes import ProcessResult as Run
+from densenet_cli.benchmarking.processes import ProcessResult
 
-MODES = {"without": [], "`--isolate`": ["--isolate"], "`--timeout 60`": ["--timeout", "60"]}
+OPTIONS = {"No isolation": [], "`--isolate`": ["--isolate"], "`--timeout 60`": ["--timeout", "60"]}
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """What decoding in processes of its own costs."""
-    count, rounds, starts = effort.of(500, 40), effort.of(5, 1), effort.of(25, 2)
-    folder = material.photographs(count)
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure what decoding in worker processes costs."""
+    count, rounds, starts = workload.count(500, quick=40), workload.count(5, quick=1), workload.count(25, quick=2)
+    folder = inputs.photographs(count)
     photograph = sorted(folder.iterdir())[0]
-    environment = {"DENSENET_CACHE": str(material.empty())}
+    environment = {"DENSENET_CACHE": str(inputs.new_folder())}
     predict = [*DENSENET, "predict", "--format", "jsonl", "--weights"]
-    network, tiny = ([*predict, str(weights)] for weights in (material.weights(), material.tiny_weights()))
-    run([*network, str(photograph)], environment)
-    run([*tiny, str(photograph)], environment)
-    whole = _in_turn([*network, str(folder)], environment, rounds)
-    decoding = _in_turn([*tiny, str(folder)], environment, rounds)
-    single = _in_turn([*network, str(photograph)], environment, starts)
+    densenet121, small = ([*predict, str(weights)] for weights in (inputs.weights(), inputs.small_weights()))
+    run([*densenet121, str(photograph)], environment)
+    run([*small, str(photograph)], environment)
+    whole = _run_in_turn([*densenet121, str(folder)], environment, rounds)
+    decoding = _run_in_turn([*small, str(folder)], environment, rounds)
+    single = _run_in_turn([*densenet121, str(photograph)], environment, starts)
     rows = [
         (
-            mode,
-            *_cells(whole, mode, f"{count / seconds_of(whole[mode]):.1f}"),
-            *_cells(decoding, mode, f"{count / seconds_of(decoding[mode]):.0f}"),
-            *_cells(single, mode, f"{seconds_of(single[mode]):.3f}"),
-            f"{memory_of(whole[mode]):.0f} MB",
+            name,
+            *_cells(whole, name, f"{count / median_seconds(whole[name]):.1f}"),
+            *_cells(decoding, name, f"{count / median_seconds(decoding[name]):.0f}"),
+            *_cells(single, name, f"{median_seconds(single[name]):.3f}"),
+            f"{median_megabytes(whole[name]):.0f} MB",
         )
-        for mode in MODES
+        for name in OPTIONS
     ]
     columns = (
         f"{count} photographs",
         "DenseNet-121, images/s",
-        "time",
-        "a network of a few layers, images/s",
-        "time",
-        "one image, a fresh process, s",
-        "time",
-        "peak memory, workers aside",
+        "Relative time",
+        "Small network, images/s",
+        "Relative time",
+        "One image, new process, s",
+        "Relative time",
+        "Peak memory without workers",
     )
     note = (
-        f"Medians of {rounds} rounds ({starts} for one image), each way once a round; whole processes, start and end "
-        "included. The network of a few layers takes next to no time: what is left there is decoding."
+        f"Medians of {rounds} rounds ({starts} for one image) of one run each, of whole processes. The small network "
+        "takes almost no time, so what remains is decoding."
     )
-    return [Table("isolation", columns, tuple(rows), note), _worker(photograph, effort)]
+    return [Table("isolation", columns, tuple(rows), note), _measure_worker(photograph, workload)]
 
 
-def _in_turn(command: list[str], environment: dict[str, str], rounds: int) -> dict[str, list[Run]]:
-    """Each way once a round."""
-    found: dict[str, list[Run]] = {mode: [] for mode in MODES}
+def _run_in_turn(command: list[str], environment: dict[str, str], rounds: int) -> dict[str, list[ProcessResult]]:
+    results: dict[str, list[ProcessResult]] = {name: [] for name in OPTIONS}
     for _ in range(rounds):
-        for mode, options in MODES.items():
-            found[mode].append(run([*command, *options], environment))
-    return found
+        for name, options in OPTIONS.items():
+            results[name].append(run([*command, *options], environment))
+    return results
 
 
-def _cells(found: dict[str, list[Run]], mode: str, number: str) -> tuple[str, str]:
-    """A number, and how many times the time without."""
-    return number, f"**{seconds_of(found[mode]) / seconds_of(found['without']):.2f}**" if MODES[mode] else ""
+def _cells(results: dict[str, list[ProcessResult]], name: str, value: str) -> tuple[str, str]:
+    """Return a value, and the time relative to no isolation."""
+    relative = median_seconds(results[name]) / median_seconds(results["No isolation"])
+    return value, f"**{relative:.2f}**" if OPTIONS[name] else ""
 
 
-def _worker(photograph: object, effort: Effort) -> Table:
-    rounds = effort.of(21, 3)
-    found = processes.answer(script("isolated_worker", photograph, rounds))
+def _measure_worker(photograph: object, workload: Workload) -> Table:
+    rounds = workload.count(21, quick=3)
+    results = run_json(script("isolated_worker", photograph, rounds))
     rows = (
-        ("decoding one photograph in the command itself, ms", f"{found['here_ms']:.2f}"),
-        ("decoding it in a worker, its pixels brought back, ms", f"{found['there_ms']:.2f}"),
-        ("starting a worker, ms", f"{found['start_ms']:.0f}"),
-        ("an image that crashes two workers, and the next one in a third, ms", f"{found['crash_ms']:.0f}"),
-        ("memory of a worker between two images, that it shares with no other", f"{found['memory'] / 1e6:.0f} MB"),
+        ("Decode one photograph in the main process, ms", f"{results['main_process_ms']:.2f}"),
+        ("Decode it in a worker and return the pixels, ms", f"{results['worker_ms']:.2f}"),
+        ("Start a worker, ms", f"{results['start_ms']:.0f}"),
+        ("An image that crashes two workers, and the next image in a third, ms", f"{results['crash_ms']:.0f}"),
+        ("Unshared memory of an idle worker", f"{results['memory'] / 1e6:.0f} MB"),
     )
     note = f"Medians of {rounds} ({30 * rounds} for decoding)."
-    return Table("isolation-worker", ("A worker", "median"), rows, note)
+    return Table("isolation-worker", ("Worker process", "Median"), rows, note)
 
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

@@ -1,4 +1,4 @@
-"""What one writes with Keras for a folder, results as JSON Lines: ``keras_folder.py WEIGHTS FOLDER OUTPUT``."""
+"""A typical Keras script for a folder that writes JSON Lines: ``keras_folder.py WEIGHTS FOLDER OUTPUT``."""
 
 import json
 import sys
@@ -17,5 +17,5 @@ names = dataset.file_paths
 batches = dataset.map(preprocess_input, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 with open(output, "w") as file:
     for name, row in zip(names, model.predict(batches, verbose=0), strict=True):
-        best = [[int(index), float(row[index])] for index in row.argsort()[::-1][:5]]
-        file.write(json.dumps({"source": name, "predictions": best}) + "\n")
+        top5 = [[int(index), float(row[index])] for index in row.argsort()[::-1][:5]]
+        file.write(json.dumps({"source": name, "predictions": top5}) + "\n")

@@ -1,4 +1,4 @@
-"""What one writes with Keras to name an image: ``keras_script.py WEIGHTS IMAGE``."""
+"""A typical Keras script that classifies an image: ``keras_script.py WEIGHTS IMAGE``."""
 
 import sys
 

@@ -1,56 +1,58 @@
-"""Peak memory at 1,000 images and at 100,000, of predict and of embed: it has to be the same."""
+"""Peak memory of predict and embed at 1,000 and at 100,000 images, which must be the same."""
 
 from __future__ import annotations
 
 from itertools import islice
 
-from material import Material
-from processes import DENSENET, Run, megabytes_of, run
-from report import Table, verdict
-from suite import Effort, alone
+from inputs import Inputs
+from processes import DENSENET, megabytes, run
+from suite import Table, Workload, run_one, target_status
 
-GROWTH = 1.1
+from densenet_cli.benchmarking.processes import ProcessResult
+
+MAX_GROWTH = 1.1
 NOTE = (
-    "One run of each, `--files-from` and `-o {output}`: images of 48x48 (names of ten files) and a network of "
-    "a few layers, so that the number of images is all that is large."
+    "One run each with `--files-from` and `-o {output}`, images of 48x48 (hard links to ten files), and a network of a "
+    "few layers, so that only the number of images is large."
 )
 
 
-def measure(material: Material, effort: Effort) -> list[Table]:
-    """Peak memory, by the number of images."""
-    most = effort.of(100_000, 3_000)
+def measure(inputs: Inputs, workload: Workload) -> list[Table]:
+    """Measure peak memory by the number of images."""
+    count = workload.count(100_000, quick=3_000)
     return [
-        _table("memory", most, _samples(material, most, "predict", "x.jsonl"), NOTE.format(output="x.jsonl")),
-        _table("memory_embed", most, _samples(material, most, "embed", "x.npz"), NOTE.format(output="x.npz")),
+        _table("memory", _run_counts(inputs, count, "predict", "x.jsonl"), NOTE.format(output="x.jsonl")),
+        _table("memory_embed", _run_counts(inputs, count, "embed", "x.npz"), NOTE.format(output="x.npz")),
     ]
 
 
-def _samples(material: Material, most: int, command: str, output: str) -> dict[int, Run]:
-    """A run by the number of images: a hundredth of ``most``, a tenth, and all."""
-    environment = {"DENSENET_CACHE": str(material.empty())}
-    weights = material.tiny_weights()
-    names = material.tiny_images(most)
-    samples = {}
-    for count in (10, most // 100, most // 10, most):  # the first makes the graph
-        folder = material.empty()
-        listed = folder / "images.txt"
-        with names.open() as lines, listed.open("w") as file:
+def _run_counts(inputs: Inputs, max_count: int, command: str, output: str) -> dict[int, ProcessResult]:
+    """Run the command on a hundredth, a tenth, and all of the images."""
+    environment = {"DENSENET_CACHE": str(inputs.new_folder())}
+    weights = inputs.small_weights()
+    all_images = inputs.small_images(max_count)
+    results = {}
+    for count in (10, max_count // 100, max_count // 10, max_count):  # the first run caches the graph
+        folder = inputs.new_folder()
+        image_list = folder / "images.txt"
+        with all_images.open() as lines, image_list.open("w") as file:
             file.writelines(islice(lines, count))
-        arguments = ["--files-from", str(listed), "--weights", str(weights), "-o", str(folder / output)]
-        samples[count] = run([*DENSENET, command, *arguments], environment)
-    del samples[10]
-    return samples
+        arguments = ["--files-from", str(image_list), "--weights", str(weights), "-o", str(folder / output)]
+        results[count] = run([*DENSENET, command, *arguments], environment)
+    del results[10]
+    return results
 
 
-def _table(name: str, most: int, samples: dict[int, Run], note: str) -> Table:
-    growth = megabytes_of(samples[most]) / megabytes_of(samples[most // 100])
+def _table(name: str, results: dict[int, ProcessResult], note: str) -> Table:
+    growth = megabytes(results[max(results)]) / megabytes(results[min(results)])
     rows = [
-        (f"{count:,}", f"{megabytes_of(sample):.1f} MB", f"{count / sample.seconds:,.0f}")
-        for count, sample in samples.items()
+        (f"{count:,}", f"{megabytes(result):.1f} MB", f"{count / result.seconds:,.0f}")
+        for count, result in results.items()
     ]
-    rows.append(("last over first", f"**{growth:.3f}**", f"{GROWTH} at most ({verdict(growth, most=GROWTH)})"))
-    return Table(name, ("Images", "peak memory", "images/s"), tuple(rows), note)
+    rows.append(("Ratio of last to first", f"**{growth:.3f}**", ""))
+    rows.append(("Target", f"at most {MAX_GROWTH} ({target_status(growth, maximum=MAX_GROWTH)})", ""))
+    return Table(name, ("Images", "Peak memory", "Images/s"), tuple(rows), note)
 
 
 if __name__ == "__main__":
-    alone(measure)
+    run_one(measure)

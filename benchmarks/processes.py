@@ -1,4 +1,4 @@
-"""Run commands as whole processes, side by side: wall time and peak memory, medians and ratios."""
+"""Run commands as whole processes and summarize their wall time and peak memory."""
 
 from __future__ import annotations
 
@@ -10,65 +10,61 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from densenet_cli.benchmarking import processes
-from densenet_cli.benchmarking.processes import CommandFailedError
-from densenet_cli.benchmarking.processes import ProcessResult as Run
+from densenet_cli.benchmarking.processes import CommandFailedError, ProcessResult, run_process
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 MEGABYTE = 1_000_000
 
 DENSENET = [str(Path(sysconfig.get_path("scripts")) / "densenet")]
 
-
-EVERYWHERE = {
+ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "KERAS_BACKEND": "tensorflow",
-    # With it a checkout's modules are compiled at every start; installed ones never are.
+    # With it, an editable install compiles its modules at every start, unlike an installed package.
     "PYTHONDONTWRITEBYTECODE": None,
     "PYTHONUNBUFFERED": None,
 }
-"""Environment of every process that is measured; None takes a variable out."""
+"""Changes to the environment of every measured process; None removes a variable."""
 
 
 def script(name: str, *arguments: object) -> list[str]:
-    """The command that runs another script of this folder."""
-    return [sys.executable, str(HERE / f"{name}.py"), *map(str, arguments)]
+    """Return the command that runs another script of this folder."""
+    return [sys.executable, str(FOLDER / f"{name}.py"), *map(str, arguments)]
 
 
-def run(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Run:
-    """Run a command to its end. ``environment`` is added to ours; a value of None takes a variable out.
+def run(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> ProcessResult:
+    """Run a command. ``environment`` changes the environment of this process; None removes a variable.
 
     Raises:
-        SystemExit: it failed; what it said is shown.
+        SystemExit: the command failed. The message contains its output.
     """
     try:
-        return processes.run_process(command, {**EVERYWHERE, **(environment or {})})
+        return run_process(command, {**ENVIRONMENT, **(environment or {})})
     except CommandFailedError as error:
         sys.exit(str(error))
 
 
-def answer(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Any:
-    """The JSON on the last line of a command's output."""
+def run_json(command: Sequence[str], environment: Mapping[str, str | None] | None = None) -> Any:
+    """Run a command and return the JSON on the last line of its output."""
     return json.loads(run(command, environment).stdout.splitlines()[-1])
 
 
-def seconds_of(samples: Sequence[Run]) -> float:
-    return median(sample.seconds for sample in samples)
+def median_seconds(results: Sequence[ProcessResult]) -> float:
+    return median(result.seconds for result in results)
 
 
-def memory_of(samples: Sequence[Run]) -> float:
-    """In megabytes."""
-    return median(megabytes_of(sample) for sample in samples)
+def median_megabytes(results: Sequence[ProcessResult]) -> float:
+    return median(map(megabytes, results))
 
 
-def megabytes_of(sample: Run) -> float:
-    """Of peak memory. Raises SystemExit where the system doesn't tell."""
-    if sample.peak_memory is None:
-        sys.exit("This system doesn't tell how much memory a process took.")
-    return sample.peak_memory / MEGABYTE
+def megabytes(result: ProcessResult) -> float:
+    """Return the peak memory. Raises SystemExit if the system does not report it."""
+    if result.peak_memory is None:
+        sys.exit("This system does not report the peak memory of a process.")
+    return result.peak_memory / MEGABYTE
 
 
-def spread(samples: Sequence[Run]) -> str:
-    """The fastest and the slowest, for a cell of a table."""
-    times = sorted(sample.seconds for sample in samples)
+def seconds_range(results: Sequence[ProcessResult]) -> str:
+    """Return the shortest and the longest time, for a cell."""
+    times = sorted(result.seconds for result in results)
     return f"{times[0]:.2f} to {times[-1]:.2f}"

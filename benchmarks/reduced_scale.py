@@ -1,6 +1,6 @@
-"""What decoding at reduced scale changes: ``reduced_scale.py WEIGHTS FOLDER`` prints the differences as JSON.
+"""The effect of decoding at reduced scale: ``reduced_scale.py WEIGHTS FOLDER`` prints times and differences as JSON.
 
-Times are of decoding and resizing one image in one thread; pixels are those that the network sees, 224x224.
+Times are for decoding and resizing one image in one thread. Pixels are the network's input before normalization.
 """
 
 import argparse
@@ -9,39 +9,40 @@ import time
 from pathlib import Path
 
 import numpy as np
-from material import LARGE_KINDS
+from inputs import LARGE_KINDS
 
 from densenet_cli import Classifier
 from densenet_cli.images.decoding import load
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
 
-parser = argparse.ArgumentParser(description="Compare decoding at reduced scale with decoding all of a JPEG.")
+parser = argparse.ArgumentParser(description="Compare decoding of JPEGs at reduced scale and at full scale.")
 parser.add_argument("weights", type=Path)
 parser.add_argument("folder", type=Path)
-asked = parser.parse_args()
+args = parser.parse_args()
 
-paths = sorted(asked.folder.iterdir())
-pixels, seconds, rows = {}, {}, {}
+sources = [from_object(path) for path in sorted(args.folder.iterdir())]
+pixels, seconds, probabilities = {}, {}, {}
 for exact in (False, True):
     preprocessing = Preprocessing(exact=exact)
-    load(from_object(paths[0]), preprocessing)
+    load(sources[0], preprocessing)
     start = time.perf_counter()
-    pixels[exact] = np.concatenate([load(from_object(path), preprocessing) for path in paths]).astype(np.int16)
-    seconds[exact] = (time.perf_counter() - start) / len(paths)
-    classifier = Classifier(weights=asked.weights, exact=exact)
-    rows[exact] = np.array([r.outputs["probabilities"] for r in classifier.stream(map(from_object, paths))])
+    images = [load(source, preprocessing).pixels for source in sources]
+    seconds[exact] = (time.perf_counter() - start) / len(sources)
+    pixels[exact] = np.concatenate(images).astype(np.int16)
+    classifier = Classifier(weights=args.weights, exact=exact)
+    probabilities[exact] = np.array([result.outputs["probabilities"] for result in classifier.stream(sources)])
 
 pixel_difference = np.abs(pixels[True] - pixels[False])
-probability_difference = np.abs(rows[True] - rows[False])
-same_first = rows[True].argmax(axis=1) == rows[False].argmax(axis=1)
+probability_difference = np.abs(probabilities[True] - probabilities[False])
+same_top1 = probabilities[True].argmax(axis=1) == probabilities[False].argmax(axis=1)
 kinds = {
     kind: {
-        "largest_pixel": int(pixel_difference[start::2].max()),
-        "mean_pixel": float(pixel_difference[start::2].mean()),
-        "largest_probability": float(probability_difference[start::2].max()),
-        "same_first": int(same_first[start::2].sum()),
-        "images": len(same_first[start::2]),
+        "max_pixel_difference": int(pixel_difference[start::2].max()),
+        "mean_pixel_difference": float(pixel_difference[start::2].mean()),
+        "max_probability_difference": float(probability_difference[start::2].max()),
+        "same_top1": int(same_top1[start::2].sum()),
+        "images": len(same_top1[start::2]),
     }
     for start, kind in enumerate(LARGE_KINDS)
 }

@@ -1,4 +1,4 @@
-"""Run the benchmarks and update the tables of ``docs/concepts/performance.md``: ``run.py [--quick] [NAME...]``."""
+"""Run the benchmarks and update the tables in ``docs/concepts/performance.md``: ``run.py [--quick] [NAME...]``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import first_run
 import folder
 import help_page
 import isolation
-import large
+import large_jpegs
 import memory
-import report
-from material import temporary
-from suite import Effort, Measure
+from inputs import temporary_inputs
+from suite import Benchmark, Workload, machine_table, write_tables
 
-BENCHMARKS: dict[str, Measure] = {
+BENCHMARKS: dict[str, Benchmark] = {
     "help_page": help_page.measure,
     "cold_start": cold_start.measure,
     "first_run": first_run.measure,
     "folder": folder.measure,
-    "large": large.measure,
+    "large_jpegs": large_jpegs.measure,
     "explain": explain.measure,
     "memory": memory.measure,
     "isolation": isolation.measure,
@@ -30,20 +29,20 @@ BENCHMARKS: dict[str, Measure] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all when none is named")
-    parser.add_argument("--quick", action="store_true", help="a few rounds of small work; nothing is written down")
-    asked = parser.parse_args()
-    if unknown := set(asked.name) - set(BENCHMARKS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
-    tables = [report.machine()]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}  [default: all]")
+    parser.add_argument("--quick", action="store_true", help="run a few rounds of little work, and write no results")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(BENCHMARKS):
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
+    tables = [machine_table()]
     print(tables[0].text(), flush=True)
-    with temporary() as material:
-        for name in asked.name or BENCHMARKS:
-            measured = BENCHMARKS[name](material, Effort(asked.quick))
-            tables += measured
-            print("\n".join(table.text() for table in measured), flush=True)
-    if not asked.quick:
-        report.write(tables)
+    with temporary_inputs() as inputs:
+        for name in args.names or BENCHMARKS:
+            results = BENCHMARKS[name](inputs, Workload(args.quick))
+            tables += results
+            print("\n".join(table.text() for table in results), flush=True)
+    if not args.quick:
+        write_tables(tables)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What is measured with: random weights in the published layout, and images made from scikit-image's photographs.
+"""Inputs of the benchmarks: random weights in the published layout, and images made from scikit-image's photographs.
 
-The published weights may not be there where this runs, and the time of a network does not depend on its numbers, so
-weights are random (those of the tests, whose answers are neither sure nor all alike). The photographs are crops of the
-six that scikit-image ships in full color, enlarged, mirrored, brightened and given a camera's grain, so that no two
-files are alike and their JPEGs are as large as ImageNet's.
+The published weights may be unavailable, and the time of a network does not depend on its weights, so they are random
+(those of the tests, whose probabilities are neither near 1 nor uniform). The photographs are crops of the six color
+photographs in scikit-image, resized, mirrored, brightened, and with camera noise, so that no two files are equal and
+their JPEGs are as large as ImageNet's.
 
-As a script it makes them: ``material.py KIND FOLDER [COUNT]``, in a process of its own (see ``processes``).
+As a script it makes them in a new process, so that the measuring process stays small: ``inputs.py KIND PATH [COUNT]``.
 """
 
 from __future__ import annotations
@@ -35,56 +35,56 @@ PHOTOGRAPHS = (
     "hubble_deep_field.jpg",
 )
 SIZE = (500, 375)
-"""Of a photograph: the commonest size in ImageNet."""
+"""Size of a photograph, the most common one in ImageNet."""
 GRAIN = 7
-"""Standard deviation of the grain, of 255: with it a JPEG of quality 95 has about 110 kB."""
+"""Standard deviation of the camera noise, of 255. With it, a JPEG of quality 95 has about 110 kB."""
 LARGE_SIZE = (4000, 3000)
 LARGE_KINDS = ("enlarged", "mosaic")
-"""Which the large photographs are in turn: a photograph enlarged, or 64 side by side, as sharp as they are."""
+"""Kinds of large images, which alternate: one enlarged photograph, or a sharp mosaic of 64 photographs."""
 
 
-class Material:
-    """A folder that fills as things are asked for."""
+class Inputs:
+    """Makes inputs in a folder when they are first used."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _made(self, kind: str, name: str, *arguments: object) -> Path:
+    def _make(self, kind: str, name: str, *arguments: object) -> Path:
         path = self.folder / name
         if not path.exists():
-            processes.run(processes.script("material", kind, path, *arguments))
+            processes.run(processes.script("inputs", kind, path, *arguments))
         return path
 
     def weights(self) -> Path:
-        """A DenseNet-121 of 1,000 classes in the published layout."""
-        return self._made("weights", "densenet121.h5")
+        """Weights of a DenseNet-121 with 1,000 classes, in the published layout."""
+        return self._make("weights", "densenet121.h5")
 
-    def tiny_weights(self) -> Path:
-        """A network of a few layers for images of 32x32."""
-        return self._made("tiny_weights", "tiny.safetensors")
+    def small_weights(self) -> Path:
+        """Weights of a network with a few layers and an input of 32x32."""
+        return self._make("small_weights", "small.safetensors")
 
     def photographs(self, count: int) -> Path:
         """A folder of ``count`` JPEGs of ``SIZE``."""
-        return self._made("photographs", f"photographs-{count}", count)
+        return self._make("photographs", f"photographs-{count}", count)
 
     def large_photographs(self, count: int) -> Path:
-        """A folder of ``count`` 12-megapixel JPEGs."""
-        return self._made("large_photographs", f"large-{count}", count)
+        """A folder of ``count`` JPEGs of 12 megapixels."""
+        return self._make("large_photographs", f"large-{count}", count)
 
-    def tiny_images(self, count: int) -> Path:
-        """A list of ``count`` names of a few tiny JPEGs (hard links), one a line."""
-        return self._made("tiny_images", f"tiny-{count}.txt", count)
+    def small_images(self, count: int) -> Path:
+        """A text file with the paths of ``count`` small JPEGs (hard links to ten files), one per line."""
+        return self._make("small_images", f"small-{count}.txt", count)
 
-    def empty(self) -> Path:
-        """A new folder."""
+    def new_folder(self) -> Path:
+        """A new, empty folder."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
 
 @contextmanager
-def temporary() -> Iterator[Material]:
-    """Material that is gone at the end."""
+def temporary_inputs() -> Iterator[Inputs]:
+    """Inputs in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="densenet-benchmarks-") as folder:
-        yield Material(Path(folder))
+        yield Inputs(Path(folder))
 
 
 def weights(path: Path) -> None:
@@ -97,7 +97,7 @@ def weights(path: Path) -> None:
     write_legacy_h5(path, random_arrays(config), config)
 
 
-def tiny_weights(path: Path) -> None:
+def small_weights(path: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from densenet_cli.weights import safetensors
     from tests.support.networks import TINY, random_arrays
@@ -122,16 +122,15 @@ def large_photographs(folder: Path, count: int) -> None:
         if LARGE_KINDS[number % 2] == "mosaic":
             image = Image.new("RGB", LARGE_SIZE)
             for tile in range(64):
-                place = (tile % 8 * 500, tile // 8 * 375)
-                image.paste(_photograph(originals, 1000 + 64 * number + tile, SIZE), place)
+                corner = (tile % 8 * 500, tile // 8 * 375)
+                image.paste(_photograph(originals, 1000 + 64 * number + tile, SIZE), corner)
         else:
             image = _photograph(originals, number, LARGE_SIZE)
         image.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def tiny_images(listed: Path, count: int) -> None:
-    """Ten files beside the list; everything else is a link to one of them."""
-    folder = listed.with_suffix("")
+def small_images(image_list: Path, count: int) -> None:
+    folder = image_list.with_suffix("")
     folder.mkdir()
     originals = _originals()
     for number in range(count):
@@ -140,7 +139,7 @@ def tiny_images(listed: Path, count: int) -> None:
             _photograph(originals, number, (48, 48)).save(path, quality=90)
         else:
             os.link(folder / f"{number % 10:06d}.jpg", path)
-    listed.write_text("".join(f"{folder}/{number:06d}.jpg\n" for number in range(count)))
+    image_list.write_text("".join(f"{folder}/{number:06d}.jpg\n" for number in range(count)))
 
 
 def _originals() -> list[Image]:
@@ -152,7 +151,7 @@ def _originals() -> list[Image]:
 
 
 def _photograph(originals: list[Image], number: int, size: tuple[int, int]) -> Image:
-    """The ``number``th variation; the same number gives the same image."""
+    """Make variation ``number``. The same number gives the same image."""
     import numpy as np
     from PIL import Image, ImageEnhance
 
@@ -165,10 +164,10 @@ def _photograph(originals: list[Image], number: int, size: tuple[int, int]) -> I
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.8, 1.2))
-    return _with_grain(image, rng)
+    return _add_grain(image, rng)
 
 
-def _with_grain(image: Image, rng: np.random.Generator) -> Image:
+def _add_grain(image: Image, rng: np.random.Generator) -> Image:
     import numpy as np
     from PIL import Image
 
@@ -178,13 +177,13 @@ def _with_grain(image: Image, rng: np.random.Generator) -> Image:
 
 
 KINDS = {
-    function.__name__: function for function in (weights, tiny_weights, photographs, large_photographs, tiny_images)
+    function.__name__: function for function in (weights, small_weights, photographs, large_photographs, small_images)
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Make what is measured with.")
+    parser = argparse.ArgumentParser(description="Make an input of the benchmarks.")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("path", type=Path)
     parser.add_argument("count", type=int, nargs="*")
-    asked = parser.parse_args()
-    KINDS[asked.kind](asked.path, *asked.count)
+    args = parser.parse_args()
+    KINDS[args.kind](args.path, *args.count)

@@ -1,6 +1,6 @@
-"""One cold start, its steps one after the other: ``phases.py WEIGHTS IMAGE`` prints [[step, milliseconds]] as JSON.
+"""The steps of a cold start in sequence: ``cold_start_phases.py WEIGHTS IMAGE`` prints [[step, milliseconds]] as JSON.
 
-The command does some of this side by side (decoding beside the session), so the sum is a little more than its time.
+The command runs some of them concurrently, so it takes slightly less than the sum.
 """
 
 import time
@@ -20,41 +20,43 @@ import sys  # noqa: E402
 
 import click  # noqa: E402, F401
 
-done("import click")
+done("Import click")
 from densenet_cli.cli import predict  # noqa: E402, F401
 
-done("the command and its options")
+done("Import the command and its options")
 import numpy  # noqa: E402, F401
 
-done("import numpy")
+done("Import numpy")
 from densenet_cli.classifier import Classifier  # noqa: E402
 
-done("the classifier's modules")
+done("Import the classifier")
 import onnxruntime  # noqa: E402, F401
 
-done("import onnxruntime")
+done("Import onnxruntime")
 weights, image = sys.argv[1:]
 classifier = Classifier(weights=weights)
-done("find the cached graph")
+done("Find the cached graph")
 classifier._model.engine.load()
-done("the session, weights mapped")
+done("Create the session, map the weights")
 from PIL import Image, JpegImagePlugin  # noqa: E402, F401
 
-done("import Pillow")
+done("Import Pillow")
 from densenet_cli.images import decoding, preprocessing, sources  # noqa: E402
+from densenet_cli.pipeline import Result  # noqa: E402
 
-pixels = decoding.load(sources.from_object(image), classifier.preprocessing)
-done("decode and resize")
+source = sources.from_object(image)
+pixels = decoding.load(source, classifier.preprocessing).pixels
+done("Decode and resize")
 batch = preprocessing.normalize(pixels)
-done("normalize")
-probabilities = classifier.run(batch)["probabilities"][0]
-done("the network")
-prediction = classifier._prediction(sources.from_object(image), probabilities, 5, 0.0)
-done("the five best")
+done("Normalize")
+outputs = classifier.run(batch)
+done("Run the network")
+prediction = classifier.prediction(Result(source, {"probabilities": outputs["probabilities"][0]}))
+done("Select the top 5 classes")
 from densenet_cli.cli.render import Tables  # noqa: E402
 
 Tables().show(prediction)
-done("Rich and its table")
+done("Import Rich, print the table")
 
 import json  # noqa: E402
 
