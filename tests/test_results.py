@@ -17,7 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from densenet_cli.errors import UnreadableImageError
-from densenet_cli.results import CSV_COLUMNS, FORMATS, Failure, Prediction, Score, escaped, shortest
+from densenet_cli.results import CSV_COLUMNS, FORMATS, Failure, Prediction, Score
+from densenet_cli.text import escape_name, shortest_float
 
 CAT = Prediction(
     "cat.jpg",
@@ -104,8 +105,8 @@ def test_a_name_in_json(name: str, source: str, source_bytes: bytes | None) -> N
 
 
 def test_a_name_in_csv_has_its_backslashes_doubled() -> None:
-    assert escaped("a\\b") == r"a\\b"
-    assert escaped("a\\b\udce9") == r"a\\b\xe9"
+    assert escape_name("a\\b") == r"a\\b"
+    assert escape_name("a\\b\udce9") == r"a\\b\xe9"
 
 
 def test_a_terminal_sees_no_escape_sequence_in_json() -> None:
@@ -125,7 +126,7 @@ def test_json_gives_back_every_prediction(prediction: Prediction) -> None:
     record = json.loads(line)
     if "source_bytes" in record:
         assert base64.b64decode(record["source_bytes"]) == name_bytes(prediction.source)
-        assert record["source"] == escaped(prediction.source)
+        assert record["source"] == escape_name(prediction.source)
     else:
         assert record["source"] == prediction.source
     assert record["model"] == prediction.model
@@ -161,7 +162,7 @@ def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
 
 @given(probabilities)
 def test_a_probability_has_the_fewest_decimals_of_its_float32(probability: float) -> None:
-    written = shortest(probability)
+    written = shortest_float(probability)
     assert written is not None
     assert np.float32(written) == np.float32(probability)
     digits = len(re.sub(r"e.*|\.0$|\.", "", repr(written)).lstrip("0"))

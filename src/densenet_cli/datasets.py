@@ -15,7 +15,7 @@ from typing import Protocol
 from densenet_cli.errors import EmptySourceError, UsageError
 from densenet_cli.images.sources import LabeledSource, from_object, is_url
 from densenet_cli.images.walking import SUFFIXES, Found, Skipped, explain, walk
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 COLUMNS = ("path", "label")
 
@@ -49,7 +49,7 @@ class ClassFolders:
         self._outside = 0
         self._skipped = 0
         self._empty: list[str] = []
-        name = unicode(folder)
+        name = to_unicode(folder)
         self.what = f"class folders of {name}"
         try:
             self.classes = self._list()
@@ -94,7 +94,7 @@ class ClassFolders:
         if self._skipped:
             yield f"{_count(self._skipped, 'file')} in folders passed over: no image suffix."
         if self._empty:
-            some = ", ".join(map(unicode, self._empty[:5])) + (", ..." if len(self._empty) > 5 else "")
+            some = ", ".join(map(to_unicode, self._empty[:5])) + (", ..." if len(self._empty) > 5 else "")
             yield f"{_count(len(self._empty), 'class folder')} without an image: {some}."
 
 
@@ -109,7 +109,7 @@ class Table:
     """
 
     def __init__(self, file: str, folder: str | None = None) -> None:
-        name = unicode(file)
+        name = to_unicode(file)
         self.what = f"labels in {name}"
         base = os.path.dirname(file) if folder is None else folder
         try:
@@ -138,7 +138,7 @@ class Table:
 def _rows(reader: Iterator[list[str]], name: str, base: str) -> Iterator[tuple[str, str]]:
     header = [column.strip().lower() for column in next(reader, [])]
     if missing := [column for column in COLUMNS if column not in header]:
-        first = ", ".join(repr(unicode(column)) for column in header[:5]) or "nothing"
+        first = ", ".join(repr(to_unicode(column)) for column in header[:5]) or "nothing"
         raise UsageError(
             f"{name} has no column {' and none '.join(map(repr, missing))}: its first line must be a header "
             f"with path and label in it; it has {first}."

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from densenet_cli.text import csv_line, escape_name, json_line, shortest_float, source_fields, to_unicode
+
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.errors import ImageError
@@ -49,9 +51,9 @@ class Score:
         return {
             "rank": self.rank,
             "index": self.index,
-            "id": None if self.id is None else unicode(self.id),
-            "label": unicode(self.label),
-            "probability": shortest(self.probability),
+            "id": None if self.id is None else to_unicode(self.id),
+            "label": to_unicode(self.label),
+            "probability": shortest_float(self.probability),
         }
 
 
@@ -69,7 +71,7 @@ class Failure:
 
     def to_dict(self) -> dict[str, str]:
         """As JSON's types."""
-        return {"type": self.type, "message": unicode(self.message)}
+        return {"type": self.type, "message": to_unicode(self.message)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON's types. A probability that is no finite number is None."""
-        record = {**source_fields(self.source), "model": unicode(self.model)}
+        record = {**source_fields(self.source), "model": to_unicode(self.model)}
         if self.error is not None:
             record["error"] = self.error.to_dict()
         else:
@@ -103,9 +105,9 @@ class Prediction:
 
     def to_rows(self) -> list[tuple[str, ...]]:
         """The rows of ``CSV_COLUMNS``: one a class, or a single one where there is none or an error."""
-        first = (escaped(self.source), unicode(self.model))
+        first = (escape_name(self.source), to_unicode(self.model))
         if self.error is not None:
-            return [(*first, "", "", "", "", "", f"{self.error.type}: {unicode(self.error.message)}")]
+            return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}")]
         if not self.scores:
             return [(*first, "", "", "", "", "", "")]
         return [
@@ -113,9 +115,9 @@ class Prediction:
                 *first,
                 str(score.rank),
                 str(score.index),
-                unicode(score.id or ""),
-                unicode(score.label),
-                "" if (probability := shortest(score.probability)) is None else repr(probability),
+                to_unicode(score.id or ""),
+                to_unicode(score.label),
+                "" if (probability := shortest_float(score.probability)) is None else repr(probability),
                 "",
             )
             for score in self.scores
@@ -141,81 +143,6 @@ class Embedding:
     model: str
     vector: FloatArray | None = None
     error: Failure | None = None
-
-
-def source_fields(name: str) -> dict[str, Any]:
-    """How a record in JSON begins: ``source``, and ``source_bytes`` where the name is not UTF-8."""
-    if _is_unicode(name):
-        return {"source": name}
-    import base64
-
-    return {"source": escaped(name), "source_bytes": base64.b64encode(_to_bytes(name)).decode()}
-
-
-def json_line(record: dict[str, Any]) -> str:
-    """One line of JSON. Characters that a terminal would act on, or that can't be seen, are escaped."""
-    import json
-
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
-
-
-def csv_line(fields: tuple[str, ...]) -> str:
-    """One row of CSV with a plain newline behind it."""
-    import csv
-
-    line: str = csv.writer(_Line).writerow(fields)
-    return line
-
-
-class _Line:
-    """A 'file' that hands back what is written to it. The csv module quotes a lone CR only if its row ends in one."""
-
-    @staticmethod
-    def write(line: str) -> str:
-        return line.removesuffix("\r\n") + "\n"
-
-
-def shortest(probability: float) -> float | None:
-    """The number whose decimals are the fewest that read as the same float32; None for NaN and the infinities."""
-    import numpy as np
-
-    value = np.float32(probability)
-    return float(str(value)) if np.isfinite(value) else None
-
-
-def escaped(name: str) -> str:
-    r"""A name as Unicode that can be turned back: ``\`` as ``\\``, a byte that is not UTF-8 as ``\xff``."""
-    return unicode(name.replace("\\", "\\\\"))
-
-
-def unicode(text: str) -> str:
-    r"""The text itself, or where it holds bytes that are not UTF-8, with those written as ``\xff``."""
-    return text if _is_unicode(text) else _to_bytes(text).decode("utf-8", "backslashreplace")
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal would act on or a page can't show (controls, odd bytes)."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in unicode(text))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _to_bytes(name: str) -> bytes:
-    try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair, which no name on a disk decodes to
-        return name.encode("utf-8", "surrogatepass")
 
 
 class Format(NamedTuple):

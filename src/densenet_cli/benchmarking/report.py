@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from densenet_cli.benchmarking.machine import Machine
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 Stage = Literal["decode", "inference", "end_to_end", "predict"]
 """What is measured in a process with a loaded model.
@@ -191,7 +191,7 @@ class BenchmarkReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values (see the reference of ``benchmark``)."""
         return {
-            "model": unicode(self.model),
+            "model": to_unicode(self.model),
             "machine": self.machine.to_dict(),
             "images": dict(self.images),
             "settings": dict(self.settings),

@@ -21,7 +21,7 @@ from densenet_cli.benchmarking.worker import BenchmarkWorker
 from densenet_cli.classifier import BATCH_SIZE
 from densenet_cli.errors import UsageError
 from densenet_cli.pipeline import available_cores
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 COMPARISON_ENGINE = "tensorflow"
 """The engine that ``compare`` adds."""
@@ -197,7 +197,7 @@ def _describe_images(plan: BenchmarkPlan, decodable: Sequence[Path], info: Mappi
     return {
         "synthetic": not plan.images,
         "count": len(decodable),
-        "failed": {unicode(name): reason for name, reason in info["failed"].items()},
+        "failed": {to_unicode(name): reason for name, reason in info["failed"].items()},
         "mean_bytes": sum(path.stat().st_size for path in decodable) // len(decodable),
         "mean_pixels": info["mean_pixels"],
     }

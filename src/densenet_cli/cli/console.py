@@ -52,12 +52,12 @@ def is_verbose() -> bool:
 
 
 def printable(text: str) -> str:
-    """``results.printable``, which is imported only for a text that needs it."""
+    """``text.to_printable``, which is imported only for a text that needs it."""
     if text.isprintable():
         return text
-    from densenet_cli import results
+    from densenet_cli.text import to_printable
 
-    return results.printable(text)
+    return to_printable(text)
 
 
 def say(message: str) -> None:

@@ -12,7 +12,7 @@ import click
 from densenet_cli.cli.console import common_options, say, warn_failed
 from densenet_cli.cli.options import make_classifier, model_options
 from densenet_cli.errors import UsageError
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli.datasets import Collection
@@ -144,7 +144,7 @@ def command(
         say(remark)
     report = tally.report(classifier, among=among)
     settings = {
-        "images": unicode(csv_file or folder or ""),
+        "images": to_unicode(csv_file or folder or ""),
         "weights_md5": _md5(classifier.weights),
         "engine": model["engine"],
         **report.settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from densenet_cli.cli.console import has_unicode, printable, stdout_console
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
@@ -62,5 +62,7 @@ class Explanations:
             )
         self._console.print(table)
         if explanation.drawing:
-            self._console.print(Text(f"  {printable(unicode(str(explanation.drawing)))}", style="dim", overflow="fold"))
+            self._console.print(
+                Text(f"  {printable(to_unicode(str(explanation.drawing)))}", style="dim", overflow="fold")
+            )
         self._console.print()

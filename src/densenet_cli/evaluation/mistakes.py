@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from densenet_cli.evaluation.tally import Outcome
 from densenet_cli.labels import ClassLabel, Labels
-from densenet_cli.results import csv_line, escaped, shortest, unicode
+from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
 COLUMNS = (
     "source",
@@ -31,15 +31,15 @@ def to_csv(mistakes: Iterable[Outcome], labels: Labels) -> Iterator[str]:
     for mistake in sorted(mistakes, key=lambda mistake: -mistake.confidence):
         yield csv_line(
             (
-                escaped(mistake.name),
+                escape_name(mistake.name),
                 *_label(labels[mistake.truth]),
                 *_label(labels[mistake.predicted]),
-                repr(shortest(mistake.confidence)),
-                repr(shortest(mistake.probability)),
+                repr(shortest_float(mistake.confidence)),
+                repr(shortest_float(mistake.probability)),
                 str(mistake.rank),
             )
         )
 
 
 def _label(label: ClassLabel) -> tuple[str, str, str]:
-    return str(label.index), unicode(label.id or ""), unicode(label.name)
+    return str(label.index), to_unicode(label.id or ""), to_unicode(label.name)

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.evaluation.report import ClassResult, Report
 from densenet_cli.evaluation.statistics import Proportion
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def confusion_matrix(report: Report) -> bytes:
 
 
 def _short(result: ClassResult) -> str:
-    name = unicode(result.label.name)
+    name = to_unicode(result.label.name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
@@ -166,7 +166,7 @@ PLOTS: dict[str, Callable[[Report], bytes]] = {
 
 
 def _title(axes: Any, text: str) -> None:
-    axes.set_title(unicode(text), fontsize=11, color=INK, pad=10, parse_math=False)
+    axes.set_title(to_unicode(text), fontsize=11, color=INK, pad=10, parse_math=False)
 
 
 def _png(figure: Figure) -> bytes:

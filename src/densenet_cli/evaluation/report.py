@@ -11,7 +11,8 @@ from typing import Any
 from densenet_cli.evaluation import statistics
 from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
 from densenet_cli.labels import ClassLabel, Labels
-from densenet_cli.results import Failure, Prediction, unicode
+from densenet_cli.results import Failure, Prediction
+from densenet_cli.text import to_unicode
 
 PAIRS = 20
 """Confused pairs that the JSON spells out; ``confusion`` has them all."""
@@ -150,7 +151,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON's types (``docs/reference/commands/evaluate.md`` describes it)."""
         return {
-            "model": unicode(self.model),
+            "model": to_unicode(self.model),
             "settings": dict(self.settings),
             "interrupted": self.is_interrupted,
             "images": self.images,
@@ -195,6 +196,6 @@ class Report:
 def _label(label: ClassLabel) -> dict[str, Any]:
     return {
         "index": label.index,
-        "id": None if label.id is None else unicode(label.id),
-        "label": unicode(label.name),
+        "id": None if label.id is None else to_unicode(label.id),
+        "label": to_unicode(label.name),
     }

@@ -22,7 +22,8 @@ from densenet_cli.images.orientation import METHODS
 from densenet_cli.images.preprocessing import Preprocessing, window
 from densenet_cli.images.previews import DisplayImage
 from densenet_cli.labels import ClassResolver
-from densenet_cli.results import Failure, Score, json_line, source_fields, unicode
+from densenet_cli.results import Failure, Score
+from densenet_cli.text import json_line, source_fields, to_unicode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,14 +117,14 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types."""
-        record = {**source_fields(self.source), "model": unicode(self.model)}
+        record = {**source_fields(self.source), "model": to_unicode(self.model)}
         if self.error is not None:
             record["error"] = self.error.to_dict()
         else:
             record["width"], record["height"] = self.size
             record["maps"] = [map_.to_dict() for map_ in self.maps]
             if self.drawing is not None:
-                record["drawing"] = unicode(str(self.drawing))
+                record["drawing"] = to_unicode(str(self.drawing))
         return record
 
     def to_json(self) -> str:

@@ -10,7 +10,7 @@ from math import ceil, log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -177,7 +177,7 @@ def _column_count(panels: int, width: int, height: int) -> int:
 
 def caption(panel: Panel, font_size: int, width: int) -> list[CaptionLine]:
     """Lay out a panel's caption in lines of at most ``width`` pixels. A long title is wrapped, then shortened."""
-    title = "".join(char if char.isprintable() else "?" for char in unicode(panel.title))
+    title = "".join(char if char.isprintable() else "?" for char in to_unicode(panel.title))
     text, title_font = _choose_font(title, font_size)
     detail_font = _default_font(font_size)
     lines = _wrap(text, title_font, width, MAX_LABEL_LINES if panel.heat_map else 1)

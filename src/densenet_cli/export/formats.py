@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.checks import check_parent_folder, file_exists_error, format_from_suffix
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
@@ -101,8 +101,8 @@ def check_export_path(path: Path, format: str, overwrite: bool) -> None:
         OutputError: the folder of ``path`` is missing or read-only.
     """
     is_folder = EXPORT_FORMATS[format].is_folder
-    name, target = unicode(str(path)), Path(os.path.realpath(path))
-    if unicode(str(target)) != str(target):
+    name, target = to_unicode(str(path)), Path(os.path.realpath(path))
+    if to_unicode(str(target)) != str(target):
         raise UsageError(f"{name} is not UTF-8, which other tools need to open it. Choose another name.")
     if target.exists() or target.is_symlink():
         if not overwrite:

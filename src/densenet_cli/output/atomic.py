@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from densenet_cli.errors import OutputError
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 Content = bytes | Iterable[bytes] | Callable[[BinaryIO], object]
 """What a file is to contain: data, chunks of data, or a function that writes to an unbuffered file."""
@@ -62,7 +62,7 @@ def output_errors(path: str | os.PathLike[str], hint: str = "") -> Iterator[None
     try:
         yield
     except OSError as error:
-        message = f"Cannot write {unicode(os.fspath(path))}: {error.strerror or error}."
+        message = f"Cannot write {to_unicode(os.fspath(path))}: {error.strerror or error}."
         raise OutputError(f"{message} {hint}".rstrip()) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import output_errors
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 
 def check_output_file(
@@ -138,7 +138,7 @@ def _parent(path: Path) -> Path:
 
 
 def _name(path: str | os.PathLike[str]) -> str:
-    return unicode(os.fspath(path))
+    return to_unicode(os.fspath(path))
 
 
 def _or(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_folder, file_exists_error
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,7 +145,7 @@ def _path_parts(source: str) -> list[str]:
 
 
 def _safe_name(part: str) -> str:
-    part = _RESERVED.sub("_", unicode(part)).rstrip(". ") or "_" * len(part)
+    part = _RESERVED.sub("_", to_unicode(part)).rstrip(". ") or "_" * len(part)
     encoded = part.encode()
     if len(encoded) <= MAX_NAME_LENGTH:
         return part

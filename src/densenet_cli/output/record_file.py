@@ -24,7 +24,8 @@ from densenet_cli.output.atomic import open_locked, replace_file, sync, sync_pat
 from densenet_cli.output.resume import Survey, survey
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
 from densenet_cli.output.writers import N, RecordWriter
-from densenet_cli.results import Prediction, escaped, unicode
+from densenet_cli.results import Prediction
+from densenet_cli.text import escape_name, to_unicode
 
 _CHUNK = 1 << 20
 
@@ -49,7 +50,7 @@ class FileWriter(RecordWriter):
         retry_errors: bool = False,
     ) -> None:
         super().__init__(format_name)
-        self._name = unicode(str(path))
+        self._name = to_unicode(str(path))
         self._path = Path(os.path.realpath(path))
         self._given = path
         self._format_name = format_name
@@ -75,7 +76,7 @@ class FileWriter(RecordWriter):
                 f"{self._name} can't be written: it is no regular file; -o - with --format writes to standard output."
             )
         if not self._path.parent.is_dir():
-            folder = unicode(str(self._path.parent))
+            folder = to_unicode(str(self._path.parent))
             raise OutputError(f"{self._name} can't be written: there is no folder {folder}.")
         self._check_is_free(self._path.stat().st_size if is_file else 0)
 
@@ -123,7 +124,7 @@ class FileWriter(RecordWriter):
         done, retried = self._found.done.copy(), self._found.retried.copy()
         last = []
         for source in sources:
-            key = hash(escaped(source.name))
+            key = hash(escape_name(source.name))
             if done.get(key):
                 done[key] -= 1
             elif retried.get(key):
@@ -142,7 +143,7 @@ class FileWriter(RecordWriter):
         with self._reporting():
             self._begin()
             self._append(record)
-        if (doubtful := self._found.doubtful) and doubtful.key == hash(escaped(source)):
+        if (doubtful := self._found.doubtful) and doubtful.key == hash(escape_name(source)):
             self._doubtful = b""
 
     def remove(self) -> None:

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.writers import RecordWriter, StreamWriter
-from densenet_cli.results import FORMATS, unicode
+from densenet_cli.results import FORMATS
+from densenet_cli.text import to_unicode
 
 __all__ = ["RecordWriter", "StreamWriter", "format_of", "open_records"]
 
@@ -39,11 +40,13 @@ def format_of(output: str | Path, given: str | None = None) -> str:
     if suffix not in FORMATS:
         if given is None:
             raise UsageError(
-                f"The suffix of {unicode(str(output))} names no format; end it in {_allowed('.')}, or add --format."
+                f"The suffix of {to_unicode(str(output))} names no format; end it in {_allowed('.')}, or add --format."
             )
         return given
     if given not in (None, suffix):
-        raise UsageError(f"--format {given} contradicts the suffix of {unicode(str(output))}; leave one of them out.")
+        raise UsageError(
+            f"--format {given} contradicts the suffix of {to_unicode(str(output))}; leave one of them out."
+        )
     return suffix
 
 

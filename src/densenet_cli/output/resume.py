@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 from densenet_cli.errors import OutputError
-from densenet_cli.results import CSV_COLUMNS, FORMATS, escaped
+from densenet_cli.results import CSV_COLUMNS, FORMATS
+from densenet_cli.text import escape_name
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ def _json_lines(file: BinaryIO, start: int, _top_k: int | None) -> Iterator[Reco
         except (ValueError, TypeError, KeyError, RecursionError):
             raise _NotARecord(start) from None
         stop = start + len(line)
-        yield Record(start, stop, source if "source_bytes" in record else escaped(source), failed)
+        yield Record(start, stop, source if "source_bytes" in record else escape_name(source), failed)
         start = stop
 
 

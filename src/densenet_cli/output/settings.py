@@ -9,7 +9,7 @@ from typing import Any
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import replace_file
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 
 def settings_file(path: Path) -> Path:
@@ -25,7 +25,7 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def compare_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Raise UsageError where ``path`` was made with other settings than these, or it isn't known with which."""
-    name, meta = unicode(str(path)), unicode(str(settings_file(path)))
+    name, meta = to_unicode(str(path)), to_unicode(str(settings_file(path)))
     try:
         with open(settings_file(path), encoding="utf-8") as file:
             before = json.load(file)

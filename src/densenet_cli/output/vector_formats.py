@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.vector_parts import ROWS
-from densenet_cli.results import unicode
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,7 @@ FORMATS: dict[str, Format] = {
 def format_of(path: Path) -> Format:
     """The format that the suffix says. Raises UsageError where it says none, or its library is missing."""
     format_ = FORMATS.get(path.suffix.lower().removeprefix("."))
-    name = unicode(str(path))
+    name = to_unicode(str(path))
     if format_ is None:
         *names, last = (f".{known}" for known in FORMATS)
         raise UsageError(f"The suffix of {name} names no format; end it in {', '.join(names)} or {last}.")
@@ -164,4 +164,4 @@ def format_of(path: Path) -> Format:
 def about(settings: dict[str, Any]) -> dict[str, str]:
     """What a file says of itself: the model's name, and how images were prepared, as JSON."""
     preparing = {key: settings[key] for key in ("preprocess", "input_size", "exact", "ten_crop") if key in settings}
-    return {"model": unicode(str(settings.get("model", ""))), "preprocessing": json.dumps(preparing)}
+    return {"model": to_unicode(str(settings.get("model", ""))), "preprocessing": json.dumps(preparing)}

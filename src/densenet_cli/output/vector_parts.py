@@ -15,7 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.results import Embedding, json_line, source_fields
+from densenet_cli.results import Embedding
+from densenet_cli.text import json_line, source_fields
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,7 +25,8 @@ from densenet_cli.output.records import open_records
 from densenet_cli.output.settings import compare_settings, settings_file, write_settings
 from densenet_cli.output.vector_formats import Content, about, format_of
 from densenet_cli.output.writers import N
-from densenet_cli.results import Embedding, unicode
+from densenet_cli.results import Embedding
+from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     pass
@@ -86,7 +87,7 @@ class EmbeddingFile:
         retry_errors: bool = False,
     ) -> None:
         self._given = Path(output)
-        self._name = unicode(str(self._given))
+        self._name = to_unicode(str(self._given))
         self._path = Path(os.path.realpath(self._given))
         self._format = format_of(self._given)
         self.listing = self._given.with_name(f"{self._given.name}.sources.jsonl")
@@ -131,7 +132,9 @@ class EmbeddingFile:
 
     def _put_together(self, settings: Mapping[str, Any], width: int) -> int:
         listing = vector_parts.Listing(self.parts)
-        with self._reporting(f"; all vectors are kept in {unicode(str(self.parts))}, and --resume puts them together"):
+        with self._reporting(
+            f"; all vectors are kept in {to_unicode(str(self.parts))}, and --resume puts them together"
+        ):
             replace_file(self.listing, listing.lines()).close()
             write_settings(self._given, settings)
             content = Content(
@@ -150,7 +153,7 @@ class EmbeddingFile:
         compare_settings(self._given, settings)
         if not self.listing.is_file():
             raise UsageError(
-                f"{unicode(str(self.listing))} is missing, so it isn't known what is in {self._name}; "
+                f"{to_unicode(str(self.listing))} is missing, so it isn't known what is in {self._name}; "
                 "start anew with --overwrite."
             )
         with self._reporting():
@@ -169,7 +172,7 @@ class EmbeddingFile:
                     if not isinstance(error, Exception) or getattr(error, "errno", None) is not None:
                         raise
                     raise OutputError(  # whatever numpy, zipfile and pyarrow say of a file that holds something else
-                        f"{self._name} and {unicode(str(self.listing))} don't hold what embed writes ({error}); "
+                        f"{self._name} and {to_unicode(str(self.listing))} don't hold what embed writes ({error}); "
                         "start anew with --overwrite."
                     ) from error
 

@@ -10,7 +10,7 @@ from unicodedata import east_asian_width
 
 from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.evaluation.statistics import Proportion
-from densenet_cli.results import printable
+from densenet_cli.text import to_printable
 
 if TYPE_CHECKING:
     from densenet_cli.evaluation.report import Report
@@ -128,7 +128,7 @@ def _display_width(text: str) -> int:
 
 
 def _abbreviate(name: str) -> str:
-    name = printable(name)
+    name = to_printable(name)
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 

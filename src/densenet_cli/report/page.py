@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.checks import check_output_file
-from densenet_cli.results import printable, unicode
+from densenet_cli.text import to_printable, to_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def environment() -> Environment:
         loader=PackageLoader("densenet_cli.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: to_printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -102,7 +102,7 @@ def check_page(path: str, overwrite: bool, *other_outputs: str | os.PathLike[str
         raise UsageError("A page cannot be written to standard output. Set `html` to a file name.")
     for other in other_outputs:
         if other is not None and os.path.realpath(path) == os.path.realpath(other):
-            raise UsageError(f"{unicode(path)} is the file of two outputs. Set `html` to another file name.")
+            raise UsageError(f"{to_unicode(path)} is the file of two outputs. Set `html` to another file name.")
     check_output_file(path, overwrite)
     current_time()
 

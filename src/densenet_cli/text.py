@@ -1,0 +1,85 @@
+r"""Text that is safe to write: names with undecodable bytes, lines of JSON and CSV, and short decimals of float32.
+
+The forms are a contract (``docs/output.md``). A name that is not UTF-8, in which Python holds undecodable bytes as lone
+surrogates, is written with backslash escapes and its own backslashes doubled. JSON also has the bytes of such a name.
+CSV has no place for them, so there every backslash is doubled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def to_unicode(text: str) -> str:
+    r"""Return ``text`` with undecodable bytes written as ``\xff``."""
+    return text if _is_unicode(text) else _to_bytes(text).decode("utf-8", "backslashreplace")
+
+
+def to_printable(text: str) -> str:
+    """Return ``text`` with undecodable bytes, control characters, and everything else that is invisible escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in to_unicode(text))
+
+
+def escape_name(name: str) -> str:
+    r"""Return a name as Unicode from which it can be restored: ``\`` as ``\\``, an undecodable byte as ``\xff``."""
+    return to_unicode(name.replace("\\", "\\\\"))
+
+
+def source_fields(name: str) -> dict[str, Any]:
+    """Return the first fields of a record in JSON: ``source``, and ``source_bytes`` if the name is not UTF-8."""
+    if _is_unicode(name):
+        return {"source": name}
+    import base64
+
+    return {"source": escape_name(name), "source_bytes": base64.b64encode(_to_bytes(name)).decode()}
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """Return a record as one line of JSON without a newline. Invisible and control characters are escaped."""
+    import json
+
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def csv_line(fields: tuple[str, ...]) -> str:
+    r"""Return a row of CSV that ends with ``\n``."""
+    import csv
+
+    line: str = csv.writer(_CSVLine).writerow(fields)
+    return line
+
+
+class _CSVLine:
+    r"""A file whose ``write`` returns the line. The csv module quotes a lone ``\r`` only if its rows end with one."""
+
+    @staticmethod
+    def write(line: str) -> str:
+        return line.removesuffix("\r\n") + "\n"
+
+
+def shortest_float(value: float) -> float | None:
+    """Return the number with the fewest decimals that reads as the same float32. None for NaN and infinity."""
+    import numpy as np
+
+    single = np.float32(value)
+    return float(str(single)) if np.isfinite(single) else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _to_bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return name.encode("utf-8", "surrogatepass")
