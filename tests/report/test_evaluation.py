@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from itertools import islice
 
@@ -17,7 +16,6 @@ from densenet_cli.evaluation import Outcome, outcome_of
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
-from densenet_cli.report.page import environment
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
 from tests.support.images import encode, photograph
@@ -243,33 +241,3 @@ def test_searching_for_classes(browser, tmp_path):
 def test_page_fits_a_phone(browser, evaluated):
     browser.open(evaluated[0], 390, 844, dark=True)
     assert browser.run("return document.documentElement.scrollWidth") == 390
-
-
-CONTRASTS = (
-    *((text, below) for text in ("text", "text-muted") for below in ("background", "surface", "surface-inset")),
-    ("accent", "surface"), ("on-accent", "accent"), ("warning", "warning-background"), ("error", "error-background"),
-    ("text", "error-background"), ("text-muted", "error-background"),
-)  # fmt: skip
-
-
-def test_text_contrast():
-    """At least 4.5 (WCAG 2.2, success criterion 1.4.3), also for a count on the strongest color of the matrix."""
-    style = environment().globals["style"]
-    themes = [
-        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root[^{]*{[^}]*}", style)
-    ]
-    assert len(themes) == 3 and themes[1] == themes[2] != themes[0]
-    for theme in themes[:2]:
-        color = {name: np.array([int(value[at : at + 2], 16) for at in (1, 3, 5)]) for name, value in theme.items()}
-        pairs = [(color[text], color[below]) for text, below in CONTRASTS]
-        pairs += [(color["text"], (color[cell] + color["surface"]) / 2) for cell in ("accent", "error")]
-        for first, second in pairs:
-            dark, light = sorted((luminance(first), luminance(second)))
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, (first, second)
-
-
-def luminance(color) -> float:
-    """Return the relative luminance of an sRGB color (WCAG 2.2)."""
-    levels = np.asarray(color) / 255
-    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
