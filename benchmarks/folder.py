@@ -18,11 +18,12 @@ BLAS = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
 
 def multiply_adds() -> int:
     """Count those of DenseNet-121 for one image. Pooling before the convolution leaves a quarter in a transition."""
-    from densenet_cli.layers import layers
+    from densenet_cli.layers import list_layers
     from densenet_cli.variants import VARIANTS
 
     return sum(
-        layer.multiply_adds // (4 if layer.name.startswith("pool") else 1) for layer in layers(VARIANTS["121"].config)
+        layer.multiply_adds // (4 if layer.name.startswith("pool") else 1)
+        for layer in list_layers(VARIANTS["121"].config)
     )
 
 

@@ -17,7 +17,7 @@ from densenet_cli import errors, variants
 from densenet_cli.cli import COMMANDS, densenet
 from densenet_cli.images.preprocessing import MODES
 from densenet_cli.images.walking import SUFFIXES
-from densenet_cli.layers import layers
+from densenet_cli.layers import list_layers
 from densenet_cli.results import CSV_COLUMNS, FORMATS
 from densenet_cli.weights import store
 from scripts import help_pages
@@ -157,12 +157,12 @@ def test_tables_of_choices_are_whole():
 def test_networks_are_as_documented():
     documented = {row[0]: row[1:] for row in rows(COMMAND_PAGES / "summary.md") if row[0] in variants.VARIANTS}
     for name, variant in variants.VARIANTS.items():
-        found = layers(variant.config, variant.config.input_size)
+        found = list_layers(variant.config, variant.config.input_size)
         assert documented[name] == [
             ", ".join(map(str, variant.config.blocks)),
             str(variant.config.growth_rate),
             f"{sum(layer.parameters for layer in found):,}",
-            f"{sum(layer.trainable for layer in found):,}",
+            f"{sum(layer.trainable_parameters for layer in found):,}",
             f"{sum(layer.multiply_adds for layer in found) / 1e9:.3f} G",
         ]
 

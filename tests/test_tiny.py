@@ -45,4 +45,4 @@ def test_it_sees_what_the_sample_images_show(engine):
 def test_no_network_and_no_download():
     result = densenet("predict", SAMPLES, "--variant", "tiny", "--offline", "--format", "jsonl")
     assert result.status == 0
-    assert '"model": "densenettiny"' in result.out
+    assert '"model": "densenet-tiny"' in result.out

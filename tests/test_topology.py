@@ -1,15 +1,15 @@
-"""The table of the configurations, and the arithmetic against Keras layer by layer."""
+"""Layers of all variants, compared with published figures and with Keras."""
 
 from __future__ import annotations
 
 import pytest
 
 from densenet_cli import variants
-from densenet_cli.layers import array_shapes, layers
+from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import DenseNetConfig
 
-# parameters with the BN statistics, trainable ones, multiply-adds at the input size.
-# The first four are torchvision's published figures; the BC networks' trainable parameters are counted from the paper.
+# Parameters including moving statistics, trainable parameters, multiply-adds at the input size. The figures of 121,
+# 169, 201, and 161 are torchvision's. The trainable parameters of the BC networks follow from the paper.
 TABLE = {
     "121": (8_062_504, 7_978_856, 2.834e9),
     "169": (14_307_880, 14_149_480, 3.360e9),
@@ -24,18 +24,18 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_table(name):
+def test_parameters_and_multiply_adds(name):
     parameters, trainable, multiply_adds = TABLE[name]
-    found = layers(variants.get(name).config)
-    assert sum(layer.trainable for layer in found) == trainable
+    layers = list_layers(variants.get(name).config)
+    assert sum(layer.trainable_parameters for layer in layers) == trainable
     if parameters:
-        assert sum(layer.parameters for layer in found) == parameters
+        assert sum(layer.parameters for layer in layers) == parameters
     if multiply_adds:
-        assert round(sum(layer.multiply_adds for layer in found) / 1e9, 3) == multiply_adds / 1e9
+        assert round(sum(layer.multiply_adds for layer in layers) / 1e9, 3) == multiply_adds / 1e9
 
 
-def test_the_table_is_the_registry():
-    assert set(TABLE) <= set(variants.VARIANTS)
+def test_every_variant_is_in_the_table():
+    assert set(TABLE) == set(variants.VARIANTS)
 
 
 def keras_shape(tensor):
@@ -48,55 +48,55 @@ def keras_shape(tensor):
     + [(DenseNetConfig((2, 3), 6, "small", 10, 0.7, 7, 50), None), (variants.get("121").config, 225)],
     ids=lambda value: str(value)[:60],
 )
-def test_arithmetic_equals_keras_layer_by_layer(keras, config, size):
+def test_every_layer_equals_that_of_keras(keras, config, size):
     from densenet_cli.engines import keras_ops
 
     network = keras_ops.model(config)
     side = size or config.input_size
     shapes = {}
-    # The model takes any size; shapes come from running its layers on a symbolic image of one size.
+    # The model accepts any size. Its layers get shapes when they are applied to a symbolic image of one size.
     symbolic = keras.Input((side, side, 3))
     clone = keras.models.clone_model(network, input_tensors=symbolic)
     for layer in clone.layers:
         shapes[layer.name] = layer
-    for expected in layers(config, size):
+    for expected in list_layers(config, size):
         layer = shapes[expected.name]
-        assert type(layer).__name__ == expected.kind, expected.name
-        assert keras_shape(layer.output) == expected.output, expected.name
+        assert type(layer).__name__ == expected.class_name, expected.name
+        assert keras_shape(layer.output) == expected.output_shape, expected.name
         assert layer.count_params() == expected.parameters, expected.name
-        assert sum(weight.shape.num_elements() for weight in layer.trainable_weights) == expected.trainable
+        assert sum(weight.shape.num_elements() for weight in layer.trainable_weights) == expected.trainable_parameters
         assert {weight.name: tuple(weight.shape) for weight in layer.weights} == expected.arrays
     names = {layer.name for layer in clone.layers if type(layer).__name__ != "InputLayer"}
-    assert names == {layer.name for layer in layers(config, size)}
+    assert names == {layer.name for layer in list_layers(config, size)}
 
 
 @pytest.mark.parametrize("name", ["121", "169", "201"])
 def test_same_layers_as_keras_applications(keras, name):
-    theirs = getattr(keras.applications, f"DenseNet{name}")(weights=None)
-    held = {
+    keras_model = getattr(keras.applications, f"DenseNet{name}")(weights=None)
+    shapes = {
         layer.name: {weight.name: tuple(weight.shape) for weight in layer.weights}
-        for layer in theirs.layers
+        for layer in keras_model.layers
         if layer.weights
     }
-    assert held == array_shapes(variants.get(name).config)
-    assert theirs.count_params() == TABLE[name][0]
+    assert shapes == array_shapes(variants.get(name).config)
+    assert keras_model.count_params() == TABLE[name][0]
 
 
 @pytest.mark.parametrize(
     "settings",
     [{"blocks": ()}, {"blocks": (0,)}, {"stem": "none"}, {"compression": 0}, {"compression": 1.5}, {"classes": 0}],
 )
-def test_a_configuration_checks_its_values(settings):
+def test_invalid_configuration(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         DenseNetConfig(**{"blocks": (1,), **settings})
 
 
-def test_a_image_can_be_too_small():
+def test_too_small_image():
     with pytest.raises(ValueError, match="too small"):
-        layers(variants.get("121").config, 16)
+        list_layers(variants.get("121").config, 16)
 
 
-def test_a_configuration_survives_json():
+def test_configuration_round_trips_through_json():
     import json
 
     config = variants.get("bc-100-12").config

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli import variants
-from densenet_cli.layers import layers
+from densenet_cli.layers import list_layers
 from tests.support.networks import tiny_weights
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_it_works_outside_of_the_checkout(elsewhere, tmp_path):
     assert run(elsewhere, tmp_path, "densenet", "--version").startswith("densenet 0.")
     assert "predict" in run(elsewhere, tmp_path, "python", "-m", "densenet_cli", "--help")
     summary = json.loads(run(elsewhere, tmp_path, "densenet", "summary", "--format", "json"))
-    assert summary["parameters"] == sum(layer.parameters for layer in layers(variants.get("121").config, 224))
+    assert summary["parameters"] == sum(layer.parameters for layer in list_layers(variants.get("121").config, 224))
 
 
 def test_it_classifies(elsewhere, tmp_path):

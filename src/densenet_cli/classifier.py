@@ -129,10 +129,10 @@ class Classifier:
             self._check_input_size(input_size)
 
     def _check_input_size(self, input_size: int) -> None:
-        from densenet_cli.layers import layers
+        from densenet_cli.layers import list_layers
 
         try:
-            layers(self.config, input_size)
+            list_layers(self.config, input_size)
         except ValueError as error:
             raise UsageError(f"`input_size` cannot be {input_size}: {error}.") from None
 

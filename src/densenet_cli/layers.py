@@ -1,6 +1,6 @@
-"""The op set that computes nothing but shapes, parameters and multiply-adds.
+"""Shapes, parameters, and multiply-adds of every layer, computed without weights and without numpy.
 
-``summary`` prints what it finds, and checkpoints are checked against it; it needs neither weights nor numpy.
+``densenet summary`` prints them, and checkpoints are validated against them.
 """
 
 from __future__ import annotations
@@ -9,44 +9,46 @@ from dataclasses import dataclass, field
 
 from densenet_cli.topology import DenseNetConfig, build
 
-ArrayShapes = dict[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+ArrayShapes = dict[str, Shape]
+"""Array name -> shape, in Keras' layout."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: what it is, what comes out, what it holds and what it costs for one image.
+    """One layer of a network.
 
     Attributes:
-        name: as in Keras.
-        kind: the Keras class's name.
-        output: (height, width, channels), or (units,) behind the global pool.
-        arrays: name -> shape, as Keras lays them out.
-        trainable: parameters that training changes (a BN's moving statistics are not).
-        multiply_adds: of convolutions and dense layers alone, as the published figures count.
+        name: The name in Keras.
+        class_name: The name of the class in Keras.
+        output_shape: (height, width, channels), or (units,) after global pooling.
+        arrays: The shapes of its arrays.
+        trainable_parameters: The number of parameters, without the moving statistics of batch normalization.
+        multiply_adds: For one image, in convolutions and dense layers only, as in published figures.
     """
 
     name: str
-    kind: str
-    output: tuple[int, ...]
+    class_name: str
+    output_shape: Shape
     arrays: ArrayShapes = field(default_factory=dict)
-    trainable: int = 0
+    trainable_parameters: int = 0
     multiply_adds: int = 0
 
     @property
     def parameters(self) -> int:
-        """All numbers it holds, a BN's moving statistics included."""
+        """The number of parameters, including the moving statistics of batch normalization, as Keras counts them."""
         return sum(_product(shape) for shape in self.arrays.values())
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
+def _product(shape: Shape) -> int:
+    product = 1
     for length in shape:
-        total *= length
-    return total
+        product *= length
+    return product
 
 
-class ArithmeticOps:
-    """A tensor is its shape, without the batch. ``layers`` collects every layer in order."""
+class ShapeOps:
+    """The op set (``topology.Ops``) whose tensors are shapes without the batch axis. Collects every layer in order."""
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
@@ -54,78 +56,81 @@ class ArithmeticOps:
     def _add(
         self,
         name: str,
-        kind: str,
-        output: tuple[int, ...],
+        class_name: str,
+        output_shape: Shape,
         arrays: ArrayShapes | None = None,
-        trainable: int = 0,
+        trainable_parameters: int = 0,
         multiply_adds: int = 0,
-    ) -> tuple[int, ...]:
-        self.layers.append(Layer(name, kind, output, arrays or {}, trainable, multiply_adds))
-        return output
+    ) -> Shape:
+        self.layers.append(Layer(name, class_name, output_shape, arrays or {}, trainable_parameters, multiply_adds))
+        return output_shape
 
-    def channels(self, x: tuple[int, ...]) -> int:
+    def channels(self, x: Shape) -> int:
         return x[-1]
 
-    def zero_pad(self, x: tuple[int, ...], name: str, *, padding: int) -> tuple[int, ...]:
-        height, width, maps = x
-        return self._add(name, "ZeroPadding2D", (height + 2 * padding, width + 2 * padding, maps))
+    def zero_pad(self, x: Shape, name: str, *, padding: int) -> Shape:
+        height, width, channels = x
+        return self._add(name, "ZeroPadding2D", (height + 2 * padding, width + 2 * padding, channels))
 
-    def conv(self, x: tuple[int, ...], name: str, *, filters: int, kernel: int, stride: int = 1) -> tuple[int, ...]:
-        height, width, maps = x
+    def conv(self, x: Shape, name: str, *, filters: int, kernel: int, stride: int = 1) -> Shape:
+        height, width, channels = x
         if stride > 1:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-        shape = (kernel, kernel, maps, filters)
+        shape = (kernel, kernel, channels, filters)
         weights = _product(shape)
-        output = (height, width, filters)
-        return self._add(name, "Conv2D", output, {"kernel": shape}, weights, weights * height * width)
+        return self._add(name, "Conv2D", (height, width, filters), {"kernel": shape}, weights, weights * height * width)
 
-    def batch_norm(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
+    def batch_norm(self, x: Shape, name: str) -> Shape:
         shape = (x[-1],)
         arrays: ArrayShapes = dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), shape)
-        return self._add(name, "BatchNormalization", x, arrays, trainable=2 * x[-1])
+        return self._add(name, "BatchNormalization", x, arrays, trainable_parameters=2 * x[-1])
 
-    def relu(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
+    def relu(self, x: Shape, name: str) -> Shape:
         return self._add(name, "Activation", x)
 
-    def _pool(self, x: tuple[int, ...], name: str, kind: str, size: int, stride: int) -> tuple[int, ...]:
-        height, width, maps = x
-        return self._add(name, kind, ((height - size) // stride + 1, (width - size) // stride + 1, maps))
+    def _pool(self, x: Shape, name: str, class_name: str, size: int, stride: int) -> Shape:
+        height, width, channels = x
+        return self._add(name, class_name, ((height - size) // stride + 1, (width - size) // stride + 1, channels))
 
-    def max_pool(self, x: tuple[int, ...], name: str, *, size: int, stride: int) -> tuple[int, ...]:
+    def max_pool(self, x: Shape, name: str, *, size: int, stride: int) -> Shape:
         return self._pool(x, name, "MaxPooling2D", size, stride)
 
-    def avg_pool(self, x: tuple[int, ...], name: str, *, size: int, stride: int) -> tuple[int, ...]:
+    def avg_pool(self, x: Shape, name: str, *, size: int, stride: int) -> Shape:
         return self._pool(x, name, "AveragePooling2D", size, stride)
 
-    def concat(self, x: tuple[int, ...], new: tuple[int, ...], name: str) -> tuple[int, ...]:
+    def concat(self, x: Shape, new: Shape, name: str) -> Shape:
         return self._add(name, "Concatenate", (*x[:2], x[2] + new[2]))
 
-    def global_avg_pool(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
+    def global_avg_pool(self, x: Shape, name: str) -> Shape:
         return self._add(name, "GlobalAveragePooling2D", x[-1:])
 
-    def dense(self, x: tuple[int, ...], name: str, *, units: int) -> tuple[int, ...]:
+    def dense(self, x: Shape, name: str, *, units: int) -> Shape:
         arrays: ArrayShapes = {"kernel": (x[0], units), "bias": (units,)}
         weights = x[0] * units
         return self._add(name, "Dense", (units,), arrays, weights + units, weights)
 
-    def softmax(self, x: tuple[int, ...], name: str) -> tuple[int, ...]:
+    def softmax(self, x: Shape, name: str) -> Shape:
         return self._add(name, "Activation", x)
 
 
-def layers(config: DenseNetConfig, input_size: int | None = None) -> list[Layer]:
-    """Every layer of ``config`` in order, for a square image of ``input_size`` pixels a side.
+def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[Layer]:
+    """Return every layer of a network in order.
 
-    ``input_size`` is the configuration's own where it is None. Raises ``ValueError`` where the image
-    is so small that nothing would be left of it.
+    Args:
+        config: The configuration of the network.
+        input_size: Side length of the square input image in pixels, or None for the configuration's.
+
+    Raises:
+        ValueError: If the image is too small, so that a layer would have an empty output.
     """
-    side = input_size or config.input_size
-    ops = ArithmeticOps()
-    build(ops, config, (side, side, 3))
-    if min(min(layer.output) for layer in ops.layers) < 1:
-        raise ValueError(f"an image of {side}x{side} is too small for this network")
+    size = input_size or config.input_size
+    ops = ShapeOps()
+    build(ops, config, (size, size, 3))
+    if min(min(layer.output_shape) for layer in ops.layers) < 1:
+        raise ValueError(f"an image of {size}x{size} pixels is too small for this network")
     return ops.layers
 
 
 def array_shapes(config: DenseNetConfig) -> dict[str, ArrayShapes]:
-    """What a checkpoint of ``config`` has to hold: layer -> array -> shape, in order of creation."""
-    return {layer.name: layer.arrays for layer in layers(config) if layer.arrays}
+    """Return layer name -> array name -> shape for a checkpoint of ``config``, in the order of creation."""
+    return {layer.name: layer.arrays for layer in list_layers(config) if layer.arrays}

@@ -1,4 +1,4 @@
-"""The two folders outside the package: the cache, which may be deleted at any time, and Keras' models."""
+"""The folders outside the package: the cache, which may be deleted at any time, and the weights of Keras."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from densenet_cli.errors import UsageError
 
 
 def cache_dir() -> Path:
-    """Where graphs and remembered checks lie: ``$DENSENET_CACHE``, else the platform's own place. May not exist."""
-    if given := os.environ.get("DENSENET_CACHE"):
-        return Path(given).expanduser()
+    """Return the folder for cached data: ``$DENSENET_CACHE``, else that of the platform. It may not exist."""
+    if path := os.environ.get("DENSENET_CACHE"):
+        return Path(path).expanduser()
     from platformdirs import user_cache_path
 
     try:
         return user_cache_path("densenet")
-    except RuntimeError:  # no home: a place where nothing can be kept, which is no reason to stop
+    except RuntimeError:  # There is no home folder. This path cannot be written, so nothing is cached.
         return Path(os.devnull) / "densenet"
 
 
 def images_dir() -> Path:
-    """Where training keeps decoded images, in the cache. May not exist."""
+    """Return the folder where training caches decoded images. It may not exist."""
     return cache_dir() / "images"
 
 
 def models_dir() -> Path:
-    """Where weights lie: ``$KERAS_HOME/models``, which Keras shares (default ``~/.keras/models``). May not exist."""
+    """Return the folder for weights, shared with Keras: ``$KERAS_HOME/models``, default ``~/.keras/models``.
+
+    It may not exist.
+
+    Raises:
+        UsageError: If there is no home folder.
+    """
     home = os.environ.get("KERAS_HOME")
     try:
         return (Path(home).expanduser() if home else Path.home() / ".keras") / "models"
     except RuntimeError:
-        raise UsageError("There is no home folder to keep weights in: set KERAS_HOME, or give --weights.") from None
+        raise UsageError("There is no home folder. Set KERAS_HOME, or pass a checkpoint with `weights`.") from None

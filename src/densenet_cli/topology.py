@@ -1,10 +1,10 @@
-"""The network, once: a DenseNet as plain functions over a small set of operations.
+"""The DenseNet architecture, defined once as functions over a small set of operations.
 
-Huang et al., "Densely Connected Convolutional Networks", CVPR 2017 (https://arxiv.org/abs/1608.06993).
-Layer names are those of ``keras.applications.densenet``, so that its checkpoints load by name.
+Huang et al., "Densely Connected Convolutional Networks", CVPR 2017 (https://arxiv.org/abs/1608.06993). The layer names
+are those of ``keras.applications.densenet``, so its checkpoints load by name.
 
-Whoever wants a network hands ``build`` an op set: ``arithmetic`` counts shapes, parameters and
-multiply-adds, ``engines.keras_layers`` makes a Keras model, ``engines.onnx_graph`` an ONNX graph.
+``build`` takes an op set. There are three: ``layers.ShapeOps`` computes shapes, parameters, and multiply-adds;
+``engines.keras_ops.KerasOps`` builds a Keras model; ``engines.onnx_graph.OnnxOps`` builds an ONNX graph.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ T = TypeVar("T")
 T_ops = TypeVar("T_ops")
 
 BOTTLENECK = 4
-"""Width of a layer's 1x1 convolution, in growth rates (the B of DenseNet-BC)."""
+"""Filters of the 1x1 convolution in a dense block, as a multiple of the growth rate (the B in DenseNet-BC)."""
 
 BN_EPSILON = 1.001e-5
-"""Added to every variance; ``keras.applications``' own value (torchvision's is 1e-5)."""
+"""Added to every variance. The value of ``keras.applications``; torchvision uses 1e-5."""
 
 
 class Stem(NamedTuple):
-    """What stands before the first dense block."""
+    """The layers before the first dense block: a convolution, then optional batch norm with ReLU and max pooling."""
 
     kernel: int
     stride: int
@@ -36,21 +36,24 @@ STEMS: dict[str, Stem] = {
     "small": Stem(kernel=3, stride=2, norm=False, pool=False),
     "cifar": Stem(kernel=3, stride=1, norm=False, pool=False),
 }
-"""By name, the stems a configuration can have: for images of about 224, 64 and 32 pixels a side."""
+"""Stems by name, for input sizes of about 224, 64, and 32 pixels."""
 
 
 @dataclass(frozen=True)
 class DenseNetConfig:
-    """All that makes one DenseNet another. Raises ``ValueError`` for a value outside its range.
+    """The configuration of a DenseNet.
 
     Attributes:
-        blocks: layers in each dense block (each >= 1, at least one block).
-        growth_rate: feature maps that a layer adds, the paper's k (>= 1).
-        stem: a key of ``STEMS``.
-        stem_width: feature maps out of the stem (>= 1).
-        compression: share of the feature maps that a transition keeps, the paper's theta, in (0, 1].
-        classes: outputs of the head (>= 1).
-        input_size: side in pixels of the square image that it is meant for (>= 1).
+        blocks: Number of layers in each dense block (at least one block, each >= 1).
+        growth_rate: Feature maps that each layer adds, k in the paper (>= 1).
+        stem: A key of ``STEMS``.
+        stem_width: Feature maps of the stem (>= 1).
+        compression: Fraction of the feature maps that a transition keeps, theta in the paper, in (0, 1].
+        classes: Number of classes (>= 1).
+        input_size: Side length in pixels of the square input image (>= 1).
+
+    Raises:
+        ValueError: If a value is outside its range.
     """
 
     blocks: tuple[int, ...]
@@ -63,94 +66,99 @@ class DenseNetConfig:
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 1:
-            raise ValueError(f"blocks must be one or more numbers of layers of at least 1, not {self.blocks}")
+            raise ValueError(f"blocks must be one or more integers >= 1, not {self.blocks}")
         if self.stem not in STEMS:
             raise ValueError(f"stem must be one of {', '.join(STEMS)}, not {self.stem!r}")
         if not 0 < self.compression <= 1:
-            raise ValueError(f"compression must lie in (0, 1], not {self.compression}")
+            raise ValueError(f"compression must be in (0, 1], not {self.compression}")
         for name in ("growth_rate", "stem_width", "classes", "input_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def with_classes(self, classes: int) -> DenseNetConfig:
-        """The same network with another head."""
+        """Return the configuration with another number of classes."""
         return replace(self, classes=classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values; ``from_dict`` reads it back."""
+        """Return the fields as values for JSON."""
         return {**asdict(self), "blocks": list(self.blocks)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DenseNetConfig:
-        """The inverse of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for anything else."""
+        """Restore the result of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for other values."""
         return cls(**{**values, "blocks": tuple(int(n) for n in values["blocks"])})
 
 
 class Ops(Protocol[T]):
-    """What an engine has to know how to do. ``T`` is a tensor, or whatever stands for one.
+    """An op set. ``T`` is its tensor type.
 
-    ``name`` is the layer's; a kernel is square; pooling takes no padding of its own.
+    ``name`` is the name of the layer. Kernels and pooling windows are square.
     """
 
     def zero_pad(self, x: T, name: str, *, padding: int) -> T:
-        """Zeros on all four sides."""
+        """Pad all four sides with zeros."""
         ...
 
     def conv(self, x: T, name: str, *, filters: int, kernel: int, stride: int = 1) -> T:
-        """Without bias. Stride 1 keeps the size ("same" padding); any other stride takes no padding."""
+        """Convolve without bias. The padding is "same" for stride 1, else "valid"."""
         ...
 
     def batch_norm(self, x: T, name: str) -> T:
-        """By the layer's own statistics, with ``BN_EPSILON``."""
+        """Normalize with the statistics of the layer and ``BN_EPSILON``."""
         ...
 
     def relu(self, x: T, name: str) -> T:
-        """Nothing below zero."""
+        """Apply max(x, 0)."""
         ...
 
     def max_pool(self, x: T, name: str, *, size: int, stride: int) -> T:
-        """Largest of each window; no padding."""
+        """Return the maximum of each window, without padding."""
         ...
 
     def avg_pool(self, x: T, name: str, *, size: int, stride: int) -> T:
-        """Mean of each window; no padding."""
+        """Return the mean of each window, without padding."""
         ...
 
     def concat(self, x: T, new: T, name: str) -> T:
-        """The maps of ``x``, then those of ``new``."""
+        """Concatenate the channels of ``x`` and ``new``."""
         ...
 
     def global_avg_pool(self, x: T, name: str) -> T:
-        """Mean of each map."""
+        """Return the mean of each channel."""
         ...
 
     def dense(self, x: T, name: str, *, units: int) -> T:
-        """With bias."""
+        """Apply a fully connected layer with bias."""
         ...
 
     def softmax(self, x: T, name: str) -> T:
-        """Over the classes."""
+        """Apply softmax over the classes."""
         ...
 
     def channels(self, x: T) -> int:
-        """How many feature maps ``x`` holds."""
+        """Return the number of channels of ``x``."""
         ...
 
 
 @dataclass(frozen=True)
 class Outputs(Generic[T_ops]):
-    """The tensors of a network that somebody may ask for."""
+    """The outputs of a network.
+
+    Attributes:
+        features: The last feature maps, after the final ReLU.
+        pooled: The mean of each feature map.
+        logits: The output of the head.
+        probabilities: The softmax of the logits.
+    """
 
     features: T_ops
-    """Last feature maps, after the final ReLU."""
     pooled: T_ops
-    """Their averages: one vector an image."""
     logits: T_ops
     probabilities: T_ops
 
 
 def conv_block(ops: Ops[T], x: T, name: str, growth_rate: int) -> T:
-    """One layer of a dense block: 1x1 to 4k, 3x3 to k, joined to what came in."""
+    """Add one layer of a dense block: a 1x1 convolution to 4k maps, a 3x3 to k maps, concatenated to the input."""
     y = ops.batch_norm(x, f"{name}_0_bn")
     y = ops.relu(y, f"{name}_0_relu")
     y = ops.conv(y, f"{name}_1_conv", filters=BOTTLENECK * growth_rate, kernel=1)
@@ -161,14 +169,14 @@ def conv_block(ops: Ops[T], x: T, name: str, growth_rate: int) -> T:
 
 
 def dense_block(ops: Ops[T], x: T, name: str, layers: int, growth_rate: int) -> T:
-    """Layers that each see the outputs of all before them."""
+    """Add a dense block, in which each layer receives the outputs of all previous layers."""
     for layer in range(1, layers + 1):
         x = conv_block(ops, x, f"{name}_block{layer}", growth_rate)
     return x
 
 
 def transition_block(ops: Ops[T], x: T, name: str, compression: float) -> T:
-    """Between two dense blocks: fewer maps, half the size."""
+    """Add a transition between two dense blocks, which reduces the number and halves the size of the feature maps."""
     x = ops.batch_norm(x, f"{name}_bn")
     x = ops.relu(x, f"{name}_relu")
     x = ops.conv(x, f"{name}_conv", filters=int(ops.channels(x) * compression), kernel=1)
@@ -176,7 +184,7 @@ def transition_block(ops: Ops[T], x: T, name: str, compression: float) -> T:
 
 
 def stem_block(ops: Ops[T], x: T, stem: Stem, width: int) -> T:
-    """From the image's three channels to the first feature maps."""
+    """Add the stem."""
     if stem.stride > 1:
         x = ops.zero_pad(x, "conv1_pad", padding=stem.kernel // 2)
     x = ops.conv(x, "conv1_conv", filters=width, kernel=stem.kernel, stride=stem.stride)
@@ -190,7 +198,7 @@ def stem_block(ops: Ops[T], x: T, stem: Stem, width: int) -> T:
 
 
 def build(ops: Ops[T], config: DenseNetConfig, x: T) -> Outputs[T]:
-    """The whole network on ``x``: normalized RGB, ``(batch, height, width, 3)`` or what stands for it."""
+    """Build the network on ``x``, a tensor of the op set for normalized RGB pixels ``(batch, height, width, 3)``."""
     x = stem_block(ops, x, STEMS[config.stem], config.stem_width)
     last = len(config.blocks) + 1
     for stage, layers in enumerate(config.blocks, start=2):

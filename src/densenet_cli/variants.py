@@ -1,7 +1,4 @@
-"""The variants by name: each network's configuration, where its weights come from, what its outputs mean.
-
-A table. ``register`` adds to it (a test registers a tiny network there, and so can an application).
-"""
+"""The table of variants: the name, configuration, and weights of each network."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from densenet_cli.topology import DenseNetConfig
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A published checkpoint: its name below a base URL, and the MD5 of its bytes (32 hexadecimal digits)."""
+    """A published checkpoint: its file name, and its MD5 as 32 hexadecimal digits."""
 
     name: str
     md5: str
@@ -23,13 +20,13 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network that has a name.
+    """A named network.
 
     Attributes:
-        name: what ``--variant`` takes.
-        config: the network.
-        weights: its published checkpoint; None where there is none (``predict`` then needs ``--weights``).
-        packaged: path of the checkpoint that ships inside the package, from ``data/``; None for all but the small one.
+        name: The value of the parameter ``variant``.
+        config: The configuration of the network.
+        weights: The published checkpoint, or None.
+        packaged: The file name of a checkpoint in the folder ``data`` of this package, or None.
     """
 
     name: str
@@ -39,8 +36,8 @@ class Variant:
 
     @property
     def model(self) -> str:
-        """The name that results carry."""
-        return f"densenet{self.name}"
+        """The name in results: that of the packaged checkpoint, else ``densenet121`` for the variant ``121``."""
+        return self.packaged.removesuffix(".safetensors") if self.packaged else f"densenet{self.name}"
 
 
 def _published(name: str, blocks: tuple[int, ...], md5: str) -> Variant:
@@ -49,7 +46,7 @@ def _published(name: str, blocks: tuple[int, ...], md5: str) -> Variant:
 
 
 def _bc(depth: int, growth_rate: int) -> Variant:
-    """DenseNet-BC for 32x32 images: three blocks of (depth - 4) / 6 layers, 2k maps out of the stem."""
+    """Return a DenseNet-BC for 32x32 images: 3 blocks of (depth - 4) / 6 layers, 2 * growth_rate maps in the stem."""
     config = DenseNetConfig(((depth - 4) // 6,) * 3, growth_rate, "cifar", 2 * growth_rate, classes=10, input_size=32)
     return Variant(f"bc-{depth}-{growth_rate}", config)
 
@@ -77,25 +74,25 @@ DEFAULT = "121"
 
 
 def get(name: str) -> Variant:
-    """The variant called ``name``. Raises ``UsageError`` naming those there are."""
+    """Return the variant ``name``. Raises ``UsageError`` if it does not exist."""
     try:
         return VARIANTS[name]
     except KeyError:
-        raise UsageError(f"There is no variant {name!r}; there are {', '.join(VARIANTS)}.") from None
+        raise UsageError(f"Unknown variant {name!r}. Choose from {', '.join(VARIANTS)}.") from None
 
 
 def downloadable() -> list[str]:
-    """Names of the variants whose weights are published."""
+    """Return the names of the variants whose weights are published."""
     return [name for name, variant in VARIANTS.items() if variant.weights]
 
 
 @contextmanager
 def register(variant: Variant) -> Iterator[Variant]:
-    """Add a variant for the length of a ``with`` block, in place of any of its name."""
-    before = dict(VARIANTS)
+    """Add or replace a variant during a ``with`` block."""
+    original = dict(VARIANTS)
     VARIANTS[variant.name] = variant
     try:
         yield variant
     finally:
         VARIANTS.clear()
-        VARIANTS.update(before)
+        VARIANTS.update(original)

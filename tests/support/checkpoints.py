@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from safetensors.numpy import save_file
 
-from densenet_cli.layers import array_shapes, layers
+from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights.safetensors import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
 
@@ -41,7 +41,7 @@ def write_legacy_h5(
     """The published layout. ``below="model_weights"`` with ``suffix=""`` gives that of Keras 3's ``save("x.h5")``."""
     with h5py.File(path, "w") as file:
         root = file.create_group(below) if below else file
-        names = ["input_1", *dict.fromkeys(layer.name for layer in layers(config)), *arrays]
+        names = ["input_1", *dict.fromkeys(layer.name for layer in list_layers(config)), *arrays]
         stored = [OLD_NAMES.get(name, name) if old_names else name for name in dict.fromkeys(names)]
         root.attrs["layer_names"] = np.array([name.encode() for name in stored])
         root.attrs["backend"] = b"tensorflow"
@@ -66,10 +66,10 @@ def write_numbered_h5(
     kinds = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
     counts = dict.fromkeys(kinds.values(), 0)
     with h5py.File(path, "w") as file:
-        for layer in layers(config):
-            if layer.kind not in kinds or layer.name not in arrays:
+        for layer in list_layers(config):
+            if layer.class_name not in kinds or layer.name not in arrays:
                 continue
-            kind = kinds[layer.kind]
+            kind = kinds[layer.class_name]
             group = file.create_group(f"{container}/{kind}_{counts[kind]}" if counts[kind] else f"{container}/{kind}")
             counts[kind] += 1
             stored = group.create_group("vars")

@@ -10,7 +10,7 @@ import click
 
 from densenet_cli import variants
 from densenet_cli.cli.console import common_options, stdout_console
-from densenet_cli.layers import Layer, layers
+from densenet_cli.layers import Layer, list_layers
 
 POOLS = {
     "MaxPooling2D": "max pool",
@@ -72,7 +72,7 @@ def command(variant: str, every_layer: bool, input_size: int | None, format_: st
     chosen = variants.get(variant)
     size = input_size or chosen.config.input_size
     try:
-        found = layers(chosen.config, size)
+        found = list_layers(chosen.config, size)
     except ValueError as error:
         raise click.BadParameter(f"{error}.", param_hint="'--input-size'") from None
     if format_ == "json":
@@ -103,7 +103,7 @@ def _stages(found: Sequence[Layer]) -> list[tuple[str, list[Layer]]]:
 def _total(found: Sequence[Layer]) -> dict[str, int]:
     return {
         "parameters": sum(layer.parameters for layer in found),
-        "trainable": sum(layer.trainable for layer in found),
+        "trainable": sum(layer.trainable_parameters for layer in found),
         "multiply_adds": sum(layer.multiply_adds for layer in found),
     }
 
@@ -117,13 +117,13 @@ def _as_json(variant: variants.Variant, size: int, found: Sequence[Layer]) -> di
         "stages": [
             {
                 "name": name,
-                "output_shape": list(members[-1].output),
+                "output_shape": list(members[-1].output_shape),
                 **_total(members),
                 "layers": [
                     {
                         "name": layer.name,
-                        "kind": layer.kind,
-                        "output_shape": list(layer.output),
+                        "kind": layer.class_name,
+                        "output_shape": list(layer.output_shape),
                         **_total([layer]),
                         "arrays": {part: list(shape) for part, shape in layer.arrays.items()},
                     }
@@ -147,11 +147,11 @@ def _print_table(variant: variants.Variant, size: int, found: Sequence[Layer], e
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in kept:
         table.add_column(heading, justify="left" if heading in headings[:2] else "right", no_wrap=True)
-    rows = [(layer.name, SHORT_KINDS.get(layer.kind, layer.kind), [layer]) for layer in found]
+    rows = [(layer.name, SHORT_KINDS.get(layer.class_name, layer.class_name), [layer]) for layer in found]
     if not every_layer:
         rows = [(name, _describe(members), members) for name, members in _stages(found)]
     for name, kind, members in rows:
-        cells = dict(zip(headings, (name, kind, *_numbers(members[-1].output, members)), strict=True))
+        cells = dict(zip(headings, (name, kind, *_numbers(members[-1].output_shape, members)), strict=True))
         table.add_row(*(cells[heading] for heading in kept))
     totals = _total(found)
     console.print(f"DenseNet-{variant.name}, input {size} x {size} x 3, growth rate {variant.config.growth_rate}")
@@ -175,16 +175,16 @@ def _numbers(output: tuple[int, ...], members: Sequence[Layer]) -> tuple[str, st
 
 def _describe(members: Sequence[Layer]) -> str:
     """What a stage consists of, as the paper's table says it."""
-    blocks = sum(layer.kind == "Concatenate" for layer in members)
+    blocks = sum(layer.class_name == "Concatenate" for layer in members)
     if blocks:
         return f"{blocks} x (1x1, 3x3 conv)"
     words = []
     for layer in members:
-        if layer.kind == "Conv2D":
+        if layer.class_name == "Conv2D":
             kernel = layer.arrays["kernel"][0]
             words.append(f"{kernel}x{kernel} conv")
-        elif layer.kind in POOLS:
-            words.append(POOLS[layer.kind])
-        elif layer.kind == "Dense":
+        elif layer.class_name in POOLS:
+            words.append(POOLS[layer.class_name])
+        elif layer.class_name == "Dense":
             words.append("dense")
     return ", ".join(words)

@@ -123,7 +123,7 @@ def _check_types_and_size(stored: StoredLayers, available_bytes: int) -> None:
 def _expected_shapes(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
     """Return the shapes that a checkpoint of ``config`` contains, after a check of the input size."""
     try:
-        layers.layers(config, metadata.input_size)
+        layers.list_layers(config, metadata.input_size)
         return layers.array_shapes(config)
     except ValueError as error:
         raise CheckpointError(f"The configuration is invalid: {error}.") from error
