@@ -106,7 +106,8 @@ class Explanation:
             ValueError: the image could not be classified.
         """
         if self.image is None:
-            raise ValueError(f"{self.source} has no maps: {self.error}")
+            reason = self.error.message if self.error else "There is no image."
+            raise ValueError(f"Cannot draw an explanation of {self.source}. {reason}")
         name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2] or self.source
         width, height = self.size
         panels = [Panel(name, f"{width:,} x {height:,} pixels")]

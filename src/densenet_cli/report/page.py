@@ -31,7 +31,7 @@ EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 @cache
 def environment() -> Environment:
     """Return the template environment. It escapes HTML and unprintable characters, except in ``Markup``."""
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("densenet_cli.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -39,12 +39,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda fraction, decimals=1: f"{fraction:.{decimals}%}"
-    environment.filters["commas"] = lambda number: f"{number:,}"
-    environment.filters["plural"] = lambda number, one, many: f"{number:,} {one if number == 1 else many}"
-    environment.filters["data_url"] = data_url
-    environment.globals.update(style=_inline("style.css"), version=version("densenet-cli"))
-    return environment
+    templates.filters["percent"] = lambda fraction, decimals=1: f"{fraction:.{decimals}%}"
+    templates.filters["commas"] = lambda number: f"{number:,}"
+    templates.filters["plural"] = lambda number, one, many: f"{number:,} {one if number == 1 else many}"
+    templates.filters["data_url"] = data_url
+    templates.globals.update(style=_inline("style.css"), version=version("densenet-cli"))
+    return templates
 
 
 def render(template: str, scripts: tuple[str, ...], **values: Any) -> str:
@@ -65,6 +65,7 @@ def _inline(name: str) -> Markup:
 
 
 def _policy(script: str) -> str:
+    """Return the Content-Security-Policy of a page with this script."""
     directives = {
         "default-src": "'none'",
         "img-src": "data:",
@@ -77,6 +78,7 @@ def _policy(script: str) -> str:
 
 
 def _digest(text: str) -> str:
+    """Return the source expression that allows an inline style or script with this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -102,7 +104,7 @@ def check_page(path: str, overwrite: bool, *other_outputs: str | os.PathLike[str
         raise UsageError("A page cannot be written to standard output. Set `html` to a file name.")
     for other in other_outputs:
         if other is not None and os.path.realpath(path) == os.path.realpath(other):
-            raise UsageError(f"{to_unicode(path)} is the file of two outputs. Set `html` to another file name.")
+            raise UsageError(f"Cannot write two outputs to {to_unicode(path)}. Set `html` to another file name.")
     check_output_file(path, overwrite)
     current_time()
 
