@@ -8,7 +8,7 @@ import json
 import pytest
 
 from densenet_cli.cli import benchmark_tables
-from tests.support.benchmarked import make_report
+from tests.support.benchmark_reports import make_report
 
 SLOW, USUAL, FAST = [10.0, 10.2, 10.4], [20.0, 20.2, 20.4], [30.0, 31.0, 32.0]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from densenet_cli.evaluation import files, plots
 from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.labels import ClassLabel
-from tests.support.measured import Fake
+from tests.support.fake_classifier import Fake
 
 
 def drawn(report, draw):

@@ -17,7 +17,7 @@ from densenet_cli.evaluation import evaluate, outcome_of
 from densenet_cli.evaluation.statistics import BINS, Proportion, bin_of
 from densenet_cli.images.sources import LabeledSource
 from densenet_cli.pipeline import Result
-from tests.support.measured import Fake, labeled, truths_and_probabilities
+from tests.support.fake_classifier import Fake, labeled, truths_and_probabilities
 
 
 @settings(deadline=None)

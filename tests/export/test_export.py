@@ -265,10 +265,10 @@ def test_killed_before_the_file_is_moved(weights, folder, moment, signal_):
         "setattr(module, name, end); cli.main(sys.argv[1:])"
     )
     arguments = ["export", "--weights", weights, "-o", folder / "a.onnx", "--overwrite"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == (-9 if signal_ == signal.SIGKILL else 130), done.stderr
+    assert completed.returncode == (-9 if signal_ == signal.SIGKILL else 130), completed.stderr
     assert (folder / "a.onnx").read_bytes() == b"old"
     if signal_ == signal.SIGTERM:
         assert names(folder) == ["a.onnx"]
@@ -279,13 +279,13 @@ def test_killed_before_the_file_is_moved(weights, folder, moment, signal_):
 
 
 def test_only_one_run_writes_a_path_at_a_time(weights, folder):
-    aside = folder / ".a.onnx.part"
-    aside.mkdir()
+    temporary = folder / ".a.onnx.part"
+    temporary.mkdir()
     code = (
         "import sys, time; from densenet_cli.output import atomic\n"
         "with open(sys.argv[1], 'w+b') as file: atomic.lock(file); print(flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, aside / "lock"], stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", code, temporary / "lock"], stdout=subprocess.PIPE) as other:
         try:
             other.stdout.readline()
             result = run("--weights", weights, "-o", folder / "a.onnx")
@@ -293,10 +293,10 @@ def test_only_one_run_writes_a_path_at_a_time(weights, folder):
             other.kill()
     assert (result.status, result.err.count("\n")) == (4, 1)
     assert "another run is writing it" in result.err
-    assert names(folder) == [aside.name] and names(aside) == ["lock"]
+    assert names(folder) == [temporary.name] and names(temporary) == ["lock"]
 
 
-def a_saved_model(path, mark):
+def write_saved_model(path, mark):
     (path / "variables").mkdir(parents=True)
     (path / "saved_model.pb").write_text(mark)
 
@@ -306,14 +306,14 @@ def replacing(path, format, overwrite=False):
 
 
 def test_a_folder_is_replaced_atomically(folder, monkeypatch):
-    with replacing(folder / "served", "saved-model") as aside:
-        a_saved_model(aside, "first")
+    with replacing(folder / "served", "saved-model") as temporary:
+        write_saved_model(temporary, "first")
         assert names(folder) == [".served.part"]
     assert names(folder) == ["served"]
     with pytest.raises(UsageError, match="overwrite"), replacing(folder / "served", "saved-model"):
         pass
-    with replacing(folder / "served", "saved-model", overwrite=True) as aside:
-        a_saved_model(aside, "second")
+    with replacing(folder / "served", "saved-model", overwrite=True) as temporary:
+        write_saved_model(temporary, "second")
     assert names(folder) == ["served"] and (folder / "served" / "saved_model.pb").read_text() == "second"
     assert stat.S_IMODE((folder / "served").stat().st_mode) & 0o500 == 0o500
 
@@ -329,15 +329,15 @@ def test_a_folder_is_replaced_atomically(folder, monkeypatch):
     monkeypatch.setattr(os, "rename", fail_once)
     with (
         pytest.raises(OutputError, match="Input/output error"),
-        replacing(folder / "served", "saved-model", overwrite=True) as aside,
+        replacing(folder / "served", "saved-model", overwrite=True) as temporary,
     ):
-        a_saved_model(aside, "third")
+        write_saved_model(temporary, "third")
     assert names(folder) == ["served"] and (folder / "served" / "saved_model.pb").read_text() == "second"
 
 
 def test_a_file_that_appears_during_the_export_is_not_replaced(folder):
-    with pytest.raises(UsageError, match="exists"), replacing(folder / "a.onnx", "onnx") as aside:
-        aside.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists"), replacing(folder / "a.onnx", "onnx") as temporary:
+        temporary.write_bytes(b"mine")
         (folder / "a.onnx").write_bytes(b"somebody else's")
     assert names(folder) == ["a.onnx"] and (folder / "a.onnx").read_bytes() == b"somebody else's"
 
@@ -346,8 +346,8 @@ def test_everything_is_synced_before_it_is_moved(folder, monkeypatch):
     synced = []
     original = atomic.sync_path
     monkeypatch.setattr(atomic, "sync_path", lambda path: (synced.append(path.name), original(path))[1])
-    with replacing(folder / "served", "saved-model") as aside:
-        a_saved_model(aside, "x")
+    with replacing(folder / "served", "saved-model") as temporary:
+        write_saved_model(temporary, "x")
     assert synced.count("saved_model.pb") == 1 and {"variables", "served", "exported"} <= set(synced)
     assert synced[-1] == "exported"
 
@@ -376,7 +376,7 @@ def test_tensorflow_is_not_imported_for_formats_without_it(weights, folder, name
         "except SystemExit as e: print(e.code, 'tensorflow' in sys.modules, 'torch' in sys.modules)"
     )
     arguments = ["export", "--weights", weights, "-o", folder / name]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.stdout.splitlines()[-1] == "0 False False", done.stderr
+    assert completed.stdout.splitlines()[-1] == "0 False False", completed.stderr

@@ -18,8 +18,8 @@ from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
+from tests.support.fake_classifier import Fake, labeled
 from tests.support.images import encode, photograph
-from tests.support.measured import Fake, labeled
 
 EVALUATED = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
 """Labels that are valid folder names."""

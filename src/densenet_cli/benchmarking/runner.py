@@ -35,7 +35,7 @@ MIN_CASE_SECONDS, MAX_CASE_SECONDS = 0.02, 0.5
 
 PACKAGES = ("densenet-cli", "onnxruntime", "numpy", "pillow")
 
-Progress = Callable[[str, float], None]
+BenchmarkProgress = Callable[[str, float], None]
 """Called with a description of the current measurement, and the completed share of the benchmark in [0, 1]."""
 
 
@@ -92,7 +92,9 @@ def default_threads(cores: int) -> tuple[int, ...]:
     return tuple(sorted({1, max(1, cores // 4), max(1, cores // 2), cores}))
 
 
-def run_benchmark(plan: BenchmarkPlan, progress: Progress = lambda description, share: None) -> BenchmarkReport:
+def run_benchmark(
+    plan: BenchmarkPlan, progress: BenchmarkProgress = lambda description, share: None
+) -> BenchmarkReport:
     """Run a benchmark. Temporary files are removed at the end.
 
     Raises:
@@ -156,7 +158,7 @@ def _run_rounds(
     workers: Mapping[tuple[str, int], BenchmarkWorker],
     commands: PredictBenchmark,
     start: float,
-    progress: Progress,
+    progress: BenchmarkProgress,
 ) -> tuple[dict[BenchmarkCase, tuple[float, ...]], int]:
     """Run a warm-up round, then as many rounds as there is time for.
 

@@ -1,4 +1,4 @@
-"""Measurements without a network: a classifier that gives what it is told to."""
+"""A classifier without a network, for tests of evaluation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from densenet_cli.pipeline import Result
 
 
 def labeled(truths) -> list[LabeledSource]:
-    """Sources named by their numbers, of these classes."""
+    """Return sources named by their position, with these classes."""
     return [LabeledSource(str(n), str(n), "path", target=int(truth)) for n, truth in enumerate(truths)]
 
 
 class Fake:
-    """Stands for a ``Classifier``: image n gets ``outputs[n]``, probabilities or an error."""
+    """Replaces ``Classifier``: image n has the result ``outputs[n]``, which is probabilities or an error."""
 
     model = "fake"
     preprocessing = Preprocessing()
@@ -42,7 +42,7 @@ class Fake:
 
 @st.composite
 def truths_and_probabilities(draw):
-    """True classes (n,) and probabilities (n, classes), float32, no two of a row equal."""
+    """Return true classes (n,) and float32 probabilities (n, classes), without equal values in a row."""
     classes, count = draw(st.integers(2, 12)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     truths = rng.integers(0, draw(st.integers(1, classes)), count)
