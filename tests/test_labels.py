@@ -46,6 +46,16 @@ def test_placeholders_count_from_zero():
     assert placeholders(2) == (ClassLabel(0, None, "class 0"), ClassLabel(1, None, "class 1"))
 
 
+def test_class_names_that_are_wordnet_ids_get_imagenet_labels():
+    first, second = labels.from_class_names(("n01443537", "n02124075"))
+    assert (first.index, first.name) == (1, "goldfish")
+    assert (second.index, second.id, second.name) == (285, "n02124075", "Egyptian cat")
+    assert labels.from_class_names(["n01443537", "newt"]) == (
+        ClassLabel(0, None, "n01443537"),
+        ClassLabel(1, None, "newt"),
+    )
+
+
 def test_a_file_of_names(tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes("\ufeffcat\r\nn02084071\tdog, small\r\n été \r\n\r\n".encode())

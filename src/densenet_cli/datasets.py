@@ -1,162 +1,245 @@
-"""What to measure on: class folders, or a table of paths and labels.
+"""Labeled images: class folders, and tables of paths and labels. Evaluation and training share this reader.
 
-Paths are strings here, as in ``images.sources``: what stands in them goes into results as it was given.
+Paths are strings, as in ``images.sources``, because results contain them exactly as they were given.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH122 -- a Path would not keep what it was given
+# ruff: noqa: PTH118, PTH120, PTH122 -- a Path would normalize what was given
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
 from densenet_cli.images.sources import LabeledSource, from_object, is_url
 from densenet_cli.images.walking import SUFFIXES, Found, Skipped, explain, walk
 from densenet_cli.text import to_unicode
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = ("path", "label")
+"""Columns that a table must have."""
+
+MAX_LISTED = 5
+"""Names that one message lists."""
 
 
-class Collection(Protocol):
-    """Images whose classes are known by name.
+class Dataset(Protocol):
+    """Images with class names.
 
     Attributes:
-        what: what the class names are, for a sentence: "class folders of val".
-        classes: the names of the classes.
+        description: What the class names are, for messages: "class folders in val".
+        classes: The class names, sorted.
     """
 
-    what: str
+    description: str
     classes: tuple[str, ...]
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
-        """The images, lazily and always in the same order; ``positions`` says where each class is in the head."""
+    def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
+        """Yield the images lazily, always in the same order.
 
-    def remarks(self) -> Iterator[str]:
-        """Sentences on what was left out; whole once the examples were walked."""
+        Args:
+            targets: The target of each class name.
+        """
+
+    def warnings(self) -> list[str]:
+        """Return messages about ignored images and empty classes. They are complete after ``sources``."""
 
 
 class ClassFolders:
-    """``folder/<class>/``, images at any depth below each.
+    """One folder per class, named after the class, with images at any depth: ``folder/<class>/.../<image>``.
 
-    Raises ``UsageError`` if there is no such folder or no class folder in it.
+    Args:
+        folder: The folder that contains the class folders.
+
+    Raises:
+        UsageError: If the folder cannot be listed or contains no class folder.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._outside = 0
-        self._skipped = 0
+        self._unsorted = 0
         self._empty: list[str] = []
         name = to_unicode(folder)
-        self.what = f"class folders of {name}"
+        self.description = f"class folders in {name}"
         try:
-            self.classes = self._list()
+            self.classes = self._list_classes()
         except NotADirectoryError:
-            raise UsageError(f"{name} is no folder; a table of paths and labels is given by --csv.") from None
+            raise UsageError(f"{name} is not a folder. Use `csv` to read a table of paths and labels.") from None
         except OSError as error:
-            raise UsageError(f"The folder {name} can't be listed: {explain(error)}") from None
+            raise UsageError(f"Cannot list the folder {name}: {explain(error)}") from None
         if not self.classes:
-            images = f", only {_count(self._outside, 'image')}" if self._outside else ""
+            images = f", only {_plural(self._unsorted, 'image')}" if self._unsorted else ""
             raise UsageError(
-                f"{name} has no class folder in it{images}. It should hold a folder for each class, "
-                "called by the class's name, with its images in it."
+                f"There are no class folders in {name}{images}. Create one folder per class, named after the class, "
+                "and put its images there."
             )
 
-    def _list(self) -> tuple[str, ...]:
-        names = []
+    def _list_classes(self) -> tuple[str, ...]:
+        classes = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if _is_folder(entry):
-                    names.append(entry.name)
+                    classes.append(entry.name)
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                    self._outside += 1
-        return tuple(sorted(names))
+                    self._unsorted += 1
+        return tuple(sorted(classes))
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
-        """See ``Collection``. A folder that can't be listed is an example that fails."""
+    def walk(self) -> Iterator[tuple[str, Found]]:
+        """Yield each image with the name of its class, and each empty or unlistable folder with its error."""
+        skipped = 0
         for name in self.classes:
-            for found in walk(os.path.join(self._folder, name)):
-                if isinstance(found, Skipped):
-                    self._skipped += found.files
-                elif isinstance(found.error, EmptySourceError):
-                    self._empty.append(name)
+            for entry in walk(os.path.join(self._folder, name)):
+                if isinstance(entry, Skipped):
+                    skipped += entry.files
                 else:
-                    yield _source(found, positions[name])
+                    yield name, entry
+        if skipped:
+            logger.info("Skipped %s without an image extension.", _plural(skipped, "file"))
 
-    def remarks(self) -> Iterator[str]:
-        """See ``Collection``."""
-        if self._outside:
-            yield f"{_count(self._outside, 'image')} outside the class folders left out."
-        if self._skipped:
-            yield f"{_count(self._skipped, 'file')} in folders passed over: no image suffix."
+    def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
+        """See ``Dataset``. A folder that cannot be listed is a source with an error."""
+        for name, entry in self.walk():
+            if isinstance(entry.error, EmptySourceError):
+                self._empty.append(name)
+            else:
+                target = targets[name]
+                yield LabeledSource(entry.path, entry.path, "nothing" if entry.error else "path", entry.error, target)
+
+    def warnings(self) -> list[str]:
+        """See ``Dataset``."""
+        warnings = []
+        if self._unsorted:
+            warnings.append(f"Ignored {_plural(self._unsorted, 'image')} outside of class folders.")
         if self._empty:
-            some = ", ".join(map(to_unicode, self._empty[:5])) + (", ..." if len(self._empty) > 5 else "")
-            yield f"{_count(len(self._empty), 'class folder')} without an image: {some}."
+            listed = ", ".join(map(to_unicode, self._empty[:MAX_LISTED])) + ", ..." * (len(self._empty) > MAX_LISTED)
+            warnings.append(f"Ignored {_plural(len(self._empty), 'class folder')} without images: {listed}.")
+        return warnings
 
 
-class Table:
-    """A CSV file with the columns ``path`` and ``label`` among others.
+class LabelTable:
+    """A CSV file with the columns ``path`` and ``label``; other columns are ignored.
 
     Args:
-        file: the CSV file, UTF-8.
-        folder: what relative paths start from; the file's own folder when None. A path may also be an http(s) URL.
+        file: The CSV file, in UTF-8. Its paths can also be http(s) URLs.
+        folder: The folder that relative paths start from; None for the file's own folder.
 
-    Raises ``UsageError`` for a file that can't be read, lacks a column, a value, or any row.
+    Raises:
+        UsageError: If the file cannot be read, has no rows, or lacks a column or a value.
     """
 
     def __init__(self, file: str, folder: str | None = None) -> None:
         name = to_unicode(file)
-        self.what = f"labels in {name}"
+        self.description = f"labels in {name}"
         base = os.path.dirname(file) if folder is None else folder
         try:
-            # A pipe can be read once only, so the rows are kept; surrogates keep a path's bytes whatever they are.
+            # Keep the rows, because a pipe can be read only once. Surrogates preserve paths that are not UTF-8.
             with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-                self._rows = list(_rows(csv.reader(stream), name, base))
+                self._rows = list(_read_rows(csv.reader(stream), name, base))
         except OSError as error:
-            raise UsageError(f"{name} can't be read: {explain(error)}") from None
+            raise UsageError(f"Cannot read {name}: {explain(error)}") from None
         except csv.Error as error:
-            raise UsageError(f"{name} is no CSV file: {error}.") from None
+            raise UsageError(f"{name} is not a valid CSV file: {error}.") from None
         if not self._rows:
-            raise UsageError(f"{name} has no row below its header.")
+            raise UsageError(f"{name} has no rows below its header.")
         self.classes = tuple(sorted({label for _, label in self._rows}))
 
-    def examples(self, positions: Mapping[str, int]) -> Iterator[LabeledSource]:
-        """See ``Collection``."""
+    def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
+        """See ``Dataset``."""
         for path, label in self._rows:
             source = from_object(path)
-            yield LabeledSource(source.name, source.origin, source.kind, target=positions[label])
+            yield LabeledSource(source.name, source.origin, source.kind, target=targets[label])
 
-    def remarks(self) -> Iterator[str]:
-        """See ``Collection``: nothing is left out of a table."""
-        yield from ()
+    def warnings(self) -> list[str]:
+        """See ``Dataset``. Nothing in a table is ignored."""
+        return []
 
 
-def _rows(reader: Iterator[list[str]], name: str, base: str) -> Iterator[tuple[str, str]]:
+def _read_rows(reader: Iterator[list[str]], name: str, base: str) -> Iterator[tuple[str, str]]:
     header = [column.strip().lower() for column in next(reader, [])]
     if missing := [column for column in COLUMNS if column not in header]:
-        first = ", ".join(repr(to_unicode(column)) for column in header[:5]) or "nothing"
+        columns = ", ".join(repr(to_unicode(column)) for column in header[:MAX_LISTED]) or "nothing"
         raise UsageError(
-            f"{name} has no column {' and none '.join(map(repr, missing))}: its first line must be a header "
-            f"with path and label in it; it has {first}."
+            f"{name} has no column {' and no column '.join(map(repr, missing))}. The first line must be a header with "
+            f"path and label. It contains {columns}."
         )
-    places = [header.index(column) for column in COLUMNS]
-    known: dict[str, str] = {}
+    positions = [header.index(column) for column in COLUMNS]
+    interned: dict[str, str] = {}
     for number, row in enumerate(reader, start=2):
         if not row:
             continue
-        path, label = (row[place].strip() if place < len(row) else "" for place in places)
+        path, label = (row[position].strip() if position < len(row) else "" for position in positions)
         if not path or not label:
             raise UsageError(f"Row {number:,} of {name} has no {'label' if path else 'path'}.")
-        # One string a class and not one a row.
-        yield path if is_url(path) else os.path.join(base, path), known.setdefault(label, label)
+        # Keep one string per class instead of one per row.
+        yield path if is_url(path) else os.path.join(base, path), interned.setdefault(label, label)
 
 
-def _source(found: Found, target: int) -> LabeledSource:
-    return LabeledSource(found.path, found.path, "nothing" if found.error else "path", found.error, target)
+@dataclass(frozen=True)
+class ImageList:
+    """The images in class folders, completely listed.
+
+    Attributes:
+        folder: The folder that contains the class folders.
+        classes: The class names. The position of a name is its target.
+        paths: Paths of the images, sorted within each class.
+        targets: The target of each image.
+    """
+
+    folder: str
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the classes and the paths relative to ``folder``."""
+        names = [os.fsencode(os.path.relpath(path, self.folder)).hex() for path in self.paths]
+        return hashlib.sha256(json.dumps([self.classes, names]).encode()).hexdigest()
+
+
+def list_images(folder: str, classes: tuple[str, ...] | None = None) -> ImageList:
+    """List the images in class folders for training or validation.
+
+    Args:
+        folder: The folder that contains the class folders.
+        classes: The classes of the training images, if the images are for validation. Some may be missing.
+
+    Raises:
+        UsageError: If there are fewer than two classes, a class has no images or is not in ``classes``, a folder
+            cannot be listed, or a class name is not a valid label.
+    """
+    class_folders = ClassFolders(folder)
+    name = to_unicode(folder)
+    if classes is None:
+        classes = class_folders.classes
+        if len(classes) < 2:
+            raise UsageError(f"There is only one class folder in {name}. Training needs at least two classes.")
+    elif unknown := sorted(set(class_folders.classes) - set(classes)):
+        raise UsageError(f"The class {unknown[0]!r} in {name} has no training images.")
+    for class_name in class_folders.classes:
+        if not labels.is_valid(class_name) or to_unicode(class_name) != class_name:
+            raise UsageError(f"The class folder {class_name!r} in {name} is not a valid label. Rename it.")
+    positions = {class_name: position for position, class_name in enumerate(classes)}
+    paths: list[str] = []
+    targets: list[int] = []
+    for class_name, entry in class_folders.walk():
+        if entry.error:
+            raise UsageError(f"Cannot use the class folder {to_unicode(entry.path)}: {entry.error}")
+        paths.append(entry.path)
+        targets.append(positions[class_name])
+    return ImageList(folder, classes, tuple(paths), tuple(targets))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -166,5 +249,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -52,6 +52,15 @@ def placeholders(classes: int) -> Labels:
     return tuple(ClassLabel(index, None, f"class {index}") for index in range(classes))
 
 
+def from_class_names(names: Iterable[str]) -> Labels:
+    """Return ImageNet's labels if all names are WordNet IDs of ImageNet classes, else the names as labels."""
+    names = tuple(names)
+    by_id = {label.id: label for label in imagenet()}
+    if all(name in by_id for name in names):
+        return tuple(by_id[name] for name in names)
+    return tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
+
+
 def read_file(path: str | Path, classes: int) -> Labels:
     """Read labels from a UTF-8 text file with one label per line.
 

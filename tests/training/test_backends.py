@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from densenet_cli import labels
 from densenet_cli.layers import array_shapes
-from densenet_cli.training import folders
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.training.images import CONFIG, write_digits
@@ -50,10 +50,11 @@ def he_normal(shapes) -> dict[str, dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("backends")
-    digits = write_digits(folder / "digits")
-    labels = folders.class_labels(folders.scan(digits).classes)
+    write_digits(folder / "digits")
     arrays = he_normal(array_shapes(CONFIG))
-    safetensors.write(folder / "start.safetensors", arrays, CONFIG, ModelMetadata(labels))
+    safetensors.write(
+        folder / "start.safetensors", arrays, CONFIG, ModelMetadata(labels.from_class_names(map(str, range(10))))
+    )
     return {backend: _train(folder, backend) for backend in BACKENDS}
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli import labels
+from densenet_cli import datasets, labels
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import from_object
-from densenet_cli.training import folders, recipes, session
+from densenet_cli.training import recipes, session
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
 from densenet_cli.training.settings import Phase, RunOptions, Settings
 from densenet_cli.weights import checkpoint
@@ -88,15 +88,15 @@ def test_the_settings_file_is_a_recipe(finished):
 
 def test_both_engines_reproduce_the_validation_accuracy(digits, finished):
     output, _, _ = finished
-    collection = folders.scan(digits)
-    sources = [from_object(path) for path in collection.paths[::20]]
+    image_list = datasets.list_images(str(digits))
+    sources = [from_object(path) for path in image_list.paths[::20]]
     probabilities = []
     for engine in ("onnx", "tensorflow"):
         with Classifier(weights=output / "model.safetensors", engine=engine) as classifier:
             assert (classifier.preprocessing.mode, classifier.preprocessing.input_size) == ("squash", 16)
             probabilities.append(np.array([result.outputs["probabilities"] for result in classifier.stream(sources)]))
     np.testing.assert_allclose(probabilities[0], probabilities[1], atol=1e-5)
-    assert (probabilities[0].argmax(axis=1) == collection.targets[::20]).mean() > 0.9
+    assert (probabilities[0].argmax(axis=1) == image_list.targets[::20]).mean() > 0.9
 
 
 def test_a_killed_and_resumed_run_is_bit_identical(digits, finished, tmp_path):
@@ -183,7 +183,7 @@ def test_other_classes_get_a_new_head(digits, finished, keras):
     from densenet_cli.training import network
 
     start = str(finished[0] / "model.safetensors")
-    same_labels = folders.class_labels(folders.scan(digits).classes)
+    same_labels = labels.from_class_names(datasets.list_images(str(digits)).classes)
     assert network.HEAD in network.load_initial_arrays(start, SETTINGS.config(10), same_labels)
     arrays = network.load_initial_arrays(start, SETTINGS.config(7), labels.placeholders(7))
     assert network.HEAD not in arrays

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from densenet_cli import datasets
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import atomic
-from densenet_cli.training import folders, run_files, session
+from densenet_cli.training import run_files, session
 from densenet_cli.training.run_files import RunPaths
 from densenet_cli.training.settings import RunOptions
 from tests.training.images import SETTINGS
@@ -99,7 +100,7 @@ def start_run(tmp_path: Path) -> tuple[RunPaths, bytes]:
     paths = run_paths(tmp_path)
     write_images(paths.train, "cat", "dog")
     paths.output.mkdir()
-    fingerprint = folders.scan(paths.train).fingerprint()
+    fingerprint = datasets.list_images(str(paths.train)).fingerprint()
     run_files.save_state(paths.output, run_files.RunState(SETTINGS.to_dict(), ["cat", "dog"], fingerprint))
     return paths, (paths.output / run_files.STATE_FILE).read_bytes()
 
@@ -157,19 +158,3 @@ def test_two_runs_in_one_folder(tmp_path):
     with atomic.locked(paths.output / ".lock"):
         assert "Another run" in error_of(paths, overwrite=True)
     assert (paths.output / run_files.STATE_FILE).exists()
-
-
-def test_the_fingerprint_does_not_depend_on_the_location(tmp_path):
-    first = folders.scan(write_images(tmp_path / "first", "cat", "dog"))
-    second = folders.scan(write_images(tmp_path / "second", "cat", "dog"))
-    assert first.fingerprint() == second.fingerprint()
-    third = folders.scan(write_images(tmp_path / "third", "cat", "dog", count=7))
-    assert third.fingerprint() != first.fingerprint()
-
-
-def test_wordnet_ids_get_imagenet_labels():
-    first, second = folders.class_labels(("n01443537", "n02124075"))
-    assert (first.index, first.name) == (1, "goldfish")
-    assert (second.index, second.id, second.name) == (285, "n02124075", "Egyptian cat")
-    mixed = folders.class_labels(("n01443537", "newt"))
-    assert [(label.index, label.id, label.name) for label in mixed] == [(0, None, "n01443537"), (1, None, "newt")]

@@ -15,7 +15,7 @@ from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
-    from densenet_cli.datasets import Collection
+    from densenet_cli.datasets import Dataset
     from densenet_cli.evaluation import Outcome
     from densenet_cli.report.evaluation import Mistakes
 
@@ -115,7 +115,7 @@ def command(
         worst = page.Mistakes()
     images = _collection(folder, csv_file)
     classifier = make_classifier(**model)
-    positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.what)
+    positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     among = sorted(set(positions.values())) if restrict else None
     if among and len(among) == 1:
         raise UsageError("With --restrict and images of one class only, every answer would be right.")
@@ -126,7 +126,7 @@ def command(
     interrupted = False
     try:
         with counting("images") as counter:
-            for result in classifier.stream(images.examples(positions), preview=preview):
+            for result in classifier.stream(images.sources(positions), preview=preview):
                 outcome = outcome_of(result, among=among)
                 tally.add(outcome)
                 if worst:
@@ -140,8 +140,8 @@ def command(
         interrupted = True
         if not tally.images:
             raise
-    for remark in images.remarks():
-        say(remark)
+    for warning in images.warnings():
+        say(warning)
     report = tally.report(classifier, among=among)
     settings = {
         "images": to_unicode(csv_file or folder or ""),
@@ -165,10 +165,10 @@ def command(
     return 1 if report.failures else 0
 
 
-def _collection(folder: str | None, csv_file: str | None) -> Collection:
-    from densenet_cli.datasets import ClassFolders, Table
+def _collection(folder: str | None, csv_file: str | None) -> Dataset:
+    from densenet_cli.datasets import ClassFolders, LabelTable
 
-    return Table(csv_file, folder) if csv_file else ClassFolders(folder or "")
+    return LabelTable(csv_file, folder) if csv_file else ClassFolders(folder or "")
 
 
 def _md5(weights: Path) -> str:

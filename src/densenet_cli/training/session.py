@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from densenet_cli import datasets, labels
+from densenet_cli.datasets import ImageList
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
-from densenet_cli.training import folders, recipes, run_files
+from densenet_cli.training import recipes, run_files
 from densenet_cli.training.batches import Subset, split_validation
-from densenet_cli.training.folders import Collection
 from densenet_cli.training.image_cache import Images, MappedImages, open_images
 from densenet_cli.training.run_files import RunPaths, RunState
 from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
@@ -63,9 +64,9 @@ def open_run(
         _check_settings(state, settings)
     elif not overwrite:
         _check_empty(paths.output)
-    training = folders.scan(paths.train)
-    validation = folders.scan(paths.val, training.classes) if paths.val else None
-    labels = folders.class_labels(training.classes)
+    training = datasets.list_images(str(paths.train))
+    validation = datasets.list_images(str(paths.val), training.classes) if paths.val else None
+    class_labels = labels.from_class_names(training.classes)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
         raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images, and `val`.")
@@ -79,12 +80,12 @@ def open_run(
         initial_arrays = None
         if state is None:
             if settings.start != FROM_SCRATCH:
-                config = settings.config(len(labels))
-                initial_arrays = network.load_initial_arrays(settings.start, config, labels, offline)
+                config = settings.config(len(class_labels))
+                initial_arrays = network.load_initial_arrays(settings.start, config, class_labels, offline)
             state = RunState(settings.to_dict(), list(training.classes), fingerprint)
             _delete_run(paths.output)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
-        yield TrainingRun(settings, labels, *subsets, state, paths.output, options, initial_arrays)
+        yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
 
 
 def _check_settings(state: RunState, settings: Settings) -> None:
@@ -117,8 +118,8 @@ def _lock(output: Path) -> Iterator[None]:
 
 def _open_subsets(
     paths: RunPaths,
-    training: Collection,
-    validation: Collection | None,
+    training: ImageList,
+    validation: ImageList | None,
     settings: Settings,
     options: RunOptions,
     on_decoded: Callable[[int, int], None],
@@ -128,16 +129,16 @@ def _open_subsets(
     # Neither the smallest random crop nor the center crop (224 of 256) may enlarge a JPEG decoded at reduced scale.
     min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
     subsets = []
-    for collection in filter(None, (training, validation)):
-        images = open_images(collection.paths, min_side, paths.cache, options.cache_limit, options.threads, on_decoded)
-        readable = _readable_indices(collection, images, options.skip_unreadable)
-        subsets.append(Subset(images, readable, collection.targets[readable]))
+    for image_list in filter(None, (training, validation)):
+        images = open_images(image_list.paths, min_side, paths.cache, options.cache_limit, options.threads, on_decoded)
+        readable = _readable_indices(image_list, images, options.skip_unreadable)
+        subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
     if validation is None:
         return split_validation(subsets[0], training.classes, settings.validation, settings.seed)
     return subsets[0], subsets[1]
 
 
-def _readable_indices(collection: Collection, images: Images, skip_unreadable: bool) -> IntArray:
+def _readable_indices(image_list: ImageList, images: Images, skip_unreadable: bool) -> IntArray:
     """Return the indices of the images that were decoded; all indices if images are decoded on demand.
 
     Raises:
@@ -148,10 +149,11 @@ def _readable_indices(collection: Collection, images: Images, skip_unreadable: b
         listed = " ".join(list(errors.values())[:MAX_LISTED])
         more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""
         raise UsageError(
-            f"{len(errors)} of {len(collection)} images cannot be decoded: {listed}{more} Repair or remove them, or "
+            f"{len(errors)} of {len(image_list)} images cannot be decoded: {listed}{more} Repair or remove them, or "
             "use `skip_unreadable`."
         )
-    readable = np.setdiff1d(np.arange(len(collection)), np.fromiter(errors, np.int64, len(errors)))
-    for target in sorted(set(collection.targets.tolist()) - set(collection.targets[readable].tolist())):
-        raise UsageError(f"No image of the class {collection.classes[target]!r} can be decoded.")
+    readable = np.setdiff1d(np.arange(len(image_list)), np.fromiter(errors, np.int64, len(errors)))
+    readable_targets = {image_list.targets[index] for index in readable}
+    for target in sorted(set(image_list.targets) - readable_targets):
+        raise UsageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")
     return readable
