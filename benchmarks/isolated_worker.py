@@ -13,8 +13,8 @@ import psutil
 
 from densenet_cli.errors import DecoderCrashedError
 from densenet_cli.images import decoding
+from densenet_cli.images.isolation import WorkerPool
 from densenet_cli.images.isolation.worker import Worker
-from densenet_cli.images.isolation.workers import Workers
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source, from_object
 
@@ -50,7 +50,7 @@ def main(image: str, rounds: int) -> None:
             workers.load(source, PREPROCESSING)
 
     started: list[Worker] = []
-    workers = Workers(budget)
+    workers = WorkerPool(budget)
     decoding.load(source, PREPROCESSING, budget)
     workers.load(source, PREPROCESSING)
     results = {"main_process_ms": 0.0, "worker_ms": 0.0}

@@ -144,9 +144,9 @@ class Classifier:
             return lambda source, preprocessing, preview: decoding.load(source, preprocessing, budget, preview)
         if os.name != "posix":
             raise UsageError("`isolate` and `timeout` need a POSIX system such as Linux or macOS.")
-        from densenet_cli.images.isolation.workers import Workers
+        from densenet_cli.images.isolation import WorkerPool
 
-        workers = Workers(budget, timeout)
+        workers = WorkerPool(budget, timeout)
         self._finalizer = weakref.finalize(self, workers.close)
         return workers.load
 

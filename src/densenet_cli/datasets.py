@@ -19,7 +19,7 @@ from typing import Protocol
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
 from densenet_cli.images.sources import LabeledSource, from_object, is_url
-from densenet_cli.images.walking import SUFFIXES, Found, Skipped, explain, walk
+from densenet_cli.images.walking import SUFFIXES, Entry, SkippedFiles, describe_os_error, walk
 from densenet_cli.text import to_unicode
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ClassFolders:
         except NotADirectoryError:
             raise UsageError(f"{name} is not a folder. Use `csv` to read a table of paths and labels.") from None
         except OSError as error:
-            raise UsageError(f"Cannot list the folder {name}: {explain(error)}") from None
+            raise UsageError(f"Cannot list the folder {name}: {describe_os_error(error)}") from None
         if not self.classes:
             images = f", only {_plural(self._unsorted, 'image')}" if self._unsorted else ""
             raise UsageError(
@@ -94,13 +94,13 @@ class ClassFolders:
                     self._unsorted += 1
         return tuple(sorted(classes))
 
-    def walk(self) -> Iterator[tuple[str, Found]]:
+    def walk(self) -> Iterator[tuple[str, Entry]]:
         """Yield each image with the name of its class, and each empty or unlistable folder with its error."""
         skipped = 0
         for name in self.classes:
             for entry in walk(os.path.join(self._folder, name)):
-                if isinstance(entry, Skipped):
-                    skipped += entry.files
+                if isinstance(entry, SkippedFiles):
+                    skipped += entry.count
                 else:
                     yield name, entry
         if skipped:
@@ -146,7 +146,7 @@ class LabelTable:
             with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
                 self._rows = list(_read_rows(csv.reader(stream), name, base))
         except OSError as error:
-            raise UsageError(f"Cannot read {name}: {explain(error)}") from None
+            raise UsageError(f"Cannot read {name}: {describe_os_error(error)}") from None
         except csv.Error as error:
             raise UsageError(f"{name} is not a valid CSV file: {error}.") from None
         if not self._rows:

@@ -12,7 +12,7 @@ from densenet_cli import Classifier, engines
 from densenet_cli.errors import SourceNotFoundError, UsageError
 from densenet_cli.explain.cam import Explainer, _Projection
 from densenet_cli.images import decoding
-from densenet_cli.images.preprocessing import MODES, DecodedImage, Preprocessing, apply, window
+from densenet_cli.images.preprocessing import MODES, DecodedImage, Preprocessing, preprocess, visible_box
 from densenet_cli.images.previews import DisplayImage
 from densenet_cli.images.sources import from_object
 from densenet_cli.labels import placeholders
@@ -89,8 +89,8 @@ def test_window_matches_preprocessing(mode, size, position, input_size):
     image = np.zeros((height, width, 3), np.uint8)
     image[y : y + side, x : x + side] = 255
     preprocessing = Preprocessing(mode, input_size)
-    pixels = apply(DecodedImage.whole(Image.fromarray(image)), preprocessing)[0]
-    left, top, right, bottom = window(size, preprocessing)
+    pixels = preprocess(DecodedImage.at_full_scale(Image.fromarray(image)), preprocessing)[0]
+    left, top, right, bottom = visible_box(size, preprocessing)
     bright = pixels.astype(int).min(axis=2) > 128  # the border of mode ``pad`` is darker
     # The center of each input pixel in the original image, from the window.
     columns = left + (np.arange(input_size) + 0.5) * (right - left) / input_size
@@ -115,14 +115,14 @@ def test_window_matches_preprocessing(mode, size, position, input_size):
     hot=st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)),
 )
 def test_peak_and_box_of_one_hot_cell(mode, size, cells, hot):
-    projection = _Projection(size, window(size, Preprocessing(mode, 224)), 1)
+    projection = _Projection(size, visible_box(size, Preprocessing(mode, 224)), 1)
     values = np.full((cells, cells), -3, np.float32)
     row, column = int(hot[0] * cells), int(hot[1] * cells)
     values[row, column] = 5
     (x, y), (left, top, right, bottom) = projection.locate(values, projection.heat_map(values))
     assert 0 <= left <= x < right <= size[0]
     assert 0 <= top <= y < bottom <= size[1]
-    window_left, window_top, window_right, window_bottom = window(size, Preprocessing(mode, 224))
+    window_left, window_top, window_right, window_bottom = visible_box(size, Preprocessing(mode, 224))
     cell_width, cell_height = (window_right - window_left) / cells, (window_bottom - window_top) / cells
     center = window_left + (column + 0.5) * cell_width, window_top + (row + 0.5) * cell_height
     if cells > 1 and all(start <= at < end for at, start, end in zip(center, (0, 0), size, strict=True)):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.classifier import DECODE_MEMORY
-from densenet_cli.images.budget import MEGABYTE
+from densenet_cli.images.memory import MEGABYTE
 from tests.images.fuzz_images import MOST_MEMORY, classify, run
 from tests.support.images import encode
 from tests.support.networks import tiny_weights

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.images.headers import has_one_scan, icon_size, jpeg2000_codestream, webp_size
+from densenet_cli.images.formats import has_single_scan, read_icon_size, read_jpeg2000_codestream, read_webp_size
 from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, photograph, rotated
 
 ROOT = Path(__file__).parents[2]
@@ -129,34 +129,34 @@ def opened(data: bytes) -> Image.Image:
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_a_jpeg_of_several_scans_is_told_apart(mode):
     image = PILLOW_MODES[mode](photograph("coffee", (60, 40)))
-    assert has_one_scan(opened(encode(image, "JPEG")))
-    assert not has_one_scan(opened(encode(image, "JPEG", progressive=True)))
+    assert has_single_scan(opened(encode(image, "JPEG")))
+    assert not has_single_scan(opened(encode(image, "JPEG", progressive=True)))
 
 
 def test_a_scan_for_each_channel_is_told_apart():
     data = bytearray(encode(photograph("coffee", (60, 40)), "JPEG"))
     scan = data.index(b"\xff\xda")
     data[scan : scan + 14] = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
-    assert not has_one_scan(opened(bytes(data)))
+    assert not has_single_scan(opened(bytes(data)))
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}])
 @pytest.mark.parametrize("size", [(1, 1), (301, 203), (16383, 2)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_the_size_of_a_webp(mode, size, options):
-    assert webp_size(io.BytesIO(encode(Image.new(mode, size), "WEBP", **options))) == size
+    assert read_webp_size(io.BytesIO(encode(Image.new(mode, size), "WEBP", **options))) == size
 
 
 @pytest.mark.parametrize("bitmap", ["bmp", "png"])
 def test_the_size_of_an_icon_is_that_of_its_images(bitmap):
     data = bytearray(encode(photograph("coffee", (64, 48)).convert("RGBA"), "ICO", bitmap_format=bitmap))
     data[6:8] = b"\x10\x10"  # what the table says of it
-    width, height = icon_size(io.BytesIO(data))
+    width, height = read_icon_size(io.BytesIO(data))
     assert (width, height) in ((64, 48), (64, 96))  # a BMP counts its mask in its height
 
 
 @pytest.mark.parametrize("no_jp2", [True, False])
 def test_the_codestream_of_a_jpeg_2000(no_jp2):
     data = encode(photograph("coffee", (61, 43)), "JPEG2000", no_jp2=no_jp2, codeblock_size=(8, 16))
-    codestream = jpeg2000_codestream(io.BytesIO(data))
-    assert (codestream.size, codestream.components, codestream.block) == ((61, 43), 3, 128)
+    codestream = read_jpeg2000_codestream(io.BytesIO(data))
+    assert (codestream.size, codestream.components, codestream.min_block_pixels) == ((61, 43), 3, 128)

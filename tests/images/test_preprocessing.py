@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densenet_cli.errors import UsageError
-from densenet_cli.images.decoding import load
-from densenet_cli.images.preprocessing import MODES, PAD_COLOR, WORKSPACE, Preprocessing, normalize
-from densenet_cli.images.sources import from_object
-from tests.support.images import ENCODINGS, PHOTOGRAPHS, PILLOW_MODES, animation, encode, photograph, rotated
-
-
-def seen(image: object, **settings) -> np.ndarray:
-    return load(from_object(image), Preprocessing(**settings))
+from densenet_cli.images.preprocessing import MODES, PAD_COLOR, WORKSPACE_PIXELS, Preprocessing, normalize
+from tests.support.images import (
+    ENCODINGS,
+    PHOTOGRAPHS,
+    PILLOW_MODES,
+    animation,
+    encode,
+    load_pixels,
+    photograph,
+    rotated,
+)
 
 
 def torchvision(image: Image.Image, resize: int = 256, crop: int = 224) -> np.ndarray:
@@ -38,8 +41,8 @@ def torchvision(image: Image.Image, resize: int = 256, crop: int = 224) -> np.nd
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_crop_gives_the_pixels_of_torchvision(name):
     image = photograph(name)
-    assert np.array_equal(seen(image)[0], torchvision(image))
-    assert np.array_equal(seen(encode(image, "PNG"))[0], torchvision(image))
+    assert np.array_equal(load_pixels(image)[0], torchvision(image))
+    assert np.array_equal(load_pixels(encode(image, "PNG"))[0], torchvision(image))
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,16 +50,16 @@ def test_crop_gives_the_pixels_of_torchvision(name):
 def test_crop_gives_the_pixels_of_torchvision_at_any_size(width, height, input_size):
     image = photograph("coffee", (width, height))
     resize = round(input_size * 256 / 224)
-    assume(resize * resize * max(width, height) // min(width, height) <= WORKSPACE)
-    assert np.array_equal(seen(image, input_size=input_size)[0], torchvision(image, resize, input_size))
+    assume(resize * resize * max(width, height) // min(width, height) <= WORKSPACE_PIXELS)
+    assert np.array_equal(load_pixels(image, input_size=input_size)[0], torchvision(image, resize, input_size))
 
 
 @pytest.mark.parametrize("size", [(3, 400), (400, 3), (40, 4000), (4000, 40), (1, 300), (7, 1001)])
 def test_long_images_come_out_as_if_resized_whole(size):
     """The part that is seen, from the original's coordinates, has the same pixels but for roundings."""
-    assert 256 * 256 * max(size) // min(size) > WORKSPACE
+    assert 256 * 256 * max(size) // min(size) > WORKSPACE_PIXELS
     image = photograph("rocket", size)
-    difference = np.abs(seen(image)[0].astype(int) - torchvision(image))
+    difference = np.abs(load_pixels(image)[0].astype(int) - torchvision(image))
     assert difference.max() <= 1 and difference.mean() < 0.05
 
 
@@ -75,9 +78,9 @@ def test_any_shape_gives_a_square_in_bounded_memory(mode, size, monkeypatch):
 
     image = photograph("coffee", size)
     monkeypatch.setattr(Image.Image, "resize", watched)
-    assert seen(image, mode=mode).shape == (1, 224, 224, 3)
+    assert load_pixels(image, mode=mode).shape == (1, 224, 224, 3)
     if mode != "keras":  # nearest pixels need nothing in between
-        assert largest <= max(WORKSPACE + 4 * 256, size[0] * size[1])
+        assert largest <= max(WORKSPACE_PIXELS + 4 * 256, size[0] * size[1])
 
 
 @settings(max_examples=80, deadline=None)
@@ -91,20 +94,20 @@ def test_any_shape_gives_a_square_in_bounded_memory(mode, size, monkeypatch):
 def test_every_mode_size_and_way_gives_a_square(width, height, mode, pillow_mode, input_size):
     assume(mode != "keras" or pillow_mode != "La")  # Pillow knows no conversion from La to RGB
     image = PILLOW_MODES[pillow_mode](photograph("rocket", (width, height)))
-    pixels = seen(image, mode=mode, input_size=input_size)
+    pixels = load_pixels(image, mode=mode, input_size=input_size)
     assert pixels.shape == (1, input_size, input_size, 3)
     assert pixels.dtype == np.uint8
 
 
 def test_squash_takes_the_whole_image():
     image = photograph("chelsea")
-    assert np.array_equal(seen(image, mode="squash")[0], np.asarray(image.resize((224, 224), Image.BILINEAR)))
+    assert np.array_equal(load_pixels(image, mode="squash")[0], np.asarray(image.resize((224, 224), Image.BILINEAR)))
 
 
 @pytest.mark.parametrize("size", [(400, 200), (200, 400), (300, 300), (1, 5000)])
 def test_pad_keeps_the_shape_and_fills_up_with_the_mean(size):
     image = Image.new("RGB", size, (255, 0, 0))
-    square = seen(image, mode="pad")[0]
+    square = load_pixels(image, mode="pad")[0]
     red = (square == (255, 0, 0)).all(axis=2)
     width, height = (max(1, round(224 * side / max(size))) for side in size)
     assert red.sum() == width * height
@@ -119,14 +122,14 @@ def test_the_mean_color_is_nearly_zero_to_the_network():
 
 def test_ten_crops_are_the_corners_the_middle_and_their_mirror_images():
     image = photograph("coffee")
-    crops = seen(image, ten_crop=True)
+    crops = load_pixels(image, ten_crop=True)
     assert crops.shape == (10, 224, 224, 3)
     whole = np.asarray(image.resize((384, 256), Image.BILINEAR))
     assert image.size == (600, 400)
     for index, (top, left) in enumerate([(0, 0), (0, 160), (32, 0), (32, 160), (16, 80)]):
         assert np.array_equal(crops[index], whole[top : top + 224, left : left + 224])
     assert np.array_equal(crops[5:], crops[:5, :, ::-1])
-    assert np.array_equal(crops[4], seen(image)[0])
+    assert np.array_equal(crops[4], load_pixels(image)[0])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
@@ -160,7 +163,7 @@ def test_keras_way_gives_the_array_of_keras_at_any_size(size, keras, tmp_path):
 def assert_same_as_keras(keras, path) -> None:
     theirs = keras.utils.img_to_array(keras.utils.load_img(path, target_size=(224, 224)))
     numbers = keras.applications.densenet.preprocess_input(theirs[None])
-    ours = normalize(seen(path, mode="keras"))
+    ours = normalize(load_pixels(path, mode="keras"))
     assert ours.dtype == numbers.dtype == np.float32
     assert np.array_equal(ours, numbers)
 
@@ -176,7 +179,7 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_little_changes():
     for index in range(24):
         whole.paste(photograph(PHOTOGRAPHS[index % 4]), (index % 5 * 480, index // 5 * 350))
     data = encode(whole, "JPEG", quality=90)
-    exact, reduced = seen(data, exact=True)[0].astype(int), seen(data)[0].astype(int)
+    exact, reduced = load_pixels(data, exact=True)[0].astype(int), load_pixels(data)[0].astype(int)
     difference = np.abs(exact - reduced)
     assert difference.any()
     assert difference.max() <= 8 and difference.mean() < 0.5
@@ -188,7 +191,10 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_little_changes():
 def test_reduced_scale_shifts_nothing_whatever_the_size_and_orientation(mode, orientation):
     """The last column and row of a reduced image are filled up: 1303 by 1100 at a half is 652 by 550, not 651.5."""
     data = rotated(photograph("chelsea", (1303, 1101)), orientation, quality=95)
-    exact, reduced = seen(data, mode=mode, exact=True)[0].astype(int), seen(data, mode=mode)[0].astype(int)
+    exact, reduced = (
+        load_pixels(data, mode=mode, exact=True)[0].astype(int),
+        load_pixels(data, mode=mode)[0].astype(int),
+    )
     difference = np.abs(exact - reduced)
     assert 0 < difference.max() <= 6 and difference.mean() < 0.4
 
@@ -196,15 +202,15 @@ def test_reduced_scale_shifts_nothing_whatever_the_size_and_orientation(mode, or
 @pytest.mark.parametrize("size", [(1000, 1000), (1023, 4000)])
 def test_a_jpeg_that_is_not_much_larger_is_decoded_exactly(size):
     data = encode(photograph("chelsea", size), "JPEG")
-    assert np.array_equal(seen(data), seen(data, exact=True))
+    assert np.array_equal(load_pixels(data), load_pixels(data, exact=True))
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"mode": "center"}, "crop, squash, pad, keras"),
-        ({"ten_crop": True, "mode": "pad"}, "crop only"),
-        ({"input_size": 0}, "1 or more"),
+        ({"ten_crop": True, "mode": "pad"}, "requires"),
+        ({"input_size": 0}, "at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(wrong, words):
@@ -214,6 +220,6 @@ def test_wrong_settings_are_refused_before_anything_runs(wrong, words):
 
 @pytest.mark.parametrize("input_size", [1, 32, 64, 223, 224, 299, 331])
 def test_the_shorter_side_is_never_less_than_the_crop(input_size):
-    side = Preprocessing(input_size=input_size).shorter_side
+    side = Preprocessing(input_size=input_size).resize_side
     assert side >= input_size
     assert math.isclose(side, input_size * 256 / 224, abs_tol=0.5)

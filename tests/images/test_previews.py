@@ -63,12 +63,12 @@ def test_noise_keeps_to_its_bytes():
     rng = np.random.default_rng(0)
     for size in ((160, 160), (500, 500)):
         noise = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-        assert 3000 < len(Thumbnail.make(DecodedImage.whole(noise)).jpeg) <= MAX_JPEG_BYTES
+        assert 3000 < len(Thumbnail.make(DecodedImage.at_full_scale(noise)).jpeg) <= MAX_JPEG_BYTES
 
 
 @pytest.mark.parametrize("kind", PREVIEWS.values())
 def test_a_preview_survives_the_way_from_a_worker(kind):
-    decoded = DecodedImage.whole(photograph("coffee", (1200, 800)))
+    decoded = DecodedImage.at_full_scale(photograph("coffee", (1200, 800)))
     preview = kind.make(decoded)
     data = preview.to_bytes()
     assert len(data) <= kind.max_bytes
@@ -77,7 +77,7 @@ def test_a_preview_survives_the_way_from_a_worker(kind):
 
 @given(cut=st.integers(0, 40), orientation=st.sampled_from([0, 9, 1 << 31]))
 def test_a_damaged_preview_is_refused(cut, orientation):
-    data = DisplayImage.make(DecodedImage.whole(photograph("coffee", (30, 20)))).to_bytes()
+    data = DisplayImage.make(DecodedImage.at_full_scale(photograph("coffee", (30, 20)))).to_bytes()
     wrong = data[:16] + orientation.to_bytes(4, "little") + data[20:]
     for damaged in (data[:cut], data[:-1], data + b"x", bytes(20) + data[20:], wrong):
         with pytest.raises(ValueError):

@@ -229,7 +229,7 @@ def large(tmp_path_factory):
     jpegs = []
     for _ in range(50):
         noise = Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))
-        jpegs.append(Thumbnail.make(DecodedImage.whole(noise)).jpeg)
+        jpegs.append(Thumbnail.make(DecodedImage.at_full_scale(noise)).jpeg)
     write(path, MAX_THUMBNAILS + 1, jpegs)
     return path
 

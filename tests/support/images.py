@@ -14,6 +14,10 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from densenet_cli.images.decoding import DecodeBudget, load
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import from_object
+
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
 
 
@@ -124,6 +128,11 @@ def _encodings() -> Iterator[Encoding]:
 
 ENCODINGS = tuple(_encodings())
 """Every format and mode that Pillow writes and the program reads, TIFF in its compressions."""
+
+
+def load_pixels(image: Any, budget: DecodeBudget | None = None, **settings: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Load an image with the given preprocessing settings."""
+    return load(from_object(image), Preprocessing(**settings), budget).pixels
 
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:

@@ -28,7 +28,7 @@ def test_a_crop_of_the_whole_image_only_resizes_it():
             return 0.0
 
     image = blurred_noise(16, 16)
-    crop = random_resized_crop(DecodedImage.whole(image), 8, 0.3, WholeImage())
+    crop = random_resized_crop(DecodedImage.at_full_scale(image), 8, 0.3, WholeImage())
     np.testing.assert_array_equal(crop, np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR)))
 
 
@@ -36,7 +36,7 @@ def test_random_crops_stay_in_the_range_of_area_and_aspect_ratio():
     # Each pixel contains its column and row, so the corners of a crop show where it was cut.
     side = 240
     columns, rows = np.meshgrid(np.arange(side), np.arange(side))
-    whole = DecodedImage.whole(Image.fromarray(np.stack([columns, rows, rows], axis=2).astype(np.uint8)))
+    whole = DecodedImage.at_full_scale(Image.fromarray(np.stack([columns, rows, rows], axis=2).astype(np.uint8)))
     generator = np.random.default_rng(0)
     areas, aspects = [], []
     for _ in range(300):
@@ -53,7 +53,7 @@ def test_random_crops_stay_in_the_range_of_area_and_aspect_ratio():
 
 def test_padded_crops_shift_by_up_to_an_eighth():
     pixels = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8)
-    whole = DecodedImage.whole(Image.fromarray(pixels))
+    whole = DecodedImage.at_full_scale(Image.fromarray(pixels))
     padded = np.full((40, 40, 3), PAD_COLOR, np.uint8)
     padded[4:36, 4:36] = pixels
     windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(9)}
@@ -64,7 +64,7 @@ def test_padded_crops_shift_by_up_to_an_eighth():
 
 
 def test_half_of_the_images_are_flipped():
-    whole = DecodedImage.whole(blurred_noise(8, 8))
+    whole = DecodedImage.at_full_scale(blurred_noise(8, 8))
     original = np.asarray(whole.image)
     settings = replace(SETTINGS, augmentation="none")
     generator = np.random.default_rng(0)
@@ -87,7 +87,7 @@ class TenImages:
     def __getitem__(self, index: int, /) -> DecodedImage:
         if index in self._unreadable:
             raise ImageError(f"{index} is unreadable")
-        return DecodedImage.whole(blurred_noise(16, 16, seed=int(index)))
+        return DecodedImage.at_full_scale(blurred_noise(16, 16, seed=int(index)))
 
 
 def subset(images: TenImages | None = None) -> Subset:

@@ -141,7 +141,7 @@ def _add(options: tuple[Callable[[F], F], ...], function: F) -> F:
 
 
 def images_of(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
-    """The images that ``source_options`` name, found as they are asked for; files passed over are said at the end.
+    """The images that ``source_options`` name, found as they are asked for.
 
     Raises ``click.UsageError`` at once where these are none, or contradict one another.
     """
@@ -153,7 +153,7 @@ def images_of(source: tuple[str, ...], files_from: str | None, null: bool) -> It
         raise click.UsageError("Standard input is either an image (-) or a list (--files-from -), not both.")
     from densenet_cli.images.sources import expand
 
-    return expand(_arguments(source, files_from, null), on_skipped=_say_skipped)
+    return expand(_arguments(source, files_from, null))
 
 
 def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
@@ -166,10 +166,6 @@ def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> I
     elif files_from:
         with Path(files_from).open("rb") as file:
             yield from read_list(file, null)
-
-
-def _say_skipped(files: int) -> None:
-    say(f"{files:,} file{'s' if files > 1 else ''} in folders passed over: no image suffix.")
 
 
 def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:

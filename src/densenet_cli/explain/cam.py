@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import UsageError
 from densenet_cli.explain.drawing import HeatMap, Panel, draw_panels
-from densenet_cli.images.orientation import METHODS
-from densenet_cli.images.preprocessing import Preprocessing, window
+from densenet_cli.images.conversion import TRANSPOSE_METHODS
+from densenet_cli.images.preprocessing import Preprocessing, visible_box
 from densenet_cli.images.previews import DisplayImage
 from densenet_cli.labels import ClassResolver
 from densenet_cli.results import Failure, Score
@@ -187,7 +187,7 @@ class Explainer:
         kernel, bias = self._head()
         order = [int(position) for position in (-probabilities).argsort(kind="stable")]
         # In mode ``keras`` the input keeps the orientation of the file; its window is the whole image, upright or not.
-        projection = _Projection(original.size, window(original.size, self._preprocessing), original.orientation)
+        projection = _Projection(original.size, visible_box(original.size, self._preprocessing), original.orientation)
         maps = []
         for position in order[: self._top_k] if self._positions is None else self._positions:
             score = Score.of(self._labels[position], order.index(position) + 1, probabilities[position])
@@ -221,7 +221,7 @@ class _Projection:
 
         if self._orientation == 1:
             return values
-        return np.asarray(Image.fromarray(values).transpose(Image.Transpose[METHODS[self._orientation]]))
+        return np.asarray(Image.fromarray(values).transpose(Image.Transpose[TRANSPOSE_METHODS[self._orientation]]))
 
     def heat_map(self, values: FloatArray) -> HeatMap:
         """Interpolate an upright map within the image and scale it to [0, 1]. A constant map becomes 1 everywhere."""

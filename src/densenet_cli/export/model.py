@@ -90,7 +90,7 @@ class ExportedModel:
     def _describe_preprocessing(self) -> dict[str, Any]:
         mode, size = self.preprocessing.mode, self.size
         resize: dict[str, Any] = {
-            "crop": {"resize": "shorter side", "resize_size": self.preprocessing.shorter_side, "crop": "center"},
+            "crop": {"resize": "shorter side", "resize_size": self.preprocessing.resize_side, "crop": "center"},
             "squash": {"resize": "both sides", "resize_size": size, "crop": None},
             "pad": {"resize": "longer side", "resize_size": size, "crop": None, "pad_color": list(PAD_COLOR)},
             "keras": {"resize": "both sides", "resize_size": size, "crop": None},

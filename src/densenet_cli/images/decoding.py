@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from densenet_cli.errors import DensenetError, UnreadableImageError
-from densenet_cli.images import allocator, memory
-from densenet_cli.images.budget import UNLIMITED, DecodeBudget
-from densenet_cli.images.color import to_rgb
-from densenet_cli.images.formats import identify
-from densenet_cli.images.orientation import orientation_of, upright
-from densenet_cli.images.pillow_setup import quieten
-from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, apply, squares
-from densenet_cli.images.reading import Encoded, opened
-from densenet_cli.images.reasons import reason
+from densenet_cli.images import memory
+from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
+from densenet_cli.images.formats import identify_format
+from densenet_cli.images.memory import UNLIMITED, DecodeBudget
+from densenet_cli.images.pillow_setup import configure_pillow
+from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
+from densenet_cli.images.reading import EncodedImage, open_source
 from densenet_cli.images.sources import Source
 
 if TYPE_CHECKING:
@@ -28,9 +26,25 @@ if TYPE_CHECKING:
     from densenet_cli._types import Box, Size, UInt8Array
     from densenet_cli.images.previews import Preview
 
-__all__ = ["DecodeBudget", "Loaded", "decode", "guarded", "load", "load_bytes"]
+__all__ = ["DecodeBudget", "Loaded", "decode", "guard", "load", "load_bytes"]
 
 T = TypeVar("T")
+
+MAX_MESSAGE_LENGTH = 200
+
+INVALID_HEADER = "The image is damaged: invalid header."
+
+MESSAGES = {
+    "MemoryError": "Not enough memory to decode the image.",
+    "RecursionError": INVALID_HEADER,
+    "KeyError": INVALID_HEADER,
+    "IndexError": INVALID_HEADER,
+    "TypeError": INVALID_HEADER,
+    "AttributeError": INVALID_HEADER,
+    "AssertionError": INVALID_HEADER,
+    "error": INVALID_HEADER,  # struct.error
+}
+"""Exception name -> message, for exceptions of decoders whose own message says nothing about the image."""
 
 
 class Loaded(NamedTuple):
@@ -65,7 +79,7 @@ def load(
     Raises:
         ImageError: one of its subclasses, and nothing else, whatever the image.
     """
-    return Loaded(*guarded(lambda: _load(source, _request(preprocessing, apply, preview), budget)))
+    return Loaded(*guard(lambda: _load(source, _request(preprocessing, preprocess, preview), budget)))
 
 
 def load_bytes(
@@ -77,9 +91,9 @@ def load_bytes(
     """Like ``load``, with the pixels as bytes. Imports numpy only for images of more than 8 bits."""
 
     def use(decoded: DecodedImage, preprocessing: Preprocessing) -> bytes:
-        return b"".join(square.tobytes() for square in squares(decoded, preprocessing))
+        return b"".join(crop.tobytes() for crop in make_crops(decoded, preprocessing))
 
-    return guarded(lambda: _load(source, _request(preprocessing, use, preview), budget))
+    return guard(lambda: _load(source, _request(preprocessing, use, preview), budget))
 
 
 def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | None = None) -> DecodedImage:
@@ -94,7 +108,33 @@ def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | N
     Raises:
         ImageError: one of its subclasses, and nothing else, whatever the image.
     """
-    return guarded(lambda: _load(source, _DecodeRequest(lambda decoded: decoded, min_side), budget))[0]
+    return guard(lambda: _load(source, _DecodeRequest(lambda decoded: decoded, min_side), budget))[0]
+
+
+def guard(task: Callable[[], T]) -> T:
+    """Call ``task`` and turn every exception other than a ``DensenetError`` into an ``UnreadableImageError``."""
+    try:
+        return task()
+    except DensenetError as error:
+        failure = error
+    except Exception as error:
+        failure = UnreadableImageError(_describe_error(error))
+    # The error may be kept for long. The frames of its traceback would keep the image in memory.
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
+
+
+def _describe_error(error: Exception) -> str:
+    """Describe the exception of a decoder in one printable line of about ``MAX_MESSAGE_LENGTH`` characters."""
+    name = type(error).__name__
+    if name in MESSAGES:
+        return MESSAGES[name]
+    message = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    if len(message) > MAX_MESSAGE_LENGTH:
+        message = f"{message[:MAX_MESSAGE_LENGTH]}..."
+    if isinstance(error, ImportError):
+        return f"Cannot import Pillow: {message.rstrip('.')}."
+    return f"The image is damaged: {message.rstrip('.') or name}."
 
 
 @dataclass(frozen=True)
@@ -123,7 +163,7 @@ class _DecodeRequest(Generic[T]):
     def memory_needed(self, size: Size) -> int:
         """Estimate the bytes needed in addition to the decoded image of this size."""
         sides = (self.resized_side, self.preview.max_side if self.preview else 0)
-        return max(memory.of_resizing(size, side) for side in sides)
+        return max(memory.estimate_resize(size, side) for side in sides)
 
     def for_preview_alone(self, image: Image) -> _DecodeRequest[None] | None:
         """Return a request for the preview alone if it needs a larger JPEG scale than ``use``, else None.
@@ -132,8 +172,8 @@ class _DecodeRequest(Generic[T]):
         """
         if self.preview is None or image.format != "JPEG" or self.min_side is None:
             return None
-        min_side = self.preview.min_source_side
-        if _scale(image.size, min_side or self.min_side) >= _scale(image.size, self.min_side):
+        min_side = self.preview.min_decoded_side
+        if _jpeg_reduction(image.size, min_side or self.min_side) >= _jpeg_reduction(image.size, self.min_side):
             return None
         return _DecodeRequest(lambda decoded: None, min_side, as_is=self.as_is, preview=self.preview)
 
@@ -144,118 +184,112 @@ def _request(
     """Return the request for the network's input."""
     return _DecodeRequest(
         lambda decoded: use(decoded, preprocessing),
-        preprocessing.least_side,
-        preprocessing.shorter_side,
+        preprocessing.min_decoded_side,
+        preprocessing.resize_side,
         as_is=preprocessing.mode == "keras",
         preview=preview,
     )
 
 
-def guarded(task: Callable[[], T]) -> T:
-    """What ``task`` gives. Whatever it raises becomes a ``ImageError``, other errors of ours aside."""
-    try:
-        return task()
-    except DensenetError as error:
-        failure = error
-    except Exception as error:
-        failure = UnreadableImageError(reason(error))
-    # Whoever keeps the error must not keep the image, which the frames of a traceback hold on to.
-    failure.__cause__ = failure.__context__ = None
-    raise failure.with_traceback(None)
-
-
 def _load(source: Source, request: _DecodeRequest[T], budget: DecodeBudget | None) -> tuple[T, Preview | None]:
     budget = budget or UNLIMITED
-    quieten(budget)
-    allocator.give_back()
+    configure_pillow(budget)
+    memory.return_freed_memory()
     match source.kind:
         case "nothing":
             raise source.error or UnreadableImageError("There is no image.")
         case "image":
-            return _from_image(source.origin, request, budget)
+            return _load_pil_image(source.origin, request, budget)
         case "array":
-            return _from_array(source.origin, request, budget)
+            return _load_array(source.origin, request, budget)
         case _:
-            with opened(source) as encoded:
-                return _from_file(encoded, request, budget)
+            with open_source(source) as encoded:
+                return _load_file(encoded, request, budget)
 
 
-def _from_file(encoded: Encoded, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
-    """Header, memory, pixels."""
-    format = identify(encoded.stream)
-    held = encoded.size if encoded.in_memory else 0
-    if format.size:
-        size = format.size(encoded.stream)
-        needed = memory.of_opened(format.name, size, encoded.size) + request.memory_needed(size)
-        with budget.reserve(held + needed):
-            return _see(format.open(encoded.stream), request)
-    image = format.open(encoded.stream)
-    if separate := request.for_preview_alone(image):
-        _, preview = _decode(image, separate, held, encoded.size, budget)
+def _load_file(encoded: EncodedImage, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
+    """Read the header, reserve memory, and decode."""
+    image_format = identify_format(encoded.stream)
+    if image_format.read_size:
+        size = image_format.read_size(encoded.stream)
+        needed = memory.estimate_eager_decode(image_format.name, size, encoded.size) + request.memory_needed(size)
+        with budget.reserve(encoded.bytes_in_memory + needed):
+            return _decode(image_format.open(encoded.stream), request)
+    image = image_format.open(encoded.stream)
+    if preview_request := request.for_preview_alone(image):
+        _, preview = _load_opened(image, preview_request, encoded, budget)
         request = replace(request, preview=None)
-        value, _ = _decode(format.open(encoded.stream), request, held, encoded.size, budget)
+        value, _ = _load_opened(image_format.open(encoded.stream), request, encoded, budget)
         return value, preview
-    return _decode(image, request, held, encoded.size, budget)
+    return _load_opened(image, request, encoded, budget)
 
 
-def _decode(
-    image: Image, request: _DecodeRequest[T], held: int, encoded: int, budget: DecodeBudget
+def _load_opened(
+    image: Image, request: _DecodeRequest[T], encoded: EncodedImage, budget: DecodeBudget
 ) -> tuple[T, Preview | None]:
-    """Pixels of an opened file of ``encoded`` bytes, of which ``held`` lie in memory."""
+    """Reserve memory for an opened file and decode it."""
     size = image.size
-    box = _reduce(image, request.min_side)
-    needed = memory.of_image(image, size, encoded) + request.memory_needed(image.size)
-    with budget.reserve(held + needed):
-        return _see(image, request, (size, box) if box else None)
+    box = _reduce_jpeg(image, request.min_side)
+    needed = memory.estimate_decode(image, size, encoded.size) + request.memory_needed(image.size)
+    with budget.reserve(encoded.bytes_in_memory + needed):
+        return _decode(image, request, (size, box) if box else None)
 
 
-def _reduce(image: Image, min_side: int | None) -> Box | None:
-    """Have a JPEG decoded at a half, a quarter or an eighth where that is still large enough.
+def _reduce_jpeg(image: Image, min_side: int | None) -> Box | None:
+    """Configure a JPEG to be decoded at 1/2, 1/4, or 1/8 scale if that keeps ``min_side`` pixels.
 
     Returns:
-        The part of the reduced image that the whole one takes; None where the scale stays.
+        The part of the reduced image that shows the image, or None for full scale.
     """
-    if image.format != "JPEG" or min_side is None or _scale(image.size, min_side) == 1:
+    if image.format != "JPEG" or min_side is None or _jpeg_reduction(image.size, min_side) == 1:
         return None
     drafted = image.draft(None, (min_side, min_side))
     return drafted[1] if drafted else None
 
 
-def _scale(size: Size, min_side: int) -> int:
-    """What a JPEG can be reduced by, so that its shorter side keeps so many pixels: Pillow's choice, 8, 4, 2 or 1."""
-    return next((scale for scale in (8, 4, 2) if min(size) >= scale * min_side), 1)
+def _jpeg_reduction(size: Size, min_side: int) -> int:
+    """Return the factor (8, 4, 2, or 1) by which Pillow reduces a JPEG whose shorter side must keep ``min_side``."""
+    return next((factor for factor in (8, 4, 2) if min(size) >= factor * min_side), 1)
 
 
-def _see(image: Image, request: _DecodeRequest[T], reduced: tuple[Size, Box] | None = None) -> tuple[T, Preview | None]:
-    """Decode an opened image and use it."""
+def _decode(
+    image: Image, request: _DecodeRequest[T], reduced: tuple[Size, Box] | None = None
+) -> tuple[T, Preview | None]:
+    """Decode an opened image and fulfill the request.
+
+    Args:
+        image: the opened image.
+        request: what to make of it.
+        reduced: the full-scale size and the box to use, for a JPEG at reduced scale.
+    """
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))
-    orientation = orientation_of(image)
-    # One name for every stage of it, so that each is gone once the next is there.
+    orientation = exif_orientation(image)
+    # ``image`` is reassigned, so that each stage is freed when the next exists.
     if request.as_is:
         image = image if image.mode == "RGB" else image.convert("RGB")
         return request.fulfill(DecodedImage(image, size, box, orientation))
     image = to_rgb(image)
-    return request.fulfill(upright(DecodedImage(image, size, box), orientation))
+    return request.fulfill(to_upright(DecodedImage(image, size, box), orientation))
 
 
-_callers_image = threading.Lock()
-"""Pillow decodes an image when it is first asked for pixels, and two threads may hold the same one of a caller's."""
+_pil_image_lock = threading.Lock()
+"""Pillow decodes an image on first access to its pixels, and several threads may hold the same image of a caller."""
 
 
-def _from_image(image: Image, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
-    """A caller's image. Nothing is changed in it, but that Pillow may decode it now."""
-    with _callers_image:
-        needed = memory.of_image(image, image.size) + request.memory_needed(image.size)
+def _load_pil_image(image: Image, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
+    """Use a caller's image. It is not changed, except that Pillow may decode it now."""
+    with _pil_image_lock:
+        needed = memory.estimate_decode(image, image.size) + request.memory_needed(image.size)
     with budget.reserve(needed):
-        with _callers_image:
+        with _pil_image_lock:
             image.load()
-        return _see(image, request)
+        return _decode(image, request)
 
 
-def _from_array(array: Any, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
+def _load_array(array: Any, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
     from PIL import Image
 
     size = array.shape[1], array.shape[0]
     with budget.reserve(4 * size[0] * size[1] + request.memory_needed(size)):
-        return request.fulfill(DecodedImage.whole(Image.fromarray(array)))
+        return request.fulfill(DecodedImage.at_full_scale(Image.fromarray(array)))

@@ -1,8 +1,11 @@
-"""The formats that are read: an allow-list of Pillow's, told apart by their first bytes.
+"""Supported image formats: detection from the first bytes, Pillow plugins, and header parsing.
 
-Pillow's own ``Image.open`` asks all of its fifty plugins. Some of them start another program (EPS), some hold no
-image of pixels, most are rare and little tested: what is not in ``FORMATS`` is refused. Only the plugin that an
-image needs is imported, which is a third of the time that importing the usual five takes.
+``Image.open`` tries all of Pillow's fifty plugins. Some start another program (EPS), some do not hold pixels, and most
+are rare and little tested. Only the formats in ``FORMATS`` are accepted. Only the plugin that an image needs is
+imported, which takes a third of the time of importing the usual five.
+
+The header parsers at the end read what Pillow's plugins do not tell before decoding. They serve to estimate the
+memory that decoding needs.
 """
 
 from __future__ import annotations
@@ -14,80 +17,82 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING
 
 from densenet_cli.errors import UnreadableImageError
-from densenet_cli.images.headers import PNG_SIGNATURE, Size, icon_size, webp_size
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    from densenet_cli._types import Size
 
 SIGNATURE_BYTES = 32
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
 
 @dataclass(frozen=True)
-class Format:
-    """A format that is read.
+class ImageFormat:
+    """A supported format.
 
     Attributes:
         name: Pillow's name for it.
-        plugin: the module that reads it, and its class there.
-        fits: whether a file's first ``SIGNATURE_BYTES`` are this format's.
-        size: given for a format whose plugin decodes, or makes room for the pixels, as it opens the file: reads
-            width and height before that.
+        plugin: module and class of the Pillow plugin.
+        matches: whether a file's first ``SIGNATURE_BYTES`` bytes belong to this format.
+        read_size: reads width and height from the header. Given only if the plugin decodes the image, or allocates
+            its pixels, when it opens the file.
     """
 
     name: str
     plugin: tuple[str, str]
-    fits: Callable[[bytes], bool]
-    size: Callable[[IO[bytes]], Size] | None = None
+    matches: Callable[[bytes], bool]
+    read_size: Callable[[IO[bytes]], Size] | None = None
 
     def open(self, stream: IO[bytes]) -> ImageFile:
-        """Read the header. Not ``Image.open``: its limit of pixels is the budget's matter here."""
+        """Read the header. Unlike ``Image.open``, do not limit the number of pixels: the decode budget does that."""
         stream.seek(0)
         try:
             module = import_module(self.plugin[0])
         except ImportError:
             if self.name != "HEIF":
                 raise
-            raise UnreadableImageError(
-                "A HEIC image, which needs one more package: pip install 'densenet-cli[heic]'."
-            ) from None
+            raise UnreadableImageError("HEIC images need another package: pip install pillow-heif") from None
         image: ImageFile = getattr(module, self.plugin[1])(stream)
-        _fit_transparent_color(image)
+        _scale_transparent_color(image)
         return image
 
 
-def identify(stream: IO[bytes]) -> Format:
-    """The format of a file that is open at its beginning.
+def identify_format(stream: IO[bytes]) -> ImageFormat:
+    """Return the format of a file opened at its beginning.
 
     Raises:
-        UnreadableImage: it is of none that is read.
+        UnreadableImageError: the format is not supported.
     """
     start = stream.read(SIGNATURE_BYTES)
     if not start:
-        raise UnreadableImageError("An empty file.")
-    for format in FORMATS:
-        if format.fits(start):
-            return format
-    for signature, name in REFUSED.items():
+        raise UnreadableImageError("The file is empty.")
+    for image_format in FORMATS:
+        if image_format.matches(start):
+            return image_format
+    for signature, kind in UNSUPPORTED.items():
         if start.startswith(signature):
-            raise UnreadableImageError(f"{name}, which is not read here: convert it to PNG or JPEG.")
-    raise UnreadableImageError(f"Not an image in a format that is read here ({', '.join(f.name for f in FORMATS)}).")
+            raise UnreadableImageError(f"{kind} are not supported. Convert the file to PNG or JPEG.")
+    raise UnreadableImageError(f"Not a supported image format ({', '.join(known.name for known in FORMATS)}).")
 
 
-REFUSED = {
-    b"%!PS": "A PostScript file",
-    b"\xc5\xd0\xd3\xc6": "A PostScript file",
-    b"%PDF": "A PDF document",
-    b"8BPS": "A Photoshop file",
-    b"<svg": "An SVG drawing",
-    b"<?xml": "An XML file",
-    b"<!DOCTYPE": "A web page",
-    b"<html": "A web page",
-    b"\x1a\x45\xdf\xa3": "A video",
+UNSUPPORTED = {
+    b"%!PS": "PostScript files",
+    b"\xc5\xd0\xd3\xc6": "PostScript files",
+    b"%PDF": "PDF documents",
+    b"8BPS": "Photoshop files",
+    b"<svg": "SVG drawings",
+    b"<?xml": "XML files",
+    b"<!DOCTYPE": "Web pages",
+    b"<html": "Web pages",
+    b"\x1a\x45\xdf\xa3": "Videos",
 }
-"""Files that people take for images, to be told what they are; they are refused as is every other."""
+"""Signatures of files that people take for images, to name them in the error message."""
 
 
-def _brand(*brands: bytes) -> Callable[[bytes], bool]:
+def _has_brand(*brands: bytes) -> Callable[[bytes], bool]:
     return lambda start: start[4:8] == b"ftyp" and start[8:12] in brands
 
 
@@ -96,15 +101,15 @@ def _is_webp(start: bytes) -> bool:
 
 
 def _is_tga(start: bytes) -> bool:
-    """TGA has no signature: its header has to make sense, which text's never does."""
+    """Check that the header fields are plausible, which text never is. TGA has no signature."""
     if len(start) < 18:
         return False
     width, height, depth = struct.unpack_from("<HHB", start, 12)
     return start[1] < 2 and start[2] in (1, 2, 3, 9, 10, 11) and width > 0 < height and depth in (1, 8, 16, 24, 32)
 
 
-def _fit_transparent_color(image: ImageFile) -> None:
-    """Bring a PNG's transparent color to the 8 bits that its pixels get; Pillow leaves it at the file's depth."""
+def _scale_transparent_color(image: ImageFile) -> None:
+    """Scale a PNG's transparent color to the 8 bits of its decoded pixels. Pillow leaves it at the file's depth."""
     color = image.info.get("transparency")
     samples = image.tile[0].args if image.tile else None
     if image.format != "PNG" or not isinstance(samples, str):
@@ -115,29 +120,150 @@ def _fit_transparent_color(image: ImageFile) -> None:
         image.info["transparency"] = color * (85 if samples == "L;2" else 17)
 
 
+def read_webp_size(stream: IO[bytes]) -> Size:
+    """Return the width and height of a WebP image. Pillow's plugin allocates the pixels when it opens the file."""
+    stream.seek(12)
+    start = stream.read(18)
+    kind = start[:4]
+    if kind == b"VP8X" and len(start) == 18:
+        return int.from_bytes(start[12:15], "little") + 1, int.from_bytes(start[15:18], "little") + 1
+    if kind == b"VP8 " and len(start) == 18:
+        width, height = struct.unpack_from("<HH", start, 14)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L" and len(start) >= 13:
+        bits = int.from_bytes(start[9:13], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    raise UnreadableImageError("The image is damaged: invalid WebP header.")
+
+
+def read_icon_size(stream: IO[bytes]) -> Size:
+    """Return the largest width and height of the images in an icon. Pillow's plugin decodes one when it opens the file.
+
+    They are read from the images' own headers, because the icon's table can contain anything.
+    """
+    stream.seek(4)
+    (count,) = struct.unpack("<H", stream.read(2))
+    table = stream.read(16 * count)
+    width = height = 1
+    for (offset,) in struct.iter_unpack("<12xI", table[: len(table) // 16 * 16]):
+        stream.seek(offset)
+        start = stream.read(24)
+        if len(start) == 24:
+            is_png = start.startswith(PNG_SIGNATURE)
+            size = struct.unpack_from(">II", start, 16) if is_png else struct.unpack_from("<ii", start, 4)
+            width, height = max(width, abs(size[0])), max(height, abs(size[1]))
+    return width, height
+
+
 FORMATS = (
-    Format("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff")),
-    Format("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
-    Format("GIF", ("PIL.GifImagePlugin", "GifImageFile"), lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
-    Format("WEBP", ("PIL.WebPImagePlugin", "WebPImageFile"), _is_webp, webp_size),
-    Format("BMP", ("PIL.BmpImagePlugin", "BmpImageFile"), lambda start: start.startswith(b"BM")),
-    Format(
+    ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff")),
+    ImageFormat("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
+    ImageFormat("GIF", ("PIL.GifImagePlugin", "GifImageFile"), lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
+    ImageFormat("WEBP", ("PIL.WebPImagePlugin", "WebPImageFile"), _is_webp, read_webp_size),
+    ImageFormat("BMP", ("PIL.BmpImagePlugin", "BmpImageFile"), lambda start: start.startswith(b"BM")),
+    ImageFormat(
         "TIFF",
         ("PIL.TiffImagePlugin", "TiffImageFile"),
         lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     ),
-    Format("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _brand(b"avif", b"avis")),
-    Format(
+    ImageFormat("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _has_brand(b"avif", b"avis")),
+    ImageFormat(
         "HEIF",
         ("pillow_heif", "HeifImageFile"),
-        _brand(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+        _has_brand(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     ),
-    Format(
+    ImageFormat(
         "JPEG2000",
         ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
         lambda start: start.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
     ),
-    Format("PPM", ("PIL.PpmImagePlugin", "PpmImageFile"), lambda start: start[:1] == b"P" and start[1:2] in b"123456f"),
-    Format("ICO", ("PIL.IcoImagePlugin", "IcoImageFile"), lambda start: start.startswith(b"\0\0\1\0"), icon_size),
-    Format("TGA", ("PIL.TgaImagePlugin", "TgaImageFile"), _is_tga),
+    ImageFormat(
+        "PPM", ("PIL.PpmImagePlugin", "PpmImageFile"), lambda start: start[:1] == b"P" and start[1:2] in b"123456f"
+    ),
+    ImageFormat(
+        "ICO", ("PIL.IcoImagePlugin", "IcoImageFile"), lambda start: start.startswith(b"\0\0\1\0"), read_icon_size
+    ),
+    ImageFormat("TGA", ("PIL.TgaImagePlugin", "TgaImageFile"), _is_tga),
 )
+
+
+def has_single_scan(image: JpegImageFile) -> bool:
+    """Return whether a freshly opened JPEG is decoded row by row.
+
+    Otherwise (progressive, or one scan per channel) libjpeg holds the coefficients of the whole image.
+    """
+    if "progressive" in image.info or "progression" in image.info or image.fp is None:
+        return False
+    # Pillow stops after the header of the first scan, which begins with its length and the number of its channels.
+    end = image.fp.tell()
+    length = 6 + 2 * image.layers
+    image.fp.seek(end - length)
+    header = image.fp.read(3)
+    image.fp.seek(end)
+    return header == struct.pack(">HB", length, image.layers)
+
+
+@dataclass(frozen=True)
+class Jpeg2000Codestream:
+    """Parameters of the part of a JPEG 2000 file that holds the pixels.
+
+    Attributes:
+        size: width and height. The header of the enclosing file may contradict them.
+        components: number of channels.
+        min_block_pixels: size of the smallest code block. Every block has a fixed memory cost.
+    """
+
+    size: Size
+    components: int
+    min_block_pixels: int
+
+
+def read_jpeg2000_codestream(stream: IO[bytes]) -> Jpeg2000Codestream:
+    """Parse the main header of the codestream in a JPEG 2000 file."""
+    _seek_codestream(stream)
+    size = (0, 0)
+    components, min_block = 0, 64 * 64
+    while (marker := stream.read(2)) not in (b"\xff\x90", b"\xff\xd9", b""):  # first tile, or end
+        (length,) = struct.unpack(">H", stream.read(2))
+        body = stream.read(length - 2)
+        if marker == b"\xff\x51":  # SIZ: image size
+            right, bottom, left, top = struct.unpack_from(">IIII", body, 2)
+            (components,) = struct.unpack_from(">H", body, 34)
+            size = right - left, bottom - top
+        elif marker == b"\xff\x52":  # COD: default coding style
+            min_block = min(min_block, _min_block_pixels(body[5:], bool(body[0] & 1)))
+        elif marker == b"\xff\x53":  # COC: coding style of one channel
+            start = 1 if components < 257 else 2
+            min_block = min(min_block, _min_block_pixels(body[start + 1 :], bool(body[start] & 1)))
+    return Jpeg2000Codestream(size, components, min_block)
+
+
+def _min_block_pixels(parameters: bytes, has_precincts: bool) -> int:
+    """Return the smallest block of a coding style.
+
+    Code blocks are 2^(w+2) by 2^(h+2) pixels. Precincts, whose sides are halved in the subbands, can be smaller.
+    """
+    pixels = 4 << (parameters[1] & 15) + (parameters[2] & 15) + 2
+    if has_precincts:
+        for exponents in parameters[5:]:
+            pixels = min(pixels, max(1, (1 << (exponents & 15) + (exponents >> 4)) // 4))
+    return pixels
+
+
+def _seek_codestream(stream: IO[bytes]) -> None:
+    """Move past the codestream's first marker, at the beginning of the file or in its ``jp2c`` box."""
+    stream.seek(0)
+    if stream.read(2) == b"\xff\x4f":
+        return
+    position = 0
+    while True:
+        stream.seek(position)
+        length, kind = struct.unpack(">I4s", stream.read(8))
+        if length == 1:
+            (length,) = struct.unpack(">Q", stream.read(8))
+        if kind == b"jp2c":
+            stream.read(2)
+            return
+        if length < 8:
+            raise UnreadableImageError("The image is damaged: invalid JPEG 2000 header.")
+        position += length

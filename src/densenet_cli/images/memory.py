@@ -1,144 +1,224 @@
-"""How much memory an image takes at the peak of being decoded and brought to RGB, told from its header.
+"""Memory for decoding: an estimate per image, a budget that threads share, and the return of freed memory.
 
-Bytes a pixel, measured with Pillow 13 and rounded up; ``tests/images/test_memory.py`` measures them again.
+The estimates are bytes per pixel at the peak of decoding an image and converting it to RGB, measured with Pillow 13
+and rounded up. ``tests/images/test_memory.py`` measures them again.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
-from densenet_cli.images.color import is_transparent
-from densenet_cli.images.depth import SIXTEEN_BIT_MODES
-from densenet_cli.images.headers import Size, has_one_scan, jpeg2000_codestream
-from densenet_cli.images.orientation import orientation_of
-from densenet_cli.images.preprocessing import WORKSPACE, resized_size
+from densenet_cli.errors import ImageTooLargeError
+from densenet_cli.images.conversion import DEEP_MODES, SIXTEEN_BIT_MODES, exif_orientation, is_transparent
+from densenet_cli.images.formats import has_single_scan, read_jpeg2000_codestream
+from densenet_cli.images.preprocessing import WORKSPACE_PIXELS, resized_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.TiffImagePlugin import TiffImageFile
 
-FIXED = 4 << 20
-"""Bytes that any image takes: decoders' tables, buffers of files, rows of other depths being brought to 8 bits."""
+    from densenet_cli._types import Size
 
-WEBP = 17
-ICO = 18
-"""Pixel and transparency come from separate places in the file; Pillow cuts the latter out in Python."""
+MEGABYTE = 1_000_000
 
-AVIF = {"L": 9, "RGB": 16}
-AVIF_OTHERS = 18
-HEIF = 16
-"""Both for 10 bits and full color resolution, which a header as Pillow reads it doesn't tell."""
+FIXED_BYTES = 4 << 20
+"""Needed by any image: decoder tables, file buffers, and bands of rows being converted to 8 bits."""
 
-PPM_IN_PYTHON = 14
-PPM_DIGITS = 24 << 20
-"""Netpbm files with an odd greatest value, or in digits, are decoded by Python code: a megabyte of digits at a time."""
+EAGER_PIXEL_BYTES = {"WEBP": 17, "ICO": 18}
+"""Formats whose plugin decodes when it opens the file. Icons store transparency separately; Pillow extracts it in
+Python."""
 
-JPEG2000_BLOCK = 700
-"""Bytes that openjpeg spends on each block and its place in the index, whatever the block's size."""
+AVIF_PIXEL_BYTES = {"L": 9, "RGB": 16}
+AVIF_ALPHA_PIXEL_BYTES = 18
+HEIF_PIXEL_BYTES = 16
+"""AVIF and HEIF: for 10 bits and full color resolution, because the header as Pillow reads it does not tell."""
+
+PPM_PYTHON_PIXEL_BYTES = 14
+PPM_TEXT_BYTES = 24 << 20
+"""Pillow decodes Netpbm files with an unusual maximum, or in text form, in Python, and text a megabyte at a time."""
+
+JPEG2000_BLOCK_BYTES = 700
+"""What OpenJPEG allocates per code block, including its index entry, whatever the size of the block."""
+
+ALLOCATOR_THRESHOLD = 4 << 20
+"""Freed bytes that the allocator may keep per thread. Larger blocks are always returned to the system."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
-def of_opened(format: str, size: Size, encoded: int) -> int:
-    """Bytes for an image whose plugin decodes as it opens the file, at worst; its file is held twice."""
-    return size[0] * size[1] * {"WEBP": WEBP, "ICO": ICO}[format] + 2 * encoded + FIXED
-
-
-def of_image(image: Image, full_size: Size, encoded: int = 0) -> int:
-    """Bytes for an image that is open and not yet decoded, or that a caller holds.
+class DecodeBudget:
+    """A number of bytes that decoding threads share. Threads wait for each other, first come, first served.
 
     Args:
-        image: the image; decoding at reduced scale has been arranged.
+        megabytes: the limit, in units of 1,000,000 bytes.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self.bytes = megabytes * MEGABYTE
+        self._free = self.bytes
+        self._changed = threading.Condition()
+        self._queue: deque[object] = deque()  # so that small images do not overtake a large one forever
+
+    @contextmanager
+    def reserve(self, needed: int) -> Iterator[None]:
+        """Reserve ``needed`` bytes for the duration of the context, waiting until they are free.
+
+        Raises:
+            ImageTooLargeError: the budget is smaller than ``needed``.
+        """
+        if needed > self.bytes:
+            raise ImageTooLargeError(
+                f"Decoding needs about {-(-needed // MEGABYTE):,} MB, "
+                f"more than the limit of {self.bytes // MEGABYTE:,} MB."
+            )
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._queue[0] is ticket and self._free >= needed)
+                self._free -= needed
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += needed
+                self._changed.notify_all()
+
+
+UNLIMITED = DecodeBudget(1 << 40)
+
+
+@cache
+def return_freed_memory() -> None:
+    """Configure glibc's allocator to return freed memory to the system. Does nothing with other C libraries.
+
+    By default glibc raises its threshold to the largest block ever freed (up to 32 MiB) and keeps up to twice as much
+    per thread, so the process would grow far beyond the decode budget.
+    """
+    import ctypes
+
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_TRIM_THRESHOLD, ALLOCATOR_THRESHOLD)
+            libc.mallopt(_M_MMAP_THRESHOLD, ALLOCATOR_THRESHOLD)
+
+
+def estimate_eager_decode(format_name: str, size: Size, encoded_bytes: int) -> int:
+    """Return the bytes needed in the worst case by a format whose plugin decodes when it opens the file.
+
+    The plugin holds the file twice.
+    """
+    return size[0] * size[1] * EAGER_PIXEL_BYTES[format_name] + 2 * encoded_bytes + FIXED_BYTES
+
+
+def estimate_decode(image: Image, full_size: Size, encoded_bytes: int = 0) -> int:
+    """Return the bytes needed to decode an opened image, or to convert an image in memory, to RGB.
+
+    Args:
+        image: the image. Decoding at reduced scale has already been configured.
         full_size: its width and height at full scale.
-        encoded: bytes of its file.
+        encoded_bytes: size of its file.
     """
     pixels = image.width * image.height
-    return max(_decoding(image, full_size, encoded), pixels * _to_rgb(image)) + FIXED
+    return max(_decoder_bytes(image, full_size, encoded_bytes), pixels * _rgb_pixel_bytes(image)) + FIXED_BYTES
 
 
-def of_resizing(size: Size, shorter_side: int) -> int:
-    """Bytes that resizing takes beside the image, at worst: the rows of Pillow's first pass, and the result."""
+def estimate_resize(size: Size, shorter_side: int) -> int:
+    """Return the bytes that resizing needs besides the image in the worst case: Pillow's first pass and the result."""
     width, height = resized_size(size, shorter_side)
-    return 4 * (min(WORKSPACE, width * size[1]) + min(WORKSPACE, width * height))
+    return 4 * (min(WORKSPACE_PIXELS, width * size[1]) + min(WORKSPACE_PIXELS, width * height))
 
 
-def _decoding(image: Image, full_size: Size, encoded: int) -> int:
-    """Bytes that the decoder takes, the image it fills included."""
+def _decoder_bytes(image: Image, full_size: Size, encoded_bytes: int) -> int:
+    """Return the bytes that the decoder needs, including its result."""
     pixels = image.width * image.height
     decoded = pixels * pixel_bytes(image.mode)
     opened: Any = image
     match image.format:
         case "HEIF":
-            return pixels * HEIF + 2 * encoded
-        case _ if not getattr(image, "tile", None):  # decoded already, or made and not read
+            return pixels * HEIF_PIXEL_BYTES + 2 * encoded_bytes
+        case _ if not getattr(image, "tile", None):  # already decoded, or not from a file
             return decoded
         case "JPEG":
-            return decoded + _jpeg_coefficients(opened, full_size)
+            return decoded + _jpeg_coefficient_bytes(opened, full_size)
         case "TIFF":
-            return decoded + _tiff_buffers(opened, encoded)
+            return decoded + _tiff_buffer_bytes(opened, encoded_bytes)
         case "AVIF":
-            return pixels * AVIF.get(image.mode, AVIF_OTHERS) + 2 * encoded
+            return pixels * AVIF_PIXEL_BYTES.get(image.mode, AVIF_ALPHA_PIXEL_BYTES) + 2 * encoded_bytes
         case "JPEG2000":
-            return decoded + _jpeg2000_planes(opened.fp) + 2 * encoded
+            return decoded + _jpeg2000_plane_bytes(opened.fp) + 2 * encoded_bytes
         case "PPM" if opened.tile[0].codec_name != "raw":
-            return pixels * PPM_IN_PYTHON + (PPM_DIGITS if opened.tile[0].codec_name == "ppm_plain" else 0)
+            text_bytes = PPM_TEXT_BYTES if opened.tile[0].codec_name == "ppm_plain" else 0
+            return pixels * PPM_PYTHON_PIXEL_BYTES + text_bytes
         case _:
             return decoded
 
 
-def _to_rgb(image: Image) -> int:
-    """Bytes a pixel that bringing it to RGB and turning it upright take, the image itself included."""
-    itself = pixel_bytes(image.mode)
-    if image.mode in SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
-        most = itself + 1 + 4
+def _rgb_pixel_bytes(image: Image) -> int:
+    """Return the bytes per pixel for converting to RGB and turning upright, including the image itself."""
+    source = pixel_bytes(image.mode)
+    if image.mode in DEEP_MODES:
+        needed = source + 1 + 4
     elif is_transparent(image):
-        most = itself + 4 + (0 if image.mode in ("RGBA", "LA") else 4)
+        needed = source + 4 + (0 if image.mode in ("RGBA", "LA") else 4)
     else:
-        most = itself + (0 if image.mode == "RGB" else 4)
-    return max(most, 8 if _may_turn(image) else 0)
+        needed = source + (0 if image.mode == "RGB" else 4)
+    return max(needed, 8 if _may_be_rotated(image) else 0)
 
 
-def _may_turn(image: Image) -> bool:
-    """Whether it may have to be turned upright. A PNG's EXIF block can come behind its pixels."""
+def _may_be_rotated(image: Image) -> bool:
+    """Return whether the image may have to be turned upright. A PNG's EXIF block can follow its pixels."""
     if image.format == "JPEG":
-        return orientation_of(image) != 1
-    return image.format in ("PNG", "TIFF", "AVIF", "HEIF") or (image.format is None and orientation_of(image) != 1)
+        return exif_orientation(image) != 1
+    return image.format in ("PNG", "TIFF", "AVIF", "HEIF") or (image.format is None and exif_orientation(image) != 1)
 
 
 def pixel_bytes(mode: str) -> int:
-    """What Pillow keeps a pixel in: four bytes where it has several channels or more than 16 bits."""
+    """Return the bytes per pixel of a Pillow mode: 4 for several channels or more than 16 bits."""
     if mode in ("1", "L", "P"):
         return 1
     return 2 if mode in SIXTEEN_BIT_MODES else 4
 
 
-def _jpeg_coefficients(image: JpegImageFile, full_size: Size) -> int:
-    """Two bytes for each sample, at full scale whatever the image is decoded at; none where one scan has it all."""
-    if has_one_scan(image):
+def _jpeg_coefficient_bytes(image: JpegImageFile, full_size: Size) -> int:
+    """Return 2 bytes per sample, always at full scale, or 0 if a single scan holds everything."""
+    if has_single_scan(image):
         return 0
-    across = max(horizontal for _, horizontal, _, _ in image.layer)
-    down = max(vertical for _, _, vertical, _ in image.layer)
-    samples = sum(horizontal * vertical for _, horizontal, vertical, _ in image.layer) / (across * down)
-    return int(2 * samples * full_size[0] * full_size[1])
+    max_horizontal = max(horizontal for _, horizontal, _, _ in image.layer)
+    max_vertical = max(vertical for _, _, vertical, _ in image.layer)
+    factors = sum(horizontal * vertical for _, horizontal, vertical, _ in image.layer)
+    return int(2 * (factors / (max_horizontal * max_vertical)) * full_size[0] * full_size[1])
 
 
-def _tiff_buffers(image: TiffImageFile, encoded: int) -> int:
-    """One strip or tile as libtiff decompresses it, and the file, which it maps; an uncompressed file takes none.
+def _tiff_buffer_bytes(image: TiffImageFile, encoded_bytes: int) -> int:
+    """Return the size of one decompressed strip or tile and of the file, which libtiff maps. Uncompressed: 0.
 
-    A TIFF is turned upright while it is loaded, in its own mode: as much again.
+    Pillow turns a TIFF upright while loading it, in its own mode, which needs a second copy.
     """
     tags = image.tag_v2
-    turned = image.width * image.height * pixel_bytes(image.mode) if tags.get(0x0112, 1) != 1 else 0
+    rotated = image.width * image.height * pixel_bytes(image.mode) if tags.get(0x0112, 1) != 1 else 0
     if image.tile[0].codec_name != "libtiff":
-        return turned
+        return rotated
     bits = tags.get(258, (1,))
     channels = max(len(bits), tags.get(277, 1))
     width, height = tags.get(322, image.width), tags.get(323, min(tags.get(278, image.height), image.height))
     strip: int = width * height * channels * max(bits) // 8
-    return max(turned, strip + encoded)
+    return max(rotated, strip + encoded_bytes)
 
 
-def _jpeg2000_planes(stream: IO[bytes]) -> int:
-    """For each channel four bytes a sample, and two of the tile it is taken from; and what the blocks cost."""
-    codestream = jpeg2000_codestream(stream)
+def _jpeg2000_plane_bytes(stream: IO[bytes]) -> int:
+    """Return 4 bytes per sample for the planes and 2 for the current tile, plus the cost of the code blocks."""
+    codestream = read_jpeg2000_codestream(stream)
     samples = codestream.size[0] * codestream.size[1] * codestream.components
-    return int(samples * (6 + JPEG2000_BLOCK / codestream.block))
+    return int(samples * (6 + JPEG2000_BLOCK_BYTES / codestream.min_block_pixels))

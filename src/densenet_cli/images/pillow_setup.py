@@ -1,41 +1,42 @@
-"""Pillow's settings that are the process's, not an image's, and as little of them as can be changed."""
+"""Process-wide settings of Pillow, changed as little as possible."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from densenet_cli.images.budget import DecodeBudget
+if TYPE_CHECKING:
+    from densenet_cli.images.memory import DecodeBudget
 
-LEAST_PIXEL_BYTES = 5
-"""No image of any format and mode is brought to RGB in less."""
+MIN_PIXEL_BYTES = 5
+"""No image of any format and mode is converted to RGB in less."""
 
-_silenced = threading.Event()
+_is_silenced = threading.Event()
 
 
-def quieten(budget: DecodeBudget) -> None:
-    """Let a budget take the place of Pillow's limit of pixels, and keep Pillow off standard error.
+def configure_pillow(budget: DecodeBudget) -> None:
+    """Replace Pillow's pixel limit with a memory budget, and keep Pillow from writing to standard error.
 
-    Some plugins compare a size to ``Image.MAX_IMAGE_PIXELS`` themselves and refuse twice as much. A caller's own
-    images are under that limit too, so it is never lifted: it is raised, and only where an image that the
-    budget admits would meet it (budgets of 900 MB and more).
+    Some plugins compare a size with ``Image.MAX_IMAGE_PIXELS`` themselves and reject twice as much. The limit also
+    protects images that the caller opens, so it is never removed. It is raised only if an image that the budget
+    admits would exceed it (budgets of 900 MB and more).
     """
     from PIL import Image
 
-    admitted = budget.bytes // LEAST_PIXEL_BYTES
-    if Image.MAX_IMAGE_PIXELS is not None and admitted > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = -(-admitted // 2)
-    if not _silenced.is_set():
+    max_pixels = budget.bytes // MIN_PIXEL_BYTES
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
+    if not _is_silenced.is_set():
         _silence()
-        _silenced.set()
+        _is_silenced.set()
 
 
 def _silence() -> None:
-    """No warnings of Pillow's own modules, and no messages of libtiff, which writes to standard error by itself.
+    """Suppress warnings from Pillow's modules, and messages that libtiff writes to standard error.
 
-    Neither can be had for one thread alone. What they say of an image (a damaged tag, an odd size) either
-    matters, and is an error then, or doesn't. What Pillow logs goes where a caller's own handlers send it, and not,
-    for want of one, to standard error.
+    Neither can be suppressed for one thread only. A damaged tag or an odd size either raises an exception or does not
+    matter. Pillow's log records go to the caller's handlers only, never to logging's last-resort handler.
     """
     import ctypes
     import logging
@@ -45,8 +46,8 @@ def _silence() -> None:
 
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # Found through the module that is linked to it, whoever built Pillow; a build that hides it stays as it is.
+    # Find libtiff through the module that is linked to it. Builds of Pillow that hide its symbols stay as they are.
     with suppress(OSError, AttributeError):
-        linked = ctypes.CDLL(_imaging.__file__)
-        linked.TIFFSetErrorHandler(None)
-        linked.TIFFSetWarningHandler(None)
+        libtiff = ctypes.CDLL(_imaging.__file__)
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)

@@ -1,7 +1,4 @@
-"""From a decoded image to what a network sees: which part of it, at which size, in which numbers.
-
-Every way from an image to ``input_size`` square pixels is here, and the one way from pixels to the network's numbers.
-"""
+"""Preprocessing: from a decoded image to the square crops and the normalized values that a network expects."""
 
 from __future__ import annotations
 
@@ -12,43 +9,41 @@ from typing import TYPE_CHECKING
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Box = tuple[float, float, float, float]
+    from densenet_cli._types import Box, FloatArray, Size, UInt8Array
 
 MODES: dict[str, str] = {
-    "crop": "shorter side to 256, the middle 224x224 (torchvision's)",
-    "squash": "straight to 224x224, whatever the shape",
-    "pad": "all of it inside 224x224, the rest in the mean color",
-    "keras": "what keras.utils.load_img does: nearest pixels, no EXIF rotation, transparency dropped",
+    "crop": "resize the shorter side to 256 and center-crop to 224x224, as torchvision does",
+    "squash": "resize to 224x224, ignoring the aspect ratio",
+    "pad": "fit into 224x224 and pad with the mean color (letterbox)",
+    "keras": "match keras.utils.load_img: nearest-neighbor resize, EXIF rotation ignored, alpha dropped",
 }
-"""The values of ``--preprocess`` and what they do, at the usual input size."""
+"""Preprocessing mode -> description for the default input size."""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation of each channel, of pixels in [0, 1]; those of keras and torchvision."""
+"""ImageNet's mean and standard deviation per RGB channel, for pixels in [0, 1]. Keras and torchvision use the same."""
 
 PAD_COLOR = (124, 116, 104)
-"""The mean color, nearly zero once normalized: what a convolution pads with."""
+"""The mean color. It is close to 0 after normalization, like the zero padding of convolutions."""
 
-WORKSPACE = 1 << 22
-"""Pixels that resizing may hold beyond the image and the result: 1x5000 to a shorter side of 256 is 256x1,280,000."""
+WORKSPACE_PIXELS = 1 << 22
+"""Maximum pixels of an intermediate image. Resizing the shorter side of a 1x5000 image would take 256x1,280,000."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes what the network sees.
+    """How to turn an image into the network's input.
 
     Attributes:
-        way: a name in ``WAYS``.
-        input_size: pixels of the network's square input.
-        exact: decode large JPEGs at full scale. ``keras`` always does.
-        ten_crop: the paper's ten crops in place of one, with ``crop`` only.
+        mode: a key of ``MODES``.
+        input_size: side of the network's square input in pixels.
+        exact: decode large JPEGs at full scale. ``keras`` mode always does.
+        ten_crop: use the ten crops of Krizhevsky et al. (2012) instead of one. Only in ``crop`` mode.
 
     Raises:
-        UsageError: an unknown way, an input size below 1, ten crops of another way.
+        UsageError: a value is not allowed.
     """
 
     mode: str = "crop"
@@ -58,161 +53,163 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UsageError(f"There is no preprocessing {self.mode!r}; there are {', '.join(MODES)}.")
+            raise UsageError(f"`preprocess` must be one of {', '.join(MODES)}, not {self.mode!r}.")
         if self.input_size < 1:
-            raise UsageError(f"An input size is 1 or more, not {self.input_size}.")
+            raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":
-            raise UsageError(f"Ten crops are taken with --preprocess crop only, not with {self.mode}.")
+            raise UsageError(f"`ten_crop` requires the `preprocess` mode crop, not {self.mode}.")
 
     @property
     def crops(self) -> int:
-        """How many squares one image gives: 1 or 10."""
+        """Number of crops per image: 1 or 10."""
         return 10 if self.ten_crop else 1
 
     @property
-    def shorter_side(self) -> int:
-        """What ``crop`` resizes the shorter side to: 256 for an input of 224, and as 256 to 224 for another."""
+    def resize_side(self) -> int:
+        """Length to which ``crop`` mode resizes the shorter side: 256 for an input of 224, else in proportion."""
         return round(self.input_size * 256 / 224)
 
     @property
-    def least_side(self) -> int | None:
-        """Pixels that a JPEG's shorter side must keep when it is decoded at reduced scale; None: full scale only.
+    def min_decoded_side(self) -> int | None:
+        """Minimum shorter side of a JPEG decoded at reduced scale, in pixels. None: decode at full scale only.
 
-        Twice as many as it is resized to: no pixel of a photograph then ends more than 5/255 from where full scale
-        puts it (most not 1/255). Once as many would save 4 of 17 ms on 12 megapixels, and be up to 21/255 off.
+        It is twice the side after resizing. Pixels of photographs then differ from those at full scale by at most
+        5/255, and mostly by less than 1/255. A factor of 1 would save 4 of 17 ms for 12 megapixels, but differ by up
+        to 21/255.
         """
         if self.exact or self.mode == "keras":
             return None
-        return 2 * (self.shorter_side if self.mode == "crop" else self.input_size)
+        return 2 * (self.resize_side if self.mode == "crop" else self.input_size)
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image in RGB, perhaps decoded at a reduced scale.
+    """An RGB image, possibly decoded at reduced scale.
 
     Attributes:
-        image: its pixels.
+        image: the pixels.
         size: width and height at full scale.
-        box: the part of ``image`` that is the image: decoding at reduced scale fills the last column and row up.
-        orientation: the EXIF orientation that is still to be undone, 1 to 8; other than 1 with ``keras`` only.
+        box: the part of ``image`` to use. Decoding at reduced scale pads the last column and row.
+        orientation: EXIF orientation of ``image``, 1 to 8. It differs from 1 only in ``keras`` mode.
     """
 
     image: Image
-    size: tuple[int, int]
+    size: Size
     box: Box
     orientation: int = 1
 
     @classmethod
-    def whole(cls, image: Image) -> DecodedImage:
-        """An image at full scale."""
+    def at_full_scale(cls, image: Image) -> DecodedImage:
+        """Wrap an image that was decoded at full scale."""
         return cls(image, image.size, (0, 0, *image.size))
 
 
-def apply(decoded: DecodedImage, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The pixels the network sees, uint8 of (crops, input_size, input_size, 3)."""
+def preprocess(decoded: DecodedImage, preprocessing: Preprocessing) -> UInt8Array:
+    """Return the network's input before normalization: uint8 RGB of shape (crops, input_size, input_size, 3)."""
     import numpy as np
 
-    return np.stack([np.asarray(square) for square in squares(decoded, preprocessing)])
+    return np.stack([np.asarray(crop) for crop in make_crops(decoded, preprocessing)])
 
 
-def squares(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
-    """The same as ``crops`` images in RGB."""
+def make_crops(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
+    """Return the same as ``preprocess``, as one RGB image per crop."""
     side = preprocessing.input_size
     match preprocessing.mode:
         case "crop":
-            return _crops(decoded, preprocessing)
+            return _crop(decoded, preprocessing)
         case "squash":
             return [_resize(decoded, (side, side))]
         case "pad":
             return [_pad(decoded, side)]
         case _:
-            return [_nearest(decoded.image, side)]
+            return [_resize_nearest(decoded.image, side)]
 
 
-def window(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
-    """Where the network's square lies in the image at full scale: what ``apply`` shows it, and the way back from it.
+def visible_box(size: Size, preprocessing: Preprocessing) -> Box:
+    """Return the part of the full-scale image that the network sees, to map positions in its input back to the image.
 
     Args:
-        size: the image's width and height, as ``apply`` gets it.
-        preprocessing: not ``ten_crop``, which has no one square.
+        size: width and height of the image as ``preprocess`` gets it.
+        preprocessing: without ``ten_crop``, which has no single box.
 
     Returns:
-        Left, top, right and bottom in the image's pixels; with ``pad`` they lie outside of it on two sides.
+        Left, top, right, and bottom in pixels. In ``pad`` mode the box extends beyond the image on two sides.
     """
     width, height = size
     side = preprocessing.input_size
     match preprocessing.mode:
         case "crop":
-            resized = resized_size(size, preprocessing.shorter_side)
-            left, top = _middle(resized, side)
+            resized = resized_size(size, preprocessing.resize_side)
+            left, top = _center_offset(resized, side)
         case "pad":
             resized = _padded_size(size, side)
             left, top = -((side - resized[0]) // 2), -((side - resized[1]) // 2)
         case _:
             resized, left, top = (side, side), 0, 0
-    across, down = width / resized[0], height / resized[1]
-    return left * across, top * down, (left + side) * across, (top + side) * down
+    scale_x, scale_y = width / resized[0], height / resized[1]
+    return left * scale_x, top * scale_y, (left + side) * scale_x, (top + side) * scale_y
 
 
-def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Width and height once the shorter side is ``shorter_side``: torchvision's ``Resize``, which rounds down."""
+def resized_size(size: Size, shorter_side: int) -> Size:
+    """Return width and height after resizing the shorter side. Rounds down, as torchvision's ``Resize`` does."""
     width, height = size
     if width <= height:
         return shorter_side, int(shorter_side * height / width)
     return int(shorter_side * width / height), shorter_side
 
 
-def _crops(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
-    """The middle square, or the four corners', the middle one, and the mirror image of each."""
+def _crop(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
+    """Return the center crop, or with ``ten_crop`` the corners, the center, and the mirror image of each."""
     from PIL.Image import Transpose
 
     side = preprocessing.input_size
-    width, height = resized_size(decoded.size, preprocessing.shorter_side)
+    width, height = resized_size(decoded.size, preprocessing.resize_side)
     right, bottom = width - side, height - side
-    middle = _middle((width, height), side)
+    center = _center_offset((width, height), side)
     if not preprocessing.ten_crop:
-        return _squares(decoded, (width, height), [middle], side)
-    squares = _squares(decoded, (width, height), [(0, 0), (right, 0), (0, bottom), (right, bottom), middle], side)
-    return squares + [square.transpose(Transpose.FLIP_LEFT_RIGHT) for square in squares]
+        return _crop_at(decoded, (width, height), [center], side)
+    offsets = [(0, 0), (right, 0), (0, bottom), (right, bottom), center]
+    crops = _crop_at(decoded, (width, height), offsets, side)
+    return crops + [crop.transpose(Transpose.FLIP_LEFT_RIGHT) for crop in crops]
 
 
-def _middle(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Upper left corner of the middle square: torchvision's ``CenterCrop``, half to even."""
+def _center_offset(size: Size, side: int) -> tuple[int, int]:
+    """Return left and top of the center crop. Rounds half to even, as torchvision's ``CenterCrop`` does."""
     return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
-def _squares(decoded: DecodedImage, size: tuple[int, int], corners: list[tuple[int, int]], side: int) -> list[Image]:
-    """Squares of the image resized to ``size``, by their upper left corners."""
-    if size[0] * size[1] <= WORKSPACE:
+def _crop_at(decoded: DecodedImage, size: Size, offsets: list[tuple[int, int]], side: int) -> list[Image]:
+    """Return square crops of the image resized to ``size``, at the given offsets (left, top)."""
+    if size[0] * size[1] <= WORKSPACE_PIXELS:
         resized = _resize(decoded, size)
-        return [resized.crop((left, top, left + side, top + side)) for left, top in corners]
-    # Too long an image to be resized whole: the same pixels of the same filter, from the part that each square shows.
+        return [resized.crop((left, top, left + side, top + side)) for left, top in offsets]
+    # The image is too elongated to resize as a whole. Resize only the part that each crop shows, with the same filter.
     left0, top0, right0, bottom0 = decoded.box
-    across, down = (right0 - left0) / size[0], (bottom0 - top0) / size[1]
+    scale_x, scale_y = (right0 - left0) / size[0], (bottom0 - top0) / size[1]
     return [
         _resize(
             replace(
                 decoded,
                 box=(
-                    left0 + left * across,
-                    top0 + top * down,
-                    min(left0 + (left + side) * across, right0),
-                    min(top0 + (top + side) * down, bottom0),
+                    left0 + left * scale_x,
+                    top0 + top * scale_y,
+                    min(left0 + (left + side) * scale_x, right0),
+                    min(top0 + (top + side) * scale_y, bottom0),
                 ),
             ),
             (side, side),
         )
-        for left, top in corners
+        for left, top in offsets
     ]
 
 
-def _resize(decoded: DecodedImage, size: tuple[int, int]) -> Image:
-    """The part of it that ``box`` says, at another size: bilinear, antialiased."""
+def _resize(decoded: DecodedImage, size: Size) -> Image:
+    """Resize the part of the image inside ``box``: bilinear with antialiasing."""
     from PIL.Image import Resampling
 
     image, box = decoded.image, decoded.box
-    if size[0] > image.width and size[0] * (box[3] - box[1]) > WORKSPACE:
-        # Pillow widens before it shortens, and so would make a thin, high image larger than either end.
+    if size[0] > image.width and size[0] * (box[3] - box[1]) > WORKSPACE_PIXELS:
+        # Pillow resizes the width first. For a thin, tall image, that would be larger than both input and result.
         image = image.resize((image.width, size[1]), Resampling.BILINEAR, (0, box[1], image.width, box[3]))
         box = (box[0], 0, box[2], size[1])
     return image.resize(size, Resampling.BILINEAR, box)
@@ -222,26 +219,26 @@ def _pad(decoded: DecodedImage, side: int) -> Image:
     from PIL import Image
 
     size = _padded_size(decoded.size, side)
-    square = Image.new("RGB", (side, side), PAD_COLOR)
-    square.paste(_resize(decoded, size), ((side - size[0]) // 2, (side - size[1]) // 2))
-    return square
+    canvas = Image.new("RGB", (side, side), PAD_COLOR)
+    canvas.paste(_resize(decoded, size), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return canvas
 
 
-def _padded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height once the longer side is ``side``."""
+def _padded_size(size: Size, side: int) -> Size:
+    """Return width and height after resizing the longer side to ``side``."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _nearest(image: Image, side: int) -> Image:
+def _resize_nearest(image: Image, side: int) -> Image:
     from PIL.Image import Resampling
 
     return image.resize((side, side), Resampling.NEAREST)
 
 
 @cache
-def _normalized_levels() -> NDArray[np.float32]:
-    """What each of the 256 levels of each channel becomes, (256, 3): keras' steps in keras' order, in float32."""
+def _normalized_levels() -> FloatArray:
+    """Return the normalized value of every pixel value and channel, shape (256, 3): Keras' float32 arithmetic."""
     import numpy as np
 
     levels = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
@@ -252,13 +249,14 @@ def _normalized_levels() -> NDArray[np.float32]:
     return levels
 
 
-def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The network's numbers: of [0, 1], minus the mean, over the standard deviation of each channel.
+def normalize(pixels: UInt8Array) -> FloatArray:
+    """Scale pixels to [0, 1], subtract ``MEAN``, and divide by ``STD``.
 
-    Bit for bit ``keras.applications.densenet.preprocess_input``; a table of all levels is faster than its arithmetic.
+    The result is bit-identical to ``keras.applications.densenet.preprocess_input``. A lookup table is faster than the
+    arithmetic.
 
     Args:
-        pixels: uint8 of (n, s, s, 3), RGB.
+        pixels: uint8 RGB of shape (n, height, width, 3).
 
     Returns:
         float32 of the same shape.
@@ -266,7 +264,7 @@ def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     import numpy as np
 
     levels = _normalized_levels()
-    numbers = np.empty(pixels.shape, np.float32)
+    normalized = np.empty(pixels.shape, np.float32)
     for channel in range(3):
-        numbers[..., channel] = levels[:, channel][pixels[..., channel]]
-    return numbers
+        normalized[..., channel] = levels[:, channel][pixels[..., channel]]
+    return normalized

@@ -10,11 +10,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from densenet_cli.images.conversion import to_upright
+from densenet_cli.images.preprocessing import DecodedImage
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from densenet_cli._types import Size
-    from densenet_cli.images.preprocessing import DecodedImage
 
 MAX_JPEG_BYTES = 7000
 """Target size of a thumbnail. In base64, 2,000 of them stay under 19 MB, which leaves 6 MB for the rest of a page."""
@@ -27,18 +29,18 @@ class Preview:
 
     Attributes:
         max_side: maximum length of the longer side in pixels.
-        min_source_side: if the preview is made from a JPEG decoded at reduced scale, the shorter side keeps at least
+        min_decoded_side: if the preview is made from a JPEG decoded at reduced scale, the shorter side keeps at least
             this many pixels. 0 means as many as the network needs.
         max_bytes: maximum length of ``to_bytes``.
     """
 
     max_side: ClassVar[int]
-    min_source_side: ClassVar[int] = 0
+    min_decoded_side: ClassVar[int] = 0
     max_bytes: ClassVar[int]
 
     @classmethod
     def make(cls, decoded: DecodedImage) -> Self:
-        """Make the preview of a decoded image. ``memory.of_resizing`` estimates the memory that this needs."""
+        """Make the preview of a decoded image. ``memory.estimate_resize`` estimates the memory that this needs."""
         raise NotImplementedError
 
     def to_bytes(self) -> bytes:
@@ -98,7 +100,7 @@ class DisplayImage(Preview):
     """
 
     max_side = 800
-    min_source_side = 512  # what ``crop`` keeps for an input of 224
+    min_decoded_side = 512  # what ``crop`` keeps for an input of 224
     max_bytes = 20 + 3 * max_side * max_side
     _header: ClassVar[struct.Struct] = struct.Struct("<5I")
 
@@ -109,12 +111,9 @@ class DisplayImage(Preview):
     @classmethod
     def make(cls, decoded: DecodedImage) -> Self:
         """Resize a decoded image and turn it upright."""
-        from densenet_cli.images.orientation import upright
-        from densenet_cli.images.preprocessing import DecodedImage
-
         small = _shrink(decoded, cls.max_side)
-        turned = upright(DecodedImage(small, decoded.size, (0, 0, *small.size)), decoded.orientation)
-        return cls(turned.size, decoded.orientation, turned.image)
+        upright = to_upright(DecodedImage(small, decoded.size, (0, 0, *small.size)), decoded.orientation)
+        return cls(upright.size, decoded.orientation, upright.image)
 
     def to_bytes(self) -> bytes:
         """Return a header and the raw pixels."""

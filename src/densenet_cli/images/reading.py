@@ -1,4 +1,4 @@
-"""Where an image's bytes come from: a file, a URL, standard input, memory. Only regular files are opened."""
+"""Access to the encoded bytes of an image: a file, URL, standard input, or memory. Only regular files are opened."""
 
 from __future__ import annotations
 
@@ -11,59 +11,58 @@ from dataclasses import dataclass
 from typing import IO
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
-from densenet_cli.images.sources import Source, read_bytes
-from densenet_cli.images.walking import explain
+from densenet_cli.images.sources import Source, read_stream
+from densenet_cli.images.walking import describe_os_error
 
-BYTES_LIMIT = 64 << 20
-"""The largest image, in bytes, taken from a URL, standard input or a file object: those are held in memory."""
+MAX_STREAM_BYTES = 64 << 20
+"""Largest image accepted from a URL, standard input, or a file object, which are held in memory."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An image's file, open.
+class EncodedImage:
+    """An opened image file.
 
     Attributes:
-        stream: its bytes, at their beginning; it can seek.
+        stream: its bytes, seekable and at the beginning.
         size: their number.
-        in_memory: whether they are in memory as a whole.
+        bytes_in_memory: how many of them are held in memory: all or none.
     """
 
     stream: IO[bytes]
     size: int
-    in_memory: bool
+    bytes_in_memory: int
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Encoded]:
-    """The bytes of a source of kind path, url, stdin, bytes or file.
+def open_source(source: Source) -> Iterator[EncodedImage]:
+    """Open a source of kind path, url, stdin, bytes, or file.
 
     Raises:
-        SourceNotFound, SourceUnreadable: a file that can't be opened, or is no regular one.
-        UnreadableImage: more than ``BYTES_LIMIT`` bytes, or none of a file object's.
-        DownloadFailed: a URL that gives nothing.
+        SourceNotFoundError, SourceUnreadableError: the file cannot be opened or is not a regular file.
+        UnreadableImageError: a stream has more than ``MAX_STREAM_BYTES`` bytes or returns text.
+        DownloadFailedError: the URL cannot be fetched.
     """
     if source.kind == "path":
         with _open_file(source.origin) as stream:
-            yield Encoded(stream, os.fstat(stream.fileno()).st_size, in_memory=False)
+            yield EncodedImage(stream, os.fstat(stream.fileno()).st_size, bytes_in_memory=0)
     else:
-        data = read(source)
-        yield Encoded(io.BytesIO(data), len(data), in_memory=True)
+        data = read_source(source)
+        yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
 
 
 def _open_file(path: str) -> IO[bytes]:
-    """Open a regular file and nothing else: a FIFO would wait for ever, and a device may do anything."""
+    """Open a regular file. Anything else is rejected: a FIFO could block forever, and a device could do anything."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
-            raise SourceUnreadableError(f"Not a regular file: {_kind(mode)}.")
-        # Should it have become a FIFO since, opening it doesn't wait.
+            raise SourceUnreadableError(f"Not a regular file but {_file_type(mode)}.")
+        # O_NONBLOCK, in case the file has become a FIFO since.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError):
-        raise SourceNotFoundError(
-            "A symbolic link to nothing." if os.path.islink(path) else "No such file or folder."
-        ) from None
+        message = "Broken symbolic link." if os.path.islink(path) else "No such file or folder."
+        raise SourceNotFoundError(message) from None
     except (OSError, ValueError) as error:
-        raise SourceUnreadableError(explain(error)) from None
+        raise SourceUnreadableError(describe_os_error(error)) from None
     stream = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         stream.close()
@@ -71,32 +70,32 @@ def _open_file(path: str) -> IO[bytes]:
     return stream
 
 
-def _kind(mode: int) -> str:
-    for is_kind, name in (
+def _file_type(mode: int) -> str:
+    for is_type, name in (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISFIFO, "a FIFO"),
         (stat.S_ISSOCK, "a socket"),
         (stat.S_ISCHR, "a device"),
         (stat.S_ISBLK, "a device"),
     ):
-        if is_kind(mode):
+        if is_type(mode):
             return name
     return "something else"
 
 
-def read(source: Source) -> bytes:
-    """The bytes of a source of kind url, stdin, bytes or file. Raises as ``opened`` does."""
+def read_source(source: Source) -> bytes:
+    """Return the bytes of a source of kind url, stdin, bytes, or file. Raises the same errors as ``open_source``."""
     match source.kind:
         case "url":
             from densenet_cli.http import fetch
 
-            return fetch(source.origin, max_bytes=BYTES_LIMIT)
+            return fetch(source.origin, max_bytes=MAX_STREAM_BYTES)
         case "stdin":
-            data: bytes = source.origin.read(BYTES_LIMIT)
+            data: bytes = source.origin.read(MAX_STREAM_BYTES)
         case "file":
-            data = read_bytes(source.origin, BYTES_LIMIT)
+            data = read_stream(source.origin, MAX_STREAM_BYTES)
         case _:
             return bytes(source.origin)
-    if len(data) > BYTES_LIMIT:
-        raise UnreadableImageError(f"More than {BYTES_LIMIT >> 20} MiB, the most that is read from a stream.")
+    if len(data) > MAX_STREAM_BYTES:
+        raise UnreadableImageError(f"The stream is longer than the limit of {MAX_STREAM_BYTES >> 20} MiB.")
     return data

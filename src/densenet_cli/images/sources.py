@@ -1,7 +1,7 @@
-"""What to classify: each argument turned into sources, lazily and always in the same order.
+"""Image sources: files, folders, globs, URLs, standard input, and Python objects.
 
-A source is one image that has a name, or the reason why there is none under that name. Nothing is opened
-here but folders: whether a file is an image shows when it is decoded.
+A source is a named image, or the reason why there is none. Expanding arguments into sources is lazy and always
+happens in the same order. It opens folders but no files: decoding shows whether a file is an image.
 """
 
 from __future__ import annotations
@@ -10,35 +10,34 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
-from densenet_cli.images.globs import is_pattern, matches
-from densenet_cli.images.walking import Found, Skipped, explain, walk
+from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, is_glob, walk, walk_glob
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
 
 Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
 
-_lists: WeakSet[IO[bytes]] = WeakSet()
-"""The streams that ``read_list`` has begun to read: none of them is an image."""
+_list_streams: WeakSet[IO[bytes]] = WeakSet()
+"""Streams that ``read_list`` reads. They cannot be images as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image to come.
+    """One image to process.
 
     Attributes:
-        name: what its result is called: the path as given plus the path below it, or the URL. A name that is not
-            UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` gives them back).
-        origin: where its bytes or pixels are: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image`` or
-            a uint8 array of (height, width, 3).
-        kind: which of these ``origin`` is; "nothing" where ``error`` says why there is no image.
-        error: set when the name leads to no image.
+        name: the name in results: the path as given, joined with the path below it, or the URL. A name that is not
+            UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` restores them).
+        origin: where the image comes from: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image``, or a
+            uint8 array of shape (height, width, 3).
+        kind: the kind of ``origin``; "nothing" if there is no image.
+        error: why there is no image, for the kind "nothing".
     """
 
     name: str
@@ -59,7 +58,7 @@ class LabeledSource(Source):
 
 
 class StandardInput:
-    """The image on standard input: a stream can be read once, so its bytes are kept for a second ``-``."""
+    """The image on standard input. A stream can be read only once, so its bytes are kept for a second ``-``."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -67,54 +66,50 @@ class StandardInput:
         self._data: bytes | None = None
 
     def read(self, limit: int) -> bytes:
-        """Everything on it, but no more than ``limit`` bytes and one."""
+        """Return all bytes, or ``limit + 1`` bytes of a longer stream."""
         with self._lock:
             if self._data is None:
-                self._data = read_bytes(self._stream, limit)
+                self._data = read_stream(self._stream, limit)
             return self._data
 
 
-def read_bytes(stream: Any, limit: int) -> bytes:
-    """Everything that a file object gives, in however many pieces, but not many more than ``limit`` bytes.
+def read_stream(stream: Any, limit: int) -> bytes:
+    """Read a file object to its end, in however many pieces, but stop after ``limit`` bytes have been exceeded.
 
     Raises:
-        UnreadableImage: it gives text.
+        UnreadableImageError: the file object returns text.
     """
     pieces: list[bytes] = []
-    room = limit + 1
-    while room > 0:
-        piece = stream.read(room)
+    remaining = limit + 1
+    while remaining > 0:
+        piece = stream.read(remaining)
         if not isinstance(piece, bytes | bytearray | memoryview | None):
-            raise UnreadableImageError("A file object that gives text: open it in binary mode.")
+            raise UnreadableImageError("The file object returns text. Open it in binary mode.")
         if not piece:
             break
         pieces.append(bytes(piece))
-        room -= len(pieces[-1])
+        remaining -= len(pieces[-1])
     return b"".join(pieces)
 
 
-def expand(
-    arguments: Iterable[str],
-    *,
-    stdin: IO[bytes] | None = None,
-    on_skipped: Callable[[int], None] | None = None,
-) -> Iterator[Source]:
-    """The sources that ``arguments`` name, in their order.
+def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Iterator[Source]:
+    """Yield the sources that arguments name, in order.
+
+    Folders are searched depth first, each folder's names sorted. Files in them without an image extension are skipped;
+    their number is logged at the end.
 
     Args:
-        arguments: files, folders (searched depth first, each folder's names sorted), globs (a path that exists is
-            never one), http(s) URLs, or ``-`` for an image on standard input.
-        stdin: the binary stream behind ``-``; ``sys.stdin.buffer`` when None.
-        on_skipped: called once, at the end, with the number of files that were passed over in folders because
-            their suffix is no image's; not called when there were none.
+        arguments: files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
+            standard input.
+        stdin: the binary stream for ``-``; None for ``sys.stdin.buffer``.
     """
     standard_input: StandardInput | None = None
     skipped = 0
     for argument in arguments:
         if argument == "-":
             stream = stdin or sys.stdin.buffer
-            if stream in _lists:
-                error = SourceUnreadableError("Standard input is the list of sources, so it can't be an image too.")
+            if stream in _list_streams:
+                error = SourceUnreadableError("Standard input is already used for the list of sources.")
                 yield Source("-", None, "nothing", error)
             else:
                 standard_input = standard_input or StandardInput(stream)
@@ -122,43 +117,46 @@ def expand(
         elif is_url(argument):
             yield _from_url(argument)
         else:
-            for found in _expand_path(argument):
-                if isinstance(found, Skipped):
-                    skipped += found.files
+            for entry in _expand_path(argument):
+                if isinstance(entry, SkippedFiles):
+                    skipped += entry.count
                 else:
-                    yield _source(found)
-    if skipped and on_skipped:
-        on_skipped(skipped)
+                    yield from_entry(entry)
+    if skipped:
+        import logging
+
+        message = "Skipped %s without an image extension."
+        logging.getLogger(__name__).info(message, f"{skipped:,} file{'s' * (skipped != 1)}")
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
-    """The arguments that a binary stream lists, one a line, or one a NUL byte; empty ones are left out.
+    """Yield the arguments in a binary stream, one per line or NUL-terminated string. Empty ones are ignored.
 
-    Each is there as soon as its end was written, however slowly the others come.
+    Each argument is yielded as soon as it is complete, however slowly the others arrive.
     """
-    _lists.add(file)
+    _list_streams.add(file)
     read = getattr(file, "read1", file.read)
     separator = b"\0" if null else b"\n"
     rest = b""
     while chunk := read(1 << 16):
-        *entries, rest = (rest + chunk).split(separator)
-        for entry in entries:
-            yield from _argument(entry, null)
-    yield from _argument(rest, null)
+        *items, rest = (rest + chunk).split(separator)
+        for item in items:
+            yield from _decode_argument(item, null)
+    yield from _decode_argument(rest, null)
 
 
-def _argument(entry: bytes, null: bool) -> Iterator[str]:
-    entry = entry if null else entry.removesuffix(b"\r")
-    if entry:
-        yield os.fsdecode(entry)
+def _decode_argument(item: bytes, null: bool) -> Iterator[str]:
+    item = item if null else item.removesuffix(b"\r")
+    if item:
+        yield os.fsdecode(item)
 
 
 def from_object(image: ImageInput | Source) -> Source:
-    """The source for what a Python caller holds.
+    """Return the source for a Python object.
 
     Args:
-        image: a path (str or ``os.PathLike``), an http(s) URL, the bytes of an image's file, a binary file
-            object, a ``PIL.Image.Image``, a uint8 array of (height, width, 3), or a ``Source``.
+        image: a path (str or ``os.PathLike``), an http(s) URL, the bytes of an image file, a binary file object, a
+            ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
 
     Raises:
         UsageError: it is none of these.
@@ -180,33 +178,37 @@ def from_object(image: ImageInput | Source) -> Source:
         name = getattr(image, "name", None)
         return Source(name if isinstance(name, str) else "<file>", image, "file")
     raise UsageError(
-        "An image is a path, a URL, bytes, a binary file object, a PIL image or a uint8 array of "
+        "An image must be a path, a URL, bytes, a binary file object, a PIL image, or a uint8 array of shape "
         f"(height, width, 3), not {type(image).__name__}."
     )
 
 
-def _is_instance(thing: object, module: str, name: str) -> bool:
-    """Whether it is of a class that nobody has an instance of before its module is imported."""
+def _is_instance(value: object, module: str, name: str) -> bool:
+    """Like ``isinstance``, without importing the class: before its module is imported, there are no instances."""
     kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(thing, kind)
+    return kind is not None and isinstance(value, kind)
 
 
 def _from_array(array: Any) -> Source:
     if array.dtype.name != "uint8" or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UsageError(
-            f"An array of an image is uint8, of (height, width, 3), not {array.dtype.name} of {tuple(array.shape)}."
+            "An image array must be uint8 of shape (height, width, 3) and not empty, "
+            f"not {array.dtype.name} of shape {tuple(array.shape)}."
         )
-    # Whoever reads a film fills one array again and again, and this one is looked at later.
+    # The array is read later, and callers that read videos reuse one array for all frames.
     return Source("<array>", array.copy(), "array")
 
 
 def expand_objects(images: Iterable[ImageInput | Source]) -> Iterator[Source]:
-    """The sources in any number of objects as ``from_object`` takes them; a path may also be a folder or a glob.
+    """Yield the sources for Python objects. Each is what ``from_object`` accepts, or the path of a folder or a glob.
 
-    What is no image is a source with an error. Raises ``UsageError`` at once where ``images`` is itself an image.
+    An object that is not an image yields a source with an error.
+
+    Raises:
+        UsageError: ``images`` is itself an image. Raised immediately.
     """
     if isinstance(images, str | bytes | bytearray | os.PathLike) or hasattr(images, "shape"):
-        raise UsageError(f"Several images are given as a list of them, not as one {type(images).__name__}.")
+        raise UsageError(f"`images` must be an iterable of images, not a single {type(images).__name__}.")
     return (source for image in images for source in _expand_object(image))
 
 
@@ -216,12 +218,12 @@ def _expand_object(image: ImageInput | Source) -> Iterator[Source]:
         return
     try:
         yield from_object(image)
-    except UsageError as error:  # one among many is its own error, not the others' end
+    except UsageError as error:  # must not end the other images
         yield Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
 
 
 def is_url(argument: str) -> bool:
-    """Whether an argument is an http or https URL."""
+    """Return whether an argument is an http or https URL."""
     return argument[:8].lower().startswith(("http://", "https://"))
 
 
@@ -231,23 +233,23 @@ def _from_url(url: str) -> Source:
     return Source(redact(url), url, "url")
 
 
-def _expand_path(argument: str) -> Iterator[Found | Skipped]:
-    """The files below a path, the file itself, the matches of a glob, or one error."""
+def from_entry(entry: Entry) -> Source:
+    """Return the source for an entry of a folder."""
+    return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
+
+
+def _expand_path(argument: str) -> Iterator[Entry | SkippedFiles]:
+    """Yield a file, the images in a folder, the matches of a glob, or one error."""
     try:
         mode = os.stat(argument).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if os.path.lexists(argument):
-            yield Found(argument, SourceNotFoundError("A symbolic link to nothing."))
-        elif is_pattern(argument):
-            for match in matches(argument):
-                yield from walk(match.path) if match.is_folder else (match,)
+            yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
+        elif is_glob(argument):
+            yield from walk_glob(argument)
         else:
-            yield Found(argument, SourceNotFoundError("No such file or folder."))
+            yield Entry(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
-        yield Found(argument, SourceUnreadableError(explain(error)))
+        yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
     else:
-        yield from walk(argument) if stat.S_ISDIR(mode) else (Found(argument),)
-
-
-def _source(found: Found) -> Source:
-    return Source(found.path, found.path, "nothing" if found.error else "path", found.error)
+        yield from walk(argument) if stat.S_ISDIR(mode) else (Entry(argument),)

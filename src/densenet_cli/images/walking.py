@@ -1,12 +1,18 @@
-"""Folders and globs: which files they hold, sorted, without end or loop, whatever the tree looks like."""
+"""Search of folders and globs: depth first, names sorted, in bounded memory, and finite even with loops of links.
+
+The standard library's ``glob`` returns entries in the order of the disk, hides folders that it cannot list, and
+follows a loop of links forty levels deep.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from densenet_cli.errors import EmptySourceError, ImageError, SourceUnreadableError
+from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -15,12 +21,14 @@ SUFFIXES = frozenset(
         *("jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "tga", "ico"),
     )
 )
-"""What an image in a folder is called, whatever its case. Pillow's own list has .h5, .mpg and .eps in it."""
+"""File name extensions of images in a folder, in lower case. Pillow's own list includes .h5, .mpg, and .eps."""
+
+RECURSIVE = "**"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file or folder, or the reason why there is none to be had at ``path``."""
+class Entry:
+    """A file or folder that was found, or the reason why the search could not continue at ``path``."""
 
     path: str
     error: ImageError | None = None
@@ -28,79 +36,174 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """How many files of a folder are no images by their suffix. Hidden ones are not counted."""
+class SkippedFiles:
+    """Number of files in a folder without an image extension. Hidden files do not count."""
 
-    files: int
-
-
-def explain(error: OSError | ValueError) -> str:
-    """An operating system's error in its own words, without the path: the row that carries it has it already."""
-    words = getattr(error, "strerror", None) or str(error)
-    return f"{words[:1].upper()}{words[1:]}."
+    count: int
 
 
-def walk(top: str) -> Iterator[Found | Skipped]:
-    """The images below a folder, depth first, each folder's names sorted; what can't be listed is one error.
+Pending = tuple[str, tuple[str, ...]]
+"""A folder ("" for the current one) to search, and the parts of the glob that are left for it."""
 
-    Symbolic links to folders are followed, but no folder is searched twice, so that a loop of links ends.
+
+def describe_os_error(error: OSError | ValueError) -> str:
+    """Return the operating system's error message as a sentence, without the path."""
+    message = getattr(error, "strerror", None) or str(error)
+    return f"{message[:1].upper()}{message[1:]}."
+
+
+def has_image_suffix(path: str) -> bool:
+    """Return whether a file name has an image extension, in upper or lower case."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def is_glob(argument: str) -> bool:
+    """Return whether an argument contains ``*``, ``?``, or ``[``."""
+    return any(character in argument for character in "*?[")
+
+
+def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
+    """Yield the images below a folder, depth first, each folder's names sorted.
+
+    Symbolic links to folders are followed, but no folder is searched twice. Hidden files and folders are ignored. A
+    folder that cannot be listed yields an entry with an error, and so does a search that finds nothing. The number of
+    skipped files comes last.
     """
-    seen: set[tuple[int, int]] = set()
-    found_any = False
-    skipped_all = 0
-    # Folders being searched, from the top down: a stack, because a tree may be deeper than Python's recursion.
-    open_folders: list[Iterator[Found]] = [iter((Found(top, is_folder=True),))]
-    while open_folders:
-        found = next(open_folders[-1], None)
-        if found is None:
-            open_folders.pop()
-        elif not found.is_folder:
-            found_any = True
-            yield found
+    is_empty = True
+    skipped = 0
+    for entry in _search(folder, (RECURSIVE,)):
+        if entry.error is None and not has_image_suffix(entry.path):
+            skipped += 1
+            continue
+        is_empty = False
+        yield entry
+    if is_empty:
+        others = f", only {skipped:,} other file{'s' * (skipped != 1)}" if skipped else ""
+        yield Entry(folder, EmptySourceError(f"The folder contains no images{others}."))
+    if skipped:
+        yield SkippedFiles(skipped)
+
+
+def walk_glob(pattern: str) -> Iterator[Entry | SkippedFiles]:
+    """Yield the files that a glob matches, and the images below the folders that it matches, each path once.
+
+    ``**`` matches any number of folders, including none. A final ``**`` or ``/`` restricts the glob to folders. If
+    ``**`` is followed by another part, that part matches only files, because a folder would yield its images twice.
+    Hidden names match only a part that begins with a dot. A glob that matches nothing yields an entry with an error.
+    """
+    root = pattern[: len(pattern) - len(pattern.lstrip("/"))]
+    parts = tuple(part for part in pattern.split("/") if part)
+    folders_only = pattern.endswith("/") or parts[-1] == RECURSIVE
+    while parts and parts[-1] == RECURSIVE:  # a folder is searched recursively in any case
+        parts = parts[:-1]
+    is_recursive = RECURSIVE in parts
+    files_only = is_recursive and not folders_only
+    is_empty = True
+    searched: set[str] = set()
+    for entry in _search(root, parts) if parts else iter([Entry(root or ".", is_folder=True)]):
+        if entry.error is None and (files_only if entry.is_folder else folders_only):
+            continue
+        is_empty = False
+        if not entry.is_folder:
+            yield entry
+        elif not is_recursive or _add_folder(entry.path, searched):
+            yield from walk(entry.path)
+    if is_empty:
+        yield Entry(pattern, SourceNotFoundError("No file or folder matches the pattern."))
+
+
+def _search(folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
+    """Yield what the parts of a glob match below a folder. A final ``**`` matches all files, and no folders."""
+    searched: set[tuple[int, int, int]] = set()
+    # A stack instead of recursion, because a tree can be deeper than Python's recursion limit.
+    stack: list[Iterator[Entry | Pending]] = [iter([(folder, parts)])]
+    while stack:
+        item = next(stack[-1], None)
+        if item is None:
+            stack.pop()
+        elif isinstance(item, Entry):
+            yield item
         else:
-            try:
-                status = os.stat(found.path)
-                if (identity := (status.st_dev, status.st_ino)) in seen:
-                    continue
-                seen.add(identity)
-                entries, skipped = _list(found.path)
-            except OSError as error:
-                found_any = True
-                yield Found(found.path, SourceUnreadableError(f"This folder can't be listed: {explain(error)}"))
-                continue
-            skipped_all += skipped
-            open_folders.append(entries)
-    if not found_any:
-        others = f", only {skipped_all} other file{'s' * (skipped_all != 1)}" if skipped_all else ""
-        yield Found(top, EmptySourceError(f"No image in this folder{others}."))
-    if skipped_all:
-        yield Skipped(skipped_all)
+            stack.append(_match_part(*item, searched))
 
 
-def _list(folder: str) -> tuple[Iterator[Found], int]:
-    """A folder's subfolders and images, sorted by name, and how many other files there are.
+def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, int, int]]) -> Iterator[Entry | Pending]:
+    """Match the first part of a glob in one folder. Yield what it matches, or folders that the other parts apply to."""
+    part, rest = parts[0], parts[1:]
+    if not is_glob(part):
+        path = os.path.join(folder, part)
+        yield from [(path, rest)] if rest else _match_name(path)
+        return
+    is_recursive = part == RECURSIVE
+    try:
+        if is_recursive and not _is_new(folder, len(rest), searched):
+            return
+        names, folders = _list(folder)
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if not is_missing or parts == (RECURSIVE,):
+            message = f"Cannot list the folder: {describe_os_error(error)}"
+            yield Entry(folder or ".", SourceUnreadableError(message))
+        return
+    if is_recursive and rest:
+        yield folder, rest
+    matches = re.compile(fnmatch.translate(part)).match
+    for name in names:
+        if not matches(name) or name.startswith(".") > part.startswith("."):
+            continue
+        path, is_folder = os.path.join(folder, name), name in folders
+        if is_folder and (is_recursive or rest):
+            yield path, parts if is_recursive else rest
+        elif not rest:
+            yield Entry(path, is_folder=is_folder)
 
-    Of a hundred thousand names only the names are kept until their turn.
-    """
+
+def _match_name(path: str) -> Iterator[Entry]:
+    """Yield the file or folder of this name, if there is one."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        yield Entry(path, SourceUnreadableError(describe_os_error(error)))
+    else:
+        yield Entry(path, is_folder=os.path.isdir(path))
+
+
+def _is_new(folder: str, remaining: int, searched: set[tuple[int, int, int]]) -> bool:
+    """Return whether this part of the glob meets the folder for the first time. Links can lead in circles."""
+    status = os.stat(folder or ".")
+    key = status.st_dev, status.st_ino, remaining
+    is_new = key not in searched
+    searched.add(key)
+    return is_new
+
+
+def _list(folder: str) -> tuple[list[str], set[str]]:
+    """Return the sorted names in a folder, and those that are folders. Only names are kept of 100,000 entries."""
     names: list[str] = []
     folders: set[str] = set()
-    skipped = 0
-    with os.scandir(folder) as entries:
+    with os.scandir(folder or ".") as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
+            names.append(entry.name)
             if _is_folder(entry):
                 folders.add(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-                skipped += 1
-                continue
-            names.append(entry.name)
     names.sort()
-    return (Found(os.path.join(folder, name), is_folder=name in folders) for name in names), skipped
+    return names, folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a loop of links, or one into a folder that may not be entered: decoding it says which
+        return False  # a loop of links, or a link into an inaccessible folder: opening the file reports it
+
+
+def _add_folder(folder: str, searched: set[str]) -> bool:
+    """Add a folder to those already searched. Return False if it, or one that contains it, is among them."""
+    path = os.path.realpath(folder)
+    parts = path.split(os.sep)
+    if not searched.isdisjoint(os.sep.join(parts[:count]) or os.sep for count in range(1, len(parts) + 1)):
+        return False
+    searched.add(path)
+    return True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, apply, normalize
+from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, normalize, preprocess
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
 
@@ -169,7 +169,7 @@ def validation_batches(
 
     def load(index: int) -> UInt8Array | None:
         try:
-            pixels: UInt8Array = apply(subset.images[index], preprocessing)[0]
+            pixels: UInt8Array = preprocess(subset.images[index], preprocessing)[0]
             return pixels
         except ImageError:
             if not skip_unreadable:

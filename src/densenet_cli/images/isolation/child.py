@@ -1,106 +1,213 @@
-"""What runs in a decoding process: images in, pixels or an error out, until the parent is gone.
+"""The decoding process: receives images and sends pixels or errors until the parent ends.
 
-It imports what decoding needs and no more, numpy not before an image of more than 8 bits: a fresh process has to be
-there soon.
+It imports only what decoding needs, and numpy only for images of more than 8 bits, so that it starts fast.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import resource
+import select
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images import decoding
-from densenet_cli.images.isolation import limits
-from densenet_cli.images.isolation.messages import Words, packed, received
-from densenet_cli.images.pillow_setup import quieten
+from densenet_cli.images.pillow_setup import configure_pillow
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.previews import PREVIEWS
 from densenet_cli.images.sources import Source
 
+Header = dict[str, Any]
+"""A message is a small JSON object, the header, followed by raw bytes."""
+
+LENGTHS = struct.Struct(">IQ")
+"""What precedes a message: the length of its header and the number of raw bytes."""
+
+MAX_HEADER_LENGTH = 1 << 16
+
+OVERHEAD_BYTES = 256 << 20
+"""Memory allowed in addition to images: modules imported later, decoder tables, and what an allocator keeps."""
+
+THREAD_OVERHEAD_BYTES = 16 << 20
+"""Memory allowed for each thread that a decoder may start (stack and heap). AVIF's starts one per core."""
+
+MAX_GROWTH_BYTES = OVERHEAD_BYTES // 2
+"""A process that has grown by more than this between two images is replaced."""
+
 
 def main(connection: int, decode_memory: int) -> None:
-    """Answer until the parent closes the connection.
+    """Serve decoding requests until the parent closes the connection.
 
     Args:
-        connection: descriptor of the socket to the parent. Standard input is a pipe that closes when it ends.
-        decode_memory: megabytes that the images of all processes may hold together.
+        connection: file descriptor of the socket to the parent. Standard input is a pipe that closes when the parent
+            ends.
+        decode_memory: megabytes that the images of all processes share.
     """
-    for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # to end, perhaps all at once: that's the parent's
-        signal.signal(asked, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # may reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    limits.end_with_parent(lifeline=0)
-    limits.leave_no_core()
-    limits.prefer_oom_kill()
-    with open(connection, "rb") as reading, open(os.dup(connection), "wb") as writing:
-        talk = _Talk(reading, writing)
-        budget = _ParentsBudget(talk, decode_memory)
-        quieten(budget)  # which imports Pillow
-        limits.limit_memory(budget.bytes)
-        settled = limits.held() or 0
-        talk.say({"ready": True})
-        while talk.hear():
-            words, data = _answer(talk, budget)
-            words["last"] = (limits.held() or 0) > settled + limits.KEPT
-            talk.say(words, data)
+    end_with_parent(lifeline=0)
+    disable_core_dumps()
+    prefer_oom_kill()
+    with open(connection, "rb") as reader, open(os.dup(connection), "wb") as writer:
+        channel = Channel(reader, writer)
+        budget = ParentBudget(channel, decode_memory)
+        configure_pillow(budget)  # imports Pillow
+        limit_memory(budget.bytes)
+        initial_memory = private_memory() or 0
+        channel.send({"ready": True})
+        while channel.receive():
+            header, data = _decode(channel, budget)
+            header["last"] = (private_memory() or 0) > initial_memory + MAX_GROWTH_BYTES
+            channel.send(header, data)
 
 
-class _Talk:
-    """Messages from and to the parent."""
+def pack_header(header: Header, size: int = 0) -> bytes:
+    """Return the beginning of a message, to be followed by ``size`` raw bytes."""
+    text = json.dumps(header).encode("ascii")
+    return LENGTHS.pack(len(text), size) + text
 
-    def __init__(self, reading: IO[bytes], writing: IO[bytes]) -> None:
-        self._reading, self._writing = reading, writing
-        self.words: Words = {}
+
+def receive_message(read: Callable[[int], bytes], max_bytes: int) -> tuple[Header, bytes]:
+    """Read and validate a message.
+
+    Args:
+        read: returns exactly as many bytes as requested.
+        max_bytes: maximum number of raw bytes.
+
+    Raises:
+        ValueError: the message is invalid or too long.
+    """
+    length, size = LENGTHS.unpack(read(LENGTHS.size))
+    if length > MAX_HEADER_LENGTH or size > max_bytes:
+        raise ValueError("message too long")
+    try:
+        header = json.loads(read(length))
+    except RecursionError:
+        raise ValueError("header nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError("header is not an object")
+    return header, read(size)
+
+
+class Channel:
+    """Exchanges messages with the parent.
+
+    Attributes:
+        header, data: the message received last.
+    """
+
+    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
+        self._reader, self._writer = reader, writer
+        self.header: Header = {}
         self.data = b""
 
-    def say(self, words: Words, data: bytes = b"") -> None:
-        self._writing.write(packed(words, len(data)))
-        self._writing.write(data)
-        self._writing.flush()
+    def send(self, header: Header, data: bytes = b"") -> None:
+        """Send a message."""
+        self._writer.write(pack_header(header, len(data)))
+        self._writer.write(data)
+        self._writer.flush()
 
-    def hear(self) -> bool:
-        """Wait for the next message; False if there is no parent any more."""
+    def receive(self) -> bool:
+        """Wait for the next message. Return False if the parent has closed the connection."""
         try:
-            self.words, self.data = received(self._read, 1 << 62)
+            self.header, self.data = receive_message(self._read, sys.maxsize)
         except EOFError:
             return False
         return True
 
     def _read(self, size: int) -> bytes:
-        data = self._reading.read(size)
+        data = self._reader.read(size)
         if len(data) < size:
             raise EOFError
         return data
 
 
-class _ParentsBudget(decoding.DecodeBudget):
-    """The budget of all processes, which the parent keeps."""
+class ParentBudget(decoding.DecodeBudget):
+    """The budget shared by all processes, which the parent manages."""
 
-    def __init__(self, talk: _Talk, megabytes: int) -> None:
+    def __init__(self, channel: Channel, megabytes: int) -> None:
         super().__init__(megabytes)
-        self._talk = talk
+        self._channel = channel
 
     @contextmanager
     def reserve(self, needed: int) -> Iterator[None]:
-        """Wait until the parent has that much left for this image; it takes it back when it is answered."""
-        with super().reserve(needed):  # refuses what is more than there is at all
-            self._talk.say({"reserve": needed})
-            if not self._talk.hear():
+        """Wait until the parent has reserved the memory. It releases the memory when it gets the response."""
+        with super().reserve(needed):  # rejects more than the whole budget
+            self._channel.send({"reserve": needed})
+            if not self._channel.receive():
                 raise EOFError
             yield
 
 
-def _answer(talk: _Talk, budget: decoding.DecodeBudget) -> tuple[Words, bytes]:
-    """Decode the image that was just heard of."""
-    words, origin = talk.words, talk.data
-    talk.data = b""
-    preview_kind = PREVIEWS[words["preview"]] if words["preview"] else None
-    source = Source("", os.fsdecode(origin) if words["kind"] == "path" else origin, words["kind"])
+def _decode(channel: Channel, budget: decoding.DecodeBudget) -> tuple[Header, bytes]:
+    """Decode the image that was just received."""
+    header, origin = channel.header, channel.data
+    channel.data = b""
+    preview_kind = PREVIEWS[header["preview"]] if header["preview"] else None
+    source = Source("", os.fsdecode(origin) if header["kind"] == "path" else origin, header["kind"])
     try:
-        pixels, preview = decoding.load_bytes(source, Preprocessing(**words["preprocessing"]), budget, preview_kind)
+        pixels, preview = decoding.load_bytes(source, Preprocessing(**header["preprocessing"]), budget, preview_kind)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}, b""
     return {"pixels": len(pixels)}, pixels + (preview.to_bytes() if preview else b"")
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Let the kernel kill this process when the parent's end of the pipe ``lifeline`` closes.
+
+    Unlike a watcher thread, this works while a decoder hangs and holds the interpreter lock.
+    """
+    with suppress(OSError, AttributeError):
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # the default action ends the process
+        if hasattr(fcntl, "F_SETSIG"):  # Linux: SIGKILL ends even a stopped process
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # the parent ended before the signal was set up
+        sys.exit(1)
+
+
+def disable_core_dumps() -> None:
+    """Write no core file after a crash. A limit of 1 byte also keeps the kernel from piping the core to a program."""
+    for limit in (1, 0):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+            return
+
+
+def prefer_oom_kill() -> None:
+    """Make the kernel kill this process instead of the parent when the machine runs out of memory (Linux)."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def private_memory() -> int | None:
+    """Return the bytes of private writable memory, as ``RLIMIT_DATA`` counts them. None if unknown (not Linux)."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        return None
+
+
+def limit_memory(image_bytes: int) -> None:
+    """Limit this process to its current memory plus ``image_bytes`` and a fixed overhead (Linux only).
+
+    Other systems do not count all allocations. There the process has no limit.
+    """
+    current = private_memory()
+    if current is None:
+        return
+    limit = current + image_bytes + OVERHEAD_BYTES + THREAD_OVERHEAD_BYTES * (os.cpu_count() or 1)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard_limit != resource.RLIM_INFINITY:
+        limit = min(limit, hard_limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

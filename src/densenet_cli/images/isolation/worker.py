@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from math import prod
@@ -24,170 +25,169 @@ from densenet_cli.errors import (
     SourceUnreadableError,
     UnreadableImageError,
 )
-from densenet_cli.images.budget import MEGABYTE, DecodeBudget
 from densenet_cli.images.decoding import Loaded
-from densenet_cli.images.isolation.messages import Words, packed, received
+from densenet_cli.images.isolation.child import Header, pack_header, receive_message
+from densenet_cli.images.memory import MEGABYTE, DecodeBudget
 
 if TYPE_CHECKING:
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
 
-CODE = (
+CHILD_CODE = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
     "from densenet_cli.images.isolation.child import main; main(**settings)"
 )
-"""What the process runs: its modules come from where this one's come from."""
+"""What the process runs. It gets this process's import path."""
 
-START_LIMIT = 60.0
-"""Seconds in which an interpreter has to be there."""
+START_TIMEOUT = 60.0
+"""Seconds for the interpreter to start."""
 
-END_LIMIT = 2.0
-"""Seconds to wait for a process to be gone. One that the system won't let go (a network's folder) is left to it."""
+EXIT_TIMEOUT = 2.0
+"""Seconds to wait for a killed process to exit. The system may not let it go, for example on a network file system."""
 
-SUSPENSION = 0.5
-"""Seconds by which a timer is late only where this process itself stood still."""
+SUSPENSION_DELAY = 0.5
+"""A timer that is late by more seconds than this means that this process was suspended (Ctrl-Z)."""
 
-ERRORS: dict[object, type[ImageError]] = {
+CHILD_ERRORS: dict[object, type[ImageError]] = {
     kind.__name__.removesuffix("Error"): kind
     for kind in (SourceNotFoundError, SourceUnreadableError, UnreadableImageError, ImageTooLargeError)
 }
-"""What a process may say of an image. Any other word is an ``UnreadableImage``."""
+"""Error types that a process may report. Any other becomes an ``UnreadableImageError``."""
 
 
 class Worker:
     """A process that decodes one image at a time.
 
     Args:
-        budget: the memory that the images of all processes share.
-        timeout: seconds that an image may take, the wait for memory not counted; None for no limit.
+        budget: memory that the images of all processes share.
+        timeout: maximum seconds for an image, not counting the wait for memory; None for no limit.
 
     Attributes:
-        images: how many it was given.
-        is_free: whether it can be given another: never again once anything went wrong.
+        images: number of images that the process was given.
+        is_usable: whether it can decode another image. False while it decodes, and forever after a failure.
 
     Raises:
-        IsolationError: the system starts no process.
+        IsolationError: the process cannot be started.
     """
 
     def __init__(self, budget: DecodeBudget, timeout: float | None) -> None:
         self.images = 0
-        self.is_free = True
+        self.is_usable = True
         self._budget, self._timeout = budget, timeout
         self._is_ready = False
         self._folder = _current_folder()
         try:
-            self._connection, theirs = socket.socketpair()
-            with theirs:
+            self._connection, child_connection = socket.socketpair()
+            with child_connection:
                 settings = {
                     "path": [entry for entry in sys.path if isinstance(entry, str)],
-                    "connection": theirs.fileno(),
+                    "connection": child_connection.fileno(),
                     "decode_memory": budget.bytes // MEGABYTE,
                 }
                 self._process = subprocess.Popen(
-                    # Without -P a module in the current folder, among images from anywhere, would be imported.
-                    [sys.executable, "-P", "-c", CODE, json.dumps(settings)],
-                    stdin=subprocess.PIPE,  # closes when this process ends, and says so
+                    # -P: do not import modules from the current folder, which may hold files from anywhere.
+                    [sys.executable, "-P", "-c", CHILD_CODE, json.dumps(settings)],
+                    stdin=subprocess.PIPE,  # closes when this process ends, which ends the child
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[child_connection.fileno()],
                 )
         except OSError as error:
-            raise IsolationError(f"No process to decode in can be started: {error.strerror}.") from error
+            raise IsolationError(f"Cannot start a decoding process: {error.strerror}.") from error
 
     def wait_until_ready(self) -> None:
-        """Wait until it can decode.
+        """Wait until the process can decode.
 
         Raises:
-            IsolationError: it never will.
+            IsolationError: the process failed to start.
         """
         if self._is_ready:
             return
         try:
-            received(_Clock(self._connection, START_LIMIT).read, most=0)
+            receive_message(_TimedConnection(self._connection, START_TIMEOUT).read, max_bytes=0)
         except (OSError, EOFError, ValueError):
-            self.is_free = False
-            raise IsolationError(f"No process to decode in can be started: one {self._ending()}.") from None
+            self.is_usable = False
+            raise IsolationError(f"Cannot start a decoding process: it {self._describe_exit()}.") from None
         self._is_ready = True
 
     def load(self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
-        """What ``decoding.load`` gives.
+        """Load an image like ``decoding.load``.
 
         Args:
             kind: "path" or "bytes".
-            origin: the path as the system has it, or an image's file.
-            preprocessing: which part of it, at which size.
+            origin: the path in the file system's encoding, or the bytes of an image file.
+            preprocessing: how to fit the image to the network's input.
             preview: the kind of preview to make, if any.
 
         Raises:
-            DecoderCrashed, DecodingTimedOut: the process is gone, or is to go.
-            ImageError: as ``decoding.load`` does.
+            DecoderCrashedError, DecodingTimedOutError: the process ended or must be ended.
+            ImageError: as for ``decoding.load``.
         """
         self.images += 1
-        self.is_free = False
+        self.is_usable = False
         try:
-            words, data = self._ask(kind, origin, preprocessing, preview)
-            if "error" in words:
-                failure = ERRORS.get(words["error"], UnreadableImageError)(str(words["message"]))
+            header, data = self._request(kind, origin, preprocessing, preview)
+            if "error" in header:
+                failure = CHILD_ERRORS.get(header["error"], UnreadableImageError)(str(header["message"]))
             else:
-                failure, loaded = None, _loaded(data, preprocessing, preview)
+                failure, loaded = None, _parse_pixels(data, preprocessing, preview)
         except TimeoutError:
-            raise DecodingTimedOutError(f"Decoding it took longer than {self._timeout:g} s (--timeout).") from None
+            raise DecodingTimedOutError(f"Decoding took longer than {self._timeout:g} s.") from None
         except (OSError, EOFError):
-            raise DecoderCrashedError(f"The process that decoded it {self._ending()}.") from None
+            raise DecoderCrashedError(f"The decoding process {self._describe_exit()}.") from None
         except (ValueError, TypeError, KeyError, OverflowError):
-            raise DecoderCrashedError("The process that decoded it gave an answer without sense.") from None
-        self.is_free = not words.get("last")
+            raise DecoderCrashedError("The decoding process sent an invalid response.") from None
+        self.is_usable = not header.get("last")
         if failure:
             raise failure
         return loaded
 
-    def _ask(
+    def _request(
         self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None
-    ) -> tuple[Words, bytes]:
-        """The answer to an image, memory reserved for it in between."""
-        clock = _Clock(self._connection, self._timeout)
+    ) -> tuple[Header, bytes]:
+        """Send an image and return the response. Memory for it is reserved when the process asks for it."""
+        connection = _TimedConnection(self._connection, self._timeout)
         if kind == "path" and (folder := _current_folder()) != self._folder:
-            origin = os.path.join(folder, origin)  # the process is still where this one was when it was started
-        image = {
+            origin = os.path.join(folder, origin)  # the process is still in the folder where it was started
+        request = {
             "kind": kind,
             "preprocessing": asdict(preprocessing),
             "preview": preview.__name__ if preview else None,
         }
-        with ExitStack() as reserved:
-            words, data = clock.ask(image, origin)
-            for _ in range(2 if preview else 1):  # a preview may need to be decoded at a larger scale
-                if "reserve" not in words:
+        with ExitStack() as reservation:
+            header, data = connection.exchange(request, origin)
+            for _ in range(2 if preview else 1):  # a preview may need another decode at a larger scale
+                if "reserve" not in header:
                     break
-                reserved.close()
-                needed = int(words["reserve"])
+                reservation.close()
+                needed = int(header["reserve"])
                 if not 0 <= needed <= self._budget.bytes:
                     raise ValueError(needed)
-                reserved.enter_context(self._budget.reserve(needed))
-                words, data = clock.ask(
-                    {"go": True}, most=prod(_shape(preprocessing)) + (preview.max_bytes if preview else 0)
-                )
-        return words, data
+                reservation.enter_context(self._budget.reserve(needed))
+                max_bytes = prod(_shape(preprocessing)) + (preview.max_bytes if preview else 0)
+                header, data = connection.exchange({"reserved": True}, max_bytes=max_bytes)
+        return header, data
 
-    def _ending(self) -> str:
-        """How the process ended: the verb of a sentence."""
+    def _describe_exit(self) -> str:
+        """Return how the process ended, as the predicate of a sentence."""
         try:
-            status = self._process.wait(END_LIMIT)
+            status = self._process.wait(EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
-            return "stopped talking"
+            return "stopped responding"
         if status >= 0:
-            return f"ended (exit status {status})"
+            return f"ended with exit status {status}"
         if status == -signal.SIGKILL:
-            return "was killed (SIGKILL), by somebody or for want of memory"
+            return "was killed (SIGKILL), possibly because memory ran out"
         with suppress(ValueError):
             return f"crashed ({signal.Signals(-status).name})"
         return f"crashed (signal {-status})"
 
     def kill(self) -> None:
-        """End it now, whatever it is doing; whoever waits for its answer gets an error."""
+        """Kill the process. A thread that waits for its response gets an error."""
         self._process.kill()
 
     def end(self) -> None:
-        """End it, and leave nothing of it behind. Nobody may be waiting for its answer."""
+        """Kill the process and release its resources. No thread may be waiting for its response."""
         self.kill()
         self._connection.close()
         if self._process.stdin:
@@ -195,75 +195,82 @@ class Worker:
         self.wait()
 
     def wait(self) -> None:
-        """Wait until it is gone."""
+        """Wait until the process has exited."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_LIMIT)
+            self._process.wait(EXIT_TIMEOUT)
 
 
-class _Clock:
-    """Talks to a process for no longer than ``seconds``, those between an answer and the next question not counted."""
+class _TimedConnection:
+    """Exchanges messages with a process within a time limit. Only the time inside ``exchange`` counts.
 
-    def __init__(self, connection: socket.socket, seconds: float | None) -> None:
+    This is not ``multiprocessing.connection``, whose ``recv_bytes`` has no timeout once a message has begun. Killing
+    the process would not wake it either if a compromised decoder has forked and the copy keeps the socket open.
+    """
+
+    def __init__(self, connection: socket.socket, timeout: float | None) -> None:
         self._connection = connection
-        self._left = seconds
-        self._begun = time.monotonic()
+        self._remaining = timeout
+        self._started = time.monotonic()
 
-    def ask(self, words: Words, data: bytes = b"", most: int = 0) -> tuple[Words, bytes]:
-        """Say something and hear the answer, with no more than ``most`` bytes of data.
+    def exchange(self, header: Header, data: bytes = b"", max_bytes: int = 0) -> tuple[Header, bytes]:
+        """Send a message and return the response, which may have up to ``max_bytes`` raw bytes.
 
         Raises:
-            TimeoutError: the time is over.
-            OSError, EOFError: the process is gone.
-            ValueError: it says something else than messages.
+            TimeoutError: the time limit was exceeded.
+            OSError, EOFError: the process ended.
+            ValueError: the response is invalid.
         """
-        self._begun = time.monotonic()
-        for part in (packed(words, len(data)), data):
-            self._limit()
-            self._connection.sendall(part)
-        answer = received(self.read, most)
-        if self._left is not None:
-            self._left -= time.monotonic() - self._begun
-        return answer
+        self._started = time.monotonic()
+        self._transfer(self._connection.send, pack_header(header, len(data)))
+        self._transfer(self._connection.send, data)
+        response = receive_message(self.read, max_bytes)
+        if self._remaining is not None:
+            self._remaining -= time.monotonic() - self._started
+        return response
 
     def read(self, size: int) -> bytes:
-        """Exactly that many bytes."""
+        """Read exactly ``size`` bytes."""
         data = bytearray(size)
+        self._transfer(self._connection.recv_into, data)
+        return bytes(data)
+
+    def _transfer(self, operation: Callable[[memoryview], int], data: bytes | bytearray) -> None:
+        """Send or receive all bytes of ``data`` with a socket operation that transfers some and returns how many."""
         view = memoryview(data)
         while view:
-            self._limit()
             try:
-                read = self._connection.recv_into(view)
+                self._set_timeout()
+                count = operation(view)
             except TimeoutError:
                 if self._was_suspended():
                     continue
                 raise
-            if not read:
+            if not count:
                 raise EOFError
-            view = view[read:]
-        return bytes(data)
+            view = view[count:]
 
     def _was_suspended(self) -> bool:
-        """Whether the time was over long ago: then the whole run was stopped (Ctrl-Z), and the time begins anew."""
+        """Return whether the limit passed long ago, so the whole run was suspended (Ctrl-Z). Restart the time then."""
         now = time.monotonic()
-        if self._left is None or now - self._begun - self._left < SUSPENSION:
+        if self._remaining is None or now - self._started - self._remaining < SUSPENSION_DELAY:
             return False
-        self._begun = now
+        self._started = now
         return True
 
-    def _limit(self) -> None:
-        """Let the next operation take no longer than there is time."""
-        left = None if self._left is None else self._begun + self._left - time.monotonic()
-        if left is not None and left <= 0:
+    def _set_timeout(self) -> None:
+        """Limit the next socket operation to the remaining time."""
+        remaining = None if self._remaining is None else self._started + self._remaining - time.monotonic()
+        if remaining is not None and remaining <= 0:
             raise TimeoutError
-        self._connection.settimeout(left)
+        self._connection.settimeout(remaining)
 
 
 def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
 
 
-def _loaded(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
-    """Parse an answer: the pixels, then the preview. Raises ``ValueError`` if it is not what was requested."""
+def _parse_pixels(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
+    """Parse a response: the pixels, then the preview. Raises ``ValueError`` if it is not what was requested."""
     import numpy as np
 
     shape = _shape(preprocessing)
@@ -274,7 +281,7 @@ def _loaded(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | 
 
 
 def _current_folder() -> bytes:
-    """Empty where it was deleted, or can't be told."""
+    """Return the current folder, or nothing if it was deleted or is inaccessible."""
     try:
         return os.getcwdb()
     except OSError:

@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from densenet_cli.images.color import to_rgb
-from densenet_cli.images.decoding import load
-from densenet_cli.images.preprocessing import Preprocessing
-from densenet_cli.images.sources import from_object
-from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, gray16, photograph, png
+from densenet_cli.images.conversion import to_rgb
+from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, gray16, load_pixels, photograph, png
 
 PHOTO = photograph("coffee", (96, 64))
 GRAY = np.asarray(PHOTO.convert("L"))
@@ -23,7 +20,7 @@ def rgb(data: bytes) -> np.ndarray:
     """A file's pixels at the size of the file, through the whole path."""
     image = Image.open(io.BytesIO(data))
     assert image.width == image.height
-    return load(from_object(data), Preprocessing("squash", image.width))[0]
+    return load_pixels(data, mode="squash", input_size=image.width)[0]
 
 
 def on_white(layer: Image.Image) -> np.ndarray:
@@ -105,7 +102,7 @@ def test_every_range_agrees_with_8_bits(numbers):
 def test_16_bit_files_agree_with_8_bits(format):
     deep = encode(Image.fromarray(gray16(PHOTO)), format)
     shallow = encode(PHOTO.convert("L"), "PNG")
-    assert np.array_equal(load(from_object(deep), Preprocessing()), load(from_object(shallow), Preprocessing()))
+    assert np.array_equal(load_pixels(deep), load_pixels(shallow))
 
 
 def test_a_dark_16_bit_image_stays_dark():
@@ -167,18 +164,18 @@ def test_an_opaque_rgb_image_is_not_copied():
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_every_format_and_mode_looks_like_its_photograph(encoding):
     image = photograph("coffee", (256, 256))
-    pixels = load(from_object(encoding.encode(image)), Preprocessing("squash"))[0].astype(float)
+    pixels = load_pixels(encoding.encode(image), mode="squash")[0].astype(float)
     layer = PILLOW_MODES[encoding.mode](image)
     if encoding.format == "BMP":  # drops alpha
         layer = layer.convert("RGB")
     if encoding.format == "GIF" and encoding.mode == "RGBA":  # makes alpha 0 or 255
         layer.putalpha(layer.getchannel("A").point(lambda alpha: 255 * (alpha > 0)))
-    expected = load(from_object(layer), Preprocessing("squash"))[0].astype(float)
+    expected = load_pixels(layer, mode="squash")[0].astype(float)
     assert np.abs(pixels - expected).mean() < (9 if encoding.format == "GIF" else 4)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_of_a_film_the_first_image_counts(format):
-    film = load(from_object(animation(format)), Preprocessing())[0].astype(int)
-    first = load(from_object(photograph("chelsea", (120, 80))), Preprocessing())[0]
+    film = load_pixels(animation(format))[0].astype(int)
+    first = load_pixels(photograph("chelsea", (120, 80)))[0]
     assert np.abs(film - first).mean() < 6
