@@ -139,7 +139,7 @@ class TestPythonFace:
         "one", ["cat.jpg", b"bytes", np.zeros((4, 4, 3), np.uint8)], ids=["path", "bytes", "array"]
     )
     def test_one_image_is_not_several(self, weights, one):
-        with pytest.raises(UsageError, match="list"):
+        with pytest.raises(UsageError, match="images"):
             Classifier(weights=weights).predict_many(one)
 
     def test_values_are_checked_at_once(self, weights):

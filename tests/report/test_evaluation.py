@@ -64,7 +64,7 @@ def test_page_shows_the_metrics_of_the_report(evaluated):
     assert f"{report['negative_log_likelihood']:.4f}" in page.text and f"{report['calibration_error']:.2%}" in page.text
     for result in report["per_class"]:
         assert result["label"] in page.text and f"{result['recall']:.1%}" in page.text
-    assert "An empty file." in page.text and "1 image could not be classified" in page.text
+    assert "The file is empty." in page.text and "1 image could not be classified" in page.text
     wrong = report["images"] - report["top1"]["correct"]
     assert 0 < wrong == len([row for row in page.rows() if "mistake" in row["class"]]) == len(page.of("img"))
     assert len(page.of("script")) == len(page.of("style")) == 1

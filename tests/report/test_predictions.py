@@ -50,7 +50,7 @@ def test_page_shows_images_labels_and_errors(weights, images, tmp_path, monkeypa
         r"caf\xe9\n.png",
         "zbroken.jpg",
         "UnreadableImage",
-        "An empty file.",
+        "The file is empty.",
         "top k",
         HOSTILE,
     ):
@@ -217,7 +217,7 @@ def write(path: Path, count: int, jpegs: list[bytes]) -> None:
     with PredictionReport(path, "densenet121", {"top_k": 5}) as report:
         for number, source in enumerate(sources):
             preview = Thumbnail(jpegs[number % len(jpegs)]) if number < MAX_THUMBNAILS else None
-            failure = Failure("UnreadableImage", "An empty file.") if number % 97 == 96 else None
+            failure = Failure("UnreadableImage", "The file is empty.") if number % 97 == 96 else None
             report.add(Prediction(source.name, "densenet121", () if failure else scores, failure), preview)
 
 
