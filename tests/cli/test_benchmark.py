@@ -1,4 +1,4 @@
-"""``densenet benchmark``: usage errors, one complete run, and its processes. No test depends on the speed."""
+"""``densenet benchmark``: usage errors, a complete run, and an interrupted one. No test depends on the speed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from pathlib import Path
 import pytest
 
 from densenet_cli import variants
-from densenet_cli.benchmarking.processes import CommandFailedError, run_process
-from densenet_cli.benchmarking.worker import BenchmarkWorker
-from densenet_cli.errors import CheckpointError
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import tiny_weights
 
-IMAGES_PER_SAMPLE = {"decode": 4, "inference": 2, "end_to_end": 40, "predict": 1}
-"""Stage -> images per measurement, for a batch size of 20, two threads, and ten crops per image."""
 SUMMARY = {"count", "median", "lower_quartile", "upper_quartile", "minimum", "maximum"}
 
 
@@ -138,54 +133,6 @@ def test_no_image_can_be_decoded(tmp_path, weights):
     result = densenet("benchmark", "--weights", weights, "--images", tmp_path / "broken.png", "--threads", 1)
     assert result.status == 2
     assert "None of the images can be decoded" in result.err
-
-
-def test_a_worker_measures_each_stage(tmp_path, weights):
-    (tmp_path / "broken.png").write_bytes(b"nothing")
-    images = [SAMPLES / "cat.jpg", tmp_path / "broken.png", SAMPLES / "koala.jpg"]
-    options = {"weights": str(weights), "threads": 2, "ten_crop": True}
-    with BenchmarkWorker(options, images) as worker:
-        assert list(worker.info["failed"]) == [str(tmp_path / "broken.png")]
-        assert (worker.info["input_size"], worker.info["crops"]) == (224, 10)
-        for stage, expected in IMAGES_PER_SAMPLE.items():
-            samples = worker.measure(stage, 20, 0.0)
-            assert {images for images, _ in samples} == {expected}
-            assert all(seconds > 0 for _, seconds in samples)
-
-
-def test_a_worker_raises_the_errors_of_the_classifier(tmp_path):
-    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
-        BenchmarkWorker({"weights": str(tmp_path / "bad.safetensors")}, [])
-
-
-def test_a_worker_that_ends_is_an_error(weights):
-    with BenchmarkWorker({"weights": str(weights), "threads": 1}, [SAMPLES / "cat.jpg"]) as worker:
-        worker._process.kill()
-        with pytest.raises(CommandFailedError, match="-9"):
-            worker.measure("inference", 1, 0.0)
-
-
-def test_memory_of_this_process_is_not_counted():
-    ballast = bytearray(200_000_000)
-    small = run_process([sys.executable, "-c", "print('hello')"])
-    large = run_process([sys.executable, "-c", "ballast = bytearray(b'x') * 100_000_000"])
-    assert small.stdout == "hello\n" and small.seconds > 0
-    assert small.peak_memory < 50_000_000 < 100_000_000 < large.peak_memory < len(ballast)
-
-
-def test_a_failed_process_is_an_error_with_its_message():
-    with pytest.raises(CommandFailedError, match=r"status 3: no luck"):
-        run_process([sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
-    with pytest.raises(CommandFailedError, match=r"no-such-program"):
-        run_process(["/no-such-program"])
-
-
-def test_environment_variables_are_added_and_removed(monkeypatch):
-    monkeypatch.setenv("DENSENET_TEST_REMOVED", "x")
-    code = "import os; print(os.environ['DENSENET_TEST_ADDED'], 'DENSENET_TEST_REMOVED' in os.environ)"
-    changes = {"DENSENET_TEST_ADDED": "y", "DENSENET_TEST_REMOVED": None}
-    assert run_process([sys.executable, "-c", code], changes).stdout == "y False\n"
 
 
 def test_a_failed_run_leaves_no_files():

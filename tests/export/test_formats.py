@@ -37,7 +37,7 @@ TFLITE = [False, pytest.param(True, marks=SLOW)]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "my-model 2.safetensors"
     metadata = ModelMetadata(LABELS, "crop", training={"epochs": 3}, accuracy={"top1": 0.5})
     safetensors.write(path, random_arrays(TINY, top=0.15), TINY, metadata)
     return path
@@ -94,7 +94,7 @@ def test_onnx(exported, photographs, expected, with_preprocessing):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == NAMES
     assert json.loads(metadata["wordnet_ids"]) == [label.id for label in LABELS]
-    assert metadata["model"] == "mine"
+    assert metadata["model"] == "my-model 2"
     (pixels,) = session.get_inputs()
     assert pixels.name == "pixels"
     assert (pixels.type, pixels.shape) == (
@@ -192,7 +192,7 @@ def test_tflite_metadata(exported, with_preprocessing):
         return table.String(position + table.Offset(4 + 2 * slot)).decode()
 
     root = int.from_bytes(data[:4], "little")
-    assert text_at(root, 0) == "mine"
+    assert text_at(root, 0) == "my-model 2"
     assert [text_at(file, 0) for file in tables_at(root, 6)] == ["densenet.json"]
     (graph,) = tables_at(root, 3)
     (pixels,), (probabilities,) = tables_at(graph, 2), tables_at(graph, 3)

@@ -92,7 +92,7 @@ class SavedModelExporter:
 
         spec = tf.TensorSpec((None, model.size, model.size, 3), model.dtype, INPUT)
         serve = tf.function(lambda pixels: network(pixels, training=False), input_signature=[spec])
-        root = tf.Module(name=model.name)
+        root = tf.Module()
         root.network, root.__call__ = network, serve
         with tempfile.TemporaryDirectory() as folder:
             for name, content in model.files.items():
