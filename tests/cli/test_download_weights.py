@@ -44,11 +44,11 @@ def test_everything_published_is_fetched_when_none_is_named(capsys):
     with FaultyServer(servers.serving(DATA)) as server:
         status, out, err = run("--base-url", server.url, capsys=capsys)
         assert (status, row(out)) == (0, [TINY.name, "ready", "0.4", "MB", NAME])
-        assert f"Fetching the weights of {TINY.model}." in err
+        assert f"Downloading {NAME}" in err
         assert str(models_dir()) in err
         status, out, err = run(TINY.name, TINY.name, "--base-url", server.url, capsys=capsys)
         assert (status, len(server.requests)) == (0, 1)
-        assert "Fetching" not in err
+        assert "Downloading" not in err
     assert (models_dir() / NAME).read_bytes() == DATA
 
 
@@ -103,11 +103,11 @@ def test_force_replaces_another_file_and_keeps_it(capsys, path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["161"], f"'161' has no published weights; these variants have: {TINY.name}"),
-        (["nonsense"], f"'nonsense' has no published weights; these variants have: {TINY.name}"),
-        (["--list", "--verify"], "only look"),
-        (["--verify", "--force"], "only look"),
-        (["--list", "--base-url", "http://x/"], "only look"),
+        (["161"], f"'161' has no published weights. Variants with published weights: {TINY.name}"),
+        (["nonsense"], f"'nonsense' has no published weights. Variants with published weights: {TINY.name}"),
+        (["--list", "--verify"], "--list"),
+        (["--verify", "--force"], "--force"),
+        (["--list", "--base-url", "http://x/"], "--base-url"),
         (["--base-url", "/media/usb"], "file:///media/usb"),
         (["--base-url", "ftp://x/"], "http://, https://, or file:///"),
     ],
@@ -132,8 +132,8 @@ def test_help_has_examples_and_the_states():
 
 
 def test_names_complete_in_the_shell():
-    from densenet_cli.cli.download_weights import command
+    from densenet_cli.cli.download_weights import download_weights
 
-    (variants,) = [parameter for parameter in command.params if parameter.name == "variants"]
-    context = command.make_context("download-weights", [], resilient_parsing=True)
+    (variants,) = [parameter for parameter in download_weights.params if parameter.name == "variants"]
+    context = download_weights.make_context("download-weights", [], resilient_parsing=True)
     assert [item.value for item in variants.type.shell_complete(context, variants, "ti")] == [TINY.name]

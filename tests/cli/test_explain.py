@@ -99,11 +99,11 @@ def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say where the maps go"),
-        (["--show", "--format", "json"], "choose one"),
-        (["-o", "maps", "--ten-crop"], "one square"),
-        (["-k", "2", "--class", "3", "--show"], "choose one"),
-        (["--overwrite", "--show"], "goes with -o"),
+        ([], "--output"),
+        (["--show", "--format", "json"], "--show"),
+        (["-o", "maps", "--ten-crop"], "--ten-crop"),
+        (["-k", "2", "--class", "3", "--show"], "--top-k"),
+        (["--overwrite", "--show"], "--output"),
         (["-k", "0", "--show"], "0 is not in the range"),
         (["--input-size", "0", "--show"], "0 is not in the range"),
         (["-o", "photos/a/1.jpg"], "is a file"),
@@ -155,14 +155,14 @@ def test_standard_input_and_a_finer_map(weights, folder):
 
 
 def test_only_what_is_needed_is_imported(weights, folder):
-    """Numbers alone need neither the drawing nor Rich."""
+    """Numbers alone need neither fonts nor Rich."""
     shutil.rmtree(folder / "photos" / "b")
     code = (
         "import sys; from densenet_cli.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont',"
-        "'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
+        " 'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
     )
     densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # the graph is cached now
     arguments = [sys.executable, "-c", code, "explain", "photos", "--weights", weights, "--format", "jsonl"]

@@ -44,9 +44,9 @@ def test_the_number_of_sources_recorded_already_is_said(weights, images, tmp_pat
     arguments = ["--weights", weights, "-o", tmp_path / name, "-k", 1]
     densenet("predict", images[0], *arguments)
     one = densenet("predict", *images[:2], *arguments, "--resume")
-    assert "1 source is recorded already; going on behind it." in one.err
+    assert "1 source already done" in one.err
     two = densenet("predict", *images, *arguments, "--resume")
-    assert "2 sources are recorded already; going on behind them." in two.err
+    assert "2 sources already done" in two.err
 
 
 def test_a_missing_folder_is_found_before_the_weights_are_missed(images, tmp_path):

@@ -14,14 +14,14 @@ from tests.support.command import densenet, process
 @pytest.mark.parametrize(
     ("variant", "totals"),
     [
-        ("121", "8,062,504 parameters, 7,978,856 of them trainable; 2.834 G"),
-        ("161", "28,900,936 parameters, 28,681,000 of them trainable; 7.728 G"),
+        ("121", ["8,062,504", "7,978,856", "2.834 G"]),
+        ("161", ["28,900,936", "28,681,000", "7.728 G"]),
     ],
 )
 def test_totals(variant, totals):
     result = densenet("summary", "--variant", variant)
     assert result.status == 0
-    assert totals in result.out
+    assert all(total in result.out for total in totals)
     assert result.err == ""
 
 

@@ -116,7 +116,7 @@ def test_table(weights, images):
     result = densenet("evaluate", images, "--weights", weights)
     assert result.status == 0
     assert result.err == ""
-    for words in ("zoo  24 images of 4 classes", "Top-1 accuracy", "95 % interval", "sea cow", "Most often confused"):
+    for words in ("zoo", "24 images", "4 classes", "Top-1 accuracy", "95%", "sea cow"):
         assert words in result.out
     assert "Top-5" not in densenet("evaluate", images, "--weights", weights, "--restrict").out
 
@@ -225,7 +225,7 @@ def test_one_class_is_measured(weights, tmp_path):
     assert report_of(tmp_path / "val", "--weights", weights)["classes"] == 1
     refused = densenet("evaluate", tmp_path / "val", "--weights", weights, "--restrict")
     assert refused.status == 2
-    assert "one class only" in refused.err
+    assert "--restrict" in refused.err
 
 
 def test_folders_that_cannot_be_measured(weights, images, tmp_path):

@@ -21,12 +21,10 @@ class Result:
 def densenet(*arguments: object, stdin: bytes = b"") -> Result:
     """Run it in this process. Bytes that are not UTF-8 come back as surrogate escapes."""
     from densenet_cli import cli
-    from densenet_cli.cli import console
 
     streams = [
         io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape") for data in (stdin, b"", b"")
     ]
-    console._state.update(quiet=False, verbose=False)
     with mock.patch("signal.signal"), mock.patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]):
         try:
             cli.main(

@@ -224,20 +224,20 @@ def test_an_unreadable_image_saves_the_state_and_the_run_can_be_resumed(digits, 
 def test_ctrl_c_saves_and_resuming_needs_no_settings(digits, tmp_path, keras, monkeypatch):
     from click.testing import CliRunner
 
-    from densenet_cli.cli import train, training_progress
+    from densenet_cli.cli import train
 
     recipes.write(tmp_path / "recipe.toml", SHORT)
     arguments = [str(digits), "-o", str(tmp_path / "run")]
     with monkeypatch.context() as patched:
-        patched.setattr(training_progress.TrainingProgress, "step", lambda _, info: _interrupt_at(info.batch, 4))
+        patched.setattr(train, "show_step", lambda _, info: _interrupt_at(info.batch, 4))
         first = CliRunner().invoke(
-            train.command, [*arguments, "--config", str(tmp_path / "recipe.toml")], standalone_mode=False
+            train.train, [*arguments, "--config", str(tmp_path / "recipe.toml")], standalone_mode=False
         )
     assert first.return_value == 130
     assert "--resume" in first.output
     state = load_state(tmp_path / "run")
     assert (state.epoch, state.batch) == (0, 4)
-    second = CliRunner().invoke(train.command, [*arguments, "--resume"], standalone_mode=False)
+    second = CliRunner().invoke(train.train, [*arguments, "--resume"], standalone_mode=False)
     assert second.return_value == 0, second.output
     assert "validation accuracy" in second.output
     with Image.open(tmp_path / "run" / "curves.png") as image:

@@ -143,7 +143,7 @@ def test_the_recipes_of_the_project_are_valid(path):
 def test_every_setting_is_an_option_with_the_same_choices():
     from densenet_cli.cli import train
 
-    options = {parameter.name: parameter for parameter in train.command.params}
+    options = {parameter.name: parameter for parameter in train.train.params}
     assert {field.name for field in fields(Settings)} <= options.keys()
     choices = {field.name: field.metadata["choices"] for field in fields(Settings) if "choices" in field.metadata}
     assert choices.keys() == {"stem", "preprocess", "schedule", "augmentation", "precision"}
@@ -157,7 +157,7 @@ def test_the_help_shows_the_defaults():
     from densenet_cli.cli import train
 
     defaults = Settings()
-    words = " ".join(CliRunner().invoke(train.command, ["--help"], terminal_width=100).output.split())
+    words = " ".join(CliRunner().invoke(train.train, ["--help"], terminal_width=100).output.split())
     words = words.partition("Options:")[2]
     for name, value in (
         ("batch-size", defaults.batch_size),

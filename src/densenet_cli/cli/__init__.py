@@ -1,7 +1,7 @@
-"""The command ``densenet``. One file a command below; no file outside this folder knows Click or Rich.
+"""The ``densenet`` command, one module per subcommand. Only this package uses Click and Rich.
 
-A command's module is imported when it runs, so ``densenet --help`` starts in about the time of Click.
-Each defines ``command``. What is heavier still (numpy, an engine) is imported inside its function.
+A subcommand's module is imported when the subcommand runs, so ``densenet --help`` starts about as fast as Click.
+Each module defines a function of its own name. Heavy packages (numpy, engines) are imported inside functions.
 """
 
 from __future__ import annotations
@@ -20,52 +20,51 @@ from typing import Any, NoReturn
 
 import click
 
-from densenet_cli.cli.console import is_verbose, warn
-from densenet_cli.errors import DensenetError, OutputError
+from densenet_cli.cli.console import Verbosity, echo_error
 
 COMMANDS = {
-    "predict": "Classify images: files, folders, globs, URLs or standard input.",
-    "explain": "Show where in an image the network saw what it says.",
-    "embed": "Turn images into vectors, for search and near-duplicates.",
-    "summary": "Show a network: stages, shapes, parameters, multiply-adds.",
-    "evaluate": "Measure a model on images whose classes are known.",
-    "train": "Train a network of your own on class folders.",
-    "export": "Write a model for other tools: ONNX, TensorFlow, LiteRT, PyTorch.",
-    "benchmark": "Measure what this machine does with a model.",
-    "download-weights": "Fetch the published weights and check them.",
-    "cache": "Show what is stored on this machine; prune or verify it.",
+    "predict": "Classify images: files, folders, globs, URLs, or standard input.",
+    "explain": "Show which image regions drove a prediction.",
+    "embed": "Turn images into feature vectors for search and clustering.",
+    "summary": "Show a model's layers, shapes, parameters, and multiply-adds.",
+    "evaluate": "Measure a model's accuracy on labeled images.",
+    "train": "Train or fine-tune a model on folders of labeled images.",
+    "export": "Convert a model to ONNX, TensorFlow, LiteRT, or PyTorch.",
+    "benchmark": "Measure the speed and memory use of a model on this machine.",
+    "download-weights": "Download and verify the published weights.",
+    "cache": "Show, verify, or prune the files stored on this machine.",
 }
-"""Name -> what the list of commands says of it. The module is the name with underscores."""
+"""Name -> short help. The module of a command is its name with underscores."""
 
 
-class ReaderGone(Exception):
-    """Nobody reads standard output any more (``| head``)."""
+class StdoutClosedError(Exception):
+    """The reader of standard output has closed it, as ``| head`` does."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for, and not to list it."""
+    """A group that imports a command only to run it or to show its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the table's order, which is that of use."""
+        """Return the names in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, its module imported now."""
+        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__name__}.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Left to itself Click ends with status 1, and no word, where a reader has gone."""
+        """Run a command. Click itself would handle a ``BrokenPipeError`` by exiting with status 1."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise ReaderGone from None
+            raise StdoutClosedError from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list, from the table alone."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -80,7 +79,12 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
 )
 def densenet() -> None:
     """Classify images with DenseNet.
@@ -94,95 +98,87 @@ def densenet() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and leave with its exit status: 0, 1, 2, 3, 4 or 130 (``docs/reference/output.md``)."""
-    # The interpreter's last search for garbage, among everything imported, is a tenth of the time of one image.
+    """Run the command and exit with status 0, 1, 2, 3, 4, or 130 (``docs/reference/output.md``)."""
+    # The interpreter's garbage collection at exit takes a tenth of the time of classifying one image.
     atexit.register(gc.freeze)
-    # numpy's BLAS would start a thread a core that spins beside the engine's; no command multiplies matrices with it.
+    # NumPy's BLAS would start one spinning thread per core, and no command multiplies matrices with it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Asked to end is interrupted: what is finished is written, a JSON array is closed.
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a background job
-        signal.signal(signal.SIGINT, _interrupt)
-    _mend_streams()
+    # SIGTERM is handled like Ctrl-C: finished results are written and a JSON array is closed.
+    signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as it is in a background job
+        signal.signal(signal.SIGINT, _raise_keyboard_interrupt)
+    _configure_streams()
+    verbosity = Verbosity()
     try:
-        status = densenet.main(args, prog_name="densenet", standalone_mode=False)
+        status = densenet.main(args, prog_name="densenet", standalone_mode=False, obj=verbosity)
     except click.ClickException as error:
         with suppress(OSError):
             error.show()
         status = error.exit_code
-    except DensenetError as error:
-        status = _report(error)
     except (click.Abort, KeyboardInterrupt):
-        warn("Interrupted.")
-        _leave_at_once(130)
-    except ReaderGone:
-        _silence_stdout()
+        _exit_interrupted()
+    except StdoutClosedError:
+        _discard_stdout()
         status = 0
     except OSError as error:
-        # Output to a file names it; that without a name went to standard output.
+        # An error of an output file has a file name. An error without one is from standard output.
         if error.errno and error.filename is None:
-            _silence_stdout()
-            status = _report(OutputError(f"Standard output can't be written: {error.strerror}."))
+            _discard_stdout()
+            echo_error(f"Error: Cannot write to standard output: {error.strerror}.")
+            status = 4
         else:
-            status = _report_unexpected(error)
+            status = _report_unexpected(error, verbosity.verbose)
     except Exception as error:
-        status = _report_unexpected(error)
+        status = _report_unexpected(error, verbosity.verbose)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _interrupt(_number: int, frame: FrameType | None) -> None:
-    """Raise ``KeyboardInterrupt``, but not inside an import: C code there prints it, and makes an ImportError of it.
+def _raise_keyboard_interrupt(_number: int, frame: FrameType | None) -> None:
+    """Handle a signal by raising ``KeyboardInterrupt``, or by exiting at once during an import.
 
-    The command ends at once then. Records are written whole, so they are as safe as from SIGKILL.
+    C code in imported modules prints the exception, or turns it into an ``ImportError``. Exiting is safe because
+    records are written whole.
     """
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            warn("Interrupted.")
-            _leave_at_once(130)
+            _exit_interrupted()
         frame = frame.f_back
     raise KeyboardInterrupt
 
 
-def _leave_at_once(status: int) -> NoReturn:
-    """Without the interpreter's own ending, which aborts where a thread is still inside a decoder or the engine.
+def _exit_interrupted() -> NoReturn:
+    """Exit with status 130, without finalizing the interpreter.
 
-    Whatever was open is closed by now; only standard output may hold something back.
+    Finalization aborts while another thread is inside a decoder or an engine. All files are closed by now; only
+    standard output may have buffered data.
     """
+    echo_error("Interrupted.")
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    os._exit(status)
+    os._exit(130)
 
 
-def _mend_streams() -> None:
-    """Standard streams that are closed become empty ones; what an output's encoding lacks is written with escapes."""
+def _configure_streams() -> None:
+    """Open closed standard streams on the null device, and escape characters that an encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long-lived as the process)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _silence_stdout() -> None:
-    """Keep the interpreter's own flush at exit from failing once more."""
+def _discard_stdout() -> None:
+    """Redirect standard output to the null device, so that the interpreter's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _report(error: DensenetError) -> int:
-    if is_verbose():
+def _report_unexpected(error: Exception, verbose: bool) -> int:
+    """Report a bug in this program: one line, and a traceback with ``--verbose``."""
+    if verbose:
         import traceback
 
         traceback.print_exception(error)
-    warn(f"Error: {error}")
-    return error.exit_code
-
-
-def _report_unexpected(error: Exception) -> int:
-    """A mistake of ours: still no traceback for somebody who only wanted a label."""
-    if is_verbose():
-        import traceback
-
-        traceback.print_exception(error)
-    hint = "" if is_verbose() else " --verbose shows where; please report it."
-    warn(f"Internal error: {type(error).__name__}: {error}.{hint}")
+    hint = "" if verbose else " Use --verbose for a traceback, and please report this."
+    echo_error(f"Internal error: {type(error).__name__}: {error}.{hint}")
     return 1

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say, warn
-from densenet_cli.cli.options import BATCH_SIZE_OPTION, THREADS_OPTION, make_classifier, model_options_but
+from densenet_cli.cli.command import FloatRange, command, option
+from densenet_cli.cli.console import echo_error, echo_info, printable
+from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.pipeline import available_cores
 
@@ -35,9 +36,8 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
         return tuple(sorted({self._range.convert(part, param, ctx) for part in parts}))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@model_options_but(BATCH_SIZE_OPTION, THREADS_OPTION)
-@click.option(
+@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are missing or do not fit", 130: "interrupted"})
+@option(
     "--batch-size",
     "batch_sizes",
     type=IntList(1, 4096),
@@ -46,31 +46,31 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     metavar="N,...",
     help="Batch sizes to measure.",
 )
-@click.option(
+@option(
     "--threads",
     type=IntList(1, 1024),
     show_default="1, a quarter, half, and all of the cores",
     metavar="N,...",
     help="Numbers of threads to measure.",
 )
-@click.option(
+@option(
     "--images",
     multiple=True,
     metavar="SOURCE",
     help="Image, folder, or glob to measure with. Can be repeated.  [default: synthetic 500x375 JPEGs with the "
     "statistics of photographs]",
 )
-@click.option("--random-weights", is_flag=True, help="Use random weights, which are as fast as real ones.")
-@click.option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes minutes).")
-@click.option(
+@option("--random-weights", is_flag=True, help="Use random weights, which are as fast as real ones.")
+@option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes minutes).")
+@option(
     "--seconds",
-    type=click.FloatRange(0, 86400),
+    type=FloatRange(0, 86400),
     default=60,
     show_default=True,
     metavar="S",
     help="Approximate duration. At least four rounds are run.",
 )
-@click.option(
+@option(
     "--format",
     "format_",
     type=click.Choice(["table", "json"]),
@@ -78,8 +78,8 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     show_default=True,
     help="Output format.",
 )
-@common_options
-def command(
+@model_options(without=["batch_size", "threads"])
+def benchmark(
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...] | None,
     images: tuple[str, ...],
@@ -95,10 +95,6 @@ def command(
     batch size and number of threads, and reports the fastest settings. Close other programs for accurate results.
 
     \b
-    Exit status: 0 done, 2 wrong usage, 3 weights unavailable or invalid,
-    130 interrupted.
-
-    \b
     Examples:
       densenet benchmark
       densenet benchmark --variant 169 --random-weights
@@ -112,7 +108,7 @@ def command(
         raise click.UsageError("--compare adds the TensorFlow engine. Remove --engine tensorflow.")
     from densenet_cli.benchmarking import BenchmarkPlan, run_benchmark
     from densenet_cli.benchmarking.runner import default_threads
-    from densenet_cli.cli.progress import ShareBar
+    from densenet_cli.cli.progress import ProgressBar
 
     paths = _image_paths(images)
     if not random_weights:
@@ -127,11 +123,11 @@ def command(
         compare=compare,
         random_weights=random_weights,
     )
-    say(f"Measuring for about {seconds:.0f} seconds. Close other programs for accurate results.")
-    with ShareBar() as progress:
-        report = run_benchmark(plan, progress.update)
+    echo_info(f"Measuring for about {seconds:.0f} seconds. Close other programs for accurate results.")
+    with ProgressBar("share") as progress:
+        report = run_benchmark(plan, lambda description, share: progress.update(description, share, 1.0))
     for name, reason in report.images["failed"].items():
-        warn(f"Skipped {printable(name)}: {printable(reason)}")
+        echo_error(f"Skipped {printable(name)}: {printable(reason)}")
     if format_ == "json":
         sys.stdout.write(json.dumps(report.to_dict(), indent=2) + "\n")
     else:
@@ -158,7 +154,7 @@ def _image_paths(images: tuple[str, ...]) -> tuple[Path, ...]:
 def _prepare_weights(model: dict[str, Any]) -> None:
     """Download and check the weights, and cache their graph, so that the benchmark does not measure it."""
     try:
-        make_classifier(**model)
+        create_classifier(**model)
     except WeightsUnavailableError as error:
         hint = "To measure the speed without weights, use: densenet benchmark --random-weights"
         raise WeightsUnavailableError(f"{error}\n{hint}") from error
@@ -168,9 +164,9 @@ def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:
     """Return the model options, except the engine, as command-line arguments."""
     arguments: list[str] = []
     for name, value in model.items():
-        option = f"--{name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')}"
         if value is True:
-            arguments.append(option)
+            arguments.append(flag)
         elif name != "engine" and value is not None and value is not False:
-            arguments += [option, str(value)]
+            arguments += [flag, str(value)]
     return tuple(arguments)

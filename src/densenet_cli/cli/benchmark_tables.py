@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.box import ASCII, SIMPLE_HEAD
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from densenet_cli.benchmarking.report import BenchmarkCase
-from densenet_cli.cli.console import has_unicode, printable, stdout_console
+from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.render import create_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -68,7 +68,7 @@ def _header(report: BenchmarkReport) -> list[RenderableType]:
 
 
 def _process_table(report: BenchmarkReport, console: Console) -> Table:
-    table = _table(console, "densenet predict in a new process")
+    table = create_table(title="densenet predict in a new process")
     table.add_column("Engine")
     for heading in ("Images", "Seconds", "Peak memory, MB"):
         table.add_column(heading, justify="right")
@@ -80,7 +80,7 @@ def _process_table(report: BenchmarkReport, console: Console) -> Table:
 
 
 def _latency_table(report: BenchmarkReport, console: Console) -> Table:
-    table = _table(console, "Latency of one image with a loaded model, milliseconds")
+    table = create_table(title="Latency of one image with a loaded model, milliseconds")
     table.add_column("Engine")
     for heading in ("Threads", "Inference", "Decode and inference"):
         table.add_column(heading, justify="right")
@@ -95,7 +95,7 @@ def _latency_table(report: BenchmarkReport, console: Console) -> Table:
 
 
 def _throughput_table(report: BenchmarkReport, engine: str, console: Console) -> Table:
-    table = _table(console, f"{_engine_name(engine)} throughput, images per second")
+    table = create_table(title=f"{_engine_name(engine)} throughput, images per second")
     for heading in ("Threads", "Batch", "Decode", "Inference", "End to end"):
         table.add_column(heading, justify="right")
     previous_threads = None
@@ -147,17 +147,6 @@ def _recommendation(fastest: FastestSettings, default_settings: tuple[int, int])
         gain = f"{fastest.speedup - 1:.0%} more than with the default ({default})"
         return Text(f"Fastest: {options}, {rate}, {gain}.", style="bold")
     return Text(f"No setting was measurably faster than the default ({default}).", style="bold")
-
-
-def _table(console: Console, title: str) -> Table:
-    return Table(
-        title=title,
-        box=SIMPLE_HEAD if has_unicode(console) else ASCII,
-        pad_edge=False,
-        show_edge=False,
-        title_justify="left",
-        title_style="bold",
-    )
 
 
 def _engine_name(engine: str) -> str:

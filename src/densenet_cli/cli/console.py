@@ -1,58 +1,65 @@
-"""Where a command's words go: results to standard output, everything else to standard error."""
+"""Output on the terminal: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_state = {"quiet": False, "verbose": False}
+    from densenet_cli.results import Failure
 
 
-def _remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if not ctx.resilient_parsing:
-        _state[str(parameter.name)] = value
+@dataclass
+class Verbosity:
+    """``--quiet`` and ``--verbose``. It lives in Click's context (``ctx.obj``)."""
+
+    quiet: bool = False
+    verbose: bool = False
 
 
-def common_options(function: F) -> F:
-    """``--quiet`` and ``--verbose``, which every command takes."""
-    for option in (
-        click.option(
-            "--verbose", is_flag=True, expose_value=False, callback=_remember, help="Show a traceback with an error."
-        ),
-        click.option(
-            "-q",
-            "--quiet",
-            is_flag=True,
-            expose_value=False,
-            callback=_remember,
-            help="Say nothing but results and errors.",
-        ),
-    ):
-        function = option(function)
-    return function
+def _verbosity() -> Verbosity:
+    ctx = click.get_current_context(silent=True)
+    return (ctx and ctx.find_object(Verbosity)) or Verbosity()
 
 
 def is_quiet() -> bool:
-    """Whether ``--quiet`` was given."""
-    return _state["quiet"]
+    """Return whether the command was given ``--quiet``. Only the thread that runs the command knows."""
+    return _verbosity().quiet
 
 
 def is_verbose() -> bool:
-    """Whether ``--verbose`` was given."""
-    return _state["verbose"]
+    """Return whether the command was given ``--verbose``. Only the thread that runs the command knows."""
+    return _verbosity().verbose
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Print the package's log messages of level INFO and above to standard error."""
+    import logging
+
+    class StderrHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            echo_error(self.format(record))
+
+    logger, handler = logging.getLogger("densenet_cli"), StderrHandler(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def printable(text: str) -> str:
-    """``text.to_printable``, which is imported only for a text that needs it."""
+    """Call ``text.to_printable``, which is imported only for a text that needs it."""
     if text.isprintable():
         return text
     from densenet_cli.text import to_printable
@@ -60,47 +67,42 @@ def printable(text: str) -> str:
     return to_printable(text)
 
 
-def say(message: str) -> None:
-    """A line on standard error, unless ``--quiet``."""
+def echo_info(message: str) -> None:
+    """Print a message to standard error, unless ``--quiet`` is given."""
     if not is_quiet():
-        warn(message)
+        echo_error(message)
 
 
-def warn(message: str) -> None:
-    """A line on standard error, always; nothing in it acts on a terminal. Nobody reading it is no reason to stop."""
+def echo_error(message: str) -> None:
+    """Print a message to standard error, without control characters. A closed standard error is ignored."""
     with suppress(OSError):
         click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
-def warn_failed(source: str, kind: str, message: str) -> None:
-    """A line on standard error about an image that failed."""
-    warn(f"{printable(source)}: {kind}: {printable(message)}")
+def echo_image_error(source: str, error: Failure) -> None:
+    """Print why an image failed to standard error."""
+    echo_error(f"{printable(source)}: {error.type}: {printable(error.message)}")
 
 
-def show_progress() -> bool:
-    """Whether a progress bar has somebody to look at it: only on a terminal, and not with ``--quiet``."""
-    return not is_quiet() and sys.stderr.isatty()
+def plural(number: int, noun: str) -> str:
+    """Return a count with its noun: ``1 image``, ``1,234 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def stdout_console(**settings: Any) -> Console:
-    """A Rich console on standard output. It honors ``NO_COLOR``, pipes and ``COLUMNS`` by itself."""
+    """Return a Rich console for standard output. Rich honors ``NO_COLOR``, pipes, and ``COLUMNS``."""
     from rich.console import Console
 
-    class StandardOutput(Console):
+    class StdoutConsole(Console):
         def on_broken_pipe(self) -> None:
-            """Rich itself would leave with status 1 where a reader has gone; ``cli.main`` knows better."""
-            raise  # the error that Rich is handling as it calls this
+            """Re-raise the error that Rich is handling. Rich would exit with status 1; ``cli.main`` exits with 0."""
+            raise
 
-    return StandardOutput(highlight=False, markup=False, emoji=False, **settings)
-
-
-def has_unicode(console: Console) -> bool:
-    """Whether lines and blocks can be drawn on it."""
-    return (console.encoding or "").lower().startswith("utf")
+    return StdoutConsole(highlight=False, markup=False, emoji=False, **settings)
 
 
 def stderr_console() -> Console:
-    """A Rich console on standard error, for progress bars."""
+    """Return a Rich console for standard error, for progress bars."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""``densenet evaluate``: how good a model is on images whose classes are known."""
+"""``densenet evaluate``: measure a model's accuracy on labeled images."""
 
 from __future__ import annotations
 
@@ -9,64 +9,80 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, say, warn_failed
-from densenet_cli.cli.options import make_classifier, model_options
+from densenet_cli.cli.command import command, option
+from densenet_cli.cli.console import echo_image_error, echo_info, plural, printable, stdout_console
+from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from densenet_cli.datasets import Dataset
     from densenet_cli.evaluation import Outcome
+    from densenet_cli.evaluation.report import Report
+    from densenet_cli.evaluation.statistics import Proportion
     from densenet_cli.report.evaluation import Mistakes
 
+MAX_CLASSES = 20
+"""Up to this number, all classes are shown. Otherwise the ``WORST_CLASSES`` with the lowest F1 are shown."""
+WORST_CLASSES = 10
+CONFUSED_PAIRS = 10
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folder", required=False, metavar="[DIR]", type=click.Path())
-@click.option(
+
+@command()
+@click.argument("folder", required=False, metavar="[FOLDER]", type=click.Path())
+@option("--restrict", is_flag=True, help="Predict only among the classes that the images belong to.")
+@option(
     "--csv",
     "csv_file",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Take the images from a table with the columns path and label. Paths start from DIR, else from its folder.",
+    group="Input",
+    help="Read images from a CSV file with the columns path and label. Paths are relative to FOLDER, or to the CSV "
+    "file's folder.",
 )
-@click.option("--restrict", is_flag=True, help="Let only the classes that there are images of compete.")
-@model_options
-@click.option(
+@option(
     "--format",
     "format_",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="What goes to standard output.",
+    group="Output",
+    help="Format of standard output.",
 )
-@click.option(
+@option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the whole report there as well, as JSON.",
+    group="Output",
+    help="Write the report to FILE as JSON.",
 )
-@click.option(
-    "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write every wrong image to this CSV file, the surest mistakes first.",
-)
-@click.option(
-    "--plots",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Draw a confusion matrix and a reliability diagram there (PNG).",
-)
-@click.option(
+@option(
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write the whole report there as a page, with the worst mistakes as images.",
+    group="Output",
+    help="Write the report as an HTML page with images of the most confident mistakes.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace existing output files.")
-@common_options
-def command(
+@option(
+    "--mistakes",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    group="Output",
+    help="Write all misclassified images to a CSV file, the most confident first.",
+)
+@option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    group="Output",
+    help="Write a confusion matrix and a reliability diagram to FOLDER (PNG).",
+)
+@option("--overwrite", is_flag=True, group="Output", help="Replace existing output files.")
+@model_options()
+def evaluate(
     folder: str | None,
     csv_file: str | None,
     restrict: bool,
@@ -78,14 +94,10 @@ def command(
     overwrite: bool,
     **model: Any,
 ) -> int:
-    """Measure a model on images whose classes are known.
+    """Measure a model's accuracy on labeled images.
 
-    DIR holds a folder for each class, called by its WordNet id, readable name or index, with images at any
-    depth. It may hold fewer classes than the model knows, but no others.
-
-    \b
-    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
-    or unfit ones, 4 output can't be written, 130 interrupted.
+    FOLDER contains one folder per class, named by the class's WordNet ID, label, or index. Images can be nested at
+    any depth. Some classes of the model can be missing, but every folder must name a class of the model.
 
     \b
     Examples:
@@ -96,14 +108,14 @@ def command(
       densenet evaluate --csv test.csv --format json
     """
     if folder is None and csv_file is None:
-        raise click.UsageError("Name a folder that holds class folders, or give --csv.")
-    from densenet_cli.cli.progress import counting
+        raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
+    from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.evaluation import Tally, outcome_of
     from densenet_cli.evaluation.files import EvaluationFiles, to_json
     from densenet_cli.images.previews import Thumbnail
     from densenet_cli.labels import ClassResolver
 
-    # What can be wrong with outputs and images is found before weights are fetched.
+    # Check outputs and images before weights are downloaded.
     outputs = EvaluationFiles(output, mistakes, plots, overwrite)
     outputs.check()
     worst: Mistakes | None = None
@@ -114,34 +126,34 @@ def command(
         check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
     images = _collection(folder, csv_file)
-    classifier = make_classifier(**model)
+    classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     among = sorted(set(positions.values())) if restrict else None
     if among and len(among) == 1:
-        raise UsageError("With --restrict and images of one class only, every answer would be right.")
+        raise UsageError("`restrict` requires images of at least two classes.")
 
     tally = Tally()
     wrong: list[Outcome] = []
     preview = Thumbnail if worst else None
     interrupted = False
     try:
-        with counting("images") as counter:
+        with ProgressBar("count") as progress:
             for result in classifier.stream(images.sources(positions), preview=preview):
                 outcome = outcome_of(result, among=among)
                 tally.add(outcome)
                 if worst:
                     worst.add(outcome, result.preview)
                 if outcome.failure:
-                    warn_failed(outcome.name, outcome.failure.type, outcome.failure.message)
+                    echo_image_error(outcome.name, outcome.failure)
                 elif mistakes and outcome.is_mistake:
                     wrong.append(outcome)
-                counter.advance()
+                progress.advance("images")
     except KeyboardInterrupt:
         interrupted = True
         if not tally.images:
             raise
     for warning in images.warnings():
-        say(warning)
+        echo_info(warning)
     report = tally.report(classifier, among=among)
     settings = {
         "images": to_unicode(csv_file or folder or ""),
@@ -154,9 +166,7 @@ def command(
     if format_ == "json":
         sys.stdout.write(to_json(report))
     else:
-        from densenet_cli.cli.evaluation_tables import show
-
-        show(report)
+        _print_report(report)
     outputs.write(report, wrong)
     if html and worst:
         page.write_page(Path(html), report, worst.most_confident())
@@ -175,3 +185,80 @@ def _md5(weights: Path) -> str:
     from densenet_cli.weights.file_identity import file_md5
 
     return file_md5(weights)
+
+
+def _print_report(report: Report) -> None:
+    from densenet_cli.cli.render import heading
+
+    console = stdout_console()
+    detail = f"{plural(report.images, 'image')}, {_classes(len(report.classes))}"
+    if len(report.classes) != report.competing:
+        detail += f" (the model has {report.competing:,})"
+    console.print(heading(report.model, detail))
+    if report.is_interrupted:
+        console.print("  Interrupted: only the first images were measured.", style="yellow")
+    if report.failures:
+        console.print(f"  {plural(len(report.failures), 'image')} could not be classified.", style="yellow")
+    for table in (_metrics_table(report), _classes_table(report), _confusions_table(report)):
+        if table.row_count:
+            console.print()
+            console.print(table)
+
+
+def _metrics_table(report: Report) -> Table:
+    from rich.table import Column
+
+    from densenet_cli.cli.render import create_table, fixed_column, number_column
+
+    table = create_table(fixed_column(""), number_column(""), Column(style="dim"), show_header=False)
+    table.add_row("Top-1 accuracy", *_with_interval(report.top1), style="bold")
+    if report.competing > 5:
+        table.add_row("Top-5 accuracy", *_with_interval(report.top5), style="bold")
+    table.add_row("Negative log-likelihood", f"{report.negative_log_likelihood:.4f}", "nats")
+    table.add_row("Expected calibration error", f"{report.calibration_error:.2%}", f"{len(report.bins)} bins")
+    table.add_row("Precision", f"{report.precision:.2%}", "mean over classes")
+    table.add_row("Recall", f"{report.recall:.2%}", "mean over classes")
+    table.add_row("F1", f"{report.f1:.2%}", "mean over classes")
+    return table
+
+
+def _classes_table(report: Report) -> Table:
+    from densenet_cli.cli.render import create_table, number_column, text_column
+
+    numbers = [number_column(name) for name in ("Images", "Precision", "Recall", "F1")]
+    table = create_table(text_column("Class"), *numbers)
+    results = list(report.classes)
+    if len(results) > MAX_CLASSES:
+        results = sorted(results, key=lambda result: result.f1)[:WORST_CLASSES]
+        table.title = f"The {WORST_CLASSES} classes with the lowest F1"
+    for result in results:
+        precision = "-" if result.precision is None else f"{result.precision:.1%}"
+        table.add_row(
+            printable(result.label.name), f"{result.images:,}", precision, f"{result.recall:.1%}", f"{result.f1:.1%}"
+        )
+    return table
+
+
+def _confusions_table(report: Report) -> Table:
+    from densenet_cli.cli.render import create_table, number_column, text_column
+
+    table = create_table(
+        text_column("Class"),
+        text_column("Predicted"),
+        number_column("Images"),
+        number_column("Share of class"),
+        title="Most frequent confusions",
+    )
+    for pair in report.most_confused(CONFUSED_PAIRS):
+        names = printable(pair.truth.name), printable(pair.predicted.name)
+        table.add_row(*names, f"{pair.count:,}", f"{pair.share:.1%}")
+    return table
+
+
+def _with_interval(proportion: Proportion) -> tuple[str, str]:
+    low, high = proportion.interval
+    return f"{proportion.value:.2%}", f"95% confidence interval {low:.2%} to {high:.2%}"
+
+
+def _classes(number: int) -> str:
+    return f"{number:,} class{'' if number == 1 else 'es'}"

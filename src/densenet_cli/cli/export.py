@@ -7,43 +7,50 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.console import common_options, printable, say, show_progress
-from densenet_cli.cli.options import make_classifier, which_model_options
+from densenet_cli.cli.command import command, option
+from densenet_cli.cli.console import echo_info, printable
+from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.export.formats import EXPORT_FORMATS
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@which_model_options
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(list(EXPORT_FORMATS)),
-    help="Output format.  [default: by the suffix of PATH; saved-model without a suffix]",
+@command(
+    exit_statuses={
+        0: "exported",
+        2: "invalid usage",
+        3: "weights are missing or do not fit",
+        4: "the file cannot be written, or differs from the model",
+        130: "interrupted",
+    }
 )
-@click.option(
+@option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
+    group="Output",
     help="File to write, or folder for saved-model.",
 )
-@click.option(
+@option(
+    "--format",
+    "format_",
+    type=click.Choice(list(EXPORT_FORMATS)),
+    group="Output",
+    help="Output format.  [default: by the suffix of PATH; saved-model without a suffix]",
+)
+@option(
     "--with-preprocessing",
     is_flag=True,
+    group="Output",
     help="Include the normalization in the file, so that its input is uint8 RGB, channels last.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
-@common_options
-def command(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
+@option("--overwrite", is_flag=True, group="Output", help="Replace an existing file or SavedModel.")
+@model_options(only=["variant", "weights", "labels", "preprocess", "offline"])
+def export(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
     """Export a model with its labels and preprocessing to a format of other tools.
 
     The exported file is compared with the model on photographs. If any probability differs by more than 0.0001,
     the command fails and does not keep the file.
-
-    \b
-    Exit status: 0 exported, 2 wrong usage, 3 weights unavailable or invalid,
-    4 file not writable or different from the model, 130 interrupted.
 
     \b
     Examples:
@@ -52,16 +59,17 @@ def command(format_: str | None, output: Path, with_preprocessing: bool, overwri
       densenet export --weights model.safetensors --format saved-model -o served
       densenet export --variant 169 -o densenet169.safetensors
     """
-    from densenet_cli.export import check_export, export
+    from densenet_cli.export import check_export
+    from densenet_cli.export import export as export_model
 
     # Before weights are downloaded.
     name = check_export(output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
-    classifier = make_classifier(**model)
-    if show_progress() and EXPORT_FORMATS[name].uses_tensorflow:
-        say("Loading TensorFlow and exporting. This takes a while.")
-    result = export(classifier, output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
+    classifier = create_classifier(**model)
+    if EXPORT_FORMATS[name].uses_tensorflow:
+        echo_info("Loading TensorFlow and exporting. This takes a while.")
+    result = export_model(classifier, output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
     if not result.has_labels:
-        say(f"The file has no class names because {classifier.model} has no labels. Use --labels FILE to add them.")
+        echo_info(f"The file has no class names because {classifier.model} has no labels. Use --labels to add them.")
     difference = f"{result.max_difference:.1e}" if result.max_difference else "0"
     click.echo(
         f"Exported {printable(str(result.path))} ({result.format}, {result.size / 1e6:.1f} MB). "

@@ -1,11 +1,9 @@
-"""The options that several commands take, once: a model and images, and what these ask for."""
+"""Options that several commands share, and what the commands make of them: a classifier and image sources."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,151 +11,161 @@ import click
 
 from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
-from densenet_cli.cli.console import say, show_progress
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, option
+from densenet_cli.cli.console import echo_info, plural
 from densenet_cli.images.preprocessing import MODES
 
 if TYPE_CHECKING:
-    from densenet_cli._types import DownloadProgress
     from densenet_cli.classifier import Classifier
     from densenet_cli.images.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LABELS_OPTION = click.option(
-    "--labels",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Class names, one a line, instead of the model's own.",
-)
-BATCH_SIZE_OPTION = click.option(
-    "--batch-size",
-    type=click.IntRange(1, 4096),
-    default=BATCH_SIZE,
-    show_default=True,
-    metavar="N",
-    help="Images computed at once.",
-)
-THREADS_OPTION = click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    show_default="number of cores",
-    metavar="N",
-    help="Threads that decode and compute.",
-)
-
-OFFLINE_OPTION = click.option("--offline", is_flag=True, help="Never touch the network.")
-
-WHICH_MODEL_OPTIONS = (
-    click.option(
+MODEL_OPTIONS = {
+    "variant": option(
         "--variant",
         type=click.Choice(list(variants.VARIANTS)),
-        help=f"The network.  [default: {variants.DEFAULT}, or what --weights holds]",
+        group="Model",
+        help=f"DenseNet variant.  [default: {variants.DEFAULT}, or the variant in --weights]",
     ),
-    click.option(
+    "weights": option(
         "--weights",
         type=click.Path(),
         metavar="FILE",
-        help="Use this checkpoint (HDF5, .keras, .safetensors) instead of the variant's own.",
+        group="Model",
+        help="Load this checkpoint (.h5, .keras, .safetensors) instead of the published weights.",
     ),
-    LABELS_OPTION,
-    click.option(
+    "labels": option(
+        "--labels",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        group="Model",
+        help="Read class names from FILE, one per line, instead of using the model's.",
+    ),
+    "engine": option(
+        "--engine",
+        type=click.Choice(list(engines.ENGINES)),
+        default=engines.DEFAULT,
+        show_default=True,
+        group="Model",
+        help="Inference engine: ONNX Runtime, or Keras on TensorFlow (slow to start).",
+    ),
+    "preprocess": option(
         "--preprocess",
         type=click.Choice(list(MODES)),
-        help="How an image becomes the network's input: shorter side then center; straight; with borders; "
-        "exactly as keras.utils.load_img.  [default: the model's own, else crop]",
+        group="Preprocessing",
+        help="How to fit images to the input: crop (resize and center-crop), squash (ignore aspect ratio), "
+        "pad (letterbox), keras (match load_img).  [default: the model's mode, or crop]",
     ),
-)
-MODEL_OPTIONS = (
-    *WHICH_MODEL_OPTIONS,
-    click.option("--exact", is_flag=True, help="Never decode a large JPEG at reduced scale (slower)."),
-    click.option("--ten-crop", is_flag=True, help="Average over ten crops of each image (with crop only)."),
-    click.option(
+    "exact": option(
+        "--exact",
+        is_flag=True,
+        group="Preprocessing",
+        help="Decode large JPEGs at full resolution (slower).",
+    ),
+    "ten_crop": option(
+        "--ten-crop",
+        is_flag=True,
+        group="Preprocessing",
+        help="Average over ten crops of each image (with crop only).",
+    ),
+    "batch_size": option(
+        "--batch-size",
+        type=click.IntRange(1, 4096),
+        default=BATCH_SIZE,
+        show_default=True,
+        metavar="N",
+        group="Performance",
+        help="Number of images per batch.",
+    ),
+    "threads": option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        show_default="number of cores",
+        metavar="N",
+        group="Performance",
+        help="Number of threads for decoding and inference.",
+    ),
+    "decode_memory": option(
         "--decode-memory",
         type=click.IntRange(min=1),
         default=DECODE_MEMORY,
         show_default=True,
         metavar="MB",
-        help="What the images being decoded may hold together.",
+        group="Performance",
+        help="Memory limit for concurrent decoding.",
     ),
-    click.option(
+    "isolate": option(
         "--isolate",
         is_flag=True,
-        help="Decode in processes of their own: a decoder that crashes costs one image, not the run.",
+        group="Performance",
+        help="Decode in worker processes so that a crash fails one image instead of the run.",
     ),
-    click.option(
+    "timeout": option(
         "--timeout",
-        type=click.FloatRange(0, MAX_TIMEOUT, min_open=True),
+        type=FloatRange(0, MAX_TIMEOUT, min_open=True),
         metavar="SECONDS",
-        help="What decoding one image may take; implies --isolate.  [default: no limit]",
+        group="Performance",
+        help="Time limit for decoding one image. Implies --isolate.  [default: no limit]",
     ),
-    click.option(
-        "--engine",
-        type=click.Choice(list(engines.ENGINES)),
-        default=engines.DEFAULT,
-        show_default=True,
-        help="What computes: ONNX Runtime, or Keras on TensorFlow (slow to start).",
-    ),
-    BATCH_SIZE_OPTION,
-    THREADS_OPTION,
-    OFFLINE_OPTION,
-)
-
-SOURCE_OPTIONS = (
-    click.argument("source", nargs=-1),
-    click.option(
-        "--files-from",
-        type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-        metavar="FILE",
-        help="Read one source a line from FILE (- for standard input).",
-    ),
-    click.option("--null", is_flag=True, help="Sources in --files-from end in NUL bytes instead of newlines."),
-)
+    "offline": option("--offline", is_flag=True, group=GLOBAL_GROUP, help="Never access the network."),
+}
+"""Parameter name -> decorator. A command passes their values to ``create_classifier``."""
 
 
-def model_options(function: F) -> F:
-    """Add ``MODEL_OPTIONS``; the command hands what it gets for them to ``make_classifier``."""
-    return _add(MODEL_OPTIONS, function)
+def model_options(only: Collection[str] = tuple(MODEL_OPTIONS), without: Collection[str] = ()) -> Callable[[F], F]:
+    """Return a decorator that adds the named ``MODEL_OPTIONS`` to a command; all of them by default."""
 
+    def add(function: F) -> F:
+        for name in reversed(MODEL_OPTIONS):
+            if name in only and name not in without:
+                function = MODEL_OPTIONS[name](function)
+        return function
 
-def model_options_but(*left_out: Callable[[F], F]) -> Callable[[F], F]:
-    """``model_options`` without some, for a command that has no use for them or gives them another meaning."""
-    return partial(_add, tuple(option for option in MODEL_OPTIONS if option not in left_out))
-
-
-def which_model_options(function: F) -> F:
-    """Those of ``MODEL_OPTIONS`` that say which model it is, and not how it is run."""
-    return _add((*WHICH_MODEL_OPTIONS, OFFLINE_OPTION), function)
+    return add
 
 
 def source_options(function: F) -> F:
-    """Add ``SOURCE_OPTIONS``; the command hands what it gets for them to ``images_of``."""
-    return _add(SOURCE_OPTIONS, function)
-
-
-def _add(options: tuple[Callable[[F], F], ...], function: F) -> F:
-    for option in reversed(options):
-        function = option(function)
+    """Add the argument SOURCE and its options to a command, which passes their values to ``expand_sources``."""
+    for decorator in (
+        option(
+            "--null",
+            is_flag=True,
+            group="Input",
+            help="Separate the sources in --files-from by NUL bytes instead of newlines.",
+        ),
+        option(
+            "--files-from",
+            type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            group="Input",
+            help="Read sources from FILE, one per line (- for standard input).",
+        ),
+        click.argument("source", nargs=-1),
+    ):
+        function = decorator(function)
     return function
 
 
-def images_of(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
-    """The images that ``source_options`` name, found as they are asked for.
+def expand_sources(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
+    """Return the images that ``source_options`` name. Folders are read while the iterator runs.
 
-    Raises ``click.UsageError`` at once where these are none, or contradict one another.
+    Raises:
+        click.UsageError: No source, or contradictory options. It is raised at once.
     """
     if not source and not files_from:
-        raise click.UsageError("Name an image, a folder, a glob, a URL or -, or give --files-from.")
+        raise click.UsageError("No source given. Name an image, a folder, a glob, a URL, or -, or use --files-from.")
     if null and not files_from:
-        raise click.UsageError("--null goes with --files-from.")
+        raise click.UsageError("--null requires --files-from.")
     if files_from == "-" and "-" in source:
-        raise click.UsageError("Standard input is either an image (-) or a list (--files-from -), not both.")
+        raise click.UsageError("Standard input can be an image (-) or a list (--files-from -), but not both.")
     from densenet_cli.images.sources import expand
 
-    return expand(_arguments(source, files_from, null))
+    return expand(_names(source, files_from, null))
 
 
-def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
-    """The sources in the command line's order, then those of ``--files-from``."""
+def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
+    """Yield the sources of the command line, then those of ``--files-from``."""
     from densenet_cli.images.sources import read_list
 
     yield from source
@@ -169,7 +177,7 @@ def _arguments(source: tuple[str, ...], files_from: str | None, null: bool) -> I
 
 
 def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
-    """What a network's answers depend on, of JSON's types, for ``records``' settings."""
+    """Return the settings that the model's outputs depend on, as JSON types."""
     from densenet_cli.weights.file_identity import file_md5
 
     preprocessing = classifier.preprocessing
@@ -184,39 +192,21 @@ def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
     }
 
 
-def say_recorded(count: int) -> None:
-    """What ``--resume`` found."""
-    if count == 1:
-        say("1 source is recorded already; going on behind it.")
-    elif count:
-        say(f"{count:,} sources are recorded already; going on behind them.")
+def echo_resumed(count: int) -> None:
+    """Print how many sources ``--resume`` found in the output."""
+    if count:
+        echo_info(f"Resuming: {plural(count, 'source')} already done.")
 
 
-class _Announcement:
-    """In the place of a progress bar: one line for a file that is being fetched."""
+def create_classifier(**options: Any) -> Classifier:
+    """Create the classifier that ``model_options`` describe. Downloads of weights show their progress.
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def update(self, name: str, done: int, total: int | None) -> None:
-        if name not in self._names:
-            self._names.add(name)
-            say(f"Fetching {name}{f' ({total / 1e6:.0f} MB)' if total else ''}.")
-
-
-def make_classifier(**options: Any) -> Classifier:
-    """The classifier that ``model_options`` describe, its weights fetched behind a progress bar if need be.
-
-    It is closed when the command ends, however it ends.
+    The classifier is closed when the command ends.
     """
     from densenet_cli.classifier import Classifier
+    from densenet_cli.cli.progress import ProgressBar
 
-    with ExitStack() as stack:
-        progress: DownloadProgress = _Announcement().update
-        if show_progress():
-            from densenet_cli.cli.progress import DownloadBar
-
-            progress = stack.enter_context(DownloadBar()).update
-        classifier = Classifier(**options, progress=progress)
+    with ProgressBar("download") as progress:
+        classifier = Classifier(**options, progress=progress.update_download)
     click.get_current_context().call_on_close(classifier.close)
     return classifier

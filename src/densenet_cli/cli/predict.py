@@ -1,8 +1,9 @@
-"""``densenet predict``: images in, labels out."""
+"""``densenet predict``: classify images."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.console import common_options, warn_failed
+from densenet_cli.cli.command import FloatRange, command, option
+from densenet_cli.cli.console import echo_image_error, stdout_console
 from densenet_cli.cli.options import (
-    images_of,
-    make_classifier,
+    create_classifier,
+    echo_resumed,
+    expand_sources,
     model_options,
     model_settings,
-    say_recorded,
     source_options,
 )
-from densenet_cli.errors import UsageError
 from densenet_cli.results import FORMATS
 
 if TYPE_CHECKING:
@@ -27,51 +28,54 @@ if TYPE_CHECKING:
     from densenet_cli.images.previews import Preview
     from densenet_cli.labels import Labels
     from densenet_cli.report.predictions import PredictionReport
+    from densenet_cli.results import Prediction
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
+@command()
+@option(
     "-k",
     "--top-k",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
     metavar="N",
-    help="Labels an image; more than there are means all.",
+    help="Number of labels per image.",
 )
-@click.option(
+@option(
     "--min-prob",
-    type=click.FloatRange(0, 1),
+    type=FloatRange(0, 1),
     default=0.0,
     metavar="P",
-    help="Leave out labels less probable than this.",
+    help="Omit labels with a probability below P.",
 )
-@model_options
 @source_options
-@click.option(
+@option(
     "--format",
     "format_",
     type=click.Choice(["table", *FORMATS]),
-    help="How results are written.  [default: table, or what -o's suffix says]",
+    group="Output",
+    help="Output format.  [default: by the suffix of --output, or table]",
 )
-@click.option(
+@option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write there: .json, .jsonl or .csv (- for standard output). FILE.meta.json beside it holds the settings.",
+    group="Output",
+    help="Write results to FILE (.json, .jsonl, or .csv; - for standard output) and settings to FILE.meta.json.",
 )
-@click.option(
+@option(
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write a page with every image there as well: one file to look at, search and sort.",
+    group="Output",
+    help="Write an HTML page that shows the images with their labels.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing output file.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted output file (.jsonl or .csv).")
-@click.option("--retry-errors", is_flag=True, help="With --resume: do the failed ones again.")
-@common_options
-def command(
+@option("--overwrite", is_flag=True, group="Output", help="Replace existing output files.")
+@option("--resume", is_flag=True, group="Output", help="Continue an interrupted output file (.jsonl or .csv).")
+@option("--retry-errors", is_flag=True, group="Output", help="With --resume, process failed images again.")
+@model_options()
+def predict(
     source: tuple[str, ...],
     top_k: int,
     min_prob: float,
@@ -87,12 +91,9 @@ def command(
 ) -> int:
     """Classify images.
 
-    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for one image on
-    standard input. Results come in order as they are ready; an image that fails is one error among them.
-
-    \b
-    Exit status: 0 all done, 1 some image failed, 2 wrong usage, 3 no weights
-    or unfit ones, 4 output can't be written, 130 interrupted.
+    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
+    Results are written in the order of the sources, as soon as they are available. An image that fails is reported
+    and does not stop the run.
 
     \b
     Examples:
@@ -103,30 +104,33 @@ def command(
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
-    found = images_of(source, files_from, null)
-    from densenet_cli.cli.progress import counting
+    sources = expand_sources(source, files_from, null)
+    from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.output import records
 
     if output == "-":
         output = None
-    kind = format_ or "table" if output is None else records.format_of(output, format_)
-    as_records = kind in FORMATS
-    # Contradictions in the options for output are found here, before anything is loaded.
+    format_name = format_ or "table" if output is None else records.format_of(output, format_)
+    as_records = format_name in FORMATS
+    # Check the output options before anything is loaded.
     if html is not None:
         if resume:
-            raise UsageError("--html shows a whole run, so it can't go with --resume; leave one of them out.")
+            raise click.UsageError("--html cannot be used with --resume, because the page shows a whole run.")
         from densenet_cli.report.page import check_page
 
         check_page(html, overwrite, output)
-        overwrite = overwrite and output is not None  # else it is the page's
-    writing = partial(records.open_records, output, kind, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
+        overwrite = overwrite and output is not None  # otherwise it applies to the page only
+    open_records = partial(
+        records.open_records, output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors
+    )
     if as_records or resume or overwrite or retry_errors:
-        writing({})
-    classifier = make_classifier(**model)
+        open_records({})
+    classifier = create_classifier(**model)
     settings = _settings(classifier, model["engine"], top_k, min_prob) if output or html else {}
     page: PredictionReport | None = None
     preview: type[Preview] | None = None
     preview_limit: int | None = None
+    failed = 0
     with ExitStack() as stack:
         if html:
             from densenet_cli.images.previews import Thumbnail
@@ -135,28 +139,29 @@ def command(
             preview, preview_limit = Thumbnail, MAX_THUMBNAILS
             page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
         if as_records:
-            writer = stack.enter_context(writing(settings))
-            say_recorded(writer.recorded)
-            found, show, failed = writer.pending(found), writer.write, writer.recorded_errors
+            writer = stack.enter_context(open_records(settings))
+            echo_resumed(writer.recorded)
+            sources, failed = writer.pending(sources), writer.recorded_errors
+            write: Callable[[Prediction], None] = writer.write
         else:
-            from densenet_cli.cli.render import Tables
+            from densenet_cli.cli.render import print_prediction
 
-            show, failed = Tables().show, 0
-        counter = stack.enter_context(counting("images", quietly=not output and sys.stdout.isatty()))
-        for result in classifier.stream(found, preview=preview, preview_limit=preview_limit):
+            write = partial(print_prediction, stdout_console())
+        progress = stack.enter_context(ProgressBar("count", hidden=not output and sys.stdout.isatty()))
+        for result in classifier.stream(sources, preview=preview, preview_limit=preview_limit):
             prediction = classifier.prediction(result, top_k, min_prob)
-            show(prediction)
+            write(prediction)
             if page:
                 page.add(prediction, result.preview)
             if prediction.error:
                 failed += 1
-                warn_failed(prediction.source, prediction.error.type, prediction.error.message)
-            counter.advance()
+                echo_image_error(prediction.source, prediction.error)
+            progress.advance("images")
     return 1 if failed else 0
 
 
 def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:
-    """What the results depend on: a run with other settings must not be appended to the file."""
+    """Return the settings that results depend on. A file is resumed only with the same settings."""
     return {
         **model_settings(classifier, engine),
         "labels": _digest(classifier.labels),
@@ -166,7 +171,7 @@ def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) 
 
 
 def _digest(labels: Labels) -> str:
-    """The label table in 16 hexadecimal digits, to notice another one."""
+    """Return a digest of the labels, 16 hexadecimal digits."""
     import hashlib
 
     text = "\n".join(f"{label.index}\t{label.id}\t{label.name}" for label in labels)

@@ -1,29 +1,46 @@
-"""Progress bars, on standard error and only where somebody looks at it."""
+"""Progress on standard error: bars on a terminal, otherwise a few lines."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from densenet_cli.cli.console import show_progress, stderr_console
+from densenet_cli.cli.console import echo_error, is_quiet, stderr_console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
+
+Kind = Literal["count", "download", "share", "steps"]
+
+COUNT_DELAY = 1.0
+"""Seconds before a counter is shown, so that short runs neither show it nor import Rich for it."""
+LINE_INTERVAL = 60.0
+"""Seconds between two lines about steps where standard error is not a terminal."""
 
 
-PATIENCE = 1.0
-"""Seconds of work before a counter shows itself."""
+class ProgressBar:
+    """Shows the progress of one or several tasks; nothing with ``--quiet``.
 
+    Rich is imported when the first bar is drawn. Without a terminal, a ``download`` prints one line per file and
+    ``steps`` one line per minute.
 
-class DownloadBar:
-    """A bar a file, each from its first byte; nothing is drawn (or imported) before one arrives."""
+    Args:
+        kind: ``count`` (images so far and their rate), ``download`` (bytes of files), ``share`` (percentage), or
+            ``steps`` (steps of an epoch, with details).
+        hidden: show nothing.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind, hidden: bool = False) -> None:
+        self._kind = kind
+        self._hidden = hidden or is_quiet()
+        self._has_terminal = sys.stderr.isatty()
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._start = self._last_line = time.monotonic()
+        self._announced: set[str] = set()
+        self._count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -34,116 +51,71 @@ class DownloadBar:
         if self._progress:
             self._progress.stop()
 
-    def update(self, name: str, done: int, total: int | None) -> None:
-        """Show that ``done`` of ``total`` bytes of the file ``name`` are here."""
+    def advance(self, description: str) -> None:
+        """Count one more of the things that ``description`` names in plural."""
+        self._count += 1
+        if self._progress or time.monotonic() - self._start >= COUNT_DELAY:
+            self.update(description, self._count)
+
+    def update(self, description: str, completed: float, total: float | None = None, detail: str = "") -> None:
+        """Show how much of a task is completed. Each file of a ``download`` is a task of its own."""
+        if self._hidden:
+            return
+        if not self._has_terminal:
+            self._print_line(description, completed, total, detail)
+            return
         if self._progress is None:
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(24),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=stderr_console(),
-            )
+            self._progress = self._create()
             self._progress.start()
-        if name not in self._tasks:
-            # The whole name of a published file leaves no room for a bar in 80 columns.
-            self._tasks[name] = self._progress.add_task(name.partition("_")[0], total=total)
-        self._progress.update(self._tasks[name], completed=done, total=total)
+        key = description if self._kind == "download" else ""
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(description, total=total, detail=detail, rate=0.0)
+        rate = completed / max(time.monotonic() - self._start, 1e-3)
+        self._progress.update(
+            self._tasks[key], description=description, completed=completed, total=total, detail=detail, rate=rate
+        )
 
+    def update_download(self, name: str, completed: int, total: int | None) -> None:
+        """Show how many bytes of the file ``name`` have arrived (a ``DownloadProgress`` callback)."""
+        # The whole name of a published file would leave no room for a bar on 80 columns.
+        self.update(name.partition("_")[0] if self._has_terminal else name, completed, total)
 
-class Counter(Protocol):
-    """Counts what is done."""
+    def _print_line(self, description: str, completed: float, total: float | None, detail: str) -> None:
+        if self._kind == "download" and description not in self._announced:
+            self._announced.add(description)
+            echo_error(f"Downloading {description}{f' ({total / 1e6:.0f} MB)' if total else ''}")
+        elif self._kind == "steps" and time.monotonic() - self._last_line > LINE_INTERVAL:
+            self._last_line = time.monotonic()
+            echo_error(f"{description}: {completed} of {total}{', ' * bool(detail)}{detail}")
 
-    def advance(self) -> None:
-        """One more is done."""
+    def _create(self) -> Progress:
+        from rich import progress
 
-
-class _Silent:
-    def advance(self) -> None:
-        pass
-
-
-@contextmanager
-def counting(what: str, quietly: bool = False) -> Iterator[Counter]:
-    """A line with the number done, the rate and the time since the start; nothing where nobody would see it.
-
-    It is drawn (and Rich's part for it imported) only once the work has taken a second.
-    """
-    if quietly or not show_progress():
-        yield _Silent()
-        return
-    bar = _CountingBar(what)
-    try:
-        yield bar
-    finally:
-        bar.stop()
-
-
-class _CountingBar:
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._start = time.monotonic()
-        self._done = 0
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-
-    def advance(self) -> None:
-        """See ``Counter``."""
-        self._done += 1
-        elapsed = time.monotonic() - self._start
-        if self._progress is None:
-            if elapsed < PATIENCE:
-                return
-            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            text = TextColumn("{task.completed:,.0f} {task.description}, {task.fields[rate]:.0f}/s")
-            self._progress = Progress(
-                SpinnerColumn(), text, TimeElapsedColumn(), console=stderr_console(), transient=True
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(self._what, total=None, rate=0.0)
-        assert self._task is not None
-        self._progress.update(self._task, completed=self._done, rate=self._done / elapsed)
-
-    def stop(self) -> None:
-        """Take the line away."""
-        if self._progress:
-            self._progress.stop()
-
-
-class ShareBar:
-    """A bar for work of which one knows how much of it is done; nothing where nobody would see it."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> Self:
-        if show_progress():
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-            columns = (BarColumn(24), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-            self._progress = Progress(*columns, console=stderr_console(), transient=True)
-            self._task = self._progress.add_task("", total=1.0)
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress:
-            self._progress.stop()
-
-    def update(self, what: str, done: float) -> None:
-        """Show ``what`` is being done, and the share, in [0, 1], that is ``done``."""
-        if self._progress:
-            self._progress.update(self._task, description=what, completed=done)
+        text = progress.TextColumn
+        columns: dict[Kind, tuple[ProgressColumn, ...]] = {
+            "count": (
+                progress.SpinnerColumn(),
+                text("{task.completed:,.0f} {task.description}, {task.fields[rate]:.0f}/s"),
+                progress.TimeElapsedColumn(),
+            ),
+            "download": (
+                text("{task.description}"),
+                progress.BarColumn(24),
+                progress.DownloadColumn(),
+                progress.TransferSpeedColumn(),
+                progress.TimeRemainingColumn(),
+            ),
+            "share": (
+                progress.BarColumn(24),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                text("{task.description}"),
+            ),
+            "steps": (
+                text("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                text("{task.fields[detail]}"),
+            ),
+        }
+        return progress.Progress(*columns[self._kind], console=stderr_console(), transient=self._kind != "download")

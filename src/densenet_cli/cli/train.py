@@ -1,137 +1,166 @@
-"""``densenet train``: a network of one's own, from class folders."""
+"""``densenet train``: train or fine-tune a model on class folders."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.console import common_options, say, warn
-from densenet_cli.images.preprocessing import MODES
-from densenet_cli.topology import STEMS
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option
+from densenet_cli.cli.console import echo_error, echo_info
+from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
+
+if TYPE_CHECKING:
+    from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.training.settings import StepInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OPTION_NAMES = {"start": "--from"}
+"""Options that are not called as their setting."""
+GROUPS = ("Initial weights", "Network", "Training", "Augmentation", "Validation")
+"""The groups of settings in the order of help."""
 
 
-class Blocks(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.3 only
-    """``6,12,24,16`` as a list."""
+class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since Click 8.3.2
+    """Comma-separated integers, such as ``6,12,24,16``."""
 
-    name = "N,N,..."
+    name = "integers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """The numbers. Raises ``click.BadParameter``."""
+        """Return the integers. Raises ``click.BadParameter``."""
         try:
             return [int(part) for part in value.split(",")]
         except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 6,12,24,16.", param, ctx)
+            self.fail(f"{value!r} is not a list of integers such as 6,12,24,16.", param, ctx)
 
 
-SETTINGS = (
-    click.option("--variant", type=click.Choice(list(variants.VARIANTS)), help="Train this network.  [default: 121]"),
-    click.option("--blocks", type=Blocks(), help="Layers in each dense block."),
-    click.option("--growth-rate", type=int, metavar="K", help="Feature maps that a layer adds."),
-    click.option("--stem", type=click.Choice(list(STEMS)), help="What comes before the first block."),
-    click.option("--stem-width", type=int, metavar="N", help="Feature maps out of the stem."),
-    click.option("--compression", type=float, metavar="SHARE", help="Feature maps that a transition keeps."),
-    click.option("--input-size", type=int, metavar="PIXELS", help="Side of the images that the model is made for."),
-    click.option("--preprocess", type=click.Choice(list(MODES)), help="How those are prepared.  [default: crop]"),
-    click.option("--from", "start", metavar="VARIANT|FILE", help="Start from its weights, with a new head."),
-    click.option("--freeze", metavar="STAGE", help="Keep the layers up to that stage (conv1, conv2, ...) as they are."),
-    click.option(
-        "--unfreeze-after", type=int, metavar="EPOCHS", help="Let them learn after so many.  [default: never]"
-    ),
-    click.option("--epochs", type=int, help="All at the input size.  [default: 30]"),
-    click.option("--sizes", metavar="SIZExEPOCHS,...", help="Images that grow: 32x5,48x4."),
-    click.option("--batch-size", type=int, metavar="N", help="Images a step.  [default: 64]"),
-    click.option("--learning-rate", type=float, metavar="RATE", help="Its peak.  [default: 0.1]"),
-    click.option("--schedule", type=click.Choice(["cosine", "step"]), help="How it falls.  [default: cosine]"),
-    click.option("--warmup", type=float, metavar="EPOCHS", help="How long it grows first.  [default: 1]"),
-    click.option("--momentum", type=float, metavar="M", help="Nesterov's.  [default: 0.9]"),
-    click.option("--weight-decay", type=float, metavar="L2", help="Of kernels, not of BN and biases.  [default: 1e-4]"),
-    click.option("--label-smoothing", type=float, metavar="SHARE", help="[default: 0.1]"),
-    click.option(
-        "--augmentation",
-        type=click.Choice(["crop", "pad", "none"]),
-        help="Random-resized crops, padded crops (the paper's C10+), or none.  [default: crop]",
-    ),
-    click.option(
-        "--crop-area", type=float, metavar="SHARE", help="Least area of a random-resized crop.  [default: 0.35]"
-    ),
-    click.option("--flip/--no-flip", default=None, help="Mirror every other image.  [default: flip]"),
-    click.option(
-        "--averaging", type=int, metavar="STEPS", help="Average the weights over so many; 0: don't.  [default: 500]"
-    ),
-    click.option("--class-weights/--no-class-weights", default=None, help="Weigh rare classes more.  [default: no]"),
-    click.option("--validation", type=int, metavar="N", help="Images a class to split off.  [default: 10]"),
-    click.option(
-        "--patience", type=int, metavar="EPOCHS", help="Stop after so many without progress.  [default: never]"
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
-        help="What to compute in.  [default: float32]",
-    ),
-    click.option("--seed", type=int, help="Repeats a run.  [default: 0]"),
-)
-"""What decides the result: those of ``training.settings.Settings``, or what stands for some; a recipe may hold them."""
+def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
+    """Return the decorator that adds the option for a field of ``Settings``. Without the option, its value is None."""
+    metadata = setting.metadata
+    name = OPTION_NAMES.get(setting.name, f"--{setting.name.replace('_', '-')}")
+    default = metadata.get("shown_default", setting.default)
+    kind: Any = type(setting.default)
+    if kind is bool:
+        name = f"{name}/--no-{name.removeprefix('--')}"
+        default = "yes" if default else "no"
+    elif setting.name == "blocks":
+        kind = IntList()
+    elif kind is tuple:
+        kind = str
+    has_default = setting.name not in (*ARCHITECTURE, "input_size", "start") and default not in ("", ())
+    return option(
+        name,
+        setting.name,
+        type=click.Choice(metadata["choices"]) if "choices" in metadata else kind,
+        default=None,
+        metavar=metadata.get("metavar"),
+        group=metadata["group"],
+        help=metadata["help"] + f"  [default: {default}]" * has_default,
+    )
 
 
 def settings_options(function: F) -> F:
-    """Add ``SETTINGS`` to a command, which gets None for what isn't given."""
-    for option in reversed(SETTINGS):
-        function = option(function)
+    """Add an option for each field of ``Settings``, as well as ``--variant`` and ``--epochs``, to a command."""
+    settings = sorted(fields(Settings), key=lambda setting: GROUPS.index(setting.metadata["group"]))
+    variant = option(
+        "--variant",
+        type=click.Choice(list(variants.VARIANTS)),
+        group="Network",
+        help=f"Variant that provides the defaults of this group.  [default: {variants.DEFAULT}]",
+    )
+    epochs = option(
+        "--epochs",
+        type=int,
+        metavar="N",
+        group="Training",
+        help=f"Number of epochs, all at the input size.  [default: {DEFAULT_EPOCHS}]",
+    )
+    for decorator in reversed([*map(_setting_option, settings), epochs, variant]):
+        function = decorator(function)
     return function
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": False})
+@command(
+    exit_statuses={
+        0: "trained",
+        1: "some images cannot be decoded (see --skip-unreadable)",
+        2: "invalid usage",
+        3: "initial weights are missing or do not fit",
+        4: "output cannot be written",
+        130: "interrupted; the state is saved for --resume",
+    }
+)
 @click.argument("folder", type=FOLDER)
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
-)
-@click.option(
-    "--val", type=FOLDER, metavar="FOLDER", help="Class folders to measure on, instead of splitting some off."
-)
-@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
-@click.option("--overwrite", is_flag=True, help="Begin anew in a folder that holds a run.")
-@click.option(
+@option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="TOML",
-    help="A recipe: settings in a file; options count for more.",
+    metavar="FILE",
+    help="Read settings from a recipe (TOML). Options take precedence.",
+)
+@option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded.")
+@option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    group="Output",
+    help="Folder of the run.",
+)
+@option("--resume", is_flag=True, group="Output", help="Continue the run in the output folder.")
+@option("--overwrite", is_flag=True, group="Output", help="Replace the run in the output folder.")
+@option(
+    "--save-every",
+    type=FloatRange(min=0),
+    default=RunOptions.save_every,
+    metavar="SECONDS",
+    group="Output",
+    help=f"Save the state at this interval and after every epoch.  [default: {RunOptions.save_every:g}]",
 )
 @settings_options
-@click.option("--threads", type=click.IntRange(min=1), help="Threads that prepare images.  [default: number of cores]")
-@click.option(
-    "--save-every",
-    type=click.FloatRange(min=0),
-    default=180.0,
-    metavar="SECONDS",
-    help="Save the state so often, and at every epoch's end.  [default: 180]",
+@option(
+    "--val",
+    type=FOLDER,
+    metavar="FOLDER",
+    group="Validation",
+    help="Class folders for validation, instead of holding out images.",
 )
-@click.option(
+@option(
+    "--threads",
+    type=click.IntRange(min=1),
+    show_default="number of cores",
+    metavar="N",
+    group="Performance",
+    help="Number of threads that prepare images.",
+)
+@option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Where decoded images are kept.  [default: in the cache]",
+    group="Performance",
+    help="Folder for decoded images.  [default: in the user's cache]",
 )
-@click.option(
+@option(
     "--cache-limit",
     type=click.IntRange(min=0),
-    default=8000,
+    default=RunOptions.cache_limit,
+    show_default=True,
     metavar="MB",
-    help="Decode larger collections anew in each epoch.  [default: 8000]",
+    group="Performance",
+    help="Maximum size of the decoded images. A larger dataset is decoded again in every epoch.",
 )
-@click.option("--skip-unreadable", is_flag=True, help="Leave images out that can't be decoded.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
-@common_options
-def command(
+@option("--offline", is_flag=True, group=GLOBAL_GROUP, help="Never access the network.")
+def train(
     folder: Path,
     output: Path,
     val: Path | None,
@@ -146,11 +175,11 @@ def command(
     offline: bool,
     **options: Any,
 ) -> int:
-    """Train a network on the images in FOLDER/<class>/.
+    """Train a model on images in class folders, or fine-tune one with --from.
 
-    In the output folder are, at any moment: model.safetensors (the best weights so far, averaged, with labels and
-    everything else that predict and evaluate need), log.csv, settings.toml (a recipe for --config) and the state
-    that --resume goes on from, however the run ended. With --resume no settings need be given again.
+    FOLDER contains one folder of images per class. The output folder contains model.safetensors (the best model so
+    far, for all other commands), log.csv, curves.png, settings.toml (a recipe for --config), and the state of the
+    run. With --resume, an interrupted run continues with its settings.
 
     \b
     Examples:
@@ -160,10 +189,9 @@ def command(
       densenet train photos/ -o run --resume
     """
     from densenet_cli import paths
-    from densenet_cli.cli.training_progress import TrainingProgress
+    from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.pipeline import available_cores
     from densenet_cli.training import recipes, run_files, session
-    from densenet_cli.training.settings import RunOptions
 
     given = {name: value for name, value in options.items() if value is not None}
     recipe = recipes.read(config) if config else {}
@@ -172,14 +200,14 @@ def command(
     else:
         settings = recipes.resolve(recipe, given)
     run_paths = run_files.RunPaths(folder, val, output, cache or paths.images_dir())
-    with TrainingProgress() as progress:
+    with ProgressBar("steps") as progress:
         run_options = RunOptions(
             threads=threads or available_cores(),
             cache_limit=cache_limit,
             save_every=save_every,
             skip_unreadable=skip_unreadable,
-            on_step=progress.step,
-            on_epoch=progress.epoch,
+            on_step=partial(show_step, progress),
+            on_epoch=_echo_epoch,
         )
         with session.open_run(
             run_paths,
@@ -188,33 +216,53 @@ def command(
             resume=resume,
             overwrite=overwrite,
             offline=offline,
-            on_decoded=progress.decoded,
+            on_decoded=partial(progress.update, "Decoding"),
         ) as run:
-            with _stopping(run.stop):
+            with _stop_on_signals(run.stop):
                 run.train()
             run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
     if not run.is_finished:
-        warn(f"Stopped, and saved: densenet train {folder} -o {output} --resume goes on.")
+        continued = shlex.join(["densenet", "train", str(folder), "-o", str(output), "--resume"])
+        echo_error(f"Interrupted. The state is saved. To continue, run: {continued}")
         return 130
     state = run.state
-    say(
-        f"{output / run_files.MODEL_FILE}: validation accuracy {state.best_accuracy:.1%} after "
-        f"epoch {state.best_epoch} of {state.epoch}."
-    )
+    accuracy = f"validation accuracy {state.best_accuracy:.1%} in epoch {state.best_epoch} of {state.epoch}"
+    echo_info(f"Wrote {output / run_files.MODEL_FILE} ({accuracy}).")
     return 0
 
 
+def show_step(progress: ProgressBar, info: StepInfo) -> None:
+    """Show a training step."""
+    detail = f"loss {info.loss:.3f}, accuracy {info.accuracy:.1%}, {_duration(info.seconds_left)} left"
+    progress.update(f"Epoch {info.epoch}/{info.epochs} at {info.size} px", info.batch, info.batches, detail)
+
+
+def _echo_epoch(row: dict[str, float]) -> None:
+    echo_info(
+        f"Epoch {row['epoch']} at {row['size']} px: loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}; "
+        f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.1%}, top-5 {row['val_top5']:.1%}; "
+        f"elapsed: {_duration(row['seconds'])}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Format a duration: ``3:07:05`` or ``7:05``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 @contextmanager
-def _stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run behind the step at hand, its state saved; a second one doesn't wait."""
+def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on Ctrl-C or SIGTERM, so that the run ends after the current step. A second signal interrupts."""
 
-    def heard(number: int, _frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         stop()
-        signal.signal(number, before[number])
+        signal.signal(number, previous[number])
 
-    before: dict[int, Any] = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
