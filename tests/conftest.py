@@ -1,10 +1,12 @@
-"""What every test gets: a cache and a home of its own, no network, and one import of TensorFlow for all."""
+"""Fixtures for all tests: private folders, no network, and one import of TensorFlow per process."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,8 +17,8 @@ SAMPLES = ROOT / "sample_images"
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """No test reads or writes the user's cache or weights."""
+def private_folders(tmp_path, monkeypatch):
+    """Keep tests away from the user's cache and weights."""
     monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("DENSENET_BASE_URL", raising=False)
@@ -24,7 +26,7 @@ def own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def keras():
-    """The keras module; importing TensorFlow takes seconds, so it happens once."""
+    """The keras module. Importing TensorFlow takes seconds, so it happens once per process."""
     import keras
 
     return keras
@@ -32,7 +34,15 @@ def keras():
 
 @pytest.fixture(scope="session")
 def photographs() -> list[Path]:
-    """Real photographs: those that the repository ships."""
+    """The photographs in ``sample_images/``."""
     paths = sorted(SAMPLES.glob("*.jpg"))
     assert len(paths) >= 4
     return paths
+
+
+@pytest.fixture
+def children() -> Callable[[], list[psutil.Process]]:
+    """Return a function that lists the child processes started since the test began."""
+    process = psutil.Process()
+    before = set(process.children())
+    return lambda: [child for child in process.children() if child not in before]

@@ -40,9 +40,9 @@ def decoders(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
+def no_process_is_left(children):
     yield
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 @pytest.fixture
@@ -231,36 +231,36 @@ def test_no_process_can_be_started(weights, monkeypatch):
 
 
 class TestPythonFace:
-    def test_workers_are_kept_and_end_with_the_classifier(self, weights):
+    def test_workers_are_kept_and_end_with_the_classifier(self, weights, children):
         classifier = Classifier(weights=weights, isolate=True)
         for _ in range(3):
             classifier.predict(heic("decode"))
-        (worker,) = psutil.Process().children()
+        (worker,) = children()
         (failed,) = classifier.predict_many([heic("abort")])
         assert failed.error.type == "DecoderCrashed"
         assert not worker.is_running()
         classifier.predict(heic("decode"))
         del classifier
-        wait_for(lambda: psutil.Process().children() == [])
+        wait_for(lambda: children() == [])
 
-    def test_close(self, weights):
+    def test_close(self, weights, children):
         classifier = Classifier(weights=weights, timeout=60)
         classifier.predict(heic("decode"))
         classifier.close()
         classifier.close()
-        assert psutil.Process().children() == []
+        assert children() == []
         with pytest.raises(IsolationError, match="closed"):
             classifier.predict(heic("decode"))
         Classifier(weights=weights).close()
 
-    def test_leaving_a_run_early(self, weights, folder):
+    def test_leaving_a_run_early(self, weights, folder, children):
         fill(folder, ["decode"] * 5 + ["hang"] * 50)
         classifier = Classifier(weights=weights, isolate=True, batch_size=1)
         results = classifier.predict_many([folder])
         next(results)
         results.close()
         classifier.close()
-        assert psutil.Process().children() == []
+        assert children() == []
 
     def test_weights_that_fail_leave_no_process(self, tmp_path):
         (tmp_path / "x.h5").write_bytes(b"nothing")

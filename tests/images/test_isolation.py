@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
@@ -44,9 +43,9 @@ def decoders(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
+def no_process_is_left(children):
     yield
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 @pytest.fixture
@@ -105,10 +104,10 @@ def assert_same(workers, item, preprocessing=PREPROCESSING):
         assert got == expected
 
 
-def test_the_same_pixels_of_every_format_and_mode(workers):
+def test_the_same_pixels_of_every_format_and_mode(workers, children):
     for encoding in ENCODINGS:
         assert_same(workers, encoding.encode(photograph("coffee", (90, 60))))
-    assert len(psutil.Process().children()) == 1
+    assert len(children()) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,7 +120,7 @@ def test_the_same_pixels_whatever_the_preprocessing(workers, mode):
         assert_same(workers, item, Preprocessing(mode, ten_crop=True))
 
 
-def test_the_same_errors(workers, tmp_path):
+def test_the_same_errors(workers, tmp_path, children):
     good = encode(photograph("coffee", (300, 200)), "PNG")
     jpeg = encode(photograph("coffee", (300, 200)), "JPEG")
     files = {
@@ -145,7 +144,7 @@ def test_the_same_errors(workers, tmp_path):
         assert_same(workers, str(tmp_path / path) if path else path)
     assert_same(workers, "/dev/zero")
     assert_same(workers, Source("x", None, "nothing", UnreadableImageError("It says so.")))
-    assert len(psutil.Process().children()) == 1
+    assert len(children()) == 1
 
 
 class Failing(io.BytesIO):
@@ -237,10 +236,10 @@ def test_a_copy_that_none_can_be_made_of(started):
 
 
 @pytest.mark.parametrize("behavior", ["messages", "deaf to interrupts"])
-def test_what_does_no_harm(workers, capfd, behavior):
+def test_what_does_no_harm(workers, capfd, behavior, children):
     assert is_good(decoded(workers, behavior))
     assert capfd.readouterr() == ("", "")
-    assert len(psutil.Process().children()) == 1
+    assert len(children()) == 1
 
 
 def test_the_next_image_does_not_pay(workers):
@@ -248,19 +247,19 @@ def test_the_next_image_does_not_pay(workers):
     assert is_good(decoded(workers, "decode"))
 
 
-def test_one_killed_between_two_images_is_not_missed(workers):
+def test_one_killed_between_two_images_is_not_missed(workers, children):
     assert is_good(decoded(workers, "decode"))
-    (child,) = psutil.Process().children()
+    (child,) = children()
     child.kill()
     assert is_good(decoded(workers, "decode"))
 
 
-def test_two_at_the_same_time(workers):
+def test_two_at_the_same_time(workers, children):
     names = ["abort", "decode", "segmentation fault", "decode", "abort", "abort", "decode", "swell in C", "decode"]
     with ThreadPoolExecutor(3) as threads:
         results = list(threads.map(lambda name: decoded(workers, name), names))
     assert [is_good(result) for result in results] == [name == "decode" for name in names]
-    assert len(psutil.Process().children()) <= 3
+    assert len(children()) <= 3
 
 
 def test_all_share_one_budget_and_the_wait_for_it_costs_no_time(started, tmp_path):
@@ -360,9 +359,9 @@ def test_modules_come_from_no_folder_of_images(started, tmp_path, monkeypatch):
     assert not (tmp_path / "hijacked").exists()
 
 
-def test_signals(workers):
+def test_signals(workers, children):
     decoded(workers, "decode")
-    (child,) = psutil.Process().children()
+    (child,) = children()
     os.kill(child.pid, signal.SIGINT)
     assert is_good(decoded(workers, "decode"))
-    assert psutil.Process().children() == [child]
+    assert children() == [child]
