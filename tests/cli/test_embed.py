@@ -222,7 +222,7 @@ class TestDocs:
         with Image.open(photographs[0]) as image:
             ImageOps.mirror(image).save("mirrored.jpg")
         densenet("embed", *photographs, "mirrored.jpg", "-o", "features.npz", "--variant", "tiny")
-        search = blocks(EMBED_PAGE, "python")[0]
+        search = blocks(DOCS / "guides" / "embeddings.md", "py")[0]
         assert len([line for line in search.splitlines() if line]) == 5
         exec(compile(search, "embed.md", "exec"), {})
         nearest, *others = re.findall(r"'([^']+)'", capsys.readouterr().out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +14,11 @@ if TYPE_CHECKING:
     from densenet_cli.results import Failure
 
 
-@dataclass
 class Verbosity:
     """``--quiet`` and ``--verbose``. It lives in Click's context (``ctx.obj``)."""
 
-    quiet: bool = False
-    verbose: bool = False
+    quiet = False
+    verbose = False
 
 
 def _verbosity() -> Verbosity:
