@@ -51,7 +51,7 @@ def keras_shape(tensor):
 def test_every_layer_equals_that_of_keras(keras, config, size):
     from densenet_cli.engines import keras_ops
 
-    network = keras_ops.model(config)
+    network = keras_ops.build_model(config)
     side = size or config.input_size
     shapes = {}
     # The model accepts any size. Its layers get shapes when they are applied to a symbolic image of one size.

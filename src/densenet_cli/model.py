@@ -73,17 +73,17 @@ class Model:
         return labels.imagenet() if classes == IMAGENET_CLASSES else labels.placeholders(classes)
 
     def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
-        """Return the named outputs of the network for a batch. See ``engines.Engine.run_all``.
+        """Return the named outputs of the network for a batch. See ``engines.Engine.run``.
 
         Raises:
             CheckpointError: If the network produces NaN or infinite values.
         """
         import numpy as np
 
-        arrays = self.engine.run_all(pixels, outputs)
-        if not all(np.isfinite(array).all() for array in arrays):
+        arrays = self.engine.run(pixels, outputs)
+        if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CheckpointError(f"The model in {self.weights} produced NaN or infinite values.")
-        return dict(zip(outputs, arrays, strict=True))
+        return arrays
 
 
 def _open_checkpoint(weights: Path, variant: str | None, engine: str, threads: int) -> engines.Engine:

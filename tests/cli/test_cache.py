@@ -54,7 +54,7 @@ def test_prune_leaves_what_is_current(weights):
 def test_verify_fails_on_damage(weights):
     assert densenet("cache", "--verify").status == 0
     (folder,) = graph_cache.graphs_dir().iterdir()
-    (folder / graph_cache.DATA).write_bytes(b"")
+    (folder / graph_cache.DATA_FILE).write_bytes(b"")
     result = densenet("cache", "--verify")
     assert result.status == 3
     assert str(folder) in result.err

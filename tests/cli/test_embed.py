@@ -90,7 +90,7 @@ def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
         classifier = Classifier(weights=weights, ten_crop=ten_crop)
         source = sources.from_object(folder / "a.png")
         pixels = decoding.load(source, classifier.preprocessing, decoding.DecodeBudget(100)).pixels
-        (features,) = engines.create("onnx", weights, None, 1).run_all(normalize(pixels), ("features",))
+        features = engines.create("onnx", weights, None, 1).run(normalize(pixels), ("features",))["features"]
         assert len(features) == (10 if ten_crop else 1)
         embedding = classifier.embed(folder / "a.png")
         assert embedding.source == str(folder / "a.png")

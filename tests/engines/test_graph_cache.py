@@ -1,4 +1,4 @@
-"""Cached graphs: found again, noticed when damaged or out of date, done without where nothing can be written."""
+"""The graph cache: reuse, detection of damaged and stale entries, and work without a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from densenet_cli.engines import graph_cache, onnx_graph
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import TINY, random_arrays
 
-IMAGE = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
+IMAGES = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
 @pytest.fixture
@@ -27,32 +27,32 @@ def weights(tmp_path):
 
 @pytest.fixture
 def emitted(monkeypatch):
-    """Counts how often a graph is made."""
-    calls = []
+    """Record the configuration of each graph that is created."""
+    configs = []
     original = onnx_graph.emit
 
     def emit(arrays, config):
-        calls.append(config)
+        configs.append(config)
         return original(arrays, config)
 
     monkeypatch.setattr(onnx_graph, "emit", emit)
-    return calls
+    return configs
 
 
 def run(weights):
-    return engines.create("onnx", weights, TINY, threads=1).run(IMAGE)
+    return engines.create("onnx", weights, TINY, threads=1).run(IMAGES)["probabilities"]
 
 
-def the_folder():
+def graph_folder():
     (folder,) = graph_cache.graphs_dir().iterdir()
     return folder
 
 
-def test_made_once_and_found_again(weights, emitted):
+def test_graph_is_created_once_and_reused(weights, emitted):
     first = run(weights)
     np.testing.assert_array_equal(run(weights), first)
     assert len(emitted) == 1
-    assert sorted(path.name for path in the_folder().iterdir()) == [
+    assert sorted(path.name for path in graph_folder().iterdir()) == [
         "entry.json",
         "head.npy",
         "model.data",
@@ -60,12 +60,12 @@ def test_made_once_and_found_again(weights, emitted):
     ]
 
 
-def cut(path):
+def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def scribble(path):
-    """Other bytes, the same size, and the old modification time put back: the ctime tells."""
+def change_byte(path):
+    """Change a byte without changing the size and mtime, so that only the ctime differs."""
     stat = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -76,73 +76,73 @@ def scribble(path):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        (graph_cache.MODEL, cut),
-        (graph_cache.MODEL, scribble),
-        (graph_cache.MODEL, os.unlink),
-        (graph_cache.DATA, cut),
-        (graph_cache.DATA, scribble),
-        (graph_cache.DATA, os.unlink),
-        (graph_cache.HEAD, cut),
-        (graph_cache.HEAD, scribble),
-        (graph_cache.HEAD, os.unlink),
-        (graph_cache.ENTRY, cut),
-        (graph_cache.ENTRY, os.unlink),
+        (graph_cache.MODEL_FILE, truncate),
+        (graph_cache.MODEL_FILE, change_byte),
+        (graph_cache.MODEL_FILE, os.unlink),
+        (graph_cache.DATA_FILE, truncate),
+        (graph_cache.DATA_FILE, change_byte),
+        (graph_cache.DATA_FILE, os.unlink),
+        (graph_cache.HEAD_FILE, truncate),
+        (graph_cache.HEAD_FILE, change_byte),
+        (graph_cache.HEAD_FILE, os.unlink),
+        (graph_cache.ENTRY_FILE, truncate),
+        (graph_cache.ENTRY_FILE, os.unlink),
     ],
 )
-def test_damage_is_noticed_and_mended(weights, emitted, name, damage):
+def test_damaged_graph_is_replaced(weights, emitted, name, damage):
     first = run(weights)
-    damage(the_folder() / name)
-    assert [entry.state for entry in graph_cache.entries()] == ["damaged"]
+    damage(graph_folder() / name)
+    assert [entry.state for entry in graph_cache.list_entries()] == ["damaged"]
     np.testing.assert_array_equal(run(weights), first)
     assert len(emitted) == 2
-    assert [entry.state for entry in graph_cache.entries(verify=True)] == ["current"]
+    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
 
 
 @pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"weights": 3}])
-def test_a_record_that_says_nonsense_is_none(weights, emitted, change):
+def test_invalid_entry_is_damaged(weights, emitted, change):
     run(weights)
-    path = the_folder() / graph_cache.ENTRY
+    path = graph_folder() / graph_cache.ENTRY_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert [entry.state for entry in graph_cache.entries()] == ["damaged"]
+    assert [entry.state for entry in graph_cache.list_entries()] == ["damaged"]
 
 
-def test_verify_hashes(weights):
-    """A changed byte under unchanged times (a failing disk) shows only when the files are read."""
+def test_verify_detects_a_changed_byte(weights):
+    """Only reading the files detects a change that leaves size and times unchanged, as on a failing disk."""
     run(weights)
-    folder = the_folder()
-    scribble(folder / graph_cache.DATA)
-    record = folder / graph_cache.ENTRY
+    folder = graph_folder()
+    change_byte(folder / graph_cache.DATA_FILE)
+    record = folder / graph_cache.ENTRY_FILE
     entry = json.loads(record.read_text())
-    entry["stamps"][graph_cache.DATA] = graph_cache._stamp(folder / graph_cache.DATA)
+    entry["stamps"][graph_cache.DATA_FILE] = graph_cache._stamp(folder / graph_cache.DATA_FILE)
     record.write_text(json.dumps(entry))
-    assert [entry.state for entry in graph_cache.entries()] == ["current"]
-    assert [entry.state for entry in graph_cache.entries(verify=True)] == ["damaged"]
+    assert [entry.state for entry in graph_cache.list_entries()] == ["current"]
+    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["damaged"]
 
 
-def test_an_older_version_s_graph_is_stale_and_not_damaged(weights, monkeypatch):
+def test_graph_of_an_older_version_is_stale_and_not_damaged(weights, monkeypatch):
     run(weights)
-    folder = the_folder()
-    record = folder / graph_cache.ENTRY
+    folder = graph_folder()
+    record = folder / graph_cache.ENTRY_FILE
     entry = json.loads(record.read_text())
     for part in ("stamps", "sha256"):
-        del entry[part][graph_cache.HEAD]
-    (folder / graph_cache.HEAD).unlink()
+        del entry[part][graph_cache.HEAD_FILE]
+    (folder / graph_cache.HEAD_FILE).unlink()
     record.write_text(json.dumps(entry))
-    monkeypatch.setattr(graph_cache, "LAYOUT", graph_cache.LAYOUT + 1)
-    assert [entry.state for entry in graph_cache.entries(verify=True)] == ["stale"]
+    monkeypatch.setattr(graph_cache, "LAYOUT_VERSION", graph_cache.LAYOUT_VERSION + 1)
+    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["stale"]
 
 
-def test_other_weights_make_another_graph(weights, emitted):
+def test_changed_weights_get_a_new_graph(weights, emitted):
     first = run(weights)
     write_legacy_h5(weights, random_arrays(TINY, seed=5), TINY)
     emitted.clear()
     assert np.abs(run(weights) - first).max() > 1e-3
     assert len(emitted) == 1
-    assert sorted(entry.state for entry in graph_cache.entries()) == ["current", "stale"]
+    assert sorted(entry.state for entry in graph_cache.list_entries()) == ["current", "stale"]
 
 
 @pytest.mark.parametrize("part", ["engine version", "instruction set", "emitter"])
-def test_another_version_or_machine_makes_its_own(weights, emitted, monkeypatch, part):
+def test_other_version_or_processor_gets_its_own_graph(weights, emitted, monkeypatch, part):
     first = run(weights)
     if part == "engine version":
         monkeypatch.setattr("onnxruntime.__version__", "0.0.0")
@@ -154,61 +154,61 @@ def test_another_version_or_machine_makes_its_own(weights, emitted, monkeypatch,
     assert len(emitted) == 2
 
 
-def test_a_moved_checkpoint_does_not_use_a_stale_graph(weights, emitted, tmp_path):
+def test_copied_checkpoint_gets_its_own_graph(weights, emitted, tmp_path):
     run(weights)
     other = tmp_path / "other.h5"
     shutil.copy(weights, other)
     run(other)
     assert len(emitted) == 2
     weights.unlink()
-    assert sorted(entry.state for entry in graph_cache.entries()) == ["current", "stale"]
+    assert sorted(entry.state for entry in graph_cache.list_entries()) == ["current", "stale"]
 
 
-def test_without_a_place_to_write_it_works_from_memory(weights, emitted, tmp_path, monkeypatch):
+def test_graph_is_kept_in_memory_if_the_cache_is_not_writable(weights, emitted, tmp_path, monkeypatch):
     first = run(weights)
     monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "tiny.h5" / "below"))
-    # The optimized graph and the plain one sum in another order.
+    # The optimized and the original graph add in a different order.
     np.testing.assert_allclose(run(weights), first, atol=1e-6)
     assert len(emitted) == 2
 
 
-def test_a_graph_that_goes_between_finding_and_loading(weights, emitted):
+def test_graph_that_is_deleted_before_it_is_loaded(weights, emitted):
     expected = run(weights)
     engine = engines.create("onnx", weights, TINY, threads=1)
     shutil.rmtree(graph_cache.graphs_dir())
-    np.testing.assert_allclose(engine.run(IMAGE), expected, atol=1e-6)
+    np.testing.assert_allclose(engine.run(IMAGES)["probabilities"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("place", ["cache", "memory", "gone"])
-def test_the_head_is_the_checkpoint_s(weights, tmp_path, monkeypatch, place):
-    """Found beside the cached graph, in memory, and from the checkpoint where the folder is gone meanwhile."""
-    if place == "memory":
+@pytest.mark.parametrize("source", ["cache", "memory", "checkpoint"])
+def test_head_equals_that_of_the_checkpoint(weights, monkeypatch, source):
+    """It comes from the cached graph, from memory, or, if the cached graph was deleted, from the checkpoint."""
+    if source == "memory":
         monkeypatch.setenv("DENSENET_CACHE", str(weights / "below"))
     engine = engines.create("onnx", weights, TINY, threads=1)
-    if place == "cache":
+    if source == "cache":
         weights.unlink()
-    elif place == "gone":
+    elif source == "checkpoint":
         shutil.rmtree(graph_cache.graphs_dir())
-    for found, expected in zip(engine.head(), random_arrays(TINY)["predictions"].values(), strict=True):
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == np.float32
+    for array, expected in zip(engine.head(), random_arrays(TINY)["predictions"].values(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+        assert array.dtype == np.float32
 
 
 def _store_until(step, weights, cache):
-    """Make a graph and lose the power behind the ``step``-th call to the system that lasts; status 7 if it came so far.
+    """Create a graph and simulate a power failure after the ``step``-th fsync or rename: exit with status 7.
 
-    What was not synced by then is what a disk may make of it: as long as it was, and zeros.
+    Files that were not synced by then keep their size but contain zeros. Exit with status 0 if there are fewer calls.
     """
     os.environ["DENSENET_CACHE"] = str(cache)
-    synced, done = set(), 0
+    synced, calls = set(), 0
 
-    def counted(real, note):
+    def counted(function, on_call):
         def call(*arguments):
-            nonlocal done
-            result = real(*arguments)
-            note(*arguments)
-            done += 1
-            if done == step:
+            nonlocal calls
+            result = function(*arguments)
+            on_call(*arguments)
+            calls += 1
+            if calls == step:
                 lose_power()
             return result
 
@@ -226,41 +226,41 @@ def _store_until(step, weights, cache):
     os._exit(0)
 
 
-def test_a_power_cut_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
-    """Whenever it comes, the next start answers as without it, though nothing but the bytes would tell the damage."""
+def test_power_failure_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
+    """After a failure at any step, the next start gives the same result, even if the file times do not reveal it."""
     monkeypatch.setattr(graph_cache, "_stamp", lambda path: [path.stat().st_size])
     expected = run(weights)
-    cuts = 0
+    step = 0
     while True:
-        cuts += 1
-        cache = tmp_path / f"cut{cuts}"
+        step += 1
+        cache = tmp_path / f"step{step}"
         child = os.fork()
         if child == 0:
             try:
-                _store_until(cuts, weights, cache)
+                _store_until(step, weights, cache)
             finally:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         monkeypatch.setenv("DENSENET_CACHE", str(cache))
-        np.testing.assert_array_equal(run(weights), expected, err_msg=f"cut {cuts}")
-        assert [entry.state for entry in graph_cache.entries(verify=True)] == ["current"]
+        np.testing.assert_array_equal(run(weights), expected, err_msg=f"step {step}")
+        assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
         if status == 0:
             break
         assert status == 7
-    assert cuts > 5  # each file, their folder, its name
+    assert step > 5  # fsync of 4 files and the folder, and a rename
 
 
-def _start(weights, cache, barrier, queue):
+def _run_in_process(weights, cache, barrier, queue):
     os.environ["DENSENET_CACHE"] = str(cache)
     barrier.wait()
     queue.put(run(weights).tobytes())
 
 
-def test_eight_processes_at_once_on_an_empty_cache(weights, tmp_path):
+def test_eight_processes_with_an_empty_cache(weights, tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(8), context.Queue()
     cache = tmp_path / "shared"
-    workers = [context.Process(target=_start, args=(weights, cache, barrier, queue)) for _ in range(8)]
+    workers = [context.Process(target=_run_in_process, args=(weights, cache, barrier, queue)) for _ in range(8)]
     for worker in workers:
         worker.start()
     results = {queue.get(timeout=60) for _ in workers}

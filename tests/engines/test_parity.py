@@ -1,6 +1,6 @@
-"""Both engines against ``keras.applications`` with the same arrays, on real photographs.
+"""Both engines compared with ``keras.applications`` on photographs, with the same random weights.
 
-The arrays come from a file in the published layout. What the comparison would notice is shown below it.
+The weights are read from a file in the published format. Further tests show which mistakes the comparison detects.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import onnx_outputs, random_arrays
 
 VARIANTS = ("121", "169", "201")
-PROBABILITY = 1e-5
-LOGIT = EMBEDDING = 1e-4
-"""Allowed differences: of a probability, and of a logit or a number of a vector as a share of all their range."""
+PROBABILITY_TOLERANCE = 1e-5
+LOGIT_TOLERANCE = EMBEDDING_TOLERANCE = 1e-4
+"""Tolerances: absolute for probabilities, relative to the range of values for logits and embeddings."""
 
 
 @dataclass
 class Reference:
-    """What keras.applications says of the photographs, and the arrays and the file that say the same."""
+    """The outputs of keras.applications for the photographs, and the weights as arrays and as a file."""
 
     arrays: Any
     file: Any
@@ -49,17 +49,17 @@ def reference(request, keras, batch, tmp_path_factory):
     file = tmp_path_factory.mktemp("published") / f"{request.param}.h5"
     write_legacy_h5(file, arrays, config)
     network = getattr(keras.applications, f"DenseNet{request.param}")
-    theirs, headless = network(weights=None), network(weights=None, include_top=False, pooling="avg")
-    for model in (theirs, headless):
+    full, headless = network(weights=None), network(weights=None, include_top=False, pooling="avg")
+    for model in (full, headless):
         keras_ops.set_arrays(model, arrays)
-    both = keras.Model(theirs.input, [theirs.get_layer("avg_pool").output, theirs.output])
-    pooled, probabilities = both.predict(batch, verbose=0)
+    two_outputs = keras.Model(full.input, [full.get_layer("avg_pool").output, full.output])
+    pooled, probabilities = two_outputs.predict(batch, verbose=0)
     head = arrays["predictions"]
     logits = pooled @ head["kernel"] + head["bias"]
     return Reference(arrays, file, batch, logits, probabilities, headless.predict(batch, verbose=0))
 
 
-def test_the_arrays_show_mistakes(reference):
+def test_random_weights_are_sensitive_to_mistakes(reference):
     assert 0.2 <= reference.probabilities.max(axis=1)[0] <= 0.9
     variances = np.concatenate([parts["moving_variance"] for parts in reference.arrays.values() if "gamma" in parts])
     assert (variances <= 1e-5).mean() > 0.4
@@ -67,61 +67,61 @@ def test_the_arrays_show_mistakes(reference):
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_engine_equals_keras_applications(reference, engine, request):
+def test_outputs_equal_keras_applications(reference, engine, request):
     name = request.node.callspec.params["reference"]
-    running = engines.create(engine, reference.file, variants.get(name).config, threads=2)
-    probabilities = running.run(reference.batch)
-    logits = running.run(reference.batch, "logits")
-    assert np.abs(probabilities - reference.probabilities).max() <= PROBABILITY
-    spread = np.ptp(reference.logits, axis=1, keepdims=True)
-    assert (np.abs(logits - reference.logits) / spread).max() <= LOGIT
-    for mine, theirs in zip(probabilities, reference.probabilities, strict=True):
-        np.testing.assert_array_equal(np.argsort(-mine)[:5], np.argsort(-theirs)[:5])
+    engine = engines.create(engine, reference.file, variants.get(name).config, threads=2)
+    outputs = engine.run(reference.batch, ("probabilities", "logits"))
+    assert np.abs(outputs["probabilities"] - reference.probabilities).max() <= PROBABILITY_TOLERANCE
+    ranges = np.ptp(reference.logits, axis=1, keepdims=True)
+    assert (np.abs(outputs["logits"] - reference.logits) / ranges).max() <= LOGIT_TOLERANCE
+    for actual, expected in zip(outputs["probabilities"], reference.probabilities, strict=True):
+        np.testing.assert_array_equal(np.argsort(-actual)[:5], np.argsort(-expected)[:5])
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_features_and_head_make_the_logits(reference, engine, request):
-    """What the head averages, channels last, with the head's arrays: keras.applications' logits again."""
+def test_features_and_head_give_the_logits(reference, engine, request):
     config = variants.get(request.node.callspec.params["reference"]).config
-    running = engines.create(engine, reference.file, config, threads=2)
-    kernel, bias = running.head()
-    probabilities, features = running.run_all(reference.batch, ("probabilities", "features"))
+    tested = engines.create(engine, reference.file, config, threads=2)
+    kernel, bias = tested.head()
+    outputs = tested.run(reference.batch, ("probabilities", "features"))
+    features = outputs["features"]
     assert features.shape == (len(reference.batch), 7, 7, len(kernel))
     assert features.min() == 0
     assert features.dtype == kernel.dtype == bias.dtype == np.float32
     logits = features.mean(axis=(1, 2)) @ kernel + bias
-    spread = np.ptp(reference.logits, axis=1, keepdims=True)
-    assert (np.abs(logits - reference.logits) / spread).max() <= LOGIT
-    if engine == "onnx":  # asked for with others or alone, one image or several, by one thread or two: the same bits
-        np.testing.assert_array_equal(probabilities, running.run(reference.batch))
-        alone = engines.create(engine, reference.file, config, threads=1)
+    ranges = np.ptp(reference.logits, axis=1, keepdims=True)
+    assert (np.abs(logits - reference.logits) / ranges).max() <= LOGIT_TOLERANCE
+    if engine == "onnx":  # the same bits for other sets of outputs, batch sizes, and numbers of threads
+        np.testing.assert_array_equal(outputs["probabilities"], tested.run(reference.batch)["probabilities"])
+        single_threaded = engines.create(engine, reference.file, config, threads=1)
         for image, expected in zip(reference.batch, features, strict=True):
-            np.testing.assert_array_equal(alone.run(image[None], "features")[0], expected)
+            np.testing.assert_array_equal(single_threaded.run(image[None], ("features",))["features"][0], expected)
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_embeddings_equal_keras_applications(reference, engine, photographs):
-    """From files to vectors, beside ``include_top=False, pooling="avg"``."""
+    """Compare the whole path from files to vectors with ``include_top=False, pooling="avg"``."""
     classifier = Classifier(weights=reference.file, engine=engine, preprocess="keras", batch_size=3)
     embeddings = list(classifier.embed_many(photographs))
-    assert [one.source for one in embeddings] == list(map(str, photographs))
-    got = np.stack([one.vector for one in embeddings])
+    assert [embedding.source for embedding in embeddings] == list(map(str, photographs))
+    got = np.stack([embedding.vector for embedding in embeddings])
     assert got.dtype == np.float32
     assert got.shape == reference.embeddings.shape == (len(photographs), width_of(classifier.config))
-    assert np.abs(got - reference.embeddings).max() <= EMBEDDING * np.ptp(reference.embeddings)
+    assert np.abs(got - reference.embeddings).max() <= EMBEDDING_TOLERANCE * np.ptp(reference.embeddings)
 
 
-def test_the_second_start_gives_the_same_bits(reference, request):
-    """From memory, from the graph just cached, and from the cached graph found again."""
+def test_cached_graph_gives_the_same_bits(reference, request):
+    """Compare the engine that creates the graph with engines that load it, for a batch and for single images."""
     name = request.node.callspec.params["reference"]
     config = variants.get(name).config
-    first = engines.create("onnx", reference.file, config, threads=2).run(reference.batch)
-    second = engines.create("onnx", reference.file, config, threads=1).run(reference.batch)
-    np.testing.assert_array_equal(first, second)
-    alone = np.concatenate(
-        [engines.create("onnx", reference.file, config, 1).run(row[None]) for row in reference.batch]
-    )
-    np.testing.assert_array_equal(first, alone)
+
+    def probabilities(batch, threads):
+        return engines.create("onnx", reference.file, config, threads).run(batch)["probabilities"]
+
+    first = probabilities(reference.batch, threads=2)
+    np.testing.assert_array_equal(first, probabilities(reference.batch, threads=1))
+    single_images = [probabilities(image[None], threads=1) for image in reference.batch]
+    np.testing.assert_array_equal(first, np.concatenate(single_images))
 
 
 MISTAKES = ("swapped channels", "epsilon of torchvision", "epsilon of Keras", "skipped batch norm", "skipped ReLU")
@@ -129,8 +129,8 @@ MISTAKES = ("swapped channels", "epsilon of torchvision", "epsilon of Keras", "s
 
 @pytest.mark.parametrize("reference", ["121"], indirect=True)
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_comparison_notices(reference, mistake, monkeypatch):
-    """Each of these mistakes in the network moves a probability by more than is allowed."""
+def test_comparison_detects_mistake(reference, mistake, monkeypatch):
+    """Each mistake in the network changes a probability by more than 10 times the tolerance."""
     batch = reference.batch[:1]
     config = variants.get("121").config
     if mistake == "swapped channels":
@@ -149,7 +149,7 @@ def test_the_comparison_notices(reference, mistake, monkeypatch):
             onnx_graph.OnnxOps, "relu", lambda ops, x, name: x if name == "conv3_block2_1_relu" else relu(ops, x, name)
         )
     wrong = onnx_outputs(reference.arrays, config, batch, "probabilities")
-    assert np.abs(wrong - reference.probabilities[:1]).max() > 10 * PROBABILITY
+    assert np.abs(wrong - reference.probabilities[:1]).max() > 10 * PROBABILITY_TOLERANCE
 
 
 relu = onnx_graph.OnnxOps.relu

@@ -34,13 +34,13 @@ def test_map_mean_plus_bias_is_the_logit(weights, engine, monkeypatch):
     """Probabilities are bit-identical to those of predict, and ranks count all classes."""
     classifier = Classifier(weights=weights, engine=engine)
     logits = []
-    run = classifier._model.engine.run_all
+    run = classifier._model.engine.run
 
-    def run_all(batch, outputs):
-        logits.extend(run(batch, ("logits",))[0])
+    def run_and_keep_logits(batch, outputs):
+        logits.extend(run(batch, ("logits",))["logits"])
         return run(batch, outputs)
 
-    monkeypatch.setattr(classifier._model.engine, "run_all", run_all)
+    monkeypatch.setattr(classifier._model.engine, "run", run_and_keep_logits)
     images = [SAMPLES / "cat.jpg", SAMPLES / "koala.jpg", photograph()]
     explained = list(classifier.explain_many(images, top_k=TINY.classes))
     predicted = list(classifier.predict_many(images, top_k=TINY.classes))

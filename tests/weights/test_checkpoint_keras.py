@@ -32,7 +32,7 @@ def keras_ops(keras):
 def small(keras, keras_ops):
     """A Keras model with random arrays and an optimizer that has state, and the arrays."""
     arrays = uncalibrated(CONFIG)
-    model = keras_ops.model(CONFIG)
+    model = keras_ops.build_model(CONFIG)
     keras_ops.set_arrays(model, arrays)
     model.compile(keras.optimizers.SGD(0.0, momentum=0.9), "categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
@@ -126,7 +126,7 @@ def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_ops):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("bfloat16")
     try:
-        model = keras_ops.model(CONFIG)
+        model = keras_ops.build_model(CONFIG)
     finally:
         keras.config.set_dtype_policy(before)
     for name in SAVERS:

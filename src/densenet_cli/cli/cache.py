@@ -17,7 +17,7 @@ from densenet_cli.paths import images_dir, models_dir
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from densenet_cli.engines.graph_cache import Entry
+    from densenet_cli.engines.graph_cache import CacheEntry
     from densenet_cli.variants import Variant
     from densenet_cli.weights.store import Status
 
@@ -49,7 +49,7 @@ def cache(prune: bool, verify: bool, format_: str) -> int:
     from densenet_cli.weights import file_identity, store
 
     files = list(_weights(store.verify if verify else store.status))
-    graphs = list(graph_cache.entries(verify))
+    graphs = list(graph_cache.list_entries(verify))
     if prune:
         graphs = _prune_graphs(graphs)
         _prune_images()
@@ -74,7 +74,7 @@ def _weights(get_status: Callable[[Variant], Status]) -> Iterator[Status]:
             echo_error(str(error))
 
 
-def _prune_graphs(graphs: list[Entry]) -> list[Entry]:
+def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
     """Remove all graphs that are not current, and return the remaining ones."""
     from densenet_cli.engines import graph_cache
 
@@ -116,7 +116,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _to_json(files: list[Status], graphs: list[Entry]) -> dict[str, Any]:
+def _to_json(files: list[Status], graphs: list[CacheEntry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
 
     return {
@@ -135,7 +135,7 @@ def _to_json(files: list[Status], graphs: list[Entry]) -> dict[str, Any]:
     }
 
 
-def _print_tables(files: list[Status], graphs: list[Entry]) -> None:
+def _print_tables(files: list[Status], graphs: list[CacheEntry]) -> None:
     from densenet_cli.cli.render import create_table, number_column, text_column
     from densenet_cli.engines.graph_cache import graphs_dir
 

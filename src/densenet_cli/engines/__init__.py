@@ -1,62 +1,54 @@
-"""The engines: each runs a checkpoint's network on batches of pixels. A table; a third one is one more row."""
+"""Engines: implementations that run a network on batches of pixels. ``ENGINES`` is the table of them."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from densenet_cli._types import FloatArray
     from densenet_cli.topology import DenseNetConfig
-    from densenet_cli.weights.checkpoint import ModelMetadata
+    from densenet_cli.weights.contents import ModelMetadata
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
-
-
-# Since 1.29 ONNX Runtime reports what it runs to its makers unless it is told otherwise before it is imported: nothing
-# may leave the machine that nobody asked for, and it takes 20 ms of every start.
+# ONNX Runtime 1.29 and later sends usage data unless this is set before its import. No data may leave the machine
+# unasked, and the telemetry takes 20 ms of every start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class Engine(Protocol):
-    """One network with its weights. Made quickly; what is slow to load is loaded by ``load``.
+    """A network with its weights. Creating one is fast; ``load`` does what is slow.
 
     Attributes:
-        config: the network that the checkpoint holds.
-        metadata: what the checkpoint says of itself (labels, preprocessing, ...).
+        config: The configuration of the network in the checkpoint.
+        metadata: What the checkpoint states besides it (labels, preprocessing, ...).
     """
 
     config: DenseNetConfig
     metadata: ModelMetadata
 
     def load(self) -> None:
-        """Get ready to run. ``run`` calls it where nobody else has."""
+        """Prepare for ``run``, which calls it if necessary."""
         ...
 
-    def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
-        """One output of ``run_all``."""
-        ...
-
-    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-        """Put pixels through the network, once for all outputs.
+    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
+        """Run the network once and return the named outputs.
 
         Args:
-            batch: normalized RGB, (images, height, width, 3).
-            outputs: names among ``OUTPUTS``.
+            batch: Normalized RGB pixels, float32 (images, height, width, 3).
+            outputs: Names from ``OUTPUTS``.
 
         Returns:
-            float32 for each name: ``probabilities`` and ``logits`` (images, classes), ``features``
-            (images, rows, columns, channels).
+            Name -> float32 array: ``probabilities`` and ``logits`` (images, classes), ``features`` (images, rows,
+            columns, channels).
         """
         ...
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """The dense layer behind the average of ``features``: kernel (channels, classes), bias (classes,), float32.
+        """Return the kernel (channels, classes) and bias (classes,) of the dense layer, as float32.
 
         ``features.mean(axis=(1, 2)) @ kernel + bias`` are the logits.
         """
@@ -64,31 +56,36 @@ class Engine(Protocol):
 
 
 OUTPUTS = ("probabilities", "logits", "features")
-"""What a network gives. ``features`` are the last maps (behind batch norm and ReLU), which the head averages."""
+"""The outputs of a network. ``features`` are the last feature maps, after batch norm and ReLU, which the head averages.
+"""
 
 EMITTER_VERSION = 2
-"""Goes up whenever ``onnx_graph`` emits another graph from the same arrays: cached graphs are then made anew."""
+"""Must be increased if ``onnx_graph`` emits a different graph for the same arrays. Cached graphs then become stale."""
 
 ENGINES = {
     "onnx": "densenet_cli.engines.onnx:OnnxEngine",
     "tensorflow": "densenet_cli.engines.tensorflow:TensorFlowEngine",
 }
-"""Name -> the class, imported when it is asked for: ``Class(weights, config, threads)``."""
+"""Name -> class, which is imported when it is needed. The arguments are ``(weights, config, threads)``."""
 
 DEFAULT = "onnx"
 
 
 def create(name: str, weights: Path, config: DenseNetConfig | None, threads: int) -> Engine:
-    """The engine called ``name`` on a checkpoint.
+    """Create an engine for a checkpoint.
 
     Args:
-        name: a key of ``ENGINES``; raises ``UsageError`` for any other.
-        weights: the checkpoint's file; raises ``CheckpointError`` where it can't be used.
-        config: the network it has to hold; None where the checkpoint itself tells.
-        threads: how many to compute with, at least 1.
+        name: A key of ``ENGINES``.
+        weights: The path of the checkpoint.
+        config: The network that the checkpoint must contain, or None to infer it.
+        threads: The number of threads to compute with, at least 1.
+
+    Raises:
+        UsageError: If the engine does not exist.
+        CheckpointError: If the checkpoint cannot be used.
     """
     if name not in ENGINES:
-        raise UsageError(f"There is no engine {name!r}; there are {', '.join(ENGINES)}.")
-    module, _, attribute = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), attribute)(weights, config, threads)
+        raise UsageError(f"Unknown engine {name!r}. Choose from {', '.join(ENGINES)}.")
+    module, _, class_name = ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), class_name)(weights, config, threads)
     return engine

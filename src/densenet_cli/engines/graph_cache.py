@@ -1,11 +1,12 @@
-"""Optimized ONNX graphs on disk, each in a folder whose name is a hash of all that it depends on.
+"""A cache of optimized ONNX graphs.
 
-``<cache>/graphs/<key>/`` holds ``model.onnx``, its weights ``model.data`` (mapped into memory, not read), the dense
-layer once more as ``head.npy`` (ONNX Runtime gives no weights back) and ``entry.json``: what it was made from, and
-size, mtime and ctime of the other files. A graph fits one ONNX Runtime
-and one instruction set (its weights are blocked for the vector width), so both are part of the key. A folder is
-written aside, synced and renamed; one whose files aren't as recorded is made anew. Without a place to write,
-the graph is used from memory.
+The folder ``cache_dir()/graphs/KEY`` contains ``model.onnx``, its weights ``model.data`` (which are memory-mapped), the
+dense layer as ``head.npy`` (because ONNX Runtime does not return weights), and ``entry.json``: the identity of the
+checkpoint, and the size, mtime, ctime, and SHA-256 of the other files.
+
+KEY is a hash of everything that the graph depends on, including the version of ONNX Runtime and the instruction set,
+because the weights are blocked for the vector width. A folder is written under a temporary name, synced, and renamed.
+If its files do not match the entry, it is created again. If the cache cannot be written, the graph is kept in memory.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ from densenet_cli.weights.contents import ModelMetadata
 from densenet_cli.weights.file_identity import FileIdentity, digest
 
 if TYPE_CHECKING:
-    from densenet_cli.engines import FloatArray
+    from densenet_cli._types import FloatArray
     from densenet_cli.weights.contents import Checkpoint
 
-MODEL, DATA, HEAD, ENTRY = "model.onnx", "model.data", "head.npy", "entry.json"
-ASIDE = ".new-"
-"""How the name of a folder begins that is still being written."""
-ABANDONED = 3600.0
-"""Seconds after which nobody is writing it any more."""
-LAYOUT = 2
-"""Version of what a folder holds."""
+MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npy", "entry.json"
+TEMP_PREFIX = ".new-"
+"""Prefix of the names of folders that are being written."""
+TEMP_LIFETIME = 3600.0
+"""Seconds without a change after which such a folder is considered abandoned."""
+LAYOUT_VERSION = 2
+"""Must be increased if the files in a folder change."""
 
 
 @dataclass(frozen=True)
 class CachedGraph:
-    """A graph ready for a session.
+    """A graph, ready for a session.
 
     Attributes:
-        model: its path, or its bytes where it could not be kept.
-        head: the dense layer's kernel and, as one more row, its bias: float32 (channels + 1, classes), or the path.
-        optimized: whether ONNX Runtime has made it as fast as it can.
-        config: the network.
-        metadata: what the checkpoint says of itself.
+        model: The path of the model, or its bytes if it is not cached.
+        head: The kernel of the dense layer with the bias as last row, float32 (channels + 1, classes), or its path.
+        optimized: Whether ONNX Runtime has optimized the graph.
+        config: The configuration of the network.
+        metadata: What the checkpoint states besides it.
     """
 
     model: str | bytes
@@ -57,7 +58,7 @@ class CachedGraph:
     metadata: ModelMetadata
 
     def load_head(self) -> FloatArray:
-        """The array of ``head``. Raises ``OSError`` or ``ValueError`` where its file is gone or damaged."""
+        """Return the array of ``head``. Raises ``OSError`` or ``ValueError`` if its file is missing or damaged."""
         import numpy as np
 
         if not isinstance(self.head, Path):
@@ -67,16 +68,56 @@ class CachedGraph:
 
 
 def graphs_dir() -> Path:
-    """Where the graphs lie. May not exist."""
+    """Return the folder of the cached graphs. It may not exist."""
     return cache_dir() / "graphs"
 
 
-def _instruction_set() -> str:
-    """The processor's vector instructions: a graph that another one optimized would be slow, or not run."""
-    import importlib
+def get_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+    """Return the graph of a checkpoint, from the cache if possible. Otherwise create and cache it.
 
-    features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
-    return sys.platform + " " + " ".join(name for name, there in features.items() if there)
+    Args:
+        weights: The path of the checkpoint.
+        config: The network that it must contain, or None to infer it.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    identity = _identify(weights)
+    folder = graphs_dir() / _key(identity, config)
+    graph = _load(folder)
+    if graph:
+        return graph
+    checkpoint, model = _emit(weights, config)
+    with suppress(OSError):
+        _store(folder, model, checkpoint, identity)
+        graph = _load(folder)
+    return graph or _graph_in_memory(model, checkpoint)
+
+
+def create_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+    """Create the graph of a checkpoint in memory. See ``get_graph``."""
+    checkpoint, model = _emit(weights, config)
+    return _graph_in_memory(model, checkpoint)
+
+
+def _graph_in_memory(model: bytes, checkpoint: Checkpoint) -> CachedGraph:
+    return CachedGraph(model, _head(checkpoint), False, checkpoint.config, checkpoint.metadata)
+
+
+def _head(checkpoint: Checkpoint) -> FloatArray:
+    import numpy as np
+
+    layer = checkpoint.arrays["predictions"]
+    return np.vstack([layer["kernel"], layer["bias"]]).astype(np.float32)
+
+
+def _identify(weights: Path) -> FileIdentity:
+    from densenet_cli.errors import CheckpointError
+
+    try:
+        return FileIdentity.of(weights)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {weights}: {error.strerror or error}.") from error
 
 
 def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
@@ -88,134 +129,100 @@ def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
         identity.key(),
         repr(config),
         str(EMITTER_VERSION),
-        str(LAYOUT),
+        str(LAYOUT_VERSION),
         onnxruntime.__version__,
         _instruction_set(),
     ]
     return digest("\n".join(parts).encode())
 
 
-def _stamp(path: Path) -> list[int]:
-    """What changes when a file does: size, mtime and ctime in nanoseconds."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+def _instruction_set() -> str:
+    """Describe the processor's vector instructions. A graph that was optimized for others may be slow or not run."""
+    import importlib
 
-
-def obtain(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
-    """The graph of a checkpoint: from the cache, else emitted, optimized and kept there.
-
-    Raises ``CheckpointError`` where the checkpoint can't be used. A cache that can't be read or written is none.
-    """
-    identity = _identity(weights)
-    folder = graphs_dir() / _key(identity, config)
-    found = _open(folder)
-    if found:
-        return found
-    read, model = _emit(weights, config)
-    try:
-        _store(folder, model, read, identity)
-    except OSError:
-        found = None
-    else:
-        found = _open(folder)
-    return found or _in_memory(model, read)
-
-
-def without_cache(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
-    """The graph of a checkpoint, made now and kept in memory alone. Raises as ``obtain``."""
-    read, model = _emit(weights, config)
-    return _in_memory(model, read)
-
-
-def _in_memory(model: bytes, read: Checkpoint) -> CachedGraph:
-    return CachedGraph(model, _head(read), False, read.config, read.metadata)
-
-
-def _head(read: Checkpoint) -> FloatArray:
-    import numpy as np
-
-    layer = read.arrays["predictions"]
-    return np.vstack([layer["kernel"], layer["bias"]]).astype(np.float32)
-
-
-def _identity(weights: Path) -> FileIdentity:
-    from densenet_cli.errors import CheckpointError
-
-    try:
-        return FileIdentity.of(weights)
-    except OSError as error:
-        raise CheckpointError(f"{weights} can't be read: {error.strerror or error}.") from error
+    features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
+    return sys.platform + " " + " ".join(name for name, available in features.items() if available)
 
 
 def _emit(weights: Path, config: DenseNetConfig | None) -> tuple[Checkpoint, bytes]:
     from densenet_cli.engines import onnx_graph
     from densenet_cli.weights import checkpoint
 
-    read = checkpoint.read(weights, config)
-    return read, onnx_graph.emit(read.arrays, read.config)
+    loaded = checkpoint.read(weights, config)
+    return loaded, onnx_graph.emit(loaded.arrays, loaded.config)
 
 
-def _open(folder: Path) -> CachedGraph | None:
-    """The graph in ``folder``, if it is whole and as it was written."""
+def _load(folder: Path) -> CachedGraph | None:
+    """Return the graph in ``folder``, or None if it does not exist or does not match its entry."""
     try:
-        entry = json.loads((folder / ENTRY).read_bytes())
-        if not _is_whole(folder, entry["stamps"]):
+        entry = json.loads((folder / ENTRY_FILE).read_bytes())
+        if not _is_intact(folder, entry["stamps"]):
             return None
         config, metadata = DenseNetConfig.from_dict(entry["config"]), ModelMetadata.from_dict(entry["metadata"])
-        return CachedGraph(str(folder / MODEL), folder / HEAD, True, config, metadata)
+        return CachedGraph(str(folder / MODEL_FILE), folder / HEAD_FILE, True, config, metadata)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _is_whole(folder: Path, stamps: dict[str, list[int]]) -> bool:
-    """Whether the files are as recorded; which they are is a matter of ``LAYOUT``. Raises ``OSError`` for one gone."""
-    return {MODEL, DATA} <= stamps.keys() and all(_stamp(folder / name) == stamp for name, stamp in stamps.items())
+def _stamp(path: Path) -> list[int]:
+    """Return what changes when a file is written: its size, and mtime and ctime in nanoseconds."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _store(folder: Path, model: bytes, read: Checkpoint, identity: FileIdentity) -> None:
-    """Optimize ``model`` into ``folder``. Raises ``OSError`` where that can't be written."""
+def _is_intact(folder: Path, stamps: dict[str, list[int]]) -> bool:
+    """Return whether the files match their stamps. Raises ``OSError`` if one is missing.
+
+    The files that must exist depend on ``LAYOUT_VERSION``; an older version had no head.
+    """
+    required = {MODEL_FILE, DATA_FILE}
+    return required <= stamps.keys() and all(_stamp(folder / name) == stamp for name, stamp in stamps.items())
+
+
+def _store(folder: Path, model: bytes, checkpoint: Checkpoint, identity: FileIdentity) -> None:
+    """Optimize ``model`` and write it to ``folder``. Raises ``OSError``."""
     import shutil
     import tempfile
 
     import numpy as np
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
-        _optimize(model, aside)
-        np.save(aside / HEAD, _head(read), allow_pickle=False)
-        names = (MODEL, DATA, HEAD)
+        _optimize(model, temporary)
+        np.save(temporary / HEAD_FILE, _head(checkpoint), allow_pickle=False)
+        names = (MODEL_FILE, DATA_FILE, HEAD_FILE)
         for name in names:
-            atomic.sync_path(aside / name)
+            atomic.sync_path(temporary / name)
         entry = {
             "weights": identity.to_dict(),
-            "config": read.config.to_dict(),
-            "metadata": read.metadata.to_dict(),
-            "stamps": {name: _stamp(aside / name) for name in names},
-            "sha256": {name: _sha256(aside / name) for name in names},
+            "config": checkpoint.config.to_dict(),
+            "metadata": checkpoint.metadata.to_dict(),
+            "stamps": {name: _stamp(temporary / name) for name in names},
+            "sha256": {name: _sha256(temporary / name) for name in names},
         }
-        (aside / ENTRY).write_text(json.dumps(entry))
-        atomic.sync_path(aside / ENTRY)
-        if not _open(folder):  # else another process was quicker, and somebody may be loading its graph
+        (temporary / ENTRY_FILE).write_text(json.dumps(entry))
+        atomic.sync_path(temporary / ENTRY_FILE)
+        if not _load(folder):  # otherwise another process was faster, and a third may be loading its graph
             shutil.rmtree(folder, ignore_errors=True)
-            aside.replace(folder)
+            temporary.replace(folder)
         atomic.sync_path(folder.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _optimize(model: bytes, folder: Path) -> None:
-    """Let ONNX Runtime optimize as far as it can, and write what it would run."""
+    """Let ONNX Runtime optimize a model completely and write the result."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / MODEL)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+    options.optimized_model_filepath = str(folder / MODEL_FILE)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA_FILE)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has no error class of its own for a full disk
+    except Exception as error:  # ONNX Runtime has no specific class for a full disk
         raise OSError(str(error)) from error
 
 
@@ -227,14 +234,14 @@ def _sha256(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What ``densenet cache`` shows of one cached graph.
+class CacheEntry:
+    """A cached graph, as ``densenet cache`` shows it.
 
     Attributes:
-        folder: where it lies.
-        weights: path of the checkpoint that it was made from, None where the record can't be read.
-        size: bytes on disk.
-        state: ``current``, ``stale`` (other weights or versions), or ``damaged``.
+        folder: The folder of the graph.
+        weights: The path of the checkpoint, or None if the entry cannot be read.
+        size: The size on disk in bytes.
+        state: ``current``, ``stale`` (the checkpoint or a version changed), or ``damaged``.
     """
 
     folder: Path
@@ -243,58 +250,63 @@ class Entry:
     state: str
 
 
-def entries(verify: bool = False) -> Iterator[Entry]:
-    """Every cached graph. With ``verify`` the files are hashed, else only their recorded stamps are compared."""
+def list_entries(verify: bool = False) -> Iterator[CacheEntry]:
+    """Yield every cached graph.
+
+    Args:
+        verify: Compare the SHA-256 of the files instead of their size and times.
+    """
     try:
         folders = sorted(graphs_dir().iterdir())
     except OSError:
         return
     for folder in folders:
-        if folder.name.startswith(ASIDE) and _age(folder) < ABANDONED:
+        if folder.name.startswith(TEMP_PREFIX) and _age(folder) < TEMP_LIFETIME:
             continue  # another process is writing it
-        yield _entry(folder, _size(folder), verify)
+        yield _cache_entry(folder, verify)
+
+
+def _cache_entry(folder: Path, verify: bool) -> CacheEntry:
+    size = _size(folder)
+    try:
+        entry = json.loads((folder / ENTRY_FILE).read_bytes())
+        identity = FileIdentity.from_dict(entry["weights"])
+        checksums = {name: entry["sha256"][name] for name in entry["stamps"]}
+        intact = _load(folder) and not (verify and any(_sha256(folder / name) != checksums[name] for name in checksums))
+        state = "damaged" if not intact else "current" if _is_current(folder, identity, entry) else "stale"
+        return CacheEntry(folder, identity.path, size, state)
+    except (OSError, ValueError, KeyError, TypeError):
+        return CacheEntry(folder, None, size, "damaged")
 
 
 def _size(folder: Path) -> int:
     total = 0
     for file in (folder, *folder.rglob("*")):
-        with suppress(OSError):  # gone meanwhile
+        with suppress(OSError):  # deleted in the meantime
             total += file.stat().st_size if file.is_file() else 0
     return total
 
 
 def _age(folder: Path) -> float:
-    """Seconds since it was made, or last written to."""
+    """Return the seconds since the last change."""
     try:
         return time.time() - folder.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def _entry(folder: Path, size: int, verify: bool) -> Entry:
-    try:
-        record = json.loads((folder / ENTRY).read_bytes())
-        identity = FileIdentity.from_dict(record["weights"])
-        sums = {name: record["sha256"][name] for name in record["stamps"]}
-        whole = _open(folder) and not (verify and any(_sha256(folder / name) != sums[name] for name in sums))
-        state = "damaged" if not whole else "current" if _is_current(folder, identity, record) else "stale"
-        return Entry(folder, identity.path, size, state)
-    except (OSError, ValueError, KeyError, TypeError):
-        return Entry(folder, None, size, "damaged")
-
-
-def _is_current(folder: Path, identity: FileIdentity, record: dict[str, Any]) -> bool:
+def _is_current(folder: Path, identity: FileIdentity, entry: dict[str, Any]) -> bool:
     try:
         if FileIdentity.of(Path(identity.path)) != identity:
             return False
     except OSError:
         return False
-    config = DenseNetConfig.from_dict(record["config"])
+    config = DenseNetConfig.from_dict(entry["config"])
     return folder.name in (_key(identity, config), _key(identity, None))
 
 
-def remove(entry: Entry) -> None:
-    """Delete a cached graph. Raises ``OSError`` where that is not allowed."""
+def remove(entry: CacheEntry) -> None:
+    """Delete a cached graph. Raises ``OSError``."""
     import shutil
 
     if entry.folder.is_dir():

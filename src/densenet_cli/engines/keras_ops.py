@@ -1,4 +1,4 @@
-"""The op set of Keras layers: the reference engine's network, and the one that training uses."""
+"""The op set that builds a Keras model, for the TensorFlow engine, training, and export."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import keras
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, Outputs, build
 
 if TYPE_CHECKING:
-    from densenet_cli.weights.checkpoint import Arrays
+    from densenet_cli.weights.contents import Arrays
 
-Tensor = Any  # a KerasTensor; Keras has no public name for it that is typed
+Tensor = Any  # a KerasTensor, for which Keras has no type annotations
 
 
 class KerasOps:
-    """Channels last. Convolutions have no bias; every BN has the published epsilon."""
+    """Implements ``topology.Ops`` with Keras layers, channels last."""
 
     def channels(self, x: Tensor) -> int:
         return int(x.shape[-1])
@@ -53,32 +53,34 @@ class KerasOps:
         return keras.layers.GlobalAveragePooling2D(name=name)(x)
 
     def dense(self, x: Tensor, name: str, *, units: int) -> Tensor:
-        # float32 even under a mixed policy: the loss is taken from these.
+        # float32 even with a mixed-precision policy, because the loss is computed from the logits.
         return keras.layers.Dense(units, dtype="float32", name=name)(x)
 
     def softmax(self, x: Tensor, name: str) -> Tensor:
         return keras.layers.Activation("softmax", dtype="float32", name=name)(x)
 
 
-def model(config: DenseNetConfig, output: str = "probabilities") -> keras.Model:
-    """A Keras model of ``config`` on normalized float RGB ``(batch, height, width, 3)``, any size.
+def build_model(config: DenseNetConfig, output: str = "probabilities") -> keras.Model:
+    """Build a Keras model for normalized RGB pixels ``(batch, height, width, 3)`` of any size.
 
-    ``output`` names a field of ``topology.Outputs``: ``probabilities``, ``logits``, ``pooled`` or ``features``.
+    Args:
+        config: The configuration of the network.
+        output: A field of ``topology.Outputs``: ``probabilities``, ``logits``, ``pooled``, or ``features``.
     """
     x = keras.Input((None, None, 3), name="pixels")
     outputs: Outputs[Tensor] = build(KerasOps(), config, x)
     return keras.Model(x, getattr(outputs, output), name="densenet")
 
 
-def set_arrays(network: keras.Model, arrays: Arrays) -> None:
-    """Put a checkpoint's arrays into the layers of the same names (``array_shapes`` was checked before)."""
-    for layer in network.layers:
+def set_arrays(model: keras.Model, arrays: Arrays) -> None:
+    """Set the weights of a model. ``arrays`` must have the names and shapes of ``layers.array_shapes``."""
+    for layer in model.layers:
         if layer.weights:
             layer.set_weights([arrays[layer.name][weight.name] for weight in layer.weights])
 
 
-def get_arrays(network: keras.Model) -> Arrays:
-    """The network's arrays as float32, by layer and name: what ``set_arrays`` takes."""
+def get_arrays(model: keras.Model) -> Arrays:
+    """Return the weights of a model as float32, by layer and array name."""
     import numpy as np
 
     return {
@@ -86,6 +88,6 @@ def get_arrays(network: keras.Model) -> Arrays:
             weight.name: np.asarray(value, dtype=np.float32)
             for weight, value in zip(layer.weights, layer.get_weights(), strict=True)
         }
-        for layer in network.layers
+        for layer in model.layers
         if layer.weights
     }

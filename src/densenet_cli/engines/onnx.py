@@ -1,4 +1,4 @@
-"""The default engine: ONNX Runtime on the graph that ``onnx_graph`` emits, optimized once and cached."""
+"""The default engine: ONNX Runtime with the graph of ``onnx_graph``, which is optimized once and cached."""
 
 from __future__ import annotations
 
@@ -10,60 +10,56 @@ from densenet_cli.engines import graph_cache
 from densenet_cli.topology import DenseNetConfig
 
 if TYPE_CHECKING:
-    from densenet_cli.engines import FloatArray
+    from densenet_cli._types import FloatArray
 
 
 class OnnxEngine:
-    """See ``engines.Engine``. Made from the cached graph's record alone, where there is one.
+    """Implements ``engines.Engine``. If the graph is cached, creating the engine only reads the cache entry.
 
-    A single image is computed by all threads together, for the quickest answer. Of several, each thread computes
-    its own: no thread waits for another within an image, which is a tenth faster.
+    All threads compute a single image together, for the lowest latency. If a batch has several images, each thread
+    computes one at a time: no thread waits for another within an image, which increases the throughput by 10 %.
     """
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
-        self._graph = graph_cache.obtain(weights, config)
+        self._graph = graph_cache.get_graph(weights, config)
         self.config, self.metadata = self._graph.config, self._graph.metadata
-        self._made_from = (weights, config)
+        self._checkpoint = (weights, config)
         self._threads = threads
-        self._together: Any = None
-        self._alone: Any = None
+        self._multi_threaded: Any = None
+        self._single_threaded: Any = None
 
     def load(self) -> None:
-        """Make the session."""
-        if self._together is not None:
+        """Create the session."""
+        if self._multi_threaded is not None:
             return
         try:
-            self._together = _session(self._graph, self._threads)
-        except Exception:  # ONNX Runtime has no one class for a graph that another process has just removed
+            self._multi_threaded = _session(self._graph, self._threads)
+        except Exception:  # ONNX Runtime has no specific class for a graph that another process has just removed
             if not self._graph.optimized:
                 raise
-            self._graph = graph_cache.without_cache(*self._made_from)
-            self._together = _session(self._graph, self._threads)
+            self._graph = graph_cache.create_graph(*self._checkpoint)
+            self._multi_threaded = _session(self._graph, self._threads)
 
-    def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
-        """See ``engines.Engine.run``."""
-        return self.run_all(batch, (output,))[0]
-
-    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-        """See ``engines.Engine.run_all``. The same image gives the same bits in any batch, with any threads."""
+    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
+        """See ``engines.Engine.run``. An image gives the same bits in every batch and with any number of threads."""
         import numpy as np
 
         self.load()
         threads = min(self._threads, len(batch))
         if threads == 1:
-            return _compute(self._together, batch, outputs)
-        if self._alone is None:
-            self._alone = _session(self._graph, 1)
+            return dict(zip(outputs, _compute(self._multi_threaded, batch, outputs), strict=True))
+        if self._single_threaded is None:
+            self._single_threaded = _session(self._graph, 1)
         rows: list[tuple[FloatArray, ...]] = [()] * len(batch)
-        images = iter(range(len(batch)))  # the next one is whoever's is done first: C code, so one at a time
-        failures: list[BaseException] = []
+        indices = iter(range(len(batch)))  # shared by the threads: next() on it is atomic
+        errors: list[BaseException] = []
 
         def work() -> None:
             try:
-                for image in images:
-                    rows[image] = _compute(self._alone, batch[image : image + 1], outputs)
-            except BaseException as error:  # goes on in the caller's thread
-                failures.append(error)
+                for index in indices:
+                    rows[index] = _compute(self._single_threaded, batch[index : index + 1], outputs)
+            except BaseException as error:  # raised again in the calling thread
+                errors.append(error)
 
         helpers = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
         try:
@@ -71,33 +67,33 @@ class OnnxEngine:
                 helper.start()
             work()
         finally:
-            for _ in images:  # none is left to begin, however this ended
+            for _ in indices:  # after an error, the helpers must not start another image
                 pass
             _join(helpers)
-        if failures:
-            raise failures[0]
-        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+        if errors:
+            raise errors[0]
+        return {name: np.concatenate(column) for name, column in zip(outputs, zip(*rows, strict=True), strict=True)}
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """See ``engines.Engine.head``: a few megabytes from the cached graph's folder."""
+        """See ``engines.Engine.head``."""
         try:
             array = self._graph.load_head()
-        except (OSError, ValueError):  # another process has just removed it
-            array = graph_cache.without_cache(*self._made_from).load_head()
+        except (OSError, ValueError):  # another process has just removed the cached graph
+            array = graph_cache.create_graph(*self._checkpoint).load_head()
         return array[:-1], array[-1]
 
 
-def _join(helpers: list[threading.Thread]) -> None:
-    """Wait for threads even through Ctrl-C: one left inside ONNX Runtime would abort the interpreter as it ends."""
-    interrupted: KeyboardInterrupt | None = None
-    for helper in helpers:
-        while helper.is_alive():
+def _join(threads: list[threading.Thread]) -> None:
+    """Wait for threads, even after Ctrl-C: a thread inside ONNX Runtime would crash the interpreter at exit."""
+    interrupt: KeyboardInterrupt | None = None
+    for thread in threads:
+        while thread.is_alive():
             try:
-                helper.join()
+                thread.join()
             except KeyboardInterrupt as error:
-                interrupted = error
-    if interrupted:
-        raise interrupted
+                interrupt = error
+    if interrupt:
+        raise interrupt
 
 
 def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
@@ -105,7 +101,8 @@ def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple
 
     pixels = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
     results: list[FloatArray] = session.run(list(outputs), {"pixels": pixels})
-    # Maps come channels first. One layout for all: how numpy adds up, and so the last bits of a sum, depend on it.
+    # Features have their channels first. The memory layout must be the same for every batch size, because the order in
+    # which numpy adds, and so the last bits of a sum, depend on it.
     return tuple(np.ascontiguousarray(np.moveaxis(result, 1, -1)) for result in results)
 
 
@@ -115,7 +112,7 @@ def _session(graph: graph_cache.CachedGraph, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Decoding threads need the cores that a spinning pool would hold.
+    # Threads that spin while they wait would take the cores from the decoding threads.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if graph.optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

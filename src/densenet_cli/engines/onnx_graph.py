@@ -1,9 +1,9 @@
-"""The op set that builds an ONNX graph straight from a checkpoint's arrays, without TensorFlow.
+"""The op set that builds an ONNX graph from the arrays of a checkpoint, without TensorFlow.
 
-``emit`` builds the plain graph, then makes it cheaper by three rewrites, each an equality and not an
-approximation: zero padding becomes the convolution's or the pool's own, a batch norm behind a convolution is
-folded into its weights, and an average pool behind a 1x1 convolution moves before it (both are linear and act
-on different axes: a quarter of the work).
+``emit`` builds the graph and applies three rewrites that are mathematically exact: zero padding is merged into the
+convolution or pool after it, a batch norm is folded into the convolution before it, and an average pool after a 1x1
+convolution is moved before it. (Both are linear and act on different axes, so the convolution has a quarter of the
+work.)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, build
 
 if TYPE_CHECKING:
-    from densenet_cli.weights.checkpoint import Arrays
+    from densenet_cli.weights.contents import Arrays
 
 INPUT = "pixels"
 OPSET = 17
 IR_VERSION = 8
 
-BN_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
+BN_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What an operation gives: the name of the node it comes from, and its number of feature maps."""
+    """The output of a node: the name of the node, and the number of channels."""
 
     name: str
     channels: int
@@ -40,9 +40,16 @@ class Tensor:
 
 @dataclass
 class Node:
-    """An operation: its ONNX kind, the nodes it reads, its arrays (further inputs, in order), its attributes."""
+    """An operation.
 
-    kind: str
+    Attributes:
+        op_type: The ONNX operator.
+        inputs: The names of the nodes whose outputs it reads.
+        arrays: The constant inputs that follow.
+        attributes: The attributes of the operator.
+    """
+
+    op_type: str
     inputs: list[str]
     arrays: list[np.ndarray[Any, Any]] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +59,7 @@ Graph = dict[str, Node]
 
 
 class OnnxOps:
-    """Puts a node a layer into ``graph``, under the layer's name. Channels first, which is what ONNX has."""
+    """Implements ``topology.Ops`` with ONNX nodes, channels first. ``graph`` has one node per layer, by layer name."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
@@ -61,13 +68,13 @@ class OnnxOps:
     def _add(
         self,
         name: str,
-        kind: str,
+        op_type: str,
         inputs: list[Tensor],
         channels: int,
         *arrays: np.ndarray[Any, Any],
         **attributes: Any,
     ) -> Tensor:
-        self.graph[name] = Node(kind, [x.name for x in inputs], list(arrays), attributes)
+        self.graph[name] = Node(op_type, [x.name for x in inputs], list(arrays), attributes)
         return Tensor(name, channels)
 
     def channels(self, x: Tensor) -> int:
@@ -85,14 +92,14 @@ class OnnxOps:
         )
 
     def batch_norm(self, x: Tensor, name: str) -> Tensor:
-        parts = [self.arrays[name][part] for part in BN_PARTS]
-        return self._add(name, "BatchNormalization", [x], x.channels, *parts, epsilon=BN_EPSILON)
+        arrays = [self.arrays[name][array] for array in BN_ARRAYS]
+        return self._add(name, "BatchNormalization", [x], x.channels, *arrays, epsilon=BN_EPSILON)
 
     def relu(self, x: Tensor, name: str) -> Tensor:
         return self._add(name, "Relu", [x], x.channels)
 
-    def _pool(self, kind: str, x: Tensor, name: str, size: int, stride: int) -> Tensor:
-        return self._add(name, kind, [x], x.channels, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[0] * 4)
+    def _pool(self, op_type: str, x: Tensor, name: str, size: int, stride: int) -> Tensor:
+        return self._add(name, op_type, [x], x.channels, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[0] * 4)
 
     def max_pool(self, x: Tensor, name: str, *, size: int, stride: int) -> Tensor:
         return self._pool("MaxPool", x, name, size, stride)
@@ -115,29 +122,29 @@ class OnnxOps:
 
 
 def absorb_padding(graph: Graph) -> None:
-    """Make zero padding the convolution's or max-pool's own.
+    """Merge zero padding into the convolution or max pool after it.
 
-    ONNX pads a max-pool with minus infinity; behind a ReLU, where the stem's stands, that is as good as zero.
+    ONNX pads a max pool with minus infinity. After a ReLU, as in the stem, this is equivalent to zero.
     """
     for node in graph.values():
-        before = graph.get(node.inputs[0])
-        if before and before.kind == "Pad" and node.kind in ("Conv", "MaxPool"):
-            padding = int(before.arrays[0][-1])
-            node.attributes["pads"] = [own + padding for own in node.attributes["pads"]]
-            node.inputs = list(before.inputs)
-    for name in [name for name, node in graph.items() if node.kind == "Pad"]:
+        source = graph.get(node.inputs[0])
+        if source and source.op_type == "Pad" and node.op_type in ("Conv", "MaxPool"):
+            padding = int(source.arrays[0][-1])
+            node.attributes["pads"] = [pad + padding for pad in node.attributes["pads"]]
+            node.inputs = list(source.inputs)
+    for name in [name for name, node in graph.items() if node.op_type == "Pad"]:
         del graph[name]
 
 
 def fold_batch_norms(graph: Graph) -> None:
-    """Fold a batch norm into the convolution before it, where nobody else reads that convolution.
+    """Fold a batch norm into the convolution before it, if no other node reads that convolution.
 
-    gamma (Wx - mean) / sqrt(variance + epsilon) + beta is a convolution again, now with a bias; in float64.
+    gamma * (Wx - mean) / sqrt(variance + epsilon) + beta is a convolution with bias. It is computed in float64.
     """
     readers = Counter(name for node in graph.values() for name in node.inputs)
     for name, node in list(graph.items()):
         source = node.inputs[0]
-        if node.kind != "BatchNormalization" or graph[source].kind != "Conv" or readers[source] > 1:
+        if node.op_type != "BatchNormalization" or graph[source].op_type != "Conv" or readers[source] > 1:
             continue
         gamma, beta, mean, variance = (part.astype(np.float64) for part in node.arrays)
         scale = gamma / np.sqrt(variance + node.attributes["epsilon"])
@@ -147,52 +154,58 @@ def fold_batch_norms(graph: Graph) -> None:
 
 
 def move_pools(graph: Graph) -> None:
-    """Pool before a 1x1 convolution instead of behind it: the two nodes change places, kinds and arrays."""
+    """Move an average pool before a 1x1 convolution by exchanging the contents of the two nodes."""
     readers = Counter(name for node in graph.values() for name in node.inputs)
     for node in graph.values():
-        if node.kind != "AveragePool":
+        if node.op_type != "AveragePool":
             continue
         conv = graph[node.inputs[0]]
-        if conv.kind == "Conv" and conv.attributes["kernel_shape"] == [1, 1] and readers[node.inputs[0]] == 1:
-            for part in ("kind", "arrays", "attributes"):
-                mine, other = getattr(node, part), getattr(conv, part)
-                setattr(node, part, other)
-                setattr(conv, part, mine)
+        if conv.op_type == "Conv" and conv.attributes["kernel_shape"] == [1, 1] and readers[node.inputs[0]] == 1:
+            for field_name in ("op_type", "arrays", "attributes"):
+                pool_value, conv_value = getattr(node, field_name), getattr(conv, field_name)
+                setattr(node, field_name, conv_value)
+                setattr(conv, field_name, pool_value)
 
 
 def _as_float32(array: np.ndarray[Any, Any], layer: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     with np.errstate(over="ignore"):
-        narrowed = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(narrowed).all():
-        raise CheckpointError(f"The checkpoint can't be used: values of {layer} are too large for float32.")
-    return narrowed
+        converted = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(converted).all():
+        raise CheckpointError(f"Cannot use the checkpoint. Layer {layer}: the folded weights exceed the float32 range.")
+    return converted
 
 
 def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
-    """The network as a serialized ONNX model with its weights inside.
+    """Return the network as a serialized ONNX model that contains its weights.
 
-    Input ``pixels``: float32 (batch, 3, height, width), normalized RGB, any size. Outputs ``probabilities`` and
-    ``logits``: float32 (batch, classes); ``features``: float32 (batch, channels, rows, columns). Raises
-    ``CheckpointError`` where a number leaves float32's range.
+    The input ``pixels`` is float32 (batch, 3, height, width), normalized RGB of any size. The outputs ``probabilities``
+    and ``logits`` are float32 (batch, classes), and ``features`` float32 (batch, channels, rows, columns).
+
+    Args:
+        arrays: The values of ``config``'s arrays.
+        config: The configuration of the network.
+
+    Raises:
+        CheckpointError: If a folded weight exceeds the range of float32.
     """
     ops = OnnxOps(arrays)
     outputs = build(ops, config, Tensor(INPUT, 3))
     for rewrite in (absorb_padding, fold_batch_norms, move_pools):
         rewrite(ops.graph)
     nodes, initializers = [], []
-    # The outputs' own nodes bear their names: a copy for each would be computed at every run, wanted or not.
+    # Rename the nodes of the outputs. An Identity node per output would be computed in every run, requested or not.
     names = {getattr(outputs, output).name: output for output in OUTPUTS}
     for name, node in ops.graph.items():
-        inputs = [names.get(read, read) for read in node.inputs]
+        inputs = [names.get(source, source) for source in node.inputs]
         for position, array in enumerate(node.arrays):
             inputs.append(f"{name}/{position}")
             initializers.append(numpy_helper.from_array(_as_float32(array, name), inputs[-1]))
-        nodes.append(helper.make_node(node.kind, inputs, [names.get(name, name)], name=name, **node.attributes))
+        nodes.append(helper.make_node(node.op_type, inputs, [names.get(name, name)], name=name, **node.attributes))
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", 3, "height", "width"])
     classes: list[str | int | None] = ["batch", config.classes]
-    maps: list[str | int | None] = ["batch", outputs.features.channels, "rows", "columns"]
+    features: list[str | int | None] = ["batch", outputs.features.channels, "rows", "columns"]
     results = [
-        helper.make_tensor_value_info(output, TensorProto.FLOAT, maps if output == "features" else classes)
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, features if output == "features" else classes)
         for output in OUTPUTS
     ]
     graph = helper.make_graph(nodes, "densenet", [pixels], results, initializers)

@@ -17,7 +17,7 @@ from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 
 if TYPE_CHECKING:
-    from densenet_cli.engines import FloatArray
+    from densenet_cli._types import FloatArray
 
 
 def import_keras() -> None:
@@ -74,21 +74,17 @@ class TensorFlowEngine:
 
         from densenet_cli.engines import keras_ops
 
-        network = keras_ops.model(self.config)
+        network = keras_ops.build_model(self.config)
         keras_ops.set_arrays(network, self._arrays)
         layers = {"features": "relu", "logits": "predictions", "probabilities": "softmax"}
         outputs = {output: network.get_layer(layer).output for output, layer in layers.items()}
         self._model = keras.Model(network.input, outputs)
 
-    def run(self, batch: FloatArray, output: str = "probabilities") -> FloatArray:
+    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``."""
-        return self.run_all(batch, (output,))[0]
-
-    def run_all(self, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-        """See ``engines.Engine.run_all``."""
         self.load()
         results = self._model.predict_on_batch(batch)
-        return tuple(np.asarray(results[output], dtype=np.float32) for output in outputs)
+        return {output: np.asarray(results[output], dtype=np.float32) for output in outputs}
 
     def head(self) -> tuple[FloatArray, FloatArray]:
         """See ``engines.Engine.head``."""

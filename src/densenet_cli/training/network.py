@@ -45,7 +45,7 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
     default_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        network = keras_ops.model(config, "logits")
+        network = keras_ops.build_model(config, "logits")
     finally:
         keras.config.set_dtype_policy(default_policy)
     for layer in network.layers:
