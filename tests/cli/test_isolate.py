@@ -89,14 +89,14 @@ def test_the_same_bytes(weights, folder, options):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_hostile_images_among_good_ones(weights, folder, threads):
     behaviors = [
-        "decode", "segmentation fault", "decode", "decode", "hang", "swell", "swell in C", "decode", "abort",
-        "hang with the interpreter's lock", "decode", "say noise", "exit", "killed", "decode",
+        "decode", "segmentation fault", "decode", "decode", "hang", "exhaust memory", "exhaust memory in C", "decode",
+        "abort", "hang with the GIL", "decode", "send noise", "os._exit", "kill", "decode",
     ]  # fmt: skip
     expected = {
         "decode": None,
         "hang": "DecodingTimedOut",
-        "hang with the interpreter's lock": "DecodingTimedOut",
-        "swell": "UnreadableImage",
+        "hang with the GIL": "DecodingTimedOut",
+        "exhaust memory": "UnreadableImage",
     }
     fill(folder, behaviors)
     options = ["--weights", weights, "--format", "jsonl", "--threads", threads, "--decode-memory", 50]
@@ -138,7 +138,7 @@ def running(weights, folder, tmp_path):
 
     def start(behavior, *options):
         mark = tmp_path / "mark"
-        fill(folder, ["slow"] * 100)
+        fill(folder, ["decode slowly"] * 100)
         (folder / "020.heic").write_bytes(heic(behavior, mark=mark))
         command = [sys.executable, "-m", "densenet_cli", "predict", folder, "--weights", weights, "--format", "jsonl"]
         process = subprocess.Popen(
@@ -171,7 +171,7 @@ def is_gone(process):
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-LOCKED = "hang with the interpreter's lock"
+LOCKED = "hang with the GIL"
 
 
 @pytest.mark.parametrize(

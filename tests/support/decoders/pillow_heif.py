@@ -1,6 +1,6 @@
-"""A decoder of HEIC images that does what the image says: crash, hang, swell, lie, or give an image.
+"""A fake HEIC decoder that does what the image says: crash, hang, exhaust memory, send messages, or decode.
 
-Whoever puts this folder on the path gets it in the place of the real one, where no test has installed that.
+With this folder on the import path, it takes the place of the real package.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ import time
 
 from PIL import Image, ImageFile
 
-HEAD = b"\0\0\0\x18ftypheic"
+HEADER = b"\0\0\0\x18ftypheic"
 
 
 def heic(behavior: str, color: int = 0, mark: object = None) -> bytes:
-    """The file of an image, 8x8 of one gray, that ``behavior`` decodes; ``mark`` is a file that it makes then."""
-    return HEAD + json.dumps({"behavior": behavior, "color": color, "mark": mark and str(mark)}).encode()
+    """Return an image file whose decoding shows a behavior.
+
+    Args:
+        behavior: a key of ``BEHAVIORS``, to happen while decoding, or with " on open" while opening the file.
+        color: gray level of the decoded image of 8x8 pixels.
+        mark: a file to which the decoder then appends its process ID.
+    """
+    return HEADER + json.dumps({"behavior": behavior, "color": color, "mark": mark and str(mark)}).encode()
 
 
 class HeifImageFile(ImageFile.ImageFile):
     format = "HEIF"
 
     def _open(self) -> None:
-        said = json.loads(self.fp.read()[len(HEAD) :])
+        settings = json.loads(self.fp.read()[len(HEADER) :])
         self._size, self._mode = (8, 8), "RGB"
-        self._behavior, self._color, self._mark = said["behavior"], said["color"], said["mark"]
-        if self._behavior.endswith(" as it is opened"):
+        self._behavior, self._color, self._mark = settings["behavior"], settings["color"], settings["mark"]
+        if self._behavior.endswith(" on open"):
             self._misbehave()
 
     def load(self):
@@ -44,16 +50,16 @@ class HeifImageFile(ImageFile.ImageFile):
         if self._mark:
             with open(self._mark, "a") as file:
                 file.write(f"{os.getpid()}\n")
-        BEHAVIORS[self._behavior.removesuffix(" as it is opened")]()
+        BEHAVIORS[self._behavior.removesuffix(" on open")]()
 
 
-def swell_in_python() -> None:
-    held = []
+def exhaust_memory() -> None:
+    blocks = []
     while True:
-        held.append(bytes(1 << 24))
+        blocks.append(bytes(1 << 24))
 
 
-def swell_in_c() -> None:
+def exhaust_memory_in_c() -> None:
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     while libc.malloc(1 << 24):
@@ -68,13 +74,13 @@ def leak() -> None:
     leaked.append(bytes(32 << 20))
 
 
-def corrupt_for_the_next() -> None:
-    """Nothing shows now; the next image in this process crashes."""
+def corrupt_process() -> None:
+    """Decode this image, but crash with the next image in this process."""
     HeifImageFile._open = lambda self: os.abort()
 
 
-def answer(data: bytes) -> None:
-    """What a decoder that was taken over could say to the parent."""
+def send(data: bytes) -> None:
+    """Send data to the parent, as a compromised decoder could."""
     for descriptor in range(3, 64):
         try:
             os.write(descriptor, data)
@@ -88,8 +94,14 @@ def close_all() -> None:
     time.sleep(60)
 
 
-def message(text: bytes, size: int = 0) -> bytes:
-    return struct.pack(">IQ", len(text), size) + text
+def message(header: bytes, size: int = 0) -> bytes:
+    return struct.pack(">IQ", len(header), size) + header
+
+
+def hang_with_copy() -> None:
+    """Hang, with a copy of this process that keeps the connection open for a while."""
+    time.sleep(60 if os.fork() == 0 else 1000)
+    os._exit(0)
 
 
 def write_to_standard_output() -> None:
@@ -101,30 +113,33 @@ BEHAVIORS = {
     "decode": lambda: None,
     "segmentation fault": lambda: ctypes.string_at(0),
     "abort": os.abort,
-    "exit": lambda: os._exit(0),
-    "leave": sys.exit,
-    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "os._exit": lambda: os._exit(0),
+    "sys.exit": sys.exit,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda: ctypes.CDLL(None).sleep(1000),
-    "hang with the interpreter's lock": lambda: ctypes.PyDLL(None).sleep(1000),
+    "hang with the GIL": lambda: ctypes.PyDLL(None).sleep(1000),
+    "hang with a copy": hang_with_copy,
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-    "swell": swell_in_python,
-    "swell in C": swell_in_c,
+    "exhaust memory": exhaust_memory,
+    "exhaust memory in C": exhaust_memory_in_c,
     "leak": leak,
-    "corrupt": corrupt_for_the_next,
-    "slow": lambda: time.sleep(0.05),
-    "messages": write_to_standard_output,
-    "deaf to interrupts": lambda: os.kill(os.getpid(), signal.SIGINT),
-    "say noise": lambda: answer(b"\xff" * 1000),
-    "say no JSON": lambda: answer(message(b"pickle")),
-    "say brackets": lambda: answer(message(b"[" * 60000)),
-    "say a list": lambda: answer(message(b"[]")),
-    "say nothing of use": lambda: answer(message(b"{}")),
-    "say half an image": lambda: answer(message(b'{"pixels": 1}', 1) + b"x"),
-    "say a bad copy": lambda: answer(message(b'{"pixels": 1}', 3072 + 40) + bytes(3072) + b"\xff" * 40),
-    "say another error": lambda: answer(message(b'{"error": ["x"], "message": "x"}')),
-    "ask for less than nothing": lambda: answer(message(b'{"reserve": -1}')),
-    "ask for too much": lambda: answer(message(b'{"reserve": 1e300}')),
-    "ask for infinity": lambda: answer(message(b'{"reserve": Infinity}')),
-    "ask twice": lambda: answer(message(b'{"reserve": 1}') * 2),
-    "close": close_all,
+    "corrupt the process": corrupt_process,
+    "decode slowly": lambda: time.sleep(0.05),
+    "write to standard output": write_to_standard_output,
+    "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "send noise": lambda: send(b"\xff" * 1000),
+    "send half a message": lambda: send(message(b'{"pixels": 1}', 3072) + bytes(1000)),
+    "send no JSON": lambda: send(message(b"pickle")),
+    "send nested brackets": lambda: send(message(b"[" * 60000)),
+    "send a list": lambda: send(message(b"[]")),
+    "send an empty header": lambda: send(message(b"{}")),
+    "send one byte": lambda: send(message(b'{"pixels": 1}', 1) + b"x"),
+    "send too much": lambda: send(message(b'{"pixels": 1}', 1 << 40)),
+    "send a bad preview": lambda: send(message(b'{"pixels": 1}', 3072 + 40) + bytes(3072) + b"\xff" * 40),
+    "send a bad error": lambda: send(message(b'{"error": ["x"], "message": "x"}')),
+    "reserve -1": lambda: send(message(b'{"reserve": -1}')),
+    "reserve too much": lambda: send(message(b'{"reserve": 1e300}')),
+    "reserve infinity": lambda: send(message(b'{"reserve": Infinity}')),
+    "reserve twice": lambda: send(message(b'{"reserve": 1}') * 2),
+    "close the connection": close_all,
 }
