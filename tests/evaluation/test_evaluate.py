@@ -1,4 +1,4 @@
-"""``densenet evaluate``, end to end, with a tiny network: its numbers are those of ``predict`` and scikit-learn."""
+"""``densenet evaluate`` from end to end, with a tiny network, compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from PIL import Image
 from sklearn import metrics
 
 from densenet_cli import Classifier
-from densenet_cli.evaluation import Outcome, evaluate, mistakes
+from densenet_cli.evaluation import ImageOutcome, evaluate
+from densenet_cli.evaluation.files import mistakes_to_csv
 from densenet_cli.images import walking
 from densenet_cli.images.sources import LabeledSource
 from densenet_cli.labels import ClassLabel, imagenet
@@ -26,8 +27,9 @@ from densenet_cli.weights.checkpoint import ModelMetadata
 from tests.support.command import densenet, hear_interrupts
 from tests.support.networks import TINY, probabilities_of, random_arrays
 
-NAMES = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
-USED = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
+LABELS = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
+TARGETS = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
+"""Class folder -> position of its class."""
 
 
 def write_model(path, labels):
@@ -38,16 +40,16 @@ def write_model(path, labels):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(NAMES))
+    labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(LABELS))
     return write_model(tmp_path_factory.mktemp("weights") / "zoo.safetensors", labels)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Six images a class, some of them deeper down."""
+    """Six images per class, half of them in a subfolder."""
     root = tmp_path_factory.mktemp("images") / "val"
     rng = np.random.default_rng(5)
-    for name in USED:
+    for name in TARGETS:
         for number in range(6):
             path = root / name / ("deeper" if number % 2 else ".") / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +60,14 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def truth(weights, images, tmp_path_factory):
-    """Sources, true positions and probabilities, from the Python face."""
-    os.environ["DENSENET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def expected(weights, images, tmp_path_factory):
+    """Paths, targets, and probabilities of the images, from the Python API."""
     paths = [str(path) for path in sorted(images.rglob("*.png"))]
-    rows = np.array(probabilities_of(Classifier(weights=weights), paths))
-    return paths, np.array([USED[os.path.relpath(path, images).split("/")[0]] for path in paths]), rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENSENET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        probabilities = np.array(probabilities_of(Classifier(weights=weights), paths))
+    targets = np.array([TARGETS[os.path.relpath(path, images).split("/")[0]] for path in paths])
+    return paths, targets, probabilities
 
 
 def report_of(*arguments, status=0):
@@ -72,27 +76,27 @@ def report_of(*arguments, status=0):
     return json.loads(result.out)
 
 
-def test_numbers(weights, images, truth):
+def test_metrics_agree_with_scikit_learn(weights, images, expected):
     report = report_of(images, "--weights", weights)
-    _, true, rows = truth
-    predicted = rows.argmax(axis=1)
+    _, targets, probabilities = expected
+    predicted = probabilities.argmax(axis=1)
     assert (report["images"], report["failed"], report["classes"], report["competing_classes"]) == (24, 0, 4, 10)
-    assert report["top1"]["value"] == metrics.accuracy_score(true, predicted)
-    assert report["top5"]["value"] == metrics.top_k_accuracy_score(true, rows, k=5, labels=range(10))
-    assert 0 < report["top1"]["value"] < 1, "a test on all or nothing would prove little"
-    wide = rows.astype(np.float64)
-    loss = metrics.log_loss(true, wide / wide.sum(axis=1, keepdims=True), labels=range(10))
+    assert report["top1"]["value"] == metrics.accuracy_score(targets, predicted)
+    assert report["top5"]["value"] == metrics.top_k_accuracy_score(targets, probabilities, k=5, labels=range(10))
+    assert 0 < report["top1"]["value"] < 1, "an accuracy of 0 or 1 would prove little"
+    double = probabilities.astype(np.float64)
+    loss = metrics.log_loss(targets, double / double.sum(axis=1, keepdims=True), labels=range(10))
     assert report["negative_log_likelihood"] == pytest.approx(loss, rel=1e-4)
     assert [row["label"] for row in report["per_class"]] == ["sea cow", "elk", "gnu", "hen"]
     matrix = np.zeros((10, 10), int)
-    for t, p, count in report["confusion"]:
-        matrix[t, p] = count
-    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(true, predicted, labels=range(10)))
+    for target, prediction, count in report["confusion"]:
+        matrix[target, prediction] = count
+    np.testing.assert_array_equal(matrix, metrics.confusion_matrix(targets, predicted, labels=range(10)))
     assert report["settings"]["preprocess"] == "squash"
     assert len(report["settings"]["weights_md5"]) == 32
 
 
-def test_both_engines_and_ways(weights, images, truth, keras):
+def test_engines_and_preprocessing(weights, images, keras):
     onnx = report_of(images, "--weights", weights, "--batch-size", 5, "--threads", 3)
     tensorflow = report_of(images, "--weights", weights, "--engine", "tensorflow")
     assert tensorflow["settings"]["engine"] == "tensorflow"
@@ -103,16 +107,14 @@ def test_both_engines_and_ways(weights, images, truth, keras):
     assert crops["negative_log_likelihood"] != onnx["negative_log_likelihood"]
 
 
-def test_python_face(weights, truth):
-    paths, true, rows = truth
-    report = evaluate(
-        Classifier(weights=weights),
-        (LabeledSource(p, p, "path", target=int(t)) for p, t in zip(map(str, paths), true, strict=True)),
-    )
-    assert report.top1.successes == (rows.argmax(axis=1) == true).sum()
+def test_python_api(weights, expected):
+    paths, targets, probabilities = expected
+    sources = (LabeledSource(p, p, "path", target=int(t)) for p, t in zip(paths, targets, strict=True))
+    report = evaluate(Classifier(weights=weights), sources)
+    assert report.top1.successes == (probabilities.argmax(axis=1) == targets).sum()
 
 
-def test_table(weights, images):
+def test_summary(weights, images):
     result = densenet("evaluate", images, "--weights", weights)
     assert result.status == 0
     assert result.err == ""
@@ -121,54 +123,55 @@ def test_table(weights, images):
     assert "Top-5" not in densenet("evaluate", images, "--weights", weights, "--restrict").out
 
 
-def test_restrict(weights, images, truth):
+def test_restrict(weights, images, expected):
     report = report_of(images, "--weights", weights, "--restrict")
-    _, true, rows = truth
-    among = [2, 4, 6, 7]
+    _, targets, probabilities = expected
+    classes = [2, 4, 6, 7]
     assert report["competing_classes"] == 4
-    assert report["top1"]["correct"] == (np.array(among)[rows[:, among].argmax(axis=1)] == true).sum()
+    assert report["top1"]["correct"] == (np.array(classes)[probabilities[:, classes].argmax(axis=1)] == targets).sum()
 
 
-def test_csv(weights, images, tmp_path, truth):
-    paths, true, _ = truth
-    by_folder = report_of(images, "--weights", weights)
-    del by_folder["settings"]
+def test_csv(weights, images, tmp_path, expected):
+    paths, targets, _ = expected
+    folder_report = report_of(images, "--weights", weights)
+    del folder_report["settings"]
     absolute = tmp_path / "absolute.csv"
     with absolute.open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows(
-            [("Label", "note", "PATH"), *((NAMES[t], "x", p) for p, t in zip(paths, true, strict=True))]
+            [("Label", "note", "PATH"), *((LABELS[t], "x", p) for p, t in zip(paths, targets, strict=True))]
         )
     relative = tmp_path / "relative.csv"
-    lines = [f"{os.path.relpath(p, images)},{t}\n" for p, t in zip(paths, true, strict=True)]
+    lines = [f"{os.path.relpath(p, images)},{t}\n" for p, t in zip(paths, targets, strict=True)]
     relative.write_text("path,label\n\n" + "".join(lines))
     beside = images.parent / "beside.csv"
     beside.write_text("path,label\n" + "".join(f"val/{line}" for line in lines))
     for arguments in (("--csv", absolute), (images, "--csv", relative), ("--csv", beside)):
         report = report_of(*arguments, "--weights", weights)
         assert report.pop("settings")["images"] == str(arguments[-1])
-        assert report == by_folder
+        assert report == folder_report
 
 
-def test_files(weights, images, tmp_path, truth):
-    out, wrong, plots = tmp_path / "report.json", tmp_path / "wrong.csv", tmp_path / "new" / "plots"
-    arguments = ("evaluate", images, "--weights", weights, "-o", out, "--mistakes", wrong, "--plots", plots)
+def test_files(weights, images, tmp_path, expected):
+    out, mistakes, plots = tmp_path / "report.json", tmp_path / "mistakes.csv", tmp_path / "new" / "plots"
+    arguments = ("evaluate", images, "--weights", weights, "-o", out, "--mistakes", mistakes, "--plots", plots)
     result = densenet(*arguments)
     assert result.status == 0
     assert "Top-1" in result.out
     assert json.loads(out.read_text()) == report_of(images, "--weights", weights)
 
-    paths, true, rows = truth
-    with wrong.open(newline="") as file:
-        found = list(csv.DictReader(file))
-    predicted = rows.argmax(axis=1)
-    expected = sorted(np.flatnonzero(predicted != true), key=lambda n: (-rows[n].max(), n))
-    assert [row["source"] for row in found] == [paths[n] for n in expected]
-    for row, n in zip(found, expected, strict=True):
-        assert (int(row["true_index"]), int(row["predicted_index"])) == (true[n], predicted[n])
-        assert (row["true_label"], row["predicted_label"]) == (NAMES[true[n]], NAMES[predicted[n]])
-        assert np.float32(row["probability"]) == pytest.approx(rows[n].max(), abs=1e-6)
-        assert np.float32(row["true_probability"]) == pytest.approx(rows[n, true[n]], abs=1e-6)
-        assert int(row["true_rank"]) == 1 + (rows[n] > rows[n, true[n]]).sum()
+    paths, targets, probabilities = expected
+    with mistakes.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    predicted = probabilities.argmax(axis=1)
+    indices = sorted(np.flatnonzero(predicted != targets), key=lambda n: (-probabilities[n].max(), n))
+    assert [row["source"] for row in rows] == [paths[n] for n in indices]
+    for row, n in zip(rows, indices, strict=True):
+        target_probability = probabilities[n, targets[n]]
+        assert (int(row["true_index"]), int(row["predicted_index"])) == (targets[n], predicted[n])
+        assert (row["true_label"], row["predicted_label"]) == (LABELS[targets[n]], LABELS[predicted[n]])
+        assert np.float32(row["probability"]) == pytest.approx(probabilities[n].max(), abs=1e-6)
+        assert np.float32(row["true_probability"]) == pytest.approx(target_probability, abs=1e-6)
+        assert int(row["true_rank"]) == 1 + (probabilities[n] > target_probability).sum()
 
     assert sorted(path.name for path in plots.iterdir()) == ["confusion_matrix.png", "reliability_diagram.png"]
     for path in plots.iterdir():
@@ -176,14 +179,14 @@ def test_files(weights, images, tmp_path, truth):
             image.load()
             assert min(image.size) > 400
 
-    for option, path in (("-o", out), ("--mistakes", wrong), ("--plots", plots)):
-        refused = densenet("evaluate", images, "--weights", weights, option, path)
-        assert (refused.status, refused.out) == (2, "")
-        assert "overwrite" in refused.err
+    for option, path in (("-o", out), ("--mistakes", mistakes), ("--plots", plots)):
+        rejected = densenet("evaluate", images, "--weights", weights, option, path)
+        assert (rejected.status, rejected.out) == (2, "")
+        assert "overwrite" in rejected.err
     assert densenet(*arguments, "--overwrite").status == 0
 
 
-def test_a_bad_image_is_counted(weights, images, tmp_path):
+def test_failed_and_ignored_images_are_reported(weights, images, tmp_path):
     root = tmp_path / "val"
     for name in ("ant", "dog"):
         (root / name).mkdir(parents=True)
@@ -208,29 +211,29 @@ def test_a_bad_image_is_counted(weights, images, tmp_path):
 def test_a_folder_that_cannot_be_listed_is_a_failure(weights, images, monkeypatch):
     scandir = os.scandir
 
-    def refuse(path):
+    def deny(path):
         if str(path).endswith("ELK"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(walking.os, "scandir", refuse)
+    monkeypatch.setattr(walking.os, "scandir", deny)
     report = report_of(images, "--weights", weights, status=1)
     assert (report["images"], report["classes"], report["failed"]) == (18, 3, 1)
     assert report["failures"][0]["error"]["type"] == "SourceUnreadable"
 
 
-def test_one_class_is_measured(weights, tmp_path):
+def test_one_class(weights, tmp_path):
     (tmp_path / "val" / "hen").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "val" / "hen" / "a.png")
     assert report_of(tmp_path / "val", "--weights", weights)["classes"] == 1
-    refused = densenet("evaluate", tmp_path / "val", "--weights", weights, "--restrict")
-    assert refused.status == 2
-    assert "--restrict" in refused.err
+    rejected = densenet("evaluate", tmp_path / "val", "--weights", weights, "--restrict")
+    assert rejected.status == 2
+    assert "--restrict" in rejected.err
 
 
-def test_folders_that_cannot_be_measured(weights, images, tmp_path):
-    empty, flat, strange, hollow = (tmp_path / name for name in ("empty", "flat", "strange", "hollow"))
-    for folder in (empty, flat, strange / "zebra", strange / "ant", hollow / "ant"):
+def test_unsuitable_folders(weights, images, tmp_path):
+    empty, flat, unknown, imageless = (tmp_path / name for name in ("empty", "flat", "unknown", "imageless"))
+    for folder in (empty, flat, unknown / "zebra", unknown / "ant", imageless / "ant"):
         folder.mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(flat / "a.png")
     (flat / "file.txt").write_text("x")
@@ -239,8 +242,8 @@ def test_folders_that_cannot_be_measured(weights, images, tmp_path):
         (flat / "file.txt", 2, "is not a folder"),
         (empty, 2, "no class folders"),
         (flat, 2, "only 1 image"),
-        (strange, 2, "1 of 2 class folders"),
-        (hollow, 1, "No image"),
+        (unknown, 2, "1 of 2 class folders"),
+        (imageless, 1, "No image"),
     ):
         result = densenet("evaluate", folder, "--weights", weights)
         assert (result.status, result.out) == (status, "")
@@ -261,7 +264,7 @@ def test_folders_that_cannot_be_measured(weights, images, tmp_path):
         (b"path,label\n" + b"x" * 200_000 + b",ant\n", "is not a valid CSV file"),
     ],
 )
-def test_tables_that_cannot_be_measured(weights, tmp_path, content, words):
+def test_unsuitable_tables(weights, tmp_path, content, words):
     file = tmp_path / "a.csv"
     file.write_bytes(content)
     result = densenet("evaluate", "--csv", file, "--weights", weights)
@@ -275,10 +278,10 @@ def test_a_table_of_missing_images(weights, tmp_path):
     result = densenet("evaluate", "--csv", file, "--weights", weights)
     assert result.status == 1
     assert "no.png: SourceNotFound" in result.err
-    assert "None of the 2 images could be classified" in result.err
+    assert "2 images" in result.err
 
 
-def test_outputs_that_cannot_be_written(weights, images, tmp_path):
+def test_invalid_output_files(weights, images, tmp_path):
     (tmp_path / "file").write_text("x")
     for arguments, status, words in (
         (("-o", tmp_path / "report.txt"), 2, ".json"),
@@ -291,21 +294,21 @@ def test_outputs_that_cannot_be_written(weights, images, tmp_path):
         assert words in result.err
 
 
-def test_names_are_written_as_predict_writes_them():
+def test_names_have_the_form_of_predict():
     labels = imagenet()
-    (_, line) = mistakes.to_csv([Outcome("a\\b\udcff.png", 0, 5, 0.1, 0.05, 3)], labels)
+    (_, line) = mistakes_to_csv([ImageOutcome("a\\b\udcff.png", 0, 5, 0.1, 0.05, 3)], labels)
     assert line.startswith(r"a\\b\xff.png,0,n01440764,tench,")
 
 
 def test_interrupted(weights, images, tmp_path):
-    """What was measured is written, and says that it is not all."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    """The results so far are written and marked as incomplete."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
         paths = [str(path) for path in sorted((images / "hen").rglob("*.png"))] * 5
-        paths.append(f"http://127.0.0.1:{silent.getsockname()[1]}/never.png")
+        paths.append(f"http://127.0.0.1:{server.getsockname()[1]}/never.png")
         table, out = tmp_path / "table.csv", tmp_path / "report.json"
         table.write_text("path,label\n" + "".join(f"{path},hen\n" for path in paths))
         command = [sys.executable, "-m", "densenet_cli", "evaluate", "--csv", table, "--weights", weights, "-o", out]
-        running = subprocess.Popen(
+        process = subprocess.Popen(
             list(map(str, command)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -313,14 +316,14 @@ def test_interrupted(weights, images, tmp_path):
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
             preexec_fn=hear_interrupts,
         )
-        silent.settimeout(60)
-        connection, _ = silent.accept()
-        time.sleep(2)  # the images before it are done by then
-        running.send_signal(signal.SIGINT)
-        shown, said = running.communicate(timeout=60)
+        server.settimeout(60)
+        connection, _ = server.accept()
+        time.sleep(2)  # until the preceding images are classified
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
         connection.close()
-    assert running.returncode == 130, said
-    assert "Interrupted" in shown
+    assert process.returncode == 130, errors
+    assert "nterrupted" in output
     report = json.loads(out.read_text())
     assert report["interrupted"] is True
     assert 0 < report["images"] < len(paths)

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from densenet_cli import Classifier
-from densenet_cli.evaluation import Outcome, outcome_of
+from densenet_cli.evaluation import ImageOutcome
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.labels import ClassLabel
 from densenet_cli.report import evaluation, figures
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
-from tests.support.fake_classifier import Fake, labeled
+from tests.support.fake_classifier import FakeClassifier, labeled
 from tests.support.images import encode, photograph
 
 EVALUATED = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
@@ -107,30 +107,30 @@ def test_invalid_outputs_are_rejected_before_loading(images, tmp_path):
 def test_mistakes_are_limited_and_sorted(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_MISTAKES", 3)
     confidences = (0.6, 0.9, 0.7, 0.95, 0.9, 0.8)
-    fake = Fake([np.array([1 - p, p], np.float32) for p in confidences])
+    fake = FakeClassifier([np.array([1 - p, p], np.float32) for p in confidences])
     mistakes = evaluation.Mistakes()
-    truths = (0, 0, 0, 1, 0, 0)  # the fourth is correct
-    for result in fake.stream(labeled(truths)):
-        mistakes.add(outcome_of(result), Thumbnail(result.source.name.encode()))
-    shown = [(outcome.name, jpeg) for outcome, jpeg in mistakes.most_confident()]
+    targets = (0, 0, 0, 1, 0, 0)  # the fourth is correct
+    for result in fake.stream(labeled(targets)):
+        mistakes.add(ImageOutcome.from_result(result), Thumbnail(result.source.name.encode()))
+    shown = [(outcome.source, jpeg) for outcome, jpeg in mistakes.most_confident()]
     assert shown == [("1", b"1"), ("4", b"4"), ("5", b"5")]
 
 
 def outputs(classes: int, count: int, accuracy: float = 0.5):
-    """True classes, and outputs of which about the share ``accuracy`` is correct."""
+    """Targets, and outputs of which about the share ``accuracy`` is correct."""
     rng = np.random.default_rng(classes)
-    truths = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
+    targets = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
     answers = np.where(
-        rng.random(count) < accuracy, truths, (truths + rng.integers(1, min(classes, 4), count)) % classes
+        rng.random(count) < accuracy, targets, (targets + rng.integers(1, min(classes, 4), count)) % classes
     )
     rows = np.full((count, classes), 0.4 / classes, np.float32)
     rows[np.arange(count), answers] += rng.uniform(0.1, 0.6, count).astype(np.float32)
-    return truths, list(rows / rows.sum(axis=1, keepdims=True))
+    return targets, list(rows / rows.sum(axis=1, keepdims=True))
 
 
 def report_of(classes: int, count: int):
-    truths, rows = outputs(classes, count)
-    return Fake(rows).evaluate(truths)
+    targets, rows = outputs(classes, count)
+    return FakeClassifier(rows).evaluate(targets)
 
 
 def test_confusion_figure_has_all_counts():
@@ -155,7 +155,7 @@ def test_figures_of_many_classes(classes):
     shown = {result.label.name: result.images for result in report.classes}
     assert sum(cell.count for cell in figure.cells) == sum(shown[name] for name in figure.names)
     worst = report.most_confused(1)[0]
-    assert {worst.truth.name, worst.predicted.name} <= set(figure.names)
+    assert {worst.target.name, worst.predicted.name} <= set(figure.names)
     image = Image.open(io.BytesIO(figures.confusion_heat_map(report)))
     assert image.width in (classes, -(-classes // 2)) and image.width <= figures.MAX_HEAT_MAP_SIDE
     assert image.height == image.width
@@ -182,14 +182,14 @@ def test_reliability_bars_match_the_bins():
 
 def test_page_of_a_thousand_classes_is_small(tmp_path):
     report = report_of(1000, 4000)
-    mistake = Outcome("x", 0, 1, 0.9, 0.1, 2)
+    mistake = ImageOutcome("x", 0, 1, 0.9, 0.1, 2)
     evaluation.write_page(tmp_path / "page.html", report, [(mistake, b"x" * 7000)] * evaluation.MAX_MISTAKES)
     assert (tmp_path / "page.html").stat().st_size < 1.5e6
 
 
 def test_page_without_mistakes(tmp_path):
     for classes in (3, 40):
-        report = Fake(list(np.eye(classes, dtype=np.float32) * 0.9 + 0.1 / classes)).evaluate(range(classes))
+        report = FakeClassifier(list(np.eye(classes, dtype=np.float32) * 0.9 + 0.1 / classes)).evaluate(range(classes))
         evaluation.write_page(tmp_path / f"{classes}.html", report, [])
         page = read(tmp_path / f"{classes}.html")
         assert "100.0% top-1 accuracy" in page.text
@@ -199,7 +199,7 @@ def test_page_without_mistakes(tmp_path):
 
 def test_markup_in_labels_stays_text(tmp_path):
     names = [HOSTILE, "</style>", "{{ 7 * 7 }}", "</title><b>"]
-    fake = Fake([np.roll(np.array([0.7, 0.1, 0.1, 0.1], np.float32), n + 1) for n in range(4)])
+    fake = FakeClassifier([np.roll(np.array([0.7, 0.1, 0.1, 0.1], np.float32), n + 1) for n in range(4)])
     fake.labels = tuple(ClassLabel(index, f'"{name}"', name) for index, name in enumerate(names))
     fake.model = "</title><script>"
     evaluation.write_page(tmp_path / "page.html", fake.evaluate(range(4)), [])

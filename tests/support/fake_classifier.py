@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 
 from densenet_cli import labels
 from densenet_cli.errors import ImageError
-from densenet_cli.evaluation import Report, evaluate
+from densenet_cli.evaluation import EvaluationReport, evaluate
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import LabeledSource
 from densenet_cli.pipeline import Result
 
 
-def labeled(truths) -> list[LabeledSource]:
+def labeled(targets) -> list[LabeledSource]:
     """Return sources named by their position, with these classes."""
-    return [LabeledSource(str(n), str(n), "path", target=int(truth)) for n, truth in enumerate(truths)]
+    return [LabeledSource(str(n), str(n), "path", target=int(target)) for n, target in enumerate(targets)]
 
 
-class Fake:
+class FakeClassifier:
     """Replaces ``Classifier``: image n has the result ``outputs[n]``, which is probabilities or an error."""
 
     model = "fake"
@@ -36,17 +36,17 @@ class Fake:
             else:
                 yield Result(source, {"probabilities": output})
 
-    def evaluate(self, truths, **settings) -> Report:
-        return evaluate(self, labeled(truths), **settings)
+    def evaluate(self, targets, **arguments) -> EvaluationReport:
+        return evaluate(self, labeled(targets), **arguments)
 
 
 @st.composite
-def truths_and_probabilities(draw):
-    """Return true classes (n,) and float32 probabilities (n, classes), without equal values in a row."""
+def targets_and_probabilities(draw):
+    """Return targets (n,) and float32 probabilities (n, classes), without equal values in a row."""
     classes, count = draw(st.integers(2, 12)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    truths = rng.integers(0, draw(st.integers(1, classes)), count)
+    targets = rng.integers(0, draw(st.integers(1, classes)), count)
     logits = rng.normal(0, draw(st.sampled_from([0.1, 1.0, 4.0])), (count, classes))
-    logits[np.arange(count), truths] += draw(st.sampled_from([0.0, 2.0]))
+    logits[np.arange(count), targets] += draw(st.sampled_from([0.0, 2.0]))
     rows = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return truths, (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
+    return targets, (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)

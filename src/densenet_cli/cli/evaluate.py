@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from densenet_cli.datasets import Dataset
-    from densenet_cli.evaluation import Outcome
-    from densenet_cli.evaluation.report import Report
+    from densenet_cli.evaluation import EvaluationReport, ImageOutcome
     from densenet_cli.evaluation.statistics import Proportion
     from densenet_cli.report.evaluation import Mistakes
 
@@ -110,8 +109,8 @@ def evaluate(
     if folder is None and csv_file is None:
         raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.evaluation import Tally, outcome_of
-    from densenet_cli.evaluation.files import EvaluationFiles, to_json
+    from densenet_cli.evaluation import ImageOutcome, MetricsAccumulator
+    from densenet_cli.evaluation.files import EvaluationFiles, report_to_json
     from densenet_cli.images.previews import Thumbnail
     from densenet_cli.labels import ClassResolver
 
@@ -128,33 +127,33 @@ def evaluate(
     images = _collection(folder, csv_file)
     classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
-    among = sorted(set(positions.values())) if restrict else None
-    if among and len(among) == 1:
+    restrict_to = sorted(set(positions.values())) if restrict else None
+    if restrict_to and len(restrict_to) == 1:
         raise UsageError("`restrict` requires images of at least two classes.")
 
-    tally = Tally()
-    wrong: list[Outcome] = []
+    metrics = MetricsAccumulator()
+    wrong: list[ImageOutcome] = []
     preview = Thumbnail if worst else None
     interrupted = False
     try:
         with ProgressBar("count") as progress:
             for result in classifier.stream(images.sources(positions), preview=preview):
-                outcome = outcome_of(result, among=among)
-                tally.add(outcome)
+                outcome = ImageOutcome.from_result(result, restrict_to)
+                metrics.add(outcome)
                 if worst:
                     worst.add(outcome, result.preview)
-                if outcome.failure:
-                    echo_image_error(outcome.name, outcome.failure)
+                if outcome.error:
+                    echo_image_error(outcome.source, outcome.error)
                 elif mistakes and outcome.is_mistake:
                     wrong.append(outcome)
                 progress.advance("images")
     except KeyboardInterrupt:
         interrupted = True
-        if not tally.images:
+        if not metrics.images:
             raise
     for warning in images.warnings():
         echo_info(warning)
-    report = tally.report(classifier, among=among)
+    report = metrics.report(classifier, restrict_to)
     settings = {
         "images": to_unicode(csv_file or folder or ""),
         "weights_md5": _md5(classifier.weights),
@@ -164,7 +163,7 @@ def evaluate(
     }
     report = dataclasses.replace(report, settings=settings, is_interrupted=interrupted)
     if format_ == "json":
-        sys.stdout.write(to_json(report))
+        sys.stdout.write(report_to_json(report))
     else:
         _print_report(report)
     outputs.write(report, wrong)
@@ -187,13 +186,13 @@ def _md5(weights: Path) -> str:
     return file_md5(weights)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: EvaluationReport) -> None:
     from densenet_cli.cli.render import heading
 
     console = stdout_console()
     detail = f"{plural(report.images, 'image')}, {_classes(len(report.classes))}"
-    if len(report.classes) != report.competing:
-        detail += f" (the model has {report.competing:,})"
+    if len(report.classes) != report.competing_classes:
+        detail += f" (the model has {report.competing_classes:,})"
     console.print(heading(report.model, detail))
     if report.is_interrupted:
         console.print("  Interrupted: only the first images were measured.", style="yellow")
@@ -205,14 +204,14 @@ def _print_report(report: Report) -> None:
             console.print(table)
 
 
-def _metrics_table(report: Report) -> Table:
+def _metrics_table(report: EvaluationReport) -> Table:
     from rich.table import Column
 
     from densenet_cli.cli.render import create_table, fixed_column, number_column
 
     table = create_table(fixed_column(""), number_column(""), Column(style="dim"), show_header=False)
     table.add_row("Top-1 accuracy", *_with_interval(report.top1), style="bold")
-    if report.competing > 5:
+    if report.competing_classes > 5:
         table.add_row("Top-5 accuracy", *_with_interval(report.top5), style="bold")
     table.add_row("Negative log-likelihood", f"{report.negative_log_likelihood:.4f}", "nats")
     table.add_row("Expected calibration error", f"{report.calibration_error:.2%}", f"{len(report.bins)} bins")
@@ -222,7 +221,7 @@ def _metrics_table(report: Report) -> Table:
     return table
 
 
-def _classes_table(report: Report) -> Table:
+def _classes_table(report: EvaluationReport) -> Table:
     from densenet_cli.cli.render import create_table, number_column, text_column
 
     numbers = [number_column(name) for name in ("Images", "Precision", "Recall", "F1")]
@@ -239,7 +238,7 @@ def _classes_table(report: Report) -> Table:
     return table
 
 
-def _confusions_table(report: Report) -> Table:
+def _confusions_table(report: EvaluationReport) -> Table:
     from densenet_cli.cli.render import create_table, number_column, text_column
 
     table = create_table(
@@ -250,7 +249,7 @@ def _confusions_table(report: Report) -> Table:
         title="Most frequent confusions",
     )
     for pair in report.most_confused(CONFUSED_PAIRS):
-        names = printable(pair.truth.name), printable(pair.predicted.name)
+        names = printable(pair.target.name), printable(pair.predicted.name)
         table.add_row(*names, f"{pair.count:,}", f"{pair.share:.1%}")
     return table
 

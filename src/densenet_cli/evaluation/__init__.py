@@ -1,7 +1,6 @@
-"""Measuring a classifier on images whose classes are known."""
+"""Evaluation of a classifier on labeled images."""
 
-from densenet_cli.evaluation.metrics import evaluate, outcome_of
-from densenet_cli.evaluation.report import Report
-from densenet_cli.evaluation.tally import Outcome, Tally
+from densenet_cli.evaluation.metrics import ImageOutcome, MetricsAccumulator, evaluate
+from densenet_cli.evaluation.report import EvaluationReport
 
-__all__ = ["Outcome", "Report", "Tally", "evaluate", "outcome_of"]
+__all__ = ["EvaluationReport", "ImageOutcome", "MetricsAccumulator", "evaluate"]

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from densenet_cli.evaluation import mistakes
-from densenet_cli.evaluation.report import Report
-from densenet_cli.evaluation.tally import Outcome
+from densenet_cli.evaluation.metrics import ImageOutcome
+from densenet_cli.evaluation.report import EvaluationReport
+from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_file, format_from_suffix
+from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
 PLOTS = ("confusion_matrix.png", "reliability_diagram.png")
-"""Keys of ``plots.PLOTS``, written again so that matplotlib is imported only to draw; a test holds them equal."""
+"""The keys of ``plots.PLOTS``, repeated so that ``check`` does not import matplotlib. A test compares them."""
+
+MISTAKE_COLUMNS = (
+    "source",
+    "true_index",
+    "true_id",
+    "true_label",
+    "predicted_index",
+    "predicted_id",
+    "predicted_label",
+    "probability",
+    "true_probability",
+    "true_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +36,10 @@ class EvaluationFiles:
     """Paths of the files to write, each None for no such file.
 
     Attributes:
-        report: the report as JSON.
-        mistakes: the misclassified images as CSV.
-        plots: folder for plots as PNG, created if it is missing.
-        overwrite: whether existing files are replaced.
+        report: The report as JSON.
+        mistakes: The misclassified images as CSV.
+        plots: Folder for plots as PNG, created if it is missing.
+        overwrite: Whether existing files are replaced.
     """
 
     report: Path | None = None
@@ -37,8 +51,8 @@ class EvaluationFiles:
         """Check the paths before any work.
 
         Raises:
-            UsageError: a suffix is wrong, or a file exists.
-            OutputError: a folder is missing or read-only.
+            UsageError: If a suffix is wrong or a file exists.
+            OutputError: If a folder is missing or read-only.
         """
         for path, format_name in ((self.report, "json"), (self.mistakes, "csv")):
             if path:
@@ -50,12 +64,12 @@ class EvaluationFiles:
             for name in PLOTS:
                 check_output_file(self.plots / name, self.overwrite, create_folder=True)
 
-    def write(self, report: Report, wrong: Iterable[Outcome]) -> None:
-        """Write the files. Raises OutputError."""
+    def write(self, report: EvaluationReport, mistakes: Iterable[ImageOutcome]) -> None:
+        """Write the files. Raises ``OutputError``."""
         if self.report:
-            write_file(self.report, to_json(report).encode())
+            write_file(self.report, report_to_json(report).encode())
         if self.mistakes:
-            write_file(self.mistakes, "".join(mistakes.to_csv(wrong, report.labels)).encode())
+            write_file(self.mistakes, "".join(mistakes_to_csv(mistakes, report.labels)).encode())
         if self.plots:
             from densenet_cli.evaluation import plots
 
@@ -65,6 +79,29 @@ class EvaluationFiles:
                 write_file(self.plots / name, draw(report))
 
 
-def to_json(report: Report) -> str:
+def report_to_json(report: EvaluationReport) -> str:
     """Return the report as JSON text that ends with a newline."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def mistakes_to_csv(mistakes: Iterable[ImageOutcome], labels: Labels) -> Iterator[str]:
+    """Yield the lines of a CSV table with ``MISTAKE_COLUMNS``, the most confident mistakes first.
+
+    Names and probabilities have the form that ``predict`` writes.
+    """
+    yield csv_line(MISTAKE_COLUMNS)
+    for mistake in sorted(mistakes, key=lambda mistake: -mistake.confidence):
+        yield csv_line(
+            (
+                escape_name(mistake.source),
+                *_label_fields(labels[mistake.target]),
+                *_label_fields(labels[mistake.predicted]),
+                repr(shortest_float(mistake.confidence)),
+                repr(shortest_float(mistake.target_probability)),
+                str(mistake.target_rank),
+            )
+        )
+
+
+def _label_fields(label: ClassLabel) -> tuple[str, str, str]:
+    return str(label.index), to_unicode(label.id or ""), to_unicode(label.name)

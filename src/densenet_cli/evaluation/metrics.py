@@ -1,65 +1,159 @@
-"""Images with their true classes in, what the classifier made of each out; and the whole of it as one report."""
+"""Metrics of a classifier on labeled images, accumulated in constant memory."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from densenet_cli.evaluation.tally import Outcome, Tally
+from densenet_cli.errors import DensenetError
+from densenet_cli.evaluation import statistics
+from densenet_cli.evaluation.report import EvaluationReport
+from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
 from densenet_cli.results import Failure
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from densenet_cli._types import FloatArray
     from densenet_cli.classifier import Classifier
-    from densenet_cli.evaluation.report import Report
     from densenet_cli.images.sources import LabeledSource
     from densenet_cli.pipeline import Result
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+TOP_K = 5
 
 
-def evaluate(classifier: Classifier, sources: Iterable[LabeledSource], *, among: Sequence[int] | None = None) -> Report:
-    """Measure a classifier; memory does not grow with the number of images.
+def evaluate(
+    classifier: Classifier, sources: Iterable[LabeledSource], *, restrict_to: Sequence[int] | None = None
+) -> EvaluationReport:
+    """Evaluate a classifier. Memory use does not grow with the number of images.
 
     Args:
-        classifier: what to measure.
-        sources: images whose classes are known; iterated in a separate thread.
-        among: let only the classes at these positions of the head compete; None for all.
+        classifier: The classifier.
+        sources: The images and the positions of their classes in the head. Iterated in a separate thread.
+        restrict_to: Positions of the classes that can be predicted; None for all.
 
     Raises:
-        DensenetError: no image could be classified.
-        CheckpointError: the network produced NaN or infinite values.
+        DensenetError: If no image could be classified.
+        CheckpointError: If the network produced NaN or infinite values.
     """
-    tally = Tally()
+    metrics = MetricsAccumulator()
     for result in classifier.stream(sources):
-        tally.add(outcome_of(result, among=among))
-    return tally.report(classifier, among=among)
+        metrics.add(ImageOutcome.from_result(result, restrict_to))
+    return metrics.report(classifier, restrict_to)
 
 
-def outcome_of(result: Result[LabeledSource], *, among: Sequence[int] | None = None) -> Outcome:
-    """What became of one image. See ``evaluate`` for ``among``."""
-    name, truth = result.source.name, result.source.target
-    if result.error:
-        return Outcome(name, truth, failure=Failure.of(result.error))
-    probabilities = result.outputs["probabilities"]
-    return _outcome(name, truth, probabilities if among is None else _restricted(probabilities, among))
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """How one image was classified.
+
+    Attributes:
+        source: Name of the image.
+        target: Position of its class in the head.
+        predicted: Position of the most probable class.
+        confidence: Probability of the most probable class.
+        target_probability: Probability of the image's class.
+        target_rank: Rank of the image's class, 1 for the most probable one.
+        error: Why the image could not be classified, else None. If it is set, the preceding four have no meaning.
+    """
+
+    source: str
+    target: int
+    predicted: int = -1
+    confidence: float = 0.0
+    target_probability: float = 0.0
+    target_rank: int = 0
+    error: Failure | None = None
+
+    @classmethod
+    def from_result(cls, result: Result[LabeledSource], restrict_to: Sequence[int] | None = None) -> ImageOutcome:
+        """Compare a result with the class of its source. See ``evaluate`` for ``restrict_to``."""
+        source, target = result.source.name, result.source.target
+        if result.error:
+            return cls(source, target, error=Failure.of(result.error))
+        probabilities = result.outputs["probabilities"]
+        if restrict_to is not None:
+            probabilities = _restrict(probabilities, restrict_to)
+        predicted = int(probabilities.argmax())
+        target_probability = probabilities[target]
+        # Ties are broken by position, as in argmax and in a stable sort.
+        rank = 1 + int((probabilities > target_probability).sum())
+        rank += int((probabilities[:target] == target_probability).sum())
+        return cls(source, target, predicted, float(probabilities[predicted]), float(target_probability), rank)
+
+    @property
+    def is_mistake(self) -> bool:
+        """Whether the image was classified incorrectly."""
+        return self.error is None and self.predicted != self.target
 
 
-def _restricted(probabilities: FloatArray, among: Sequence[int]) -> FloatArray:
-    """The probabilities once only some classes compete: theirs over their sum, and all others below any of them."""
+def _restrict(probabilities: FloatArray, positions: Sequence[int]) -> FloatArray:
+    """Return probabilities that sum to 1 over ``positions``, and are -1 elsewhere so that they rank last."""
     import numpy as np
 
-    some = probabilities[list(among)]
-    total = some.sum()
+    selected = probabilities[list(positions)]
+    total = selected.sum()
     restricted = np.full_like(probabilities, -1)
-    restricted[list(among)] = some / total if total else 1 / len(some)
+    restricted[list(positions)] = selected / total if total else 1 / len(selected)
     return restricted
 
 
-def _outcome(name: str, truth: int, probabilities: FloatArray) -> Outcome:
-    best = int(probabilities.argmax())
-    mine = probabilities[truth]
-    # Among equals the one that stands first in the head comes first, as in a stable sort and in argmax.
-    rank = 1 + int((probabilities > mine).sum()) + int((probabilities[:truth] == mine).sum())
-    return Outcome(name, truth, best, float(probabilities[best]), float(mine), rank)
+class MetricsAccumulator:
+    """Sums and counts over images. It does not keep the outcomes.
+
+    Attributes:
+        images: Number of classified images.
+        failures: Name and error of each image that could not be classified.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.failures: list[tuple[str, Failure]] = []
+        self._top_k = 0
+        self._negative_log_likelihood = 0.0
+        self._confusion: Counter[tuple[int, int]] = Counter()
+        edges = zip(statistics.BIN_EDGES, statistics.BIN_EDGES[1:], strict=False)
+        self._bins = tuple(CalibrationBin(low, high) for low, high in edges)
+
+    def add(self, outcome: ImageOutcome) -> None:
+        """Add the outcome of one image."""
+        if outcome.error is not None:
+            self.failures.append((outcome.source, outcome.error))
+            return
+        self.images += 1
+        self._top_k += outcome.target_rank <= TOP_K
+        self._negative_log_likelihood += statistics.negative_log_likelihood(outcome.target_probability)
+        self._confusion[outcome.target, outcome.predicted] += 1
+        bin = self._bins[statistics.bin_index(outcome.confidence)]
+        bin.images += 1
+        bin.confidence_sum += outcome.confidence
+        bin.correct += outcome.predicted == outcome.target
+
+    def report(self, classifier: Classifier, restrict_to: Sequence[int] | None = None) -> EvaluationReport:
+        """Return the report. ``restrict_to`` must be the same as for the outcomes.
+
+        Raises:
+            DensenetError: If no image was classified.
+        """
+        if not self.images:
+            failed = f": all {len(self.failures):,} images failed" if self.failures else ""
+            raise DensenetError(f"No images to evaluate{failed}.")
+        correct = sum(count for (target, predicted), count in self._confusion.items() if target == predicted)
+        preprocessing = classifier.preprocessing
+        return EvaluationReport(
+            model=classifier.model,
+            labels=classifier.labels,
+            settings={
+                "preprocess": preprocessing.mode,
+                "input_size": preprocessing.input_size,
+                "exact": preprocessing.exact,
+                "ten_crop": preprocessing.ten_crop,
+            },
+            competing_classes=len(classifier.labels if restrict_to is None else restrict_to),
+            images=self.images,
+            failures=tuple(self.failures),
+            top1=Proportion(correct, self.images),
+            top5=Proportion(self._top_k, self.images),
+            negative_log_likelihood=self._negative_log_likelihood / self.images,
+            bins=self._bins,
+            confusion=dict(self._confusion),
+        )

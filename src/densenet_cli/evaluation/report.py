@@ -1,4 +1,4 @@
-"""The result of a measurement, and its JSON form: everything that a table, a plot or a page shows."""
+"""The results of an evaluation, and their JSON form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from densenet_cli.evaluation import statistics
 from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
@@ -14,20 +14,23 @@ from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.results import Failure, Prediction
 from densenet_cli.text import to_unicode
 
-PAIRS = 20
-"""Confused pairs that the JSON spells out; ``confusion`` has them all."""
+if TYPE_CHECKING:
+    from densenet_cli._types import IntArray
+
+MAX_PAIRS = 20
+"""Number of pairs in ``most_confused`` of the JSON form; ``confusion`` contains all."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassResult:
-    """How one class fared.
+class ClassMetrics:
+    """Metrics of one class.
 
     Attributes:
-        position: in the head.
-        label: its label.
-        images: how many show it, at least 1.
-        predicted: how many were taken for it.
-        correct: how many are both.
+        position: Position in the head.
+        label: Label of the class.
+        images: Number of images of the class, at least 1.
+        predicted: Number of images predicted as the class.
+        correct: Number of images that are both.
     """
 
     position: int
@@ -38,12 +41,12 @@ class ClassResult:
 
     @property
     def precision(self) -> float | None:
-        """Share of the images taken for it that show it; None where none was."""
+        """Share of the images predicted as the class that are correct, or None if there are none."""
         return self.correct / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float:
-        """Share of its images that were found."""
+        """Share of the images of the class that are correct."""
         return self.correct / self.images
 
     @property
@@ -53,43 +56,44 @@ class ClassResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Confusion:
-    """Images of one class that were taken for another.
+class ConfusedPair:
+    """Images of one class that were predicted as another.
 
     Attributes:
-        truth, predicted: the labels.
-        count: how many images.
-        share: of the true class's images.
+        target: Label of the true class.
+        predicted: Label of the predicted class.
+        count: Number of images.
+        share: Share of the images of the true class.
     """
 
-    truth: ClassLabel
+    target: ClassLabel
     predicted: ClassLabel
     count: int
     share: float
 
 
 @dataclass(frozen=True)
-class Report:
-    """A measurement.
+class EvaluationReport:
+    """The results of an evaluation.
 
     Attributes:
-        model: the model's name.
-        labels: what each position of its head means.
-        settings: what else the numbers depend on, of JSON's types.
-        competing: how many classes an image could be taken for.
-        images: how many were classified, at least 1.
-        failures: name and reason of those that could not be.
-        top1, top5: how often the true class came first, and among the first five.
-        negative_log_likelihood: mean of minus the logarithm of the true class's probability, in nats.
-        bins: the images by confidence.
-        confusion: (true, predicted) position -> images; only pairs that occurred.
-        is_interrupted: whether images were left out because somebody ended the run.
+        model: Name of the model.
+        labels: Labels of the model.
+        settings: Settings that the results depend on, as JSON types.
+        competing_classes: Number of classes that could be predicted.
+        images: Number of classified images, at least 1.
+        failures: Name and error of each image that could not be classified.
+        top1, top5: Top-1 and top-5 accuracy.
+        negative_log_likelihood: Mean negative logarithm of the probability of the true class, in nats.
+        bins: The images by confidence.
+        confusion: Confusion matrix: (true, predicted) position -> number of images, for pairs that occurred.
+        is_interrupted: Whether the evaluation was interrupted before the last image.
     """
 
     model: str
     labels: Labels
     settings: Mapping[str, Any]
-    competing: int
+    competing_classes: int
     images: int
     failures: tuple[tuple[str, Failure], ...]
     top1: Proportion
@@ -101,55 +105,76 @@ class Report:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error of 15 bins, in [0, 1]."""
+        """Expected calibration error over 15 bins, in [0, 1]."""
         return statistics.calibration_error(self.bins)
 
     @cached_property
-    def classes(self) -> tuple[ClassResult, ...]:
-        """The classes of which there were images, in the head's order."""
-        true: Counter[int] = Counter()
-        predicted: Counter[int] = Counter()
-        for (truth, taken_for), count in self.confusion.items():
-            true[truth] += count
-            predicted[taken_for] += count
+    def classes(self) -> tuple[ClassMetrics, ...]:
+        """The classes that have images, in the order of the head."""
+        images: Counter[int] = Counter()
+        predictions: Counter[int] = Counter()
+        for (target, predicted), count in self.confusion.items():
+            images[target] += count
+            predictions[predicted] += count
         return tuple(
-            ClassResult(
+            ClassMetrics(
                 position,
                 self.labels[position],
-                true[position],
-                predicted[position],
-                self.confusion.get((position,) * 2, 0),
+                images[position],
+                predictions[position],
+                self.confusion.get((position, position), 0),
             )
-            for position in sorted(true)
+            for position in sorted(images)
         )
 
     @property
     def precision(self) -> float:
-        """Mean precision of the classes; one that nothing was taken for counts as 0."""
-        return sum(result.precision or 0.0 for result in self.classes) / len(self.classes)
+        """Mean precision over classes; 0 for a class that was never predicted."""
+        return sum(metrics.precision or 0.0 for metrics in self.classes) / len(self.classes)
 
     @property
     def recall(self) -> float:
-        """Mean recall of the classes, also called balanced accuracy."""
-        return sum(result.recall for result in self.classes) / len(self.classes)
+        """Mean recall over classes, also called balanced accuracy."""
+        return sum(metrics.recall for metrics in self.classes) / len(self.classes)
 
     @property
     def f1(self) -> float:
-        """Mean F1 of the classes."""
-        return sum(result.f1 for result in self.classes) / len(self.classes)
+        """Mean F1 over classes."""
+        return sum(metrics.f1 for metrics in self.classes) / len(self.classes)
 
-    def most_confused(self, number: int) -> list[Confusion]:
-        """The pairs of a true and a wrong class with the most images, up to ``number``."""
-        images = {result.position: result.images for result in self.classes}
-        wrong = ((pair, count) for pair, count in self.confusion.items() if pair[0] != pair[1])
-        ordered = sorted(wrong, key=lambda item: (-item[1], -item[1] / images[item[0][0]], item[0]))
+    def most_confused(self, max_pairs: int) -> list[ConfusedPair]:
+        """Return up to ``max_pairs`` pairs of a true and a different predicted class, those with most images first."""
+        images = {metrics.position: metrics.images for metrics in self.classes}
+        confused = ((pair, count) for pair, count in self.confusion.items() if pair[0] != pair[1])
+        ordered = sorted(confused, key=lambda item: (-item[1], -item[1] / images[item[0][0]], item[0]))
         return [
-            Confusion(self.labels[truth], self.labels[predicted], count, count / images[truth])
-            for (truth, predicted), count in ordered[:number]
+            ConfusedPair(self.labels[target], self.labels[predicted], count, count / images[target])
+            for (target, predicted), count in ordered[:max_pairs]
         ]
 
+    def confusion_matrix(self, max_rows: int) -> tuple[int, IntArray]:
+        """Return the confusion matrix as an array.
+
+        Args:
+            max_rows: Maximum number of rows. If there are more classes, neighbors share a row and a column.
+
+        Returns:
+            The number of classes per row, and int64 counts of shape (rows, columns). Rows are true classes and columns
+            are predicted classes, in the order of the head. If images were predicted as a class without images, they
+            are counted in an additional last column.
+        """
+        import numpy as np
+
+        step = -(-len(self.classes) // max_rows)
+        row_of = {metrics.position: number // step for number, metrics in enumerate(self.classes)}
+        rows = -(-len(self.classes) // step)
+        counts = np.zeros((rows, rows + 1), np.int64)
+        for (target, predicted), count in self.confusion.items():
+            counts[row_of[target], row_of.get(predicted, rows)] += count
+        return step, counts if counts[:, rows].any() else counts[:, :rows]
+
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON's types (``docs/reference/commands/evaluate.md`` describes it)."""
+        """Return the report as JSON types (see ``docs/reference/commands/evaluate.md``)."""
         return {
             "model": to_unicode(self.model),
             "settings": dict(self.settings),
@@ -157,7 +182,7 @@ class Report:
             "images": self.images,
             "failed": len(self.failures),
             "classes": len(self.classes),
-            "competing_classes": self.competing,
+            "competing_classes": self.competing_classes,
             "top1": self.top1.to_dict(),
             "top5": self.top5.to_dict(),
             "negative_log_likelihood": self.negative_log_likelihood,
@@ -166,34 +191,34 @@ class Report:
             "calibration": [bin.to_dict() for bin in self.bins],
             "per_class": [
                 {
-                    **_label(result.label),
-                    "images": result.images,
-                    "predicted": result.predicted,
-                    "correct": result.correct,
-                    "precision": result.precision,
-                    "recall": result.recall,
-                    "f1": result.f1,
+                    **_label_to_dict(metrics.label),
+                    "images": metrics.images,
+                    "predicted": metrics.predicted,
+                    "correct": metrics.correct,
+                    "precision": metrics.precision,
+                    "recall": metrics.recall,
+                    "f1": metrics.f1,
                 }
-                for result in self.classes
+                for metrics in self.classes
             ],
             "most_confused": [
                 {
-                    "true": _label(pair.truth),
-                    "predicted": _label(pair.predicted),
+                    "true": _label_to_dict(pair.target),
+                    "predicted": _label_to_dict(pair.predicted),
                     "count": pair.count,
                     "share": pair.share,
                 }
-                for pair in self.most_confused(PAIRS)
+                for pair in self.most_confused(MAX_PAIRS)
             ],
             "confusion": [
-                [self.labels[truth].index, self.labels[predicted].index, count]
-                for (truth, predicted), count in sorted(self.confusion.items())
+                [self.labels[target].index, self.labels[predicted].index, count]
+                for (target, predicted), count in sorted(self.confusion.items())
             ],
             "failures": [Prediction(name, self.model, error=failure).to_dict() for name, failure in self.failures],
         }
 
 
-def _label(label: ClassLabel) -> dict[str, Any]:
+def _label_to_dict(label: ClassLabel) -> dict[str, Any]:
     return {
         "index": label.index,
         "id": None if label.id is None else to_unicode(label.id),

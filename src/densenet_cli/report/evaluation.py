@@ -13,7 +13,7 @@ from densenet_cli.report import figures
 from densenet_cli.report.page import current_time, format_settings, render
 
 if TYPE_CHECKING:
-    from densenet_cli.evaluation import Outcome, Report
+    from densenet_cli.evaluation import EvaluationReport, ImageOutcome
     from densenet_cli.images.previews import Preview
 
 MAX_MISTAKES = 60
@@ -25,10 +25,10 @@ class Mistakes:
     """Collects the ``MAX_MISTAKES`` misclassified images with the highest confidence, and their thumbnails."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Outcome, bytes | None]] = []
+        self._heap: list[tuple[float, int, ImageOutcome, bytes | None]] = []
         self._added = 0
 
-    def add(self, outcome: Outcome, preview: Preview | None) -> None:
+    def add(self, outcome: ImageOutcome, preview: Preview | None) -> None:
         """Add an outcome. Of mistakes with equal confidence, the first ones are kept."""
         self._added += 1
         if outcome.is_mistake:
@@ -37,12 +37,12 @@ class Mistakes:
             if len(self._heap) > MAX_MISTAKES:
                 heapq.heappop(self._heap)
 
-    def most_confident(self) -> list[tuple[Outcome, bytes | None]]:
+    def most_confident(self) -> list[tuple[ImageOutcome, bytes | None]]:
         """Return the mistakes, highest confidence first, each with its thumbnail (a JPEG file) or None."""
         return [(outcome, jpeg) for _, _, outcome, jpeg in sorted(self._heap, reverse=True)]
 
 
-def write_page(path: Path, report: Report, mistakes: Sequence[tuple[Outcome, bytes | None]]) -> None:
+def write_page(path: Path, report: EvaluationReport, mistakes: Sequence[tuple[ImageOutcome, bytes | None]]) -> None:
     """Write the page atomically.
 
     Args:

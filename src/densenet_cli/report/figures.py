@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
-from densenet_cli.evaluation.matrix import matrix
 from densenet_cli.evaluation.statistics import Proportion
 from densenet_cli.text import to_printable
 
 if TYPE_CHECKING:
-    from densenet_cli.evaluation.report import Report
+    from densenet_cli.evaluation.report import EvaluationReport
 
 MAX_NAMED_CLASSES = 30
 """With more classes, the matrix shows only the most confused ones, and an image without names shows all."""
@@ -74,16 +73,16 @@ class ConfusionFigure:
     total_classes: int
 
 
-def confusion_figure(report: Report) -> ConfusionFigure:
+def confusion_figure(report: EvaluationReport) -> ConfusionFigure:
     """Lay out the confusion matrix of all classes, or of the most confused ones if there are too many to name."""
     selected = _select_classes(report)
     results = [result for result in report.classes if result.position in selected]
     row_of = {result.position: row for row, result in enumerate(results)}
     others = len(results)
     counts: dict[tuple[int, int], int] = {}
-    for (truth, predicted), count in report.confusion.items():
-        if truth in row_of:
-            key = row_of[truth], row_of.get(predicted, others)
+    for (target, predicted), count in report.confusion.items():
+        if target in row_of:
+            key = row_of[target], row_of.get(predicted, others)
             counts[key] = counts.get(key, 0) + count
     names = [_abbreviate(result.label.name) for result in results]
     has_others = any(column == others for _, column in counts)
@@ -108,7 +107,7 @@ def confusion_figure(report: Report) -> ConfusionFigure:
     return ConfusionFigure(names, columns, cells, margin, margin, width, height, len(report.classes))
 
 
-def _select_classes(report: Report) -> set[int]:
+def _select_classes(report: EvaluationReport) -> set[int]:
     """Return the positions of the classes to show: all, or those of the most frequent confusions."""
     evaluated = {result.position for result in report.classes}
     if len(evaluated) <= MAX_NAMED_CLASSES:
@@ -132,7 +131,7 @@ def _abbreviate(name: str) -> str:
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
 
-def confusion_heat_map(report: Report) -> bytes | None:
+def confusion_heat_map(report: EvaluationReport) -> bytes | None:
     """Draw the confusion matrix of all classes with one pixel per cell, transparent where it is empty.
 
     Returns:
@@ -143,7 +142,7 @@ def confusion_heat_map(report: Report) -> bytes | None:
     import numpy as np
     from PIL import Image
 
-    _, counts = matrix(report, MAX_HEAT_MAP_SIDE)
+    _, counts = report.confusion_matrix(MAX_HEAT_MAP_SIDE)
     shares = counts / counts.sum(axis=1, keepdims=True)
     # Palette indices 0 to 127 are shades of one color, 128 to 255 of the other.
     levels = np.where(counts > 0, np.clip(np.round(30 + 97 * np.sqrt(shares)), 30, 127), 0).astype(np.uint8)
@@ -184,14 +183,14 @@ class ReliabilityBar:
     description: str
 
 
-def reliability_bars(report: Report) -> list[ReliabilityBar]:
+def reliability_bars(report: EvaluationReport) -> list[ReliabilityBar]:
     """Lay out the bars of the bins that are not empty."""
     bars = []
     max_images = max(bin.images for bin in report.bins)
     for bin in report.bins:
         if not bin.images:
             continue
-        accuracy, confidence = bin.correct / bin.images, bin.total / bin.images
+        accuracy, confidence = bin.correct / bin.images, bin.confidence_sum / bin.images
         low, high = Proportion(bin.correct, bin.images).interval
         bars.append(
             ReliabilityBar(
