@@ -1,6 +1,6 @@
-"""Write the help pages in README.md and docs/ anew: ``make docs``. With ``--check``, only say which are out of date.
+"""Update the help pages in README.md and docs/: ``make docs``. With ``--check``, only list outdated files.
 
-A help page stands between two comments, and whatever is between them is replaced::
+A help page is the text between two comments, which is replaced::
 
     <!-- help: densenet predict -->
     <!-- end of help -->
@@ -22,12 +22,12 @@ MARKED = re.compile(r"(<!-- help: densenet ?([a-z-]*) -->\n).*?(<!-- end of help
 
 
 def pages() -> list[Path]:
-    """The files in which a help page can stand."""
+    """Return the files that can contain help pages."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def help_page(command: str) -> str:
-    """What ``densenet COMMAND --help`` prints on a terminal of ``WIDTH`` columns; the command "" is ``densenet``."""
+    """Return the output of ``densenet COMMAND --help``, ``WIDTH`` columns wide. The command "" is ``densenet``."""
     arguments = [command] if command else []
     result = CliRunner().invoke(densenet, [*arguments, "--help"], prog_name="densenet", terminal_width=WIDTH)
     if result.exit_code:
@@ -35,23 +35,24 @@ def help_page(command: str) -> str:
     return result.output
 
 
-def renewed(text: str) -> str:
-    """A page's text with its help pages as they are now."""
-    return MARKED.sub(lambda found: f"{found[1]}\n```text\n{help_page(found[2])}```\n\n{found[3]}", text)
+def updated(text: str) -> str:
+    """Return the text of a file with its help pages updated."""
+    return MARKED.sub(lambda match: f"{match[1]}\n```text\n{help_page(match[2])}```\n\n{match[3]}", text)
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check; 1 where ``--check`` finds a page out of date."""
-    stale = []
+    """Update all files, or check them. Returns 1 if ``--check`` finds an outdated file."""
+    is_check = "--check" in arguments
+    outdated = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        if (new := renewed(text)) != text:
-            stale.append(page)
-            if "--check" not in arguments:
+        if (new := updated(text)) != text:
+            outdated.append(page)
+            if not is_check:
                 page.write_text(new, encoding="utf-8")
-    for page in stale:
-        print(page.relative_to(ROOT), "is out of date" if "--check" in arguments else "written")
-    return 1 if stale and "--check" in arguments else 0
+    for page in outdated:
+        print("Outdated:" if is_check else "Updated:", page.relative_to(ROOT))
+    return 1 if outdated and is_check else 0
 
 
 if __name__ == "__main__":

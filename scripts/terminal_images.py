@@ -1,7 +1,7 @@
-"""Draw what the terminal shows into ``docs/images/*.svg``: ``make docs``. With ``--check``, only say what is old.
+"""Render terminal output as ``docs/images/*.svg``: ``make docs``. With ``--check``, only list outdated images.
 
-The command runs as it is, but for its console: 80 columns wide, in color, and recorded. Rich makes the SVG; the font
-that it would have a browser fetch from elsewhere is replaced by those that systems have.
+The commands run with a console that is 80 columns wide, has colors, and records its output. Rich renders the SVG. Its
+web font is replaced by system fonts, so that the documentation loads nothing from other sites.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COMMANDS = {
     "summary": "summary",
     "evaluate": "evaluate val/ --variant tiny",
 }
-"""Name of the image -> the command that it shows."""
+"""Name of the image -> arguments of the command."""
 
 CLASSES = {
     "n02410509": "bison.jpg",
@@ -40,16 +40,16 @@ CLASSES = {
     "n02509815": "red_panda.jpg",
     "n04008634": "rocket.jpg",
 }
-"""WordNet id -> the sample image that shows it."""
+"""WordNet ID -> sample image of this class."""
 
 
-def drawn(name: str) -> str:
-    """The SVG of an image in ``COMMANDS``."""
+def render(name: str) -> str:
+    """Run a command of ``COMMANDS`` and return its output as SVG."""
     import rich.console
 
     consoles = []
 
-    class Recording(rich.console.Console):
+    class RecordingConsole(rich.console.Console):
         def __init__(self, **settings: Any) -> None:
             screen = {"width": WIDTH, "force_terminal": True, "color_system": "truecolor", "no_color": False}
             super().__init__(**settings, **screen, record=True, file=io.StringIO())
@@ -57,61 +57,61 @@ def drawn(name: str) -> str:
             consoles.append(self)
 
     arguments = [*COMMANDS[name].split(), "--quiet"]
-    with _working_folder(), mock.patch("rich.console.Console", Recording):
+    with _working_folder(), mock.patch("rich.console.Console", RecordingConsole):
         if status := densenet.main(arguments, prog_name="densenet", standalone_mode=False):
-            raise SystemExit(f"densenet {COMMANDS[name]} ended with {status}")
+            raise SystemExit(f"densenet {COMMANDS[name]} exited with status {status}")
     (console,) = consoles
-    return console.export_svg(title=f"densenet {name}", code_format=_format(), unique_id=name)
+    return console.export_svg(title=f"densenet {name}", code_format=_svg_template(), unique_id=name)
 
 
 @contextlib.contextmanager
 def _working_folder() -> Iterator[None]:
-    """A folder with what the commands name."""
+    """Change to a temporary folder with the images that the commands use."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for wordnet_id, image in CLASSES.items():
             (Path("val") / wordnet_id).mkdir(parents=True)
-            for place in (Path(), Path("val") / wordnet_id):
-                shutil.copy(ROOT / "sample_images" / image, place)
+            for target in (Path(), Path("val") / wordnet_id):
+                shutil.copy(ROOT / "sample_images" / image, target)
         yield
 
 
-def _format() -> str:
-    """Rich's template without a font from elsewhere."""
+def _svg_template() -> str:
+    """Return Rich's template without its web font."""
     from rich._export_format import CONSOLE_SVG_FORMAT
 
     text = re.sub(r" *@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     return text.replace("Fira Code, monospace", FONTS).replace("font-family: arial", "font-family: sans-serif")
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two images are the same but for the last digit of a number, which processors may round differently."""
+def are_equivalent(first: str, second: str) -> bool:
+    """Return whether two images differ at most in the last digit of decimals, which depends on the processor."""
     number = re.compile(r"(\d+(?:\.\d+)?)")
-    ours, theirs = number.split(one), number.split(other)
-    return ours[::2] == theirs[::2] and all(map(_close, ours[1::2], theirs[1::2]))
+    first_parts, second_parts = number.split(first), number.split(second)
+    return first_parts[::2] == second_parts[::2] and all(map(_are_close, first_parts[1::2], second_parts[1::2]))
 
 
-def _close(one: str, other: str) -> bool:
-    places = len(one.partition(".")[2])
-    if places == 0 or places != len(other.partition(".")[2]):
-        return one == other
-    return abs(float(one) - float(other)) < 1.5 * 10**-places
+def _are_close(first: str, second: str) -> bool:
+    digits = len(first.partition(".")[2])
+    if digits == 0 or digits != len(second.partition(".")[2]):
+        return first == second
+    return abs(float(first) - float(second)) < 1.5 * 10**-digits
 
 
 def main(arguments: list[str]) -> int:
-    """Draw or check; 1 where ``--check`` finds an image out of date."""
+    """Update all images, or check them. Returns 1 if ``--check`` finds an outdated image."""
     status = 0
     for name in COMMANDS:
         path = FOLDER / f"{name}.svg"
-        new = drawn(name)
-        if path.is_file() and alike(path.read_text(encoding="utf-8"), new):
+        new = render(name)
+        if path.is_file() and are_equivalent(path.read_text(encoding="utf-8"), new):
             continue
         if "--check" in arguments:
-            print(path.relative_to(ROOT), "is out of date")
+            print("Outdated:", path.relative_to(ROOT))
             status = 1
         else:
             FOLDER.mkdir(exist_ok=True)
             path.write_text(new, encoding="utf-8")
-            print(path.relative_to(ROOT), "drawn")
+            print("Updated:", path.relative_to(ROOT))
     return status
 
 

@@ -1,4 +1,4 @@
-"""The images of the terminal in the documentation: as the commands are now, and asking for nothing elsewhere."""
+"""Terminal images in the documentation: they are current, and they load nothing from other sites."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import re
 import pytest
 
 from scripts import terminal_images
-from scripts.terminal_images import FOLDER, alike, drawn
+from scripts.terminal_images import FOLDER, are_equivalent, render
 
 
 @pytest.fixture(scope="module", params=terminal_images.COMMANDS)
-def image(request):
-    """An image in the repository, and the same one drawn now."""
-    return (FOLDER / f"{request.param}.svg").read_text(encoding="utf-8"), drawn(request.param)
+def images(request):
+    """An image in the repository, and the current output of its command."""
+    return (FOLDER / f"{request.param}.svg").read_text(encoding="utf-8"), render(request.param)
 
 
-def test_it_is_current(image):
-    assert alike(*image), "make docs draws it anew"
+def test_image_is_current(images):
+    assert are_equivalent(*images), "run make docs"
 
 
-def test_nothing_is_fetched_for_it(image):
-    kept, _ = image
-    assert set(re.findall(r"https?://[^\s\"<]+", kept)) == {"http://www.w3.org/2000/svg", "https://www.textualize.io"}
-    assert "@font-face" not in kept and "@import" not in kept and "url(" not in kept.replace("url(#", "")
+def test_image_loads_nothing_from_other_sites(images):
+    image, _ = images
+    assert set(re.findall(r"https?://[^\s\"<]+", image)) == {"http://www.w3.org/2000/svg", "https://www.textualize.io"}
+    assert "@font-face" not in image and "@import" not in image and "url(" not in image.replace("url(#", "")
 
 
-def test_every_image_is_one_of_these():
+def test_there_are_no_other_images():
     assert {path.stem for path in FOLDER.glob("*.svg")} == set(terminal_images.COMMANDS)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "second", "expected"),
     [
         ("94.33% lesser panda", "94.34% lesser panda", True),
         ("94.33% lesser panda", "94.35% lesser panda", False),
@@ -41,11 +41,11 @@ def test_every_image_is_one_of_these():
         ("1 of 2", "1 of 2 and more", False),
     ],
 )
-def test_a_last_digit_may_differ_and_nothing_else(one, other, same):
-    assert alike(one, other) == same
+def test_only_the_last_digit_may_differ(first, second, expected):
+    assert are_equivalent(first, second) == expected
 
 
-def test_an_old_image_is_found_and_drawn_anew(tmp_path, monkeypatch, capsys):
+def test_an_outdated_image_is_found_and_updated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(terminal_images, "ROOT", tmp_path)
     monkeypatch.setattr(terminal_images, "FOLDER", tmp_path / "images")
     monkeypatch.setattr(terminal_images, "COMMANDS", {"summary": "summary"})
@@ -56,4 +56,4 @@ def test_an_old_image_is_found_and_drawn_anew(tmp_path, monkeypatch, capsys):
     path = tmp_path / "images" / "summary.svg"
     path.write_text(path.read_text().replace("Stem", "Root"))
     assert terminal_images.main(["--check"]) == 1
-    assert "summary.svg is out of date" in capsys.readouterr().out
+    assert "summary.svg" in capsys.readouterr().out
