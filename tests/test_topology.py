@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from densenet_cli import variants
+from densenet_cli.errors import UsageError
 from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import DenseNetConfig
 
@@ -92,7 +93,7 @@ def test_invalid_configuration(settings):
 
 
 def test_too_small_image():
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(UsageError, match="too small"):
         list_layers(variants.get("121").config, 16)
 
 

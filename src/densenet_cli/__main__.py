@@ -1,4 +1,4 @@
-"""``python -m densenet_cli`` is the command ``densenet``."""
+"""Run the ``densenet`` command with ``python -m densenet_cli``."""
 
 from densenet_cli.cli import main
 

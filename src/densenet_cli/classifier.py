@@ -1,4 +1,4 @@
-"""The public Python API: a model, and images in, predictions, embeddings, or explanations out."""
+"""The Python API: ``Classifier`` turns images into predictions, embeddings, and explanations."""
 
 from __future__ import annotations
 
@@ -126,15 +126,9 @@ class Classifier:
             ten_crop,
         )
         if input_size:
-            self._check_input_size(input_size)
+            from densenet_cli.layers import list_layers
 
-    def _check_input_size(self, input_size: int) -> None:
-        from densenet_cli.layers import list_layers
-
-        try:
-            list_layers(self.config, input_size)
-        except ValueError as error:
-            raise UsageError(f"`input_size` cannot be {input_size}: {error}.") from None
+            list_layers(self.config, input_size)  # raises if the input is too small
 
     def _choose_decoder(
         self, decode_memory: int, isolate: bool, timeout: float | None
@@ -157,7 +151,7 @@ class Classifier:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes of ``isolate``, if any. After that no image can be decoded in them."""
+        """End the worker processes of ``isolate``, if any. The classifier cannot decode images afterwards."""
         if self._finalizer:
             self._finalizer()
 
@@ -174,7 +168,7 @@ class Classifier:
             ImageError: the image cannot be classified. The subclass tells why.
         """
         _check_selection(top_k, min_prob)
-        return self.prediction(self._one(image), top_k, min_prob)
+        return self.prediction(self._process(image), top_k, min_prob)
 
     def predict_many(
         self, images: Iterable[ImageInput], top_k: int = TOP_K, min_prob: float = 0.0
@@ -202,7 +196,7 @@ class Classifier:
         The vector is the average of the last feature maps, what ``keras.applications`` returns with
         ``include_top=False, pooling="avg"``. Arguments and exceptions are those of ``predict``.
         """
-        return self.embedding(self._one(image, ("features",)))
+        return self.embedding(self._process(image, ("features",)))
 
     def embed_many(self, images: Iterable[ImageInput]) -> Iterator[Embedding]:
         """Compute the feature vectors of any number of images, as ``predict_many`` does."""
@@ -223,15 +217,15 @@ class Classifier:
             ImageError: the image cannot be classified.
         """
         explainer = self.explainer(top_k, classes)
-        return explainer(self._one(image, explainer.outputs, explainer.preview))
+        return explainer(self._process(image, explainer.outputs, explainer.preview))
 
     def explain_many(
         self, images: Iterable[ImageInput], top_k: int = 1, classes: Sequence[int | str] | None = None
     ) -> Iterator[Explanation]:
         """Explain any number of images, as ``predict_many`` classifies them."""
         explainer = self.explainer(top_k, classes)
-        found = sources.expand_objects(images)
-        return map(explainer, self.stream(found, explainer.outputs, preview=explainer.preview))
+        results = self.stream(sources.expand_objects(images), explainer.outputs, preview=explainer.preview)
+        return map(explainer, results)
 
     def stream(
         self,
@@ -243,13 +237,13 @@ class Classifier:
         batch_size: int | None = None,
         threads: int | None = None,
     ) -> Iterator[Result[S]]:
-        """Decode and compute sources, lazily and in order. All other methods build on this one.
+        """Decode sources and run the network on them, lazily and in order. All other methods build on this one.
 
         Args:
             sources: from ``images.sources.expand`` or the like; iterated in a separate thread.
             outputs: names from ``engines.OUTPUTS``.
-            preview: the kind of preview to add to results.
-            preview_limit: add previews to the first results only; None for all.
+            preview: the kind of preview to add to results; None for none.
+            preview_limit: number of results that get a preview, the first ones; None for all.
             batch_size: number of images per batch; None for the classifier's.
             threads: number of decoding threads; None for the classifier's.
 
@@ -324,13 +318,13 @@ class Classifier:
         _check_selection(top_k, 0)
         return Explainer(self.model, self.labels, self.preprocessing, self._model.engine.head, top_k, classes)
 
-    def _one(
+    def _process(
         self,
         image: ImageInput,
         outputs: Sequence[str] = ("probabilities",),
         preview: type[Preview] | None = None,
     ) -> Result[Source]:
-        """Return the result of one image. Raises its ``ImageError``."""
+        """Return the result of one image, or raise its ``ImageError``."""
         source = sources.from_object(image)
         (result,) = self.stream([source], outputs, preview=preview, threads=1)
         if result.error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from densenet_cli.errors import UsageError
 from densenet_cli.topology import DenseNetConfig, build
 
 Shape = tuple[int, ...]
@@ -121,13 +122,13 @@ def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[L
         input_size: Side length of the square input image in pixels, or None for the configuration's.
 
     Raises:
-        ValueError: If the image is too small, so that a layer would have an empty output.
+        UsageError: If the image is too small, so that a layer would have an empty output.
     """
     size = input_size or config.input_size
     ops = ShapeOps()
     build(ops, config, (size, size, 3))
     if min(min(layer.output_shape) for layer in ops.layers) < 1:
-        raise ValueError(f"an image of {size}x{size} pixels is too small for this network")
+        raise UsageError(f"An input size of {size}x{size} pixels is too small for this network.")
     return ops.layers
 
 

@@ -49,7 +49,7 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[S]):
-    """What became of one source: outputs or an error.
+    """The outcome of one source: outputs or an error.
 
     Attributes:
         source: the source.

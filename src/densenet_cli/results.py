@@ -1,10 +1,6 @@
-"""What an image's classification is, and how it is written: a ``Prediction`` and its JSON, JSON Lines and CSV forms.
+"""Results of one image: ``Prediction`` and ``Embedding``, and the JSON and CSV forms of predictions.
 
-The forms are a contract (``docs/reference/output.md``). Two rules keep them exact whatever a file is called:
-
-- A name that is not UTF-8 (Python holds such bytes as lone surrogates) is written with backslash escapes, its own
-  backslashes doubled; JSON also gives its bytes whole. In CSV, which has no room for them, every backslash is doubled.
-- Probabilities are float32, written in the fewest decimals that give the same float32 again.
+Both forms are documented in ``docs/reference/output.md``. ``densenet_cli.text`` escapes names and formats numbers.
 """
 
 from __future__ import annotations
@@ -25,14 +21,14 @@ CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability",
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One class an image may show.
+    """A class and its probability.
 
     Attributes:
         rank: 1 for the most probable class.
-        index: the class's number in the model's label table; without a table, its position in the head.
-        id: the class's WordNet id or the like, None where the table has none.
-        label: its readable name.
-        probability: a float32's value, in [0, 1].
+        index: number of the class in the model's label table, or its position in the output if there is no table.
+        id: WordNet id or similar, None if the table has none.
+        label: name of the class.
+        probability: in [0, 1], the value of a float32.
     """
 
     rank: int
@@ -43,11 +39,11 @@ class Score:
 
     @classmethod
     def of(cls, label: ClassLabel, rank: int, probability: float) -> Score:
-        """That of a class in a model's table."""
+        """Return the score of a class in a model's label table."""
         return cls(rank, label.index, label.id, label.name, float(probability))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON's types. A probability that is no finite number is None."""
+        """Return the score as JSON types. A probability that is not finite is None."""
         return {
             "rank": self.rank,
             "index": self.index,
@@ -59,30 +55,35 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image has no prediction: the name of a ``ImageError`` class, and its sentence."""
+    """The error of an image that could not be processed.
+
+    Attributes:
+        type: ``ImageError.type``, such as ``UnreadableImage``.
+        message: what happened, one sentence.
+    """
 
     type: str
     message: str
 
     @classmethod
     def of(cls, error: ImageError) -> Failure:
-        """The failure that ``error`` stands for, without the traceback (and the images) that it holds on to."""
+        """Copy an exception without its traceback, which would keep the image in memory."""
         return cls(error.type, str(error))
 
     def to_dict(self) -> dict[str, str]:
-        """As JSON's types."""
+        """Return the error as JSON types."""
         return {"type": self.type, "message": to_unicode(self.message)}
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's result: its most probable classes in order, or the reason why there are none.
+    """The most probable classes of one image, or the error that prevented its classification.
 
     Attributes:
-        source: the image's name, bytes that are not UTF-8 held as ``os.fsdecode`` does.
-        model: the model's name.
-        scores: the most probable class first; empty if none reaches the minimum probability, and with an error.
-        error: None, unless the image could not be classified.
+        source: name of the image. Bytes that are not UTF-8 are surrogates, as from ``os.fsdecode``.
+        model: name of the model.
+        scores: the most probable class first; empty if no class reaches ``min_prob``, or with an error.
+        error: None unless the image could not be classified.
     """
 
     source: str
@@ -91,7 +92,7 @@ class Prediction:
     error: Failure | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON's types. A probability that is no finite number is None."""
+        """Return the record as JSON types. A probability that is not finite is None."""
         record = {**source_fields(self.source), "model": to_unicode(self.model)}
         if self.error is not None:
             record["error"] = self.error.to_dict()
@@ -100,11 +101,11 @@ class Prediction:
         return record
 
     def to_json(self) -> str:
-        """One line of JSON (``json_line``)."""
+        """Return the record as one line of JSON, without a newline."""
         return json_line(self.to_dict())
 
     def to_rows(self) -> list[tuple[str, ...]]:
-        """The rows of ``CSV_COLUMNS``: one a class, or a single one where there is none or an error."""
+        """Return the record as rows of ``CSV_COLUMNS``: one per class, or one if there is an error or no class."""
         first = (escape_name(self.source), to_unicode(self.model))
         if self.error is not None:
             return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}")]
@@ -124,7 +125,7 @@ class Prediction:
         ]
 
     def to_csv(self) -> str:
-        """The rows as lines of CSV; a field with a line break in it is quoted, so a line may hold one."""
+        """Return the record as CSV that ends with a newline."""
         return "".join(map(csv_line, self.to_rows()))
 
 
@@ -133,10 +134,10 @@ class Embedding:
     """The feature vector of one image, or the error that prevented it.
 
     Attributes:
-        source: the image's name.
-        model: the model's name.
-        vector: the last feature maps, averaged, float32 of shape (channels,); None with an error.
-        error: None, unless the image could not be processed.
+        source: name of the image.
+        model: name of the model.
+        vector: average of the last feature maps, float32 of shape (channels,); None with an error.
+        error: None unless the image could not be processed.
     """
 
     source: str

@@ -69,10 +69,7 @@ def summary(variant: str, every_layer: bool, input_size: int | None, format_: st
     """
     chosen = variants.get(variant)
     size = input_size or chosen.config.input_size
-    try:
-        all_layers = list_layers(chosen.config, size)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.", param_hint="'--input-size'") from None
+    all_layers = list_layers(chosen.config, size)
     if format_ == "json":
         click.echo(json.dumps(_to_json(chosen, size, all_layers), indent=2))
     else:

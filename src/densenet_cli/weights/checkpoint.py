@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from densenet_cli import layers
-from densenet_cli.errors import CheckpointError
+from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import recognition
@@ -125,8 +125,8 @@ def _expected_shapes(config: DenseNetConfig, metadata: ModelMetadata) -> dict[st
     try:
         layers.list_layers(config, metadata.input_size)
         return layers.array_shapes(config)
-    except ValueError as error:
-        raise CheckpointError(f"The configuration is invalid: {error}.") from error
+    except UsageError as error:
+        raise CheckpointError(f"The configuration is invalid. {error}") from error
 
 
 def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> None:
