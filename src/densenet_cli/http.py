@@ -82,7 +82,8 @@ def fetch(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts()) -> bytes
                     raise TransferError(f"the file has more than {max_bytes:,} bytes, which is the limit")
             return bytes(data)
     except TransferError as error:
-        raise DownloadFailedError(f"Download failed: {error}.") from error
+        message = str(error)
+        raise DownloadFailedError(f"{message[0].upper()}{message[1:]}.") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -192,6 +191,8 @@ class ClassResolver:
 
 
 def _normalize(name: str) -> str:
+    import unicodedata
+
     return unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
 
 

@@ -93,5 +93,5 @@ def _open_checkpoint(weights: Path, variant: str | None, engine: str, threads: i
     try:
         return engines.create(engine, weights, config, threads)
     except CheckpointError as error:
-        hint = f"The file must contain variant {variant}. Omit `variant` to infer the network from the file."
+        hint = "Omit `variant` to infer the network from the file."
         raise CheckpointError(f"{error} {hint}") from error

@@ -37,4 +37,4 @@ def models_dir() -> Path:
     try:
         return (Path(home).expanduser() if home else Path.home() / ".keras") / "models"
     except RuntimeError:
-        raise UsageError("There is no home folder. Set KERAS_HOME, or pass a checkpoint with `weights`.") from None
+        raise UsageError("There is no home folder. Set KERAS_HOME to a folder for weights.") from None

@@ -189,7 +189,7 @@ def test_offline_sends_no_request():
 
 
 def test_variant_without_published_weights():
-    with pytest.raises(WeightsUnavailableError, match=r"densenet161.*`weights`"):
+    with pytest.raises(WeightsUnavailableError, match="densenet161"):
         store.get_file(variants.get("161"))
 
 

@@ -100,9 +100,9 @@ def _validate(contents: CheckpointContents, config: DenseNetConfig | None) -> Ch
     else:
         recognition.check_architecture(shapes)
         config = config.with_classes(recognition.count_classes(shapes))
-        if contents.config is not None and contents.config.stem != config.stem:
-            raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
     _check_shapes(shapes, _expected_shapes(config, contents.metadata))
+    if contents.config is not None and contents.config.stem != config.stem:  # stems can differ in stride only
+        raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
     arrays = _read_arrays(stored, contents.bn_epsilon)
     return Checkpoint(arrays, config, contents.metadata, recognition.find_variant(config))
 

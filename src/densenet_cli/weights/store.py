@@ -186,7 +186,7 @@ def base_urls(base_url: str | None) -> tuple[str, ...]:
 def _published_file(variant: Variant) -> WeightsFile:
     if variant.weights is None:
         raise WeightsUnavailableError(
-            f"No weights are published for {variant.model}. Pass a checkpoint with `weights`."
+            f"No weights are published for {variant.model}. Specify a checkpoint file instead."
         )
     return variant.weights
 
@@ -257,8 +257,7 @@ def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
             " command again to resume, or set KERAS_HOME to a folder on another disk."
         )
     return WeightsUnavailableError(
-        f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder, or pass a"
-        " checkpoint with `weights`."
+        f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder."
     )
 
 
