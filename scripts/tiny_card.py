@@ -56,7 +56,7 @@ def _accuracy(report: dict[str, Any]) -> str:
     ]
     return (
         f"## Accuracy\n\nOn the {report['images']:,} test images, evaluated once with `densenet evaluate`. Brackets "
-        f"contain 95 % confidence intervals.\n\n{_table('metric, value', rows)}\n\n"
+        f"contain 95% confidence intervals.\n\n{_table('metric, value', rows)}\n\n"
         "![Accuracy by confidence](tiny-reliability.png)"
     )
 

@@ -3,7 +3,7 @@
 Paths are strings, as in ``images.sources``, because results contain them exactly as they were given.
 """
 
-# ruff: noqa: PTH118, PTH120, PTH122 -- a Path would normalize what was given
+# ruff: noqa: PTH118, PTH120 -- a Path would normalize what was given
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Protocol
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
 from densenet_cli.images.sources import LabeledSource, from_object, is_url
-from densenet_cli.images.walking import SUFFIXES, Entry, SkippedFiles, describe_os_error, walk
-from densenet_cli.text import to_unicode
+from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, walk
+from densenet_cli.text import plural, to_unicode
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ClassFolders:
         except OSError as error:
             raise UsageError(f"Cannot list the folder {name}: {describe_os_error(error)}") from None
         if not self.classes:
-            images = f", only {_plural(self._unsorted, 'image')}" if self._unsorted else ""
+            images = f", only {plural(self._unsorted, 'image')}" if self._unsorted else ""
             raise UsageError(
                 f"There are no class folders in {name}{images}. Create one folder per class, named after the class, "
                 "and put its images there."
@@ -90,7 +90,7 @@ class ClassFolders:
                     continue
                 if _is_folder(entry):
                     classes.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                elif has_image_suffix(entry.name):
                     self._unsorted += 1
         return tuple(sorted(classes))
 
@@ -104,7 +104,7 @@ class ClassFolders:
                 else:
                     yield name, entry
         if skipped:
-            logger.info("Skipped %s without an image extension.", _plural(skipped, "file"))
+            logger.info("Skipped %s without an image extension.", plural(skipped, "file"))
 
     def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
         """See ``Dataset``. A folder that cannot be listed is a source with an error."""
@@ -119,10 +119,10 @@ class ClassFolders:
         """See ``Dataset``."""
         warnings = []
         if self._unsorted:
-            warnings.append(f"Ignored {_plural(self._unsorted, 'image')} outside of class folders.")
+            warnings.append(f"Ignored {plural(self._unsorted, 'image')} outside of class folders.")
         if self._empty:
             listed = ", ".join(map(to_unicode, self._empty[:MAX_LISTED])) + ", ..." * (len(self._empty) > MAX_LISTED)
-            warnings.append(f"Ignored {_plural(len(self._empty), 'class folder')} without images: {listed}.")
+            warnings.append(f"Ignored {plural(len(self._empty), 'class folder')} without images: {listed}.")
         return warnings
 
 
@@ -247,7 +247,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -70,6 +70,11 @@ def shortest_float(value: float) -> float | None:
     return float(str(single)) if np.isfinite(single) else None
 
 
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """Return a count with its noun: ``1 image``, ``1,234 images``. ``nouns`` is the plural if it is irregular."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()

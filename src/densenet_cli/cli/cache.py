@@ -10,9 +10,10 @@ import click
 
 from densenet_cli import variants
 from densenet_cli.cli.command import command, option
-from densenet_cli.cli.console import echo_error, echo_info, plural, printable, stdout_console
+from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.paths import images_dir, models_dir
+from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

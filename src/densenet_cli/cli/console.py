@@ -82,11 +82,6 @@ def echo_image_error(source: str, error: Failure) -> None:
     echo_error(f"{printable(source)}: {error.type}: {printable(error.message)}")
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 image``, ``1,234 images``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def stdout_console(**settings: Any) -> Console:
     """Return a Rich console for standard output. Rich honors ``NO_COLOR``, pipes, and ``COLUMNS``."""
     from rich.console import Console

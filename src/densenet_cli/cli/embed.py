@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from densenet_cli.cli.command import command, option
-from densenet_cli.cli.console import echo_image_error, echo_info, plural
+from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.options import (
     create_classifier,
     echo_resumed,
@@ -16,6 +16,7 @@ from densenet_cli.cli.options import (
     model_settings,
     source_options,
 )
+from densenet_cli.text import plural
 
 
 @command()

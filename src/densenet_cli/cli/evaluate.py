@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.command import command, option
-from densenet_cli.cli.console import echo_image_error, echo_info, plural, printable, stdout_console
+from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
 from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import UsageError
-from densenet_cli.text import to_unicode
+from densenet_cli.text import plural, to_unicode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -190,7 +190,7 @@ def _print_report(report: EvaluationReport) -> None:
     from densenet_cli.cli.render import heading
 
     console = stdout_console()
-    detail = f"{plural(report.images, 'image')}, {_classes(len(report.classes))}"
+    detail = f"{plural(report.images, 'image')}, {plural(len(report.classes), 'class', 'classes')}"
     if len(report.classes) != report.competing_classes:
         detail += f" (the model has {report.competing_classes:,})"
     console.print(heading(report.model, detail))
@@ -257,7 +257,3 @@ def _confusions_table(report: EvaluationReport) -> Table:
 def _with_interval(proportion: Proportion) -> tuple[str, str]:
     low, high = proportion.interval
     return f"{proportion.value:.2%}", f"95% confidence interval {low:.2%} to {high:.2%}"
-
-
-def _classes(number: int) -> str:
-    return f"{number:,} class{'' if number == 1 else 'es'}"

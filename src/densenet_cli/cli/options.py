@@ -12,8 +12,9 @@ import click
 from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, option
-from densenet_cli.cli.console import echo_info, plural
+from densenet_cli.cli.console import echo_info
 from densenet_cli.images.preprocessing import MODES
+from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, is_glob, walk, walk_glob
+from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
@@ -126,7 +127,7 @@ def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Itera
         import logging
 
         message = "Skipped %s without an image extension."
-        logging.getLogger(__name__).info(message, f"{skipped:,} file{'s' * (skipped != 1)}")
+        logging.getLogger(__name__).info(message, plural(skipped, "file"))
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:

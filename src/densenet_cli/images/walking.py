@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError
+from densenet_cli.text import plural
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -78,7 +79,7 @@ def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
         is_empty = False
         yield entry
     if is_empty:
-        others = f", only {skipped:,} other file{'s' * (skipped != 1)}" if skipped else ""
+        others = f", only {plural(skipped, 'other file')}" if skipped else ""
         yield Entry(folder, EmptySourceError(f"The folder contains no images{others}."))
     if skipped:
         yield SkippedFiles(skipped)

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from densenet_cli.errors import UsageError
 from densenet_cli.output.checks import check_output_file
-from densenet_cli.text import to_printable, to_unicode
+from densenet_cli.text import plural, to_printable, to_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def environment() -> Environment:
     )
     templates.filters["percent"] = lambda fraction, decimals=1: f"{fraction:.{decimals}%}"
     templates.filters["commas"] = lambda number: f"{number:,}"
-    templates.filters["plural"] = lambda number, one, many: f"{number:,} {one if number == 1 else many}"
+    templates.filters["plural"] = plural
     templates.filters["data_url"] = data_url
     templates.globals.update(style=_inline("style.css"), version=version("densenet-cli"))
     return templates

@@ -90,7 +90,7 @@ def open_run(
 
 def _check_settings(state: RunState, settings: Settings) -> None:
     if differences := settings.differences(Settings.from_dict(state.settings)):
-        raise UsageError(f"The run has other settings: {'; '.join(differences)}.")
+        raise UsageError(f"The run has different settings: {'; '.join(differences)}. Resume it without changing them.")
 
 
 def _check_empty(output: Path) -> None:

@@ -27,7 +27,7 @@ class Phase(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The allowed values of a number. The fields are those of ``click.FloatRange``."""
+    """The allowed values of a number, by default including the minimum and excluding the maximum."""
 
     min: float
     max: float
@@ -60,8 +60,10 @@ class Settings:
         UsageError: If a value is not allowed.
     """
 
-    blocks: tuple[int, ...] = _setting((6, 12, 24, 16), "Layers in each dense block.", "Network", metavar="N,N,...")
-    growth_rate: int = _setting(32, "Feature maps that each layer adds.", "Network", metavar="K")
+    blocks: tuple[int, ...] = _setting(
+        (6, 12, 24, 16), "Layers in each dense block, such as 6,12,24,16.", "Network", metavar="N,N,..."
+    )
+    growth_rate: int = _setting(32, "Channels that each layer adds (k in the paper).", "Network", metavar="K")
     stem: str = _setting("imagenet", "Layers before the first dense block.", "Network", choices=tuple(STEMS))
     stem_width: int = _setting(64, "Output channels of the stem.", "Network", metavar="N")
     compression: float = _setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
@@ -71,7 +73,7 @@ class Settings:
     )
     sizes: tuple[Phase, ...] = _setting(
         (),
-        "Phases of growing image size instead of epochs at the input size: 32x5,48x4.",
+        "Train on several image sizes in turn, such as 32x5,48x4: 5 epochs at 32 pixels, then 4 at 48.",
         "Training",
         metavar="SIZExEPOCHS,...",
     )
@@ -113,7 +115,10 @@ class Settings:
     )
     class_weights: bool = _setting(False, "Weight classes by inverse frequency.", "Training")
     start: str = _setting(
-        FROM_SCRATCH, "Start from these weights, with a new head.", "Initial weights", metavar="VARIANT|FILE"
+        FROM_SCRATCH,
+        "Start from these weights. The head is new unless the classes are the same.",
+        "Initial weights",
+        metavar="VARIANT|FILE",
     )
     freeze: str = _setting(
         "", "Freeze the layers up to this stage (conv1, conv2, ...).", "Initial weights", metavar="STAGE"
@@ -186,7 +191,7 @@ class Settings:
         """Return the learning rate after ``progress`` epochs, which may be a fraction.
 
         After a linear warmup it follows a cosine to zero (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)
-        or the steps of the DenseNet paper: divided by 10 at 50 % and again at 75 % of the run.
+        or the steps of the DenseNet paper: divided by 10 at 50% and again at 75% of the run.
         """
         if progress < self.warmup:
             return self.learning_rate * progress / self.warmup
