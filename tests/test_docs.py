@@ -18,7 +18,7 @@ from densenet_cli.cli import COMMANDS, densenet
 from densenet_cli.images.preprocessing import MODES
 from densenet_cli.images.walking import SUFFIXES
 from densenet_cli.layers import list_layers
-from densenet_cli.results import CSV_COLUMNS, FORMATS
+from densenet_cli.output.record_formats import CSV_COLUMNS, RECORD_FORMATS
 from densenet_cli.weights import store
 from scripts import help_pages
 from tests.support import command
@@ -146,7 +146,8 @@ def test_every_exit_status_is_documented():
 
 
 def test_tables_of_choices_are_whole():
-    assert [row[0] for row in rows(REFERENCE / "output.md") if row[0] in ("table", *FORMATS)] == ["table", *FORMATS]
+    formats = ["table", *RECORD_FORMATS]
+    assert [row[0] for row in rows(REFERENCE / "output.md") if row[0] in formats] == formats
     assert [row[0] for row in rows(REFERENCE / "preprocessing.md") if row[0] in MODES] == list(MODES)
     assert " ".join(sorted(suffix[1:] for suffix in SUFFIXES)) in {
         " ".join(sorted(listed.split()))

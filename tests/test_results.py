@@ -17,7 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from densenet_cli.errors import UnreadableImageError
-from densenet_cli.results import CSV_COLUMNS, FORMATS, Failure, Prediction, Score
+from densenet_cli.output.record_formats import CSV_COLUMNS, RECORD_FORMATS
+from densenet_cli.results import Failure, Prediction, Score
 from densenet_cli.text import escape_name, shortest_float
 
 CAT = Prediction(
@@ -80,7 +81,7 @@ def test_json_is_the_documented_record() -> None:
 
 
 def test_csv_is_the_documented_rows() -> None:
-    assert FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error\n"
+    assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error\n"
     assert CAT.to_csv() == (
         "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,\n"
         'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,\n'

@@ -135,3 +135,8 @@ def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[L
 def array_shapes(config: DenseNetConfig) -> dict[str, ArrayShapes]:
     """Return layer name -> array name -> shape for a checkpoint of ``config``, in the order of creation."""
     return {layer.name: layer.arrays for layer in list_layers(config) if layer.arrays}
+
+
+def embedding_size(config: DenseNetConfig) -> int:
+    """Return the length of an embedding, which is the number of feature maps before the head."""
+    return array_shapes(config)["predictions"]["kernel"][0]

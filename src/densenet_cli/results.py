@@ -5,9 +5,8 @@ Both forms are documented in ``docs/reference/output.md``. ``densenet_cli.text``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from densenet_cli.text import csv_line, escape_name, json_line, shortest_float, source_fields, to_unicode
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.errors import ImageError
     from densenet_cli.labels import ClassLabel
-
-CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,25 +141,3 @@ class Embedding:
     model: str
     vector: FloatArray | None = None
     error: Failure | None = None
-
-
-class Format(NamedTuple):
-    """How records make a file: ``head``, the records with ``between`` between them, ``foot``.
-
-    ``encode`` takes a ``Prediction``; the JSON forms take whatever has a ``to_json``. ``resumable``: whether an
-    interrupted file can be gone on with.
-    """
-
-    encode: Callable[[Any], str]
-    head: str = ""
-    between: str = ""
-    foot: str = ""
-    resumable: bool = True
-
-
-FORMATS: dict[str, Format] = {
-    "json": Format(lambda record: record.to_json(), "[\n", ",\n", "\n]\n", resumable=False),
-    "jsonl": Format(lambda record: record.to_json() + "\n"),
-    "csv": Format(Prediction.to_csv, ",".join(CSV_COLUMNS) + "\n"),
-}
-"""The formats a file of results can have, by name; a file's suffix is a dot and the name."""

@@ -62,7 +62,7 @@ def test_results_on_a_disk_that_gets_full_and_then_more_room(folder, weights, tm
     output = str(disk / f"out.{suffix}")
     report = in_a_namespace(RESULTS, disk, json.dumps([*arguments, output]), output, tmp_path / f"expected.{suffix}")
     assert report["full"] == 4
-    assert f"{output} can't be written (No space left on device)" in report["said"] and "--resume" in report["said"]
+    assert f"{output}: No space left on device" in report["said"] and "--resume" in report["said"]
     assert 10_000 < report["kept"] < 64 << 10 and report["begins"] and report["whole records"]
     assert (report["later"], report["same"]) == (1, True)
 

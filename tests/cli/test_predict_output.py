@@ -70,7 +70,7 @@ def test_a_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
-@pytest.mark.parametrize(("output", "words"), [("", "needs the name of a file"), ("/dev/stdout", "-o -")])
+@pytest.mark.parametrize(("output", "words"), [("", "--output is empty"), ("/dev/stdout", "--output to -")])
 def test_what_is_no_name_of_a_file_is_refused(weights, images, output, words, options):
     result = process("predict", images[0], "--weights", weights, "-o", output, *options)
     assert (result.returncode, result.stdout) == (2, "")

@@ -13,7 +13,7 @@ import pytest
 
 from densenet_cli import Classifier, engines, variants
 from densenet_cli.engines import keras_ops, onnx_graph
-from densenet_cli.output.embedding import width_of
+from densenet_cli.layers import embedding_size
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import onnx_outputs, random_arrays
 
@@ -106,7 +106,7 @@ def test_embeddings_equal_keras_applications(reference, engine, photographs):
     assert [embedding.source for embedding in embeddings] == list(map(str, photographs))
     got = np.stack([embedding.vector for embedding in embeddings])
     assert got.dtype == np.float32
-    assert got.shape == reference.embeddings.shape == (len(photographs), width_of(classifier.config))
+    assert got.shape == reference.embeddings.shape == (len(photographs), embedding_size(classifier.config))
     assert np.abs(got - reference.embeddings).max() <= EMBEDDING_TOLERANCE * np.ptp(reference.embeddings)
 
 

@@ -1,4 +1,4 @@
-"""Going on with an interrupted file: in the end it is, byte for byte, what a run without interruption writes."""
+"""Resuming a record file: in the end it has the same bytes as after an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.records import RecordWriter, format_of, open_records
-from densenet_cli.results import FORMATS, Failure, Prediction, Score
+from densenet_cli.output.record_formats import RECORD_FORMATS
+from densenet_cli.output.records import RecordWriter, open_records
+from densenet_cli.results import Failure, Prediction, Score
 from tests.test_results import names, texts
 
 SETTINGS: dict[str, Any] = {"model": "densenet121", "top_k": 2, "labels": ["x"] * 1000}
-RESUMABLE = [name for name, format_ in FORMATS.items() if format_.resumable]
+RESUMABLE = [name for name, format_ in RECORD_FORMATS.items() if format_.read]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def predict(source: Source) -> Prediction:
 
 
 def run(path: Path, sources: list[Source], stop_after: int | None = None, **options: Any) -> list[str]:
-    """Classify what is pending; the names in the order in which they were done."""
+    """Classify the pending sources. Return their names in the order in which they were processed."""
     done: list[str] = []
     try:
-        with open_records(path, format_of(path), SETTINGS, **options) as records:
+        with open_records(path, path.suffix[1:], SETTINGS, **options) as records:
             for source in records.pending(iter(sources)):
                 if len(done) == stop_after:
                     raise KeyboardInterrupt
@@ -75,8 +76,8 @@ def run(path: Path, sources: list[Source], stop_after: int | None = None, **opti
     return done
 
 
-def entered(path: Path, now: dict[str, Any] = SETTINGS, **options: Any) -> RecordWriter:
-    with open_records(path, format_of(path), now, resume=True, **options) as records:
+def enter(path: Path, settings: dict[str, Any] = SETTINGS, **options: Any) -> RecordWriter:
+    with open_records(path, path.suffix[1:], settings, resume=True, **options) as records:
         return records
 
 
@@ -85,7 +86,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / f"out.{request.param}"
 
 
-def test_a_file_cut_at_any_byte_is_finished_exactly(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_cut_at_any_byte_is_completed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     run(output, SOURCES)
     whole = output.read_bytes()
@@ -99,7 +100,7 @@ def test_a_file_cut_at_any_byte_is_finished_exactly(output: Path, monkeypatch: p
 @pytest.mark.parametrize("format_name", RESUMABLE)
 @settings(deadline=None, max_examples=60)
 @given(images=st.lists(st.tuples(names, texts, st.integers(0, 3)), max_size=6), data=st.data())
-def test_any_names_and_labels_cut_anywhere(
+def test_any_names_and_labels_cut_at_any_byte(
     format_name: str,
     images: list[tuple[str, str, int]],
     data: st.DataObject,
@@ -114,45 +115,45 @@ def test_any_names_and_labels_cut_anywhere(
         for name, text, count in images
     ]
 
-    def go(**options: bool) -> None:
+    def run_all(**options: bool) -> None:
         with open_records(path, format_name, SETTINGS, **options) as records:
-            waiting = list(predictions[len(predictions) - len(list(records.pending(sources))) :])
-            for prediction in waiting:
+            pending = len(list(records.pending(sources)))
+            for prediction in predictions[len(predictions) - pending :]:
                 records.write(prediction)
 
-    go()
+    run_all()
     whole = path.read_bytes()
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-    go(resume=True)
+    run_all(resume=True)
     assert path.read_bytes() == whole
 
 
-def test_a_last_record_that_is_whole_is_kept(output: Path) -> None:
+def test_a_complete_last_record_is_kept(output: Path) -> None:
     for count in range(1, len(SOURCES)):
         run(output, SOURCES, stop_after=count, overwrite=True)
         assert run(output, SOURCES, resume=True) == [source.name for source in SOURCES[count:]]
 
 
 @pytest.mark.parametrize("name", ["coffee", "bad", "none"])
-def test_a_whole_last_record_stays_when_its_source_is_not_given_again(output: Path, name: str) -> None:
+def test_a_complete_last_record_is_kept_if_its_source_is_not_given_again(output: Path, name: str) -> None:
     run(output, [*SOURCES, Source(name)])
     whole = output.read_bytes()
     run(output, SOURCES, resume=True)
     assert output.read_bytes() == whole
     run(output, [*SOURCES, Source("new")], resume=True)
-    assert output.read_bytes() == whole + FORMATS[format_of(output)].encode(predict(Source("new"))).encode()
+    assert output.read_bytes() == whole + RECORD_FORMATS[output.suffix[1:]].encode(predict(Source("new"))).encode()
 
 
 class TestFewerRowsThanTopK:
-    """A last record in CSV that may be whole (``--min-prob``) or half of one."""
+    """The last record of a CSV file may be complete (because of a minimum probability) or not."""
 
     SETTINGS = SETTINGS | {"top_k": 3}
 
-    def go(self, path: Path, names: list[str], stop_after: int | None = None, **options: bool) -> list[str]:
+    def run(self, path: Path, names: list[str], stop_after: int | None = None, **options: bool) -> list[str]:
         done: list[str] = []
         with (
             contextlib.suppress(KeyboardInterrupt),
-            open_records(path, format_of(path), self.SETTINGS, **options) as records,
+            open_records(path, path.suffix[1:], self.SETTINGS, **options) as records,
         ):
             for source in records.pending(map(Source, names)):
                 if len(done) == stop_after:
@@ -163,38 +164,38 @@ class TestFewerRowsThanTopK:
 
     @pytest.fixture
     def table(self, tmp_path: Path) -> Path:
-        self.go(tmp_path / "out.csv", ["a", "b", "coffee"])
+        self.run(tmp_path / "out.csv", ["a", "b", "coffee"])
         return tmp_path / "out.csv"
 
-    def test_it_is_done_again_if_its_source_is_given(self, table: Path) -> None:
+    def test_its_source_is_processed_again_if_given(self, table: Path) -> None:
         whole = table.read_bytes()
-        assert self.go(table, ["a", "b", "coffee"], resume=True) == ["coffee"]
+        assert self.run(table, ["a", "b", "coffee"], resume=True) == ["coffee"]
         assert table.read_bytes() == whole
 
-    def test_it_is_kept_if_not(self, table: Path) -> None:
+    def test_it_is_kept_if_its_source_is_not_given(self, table: Path) -> None:
         whole = table.read_bytes()
-        assert self.go(table, ["a", "b"], resume=True) == []
+        assert self.run(table, ["a", "b"], resume=True) == []
         assert table.read_bytes() == whole
 
-    def test_it_is_kept_behind_what_is_new(self, table: Path) -> None:
-        assert self.go(table, ["a", "b", "c", "d"], resume=True) == ["c", "d"]
+    def test_it_is_kept_after_new_records(self, table: Path) -> None:
+        assert self.run(table, ["a", "b", "c", "d"], resume=True) == ["c", "d"]
         assert names_in(table) == ["a", "b", "c", "d", "coffee"]
 
-    def test_an_interruption_before_its_turn_keeps_it_doubtful(self, table: Path) -> None:
-        assert self.go(table, ["a", "b", "c", "d", "coffee"], stop_after=1, resume=True) == ["c"]
+    def test_an_interruption_before_its_turn_keeps_it(self, table: Path) -> None:
+        assert self.run(table, ["a", "b", "c", "d", "coffee"], stop_after=1, resume=True) == ["c"]
         assert names_in(table) == ["a", "b", "c", "coffee"]
-        assert self.go(table, ["a", "b", "c", "d", "coffee"], resume=True) == ["d", "coffee"]
+        assert self.run(table, ["a", "b", "c", "d", "coffee"], resume=True) == ["d", "coffee"]
         assert names_in(table) == ["a", "b", "c", "d", "coffee"]
 
-    def test_half_a_row_behind_it_is_its_own(self, table: Path) -> None:
+    def test_an_incomplete_row_after_it_belongs_to_another_record(self, table: Path) -> None:
         table.write_bytes(table.read_bytes()[:-3])
-        self.go(table, ["a", "b"], resume=True)
+        self.run(table, ["a", "b"], resume=True)
         assert names_in(table) == ["a", "b"]
 
-    def test_it_stays_while_errors_are_dropped(self, tmp_path: Path) -> None:
+    def test_it_is_kept_while_errors_are_retried(self, tmp_path: Path) -> None:
         path = tmp_path / "out.csv"
-        self.go(path, ["a", "bad", "b", "coffee"])
-        assert self.go(path, ["a", "bad", "b"], resume=True, retry_errors=True) == ["bad"]
+        self.run(path, ["a", "bad", "b", "coffee"])
+        assert self.run(path, ["a", "bad", "b"], resume=True, retry_errors=True) == ["bad"]
         assert names_in(path) == ["a", "b", "bad", "coffee"]
 
 
@@ -212,7 +213,7 @@ def test_many_interruptions(output: Path) -> None:
     assert output.read_bytes() == whole
 
 
-def test_a_run_without_a_file_yet_begins_one(output: Path) -> None:
+def test_resuming_without_a_file_creates_one(output: Path) -> None:
     assert len(run(output, SOURCES, resume=True)) == len(SOURCES)
 
 
@@ -224,22 +225,22 @@ def test_a_run_that_ends_before_its_first_record_changes_nothing(output: Path) -
     assert output.read_bytes() == whole
 
 
-def test_the_writer_counts_what_it_found(output: Path) -> None:
+def test_the_writer_counts_the_existing_records(output: Path) -> None:
     run(output, SOURCES)
-    with pytest.raises(KeyboardInterrupt), open_records(output, format_of(output), SETTINGS, resume=True) as records:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_records(output, output.suffix[1:], SETTINGS, resume=True) as records,
+    ):
         assert (records.recorded, records.recorded_errors) == (len(SOURCES), 3)
         raise KeyboardInterrupt
 
 
-def test_a_image_added_later_is_done(output: Path) -> None:
+def test_a_new_source_is_processed(output: Path) -> None:
     run(output, SOURCES)
     assert run(output, [Source("0"), *SOURCES], resume=True) == ["0"]
 
 
-# --- retrying
-
-
-def test_error_records_are_dropped_and_done_last(output: Path) -> None:
+def test_failed_sources_are_processed_again_last(output: Path) -> None:
     run(output, SOURCES, stop_after=11)
     done = run(output, SOURCES, resume=True, retry_errors=True)
     assert done == ["dup", "bad", "z", "bad", "bad\udcff\\"]
@@ -252,30 +253,30 @@ def test_error_records_are_dropped_and_done_last(output: Path) -> None:
     }
 
 
-def test_errors_at_the_beginning_are_dropped_too(output: Path) -> None:
+def test_failed_sources_at_the_start(output: Path) -> None:
     sources = [Source(name) for name in ("bad1", "a", "b")]
     run(output, sources)
     assert run(output, sources, resume=True, retry_errors=True) == ["bad1"]
     assert run(output, sources, resume=True) == []
 
 
-def test_nothing_but_errors(output: Path) -> None:
+def test_only_failed_sources(output: Path) -> None:
     sources = [Source(name) for name in ("bad1", "bad2", "bad3")]
     run(output, sources)
     assert run(output, sources, resume=True, retry_errors=True) == ["bad1", "bad2", "bad3"]
 
 
-def test_retrying_keeps_the_permissions(output: Path) -> None:
+def test_retrying_keeps_the_file_mode(output: Path) -> None:
     run(output, SOURCES)
     output.chmod(0o640)
     run(output, SOURCES, resume=True, retry_errors=True)
     assert output.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_full_disk_while_errors_are_dropped_changes_nothing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_errors_are_dropped(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(output, SOURCES)
     whole = output.read_bytes()
-    monkeypatch.setattr("os.fsync", _full)
+    monkeypatch.setattr("os.fsync", raise_disk_full)
     with pytest.raises(OutputError, match="No space left"):
         run(output, SOURCES, resume=True, retry_errors=True)
     monkeypatch.undo()
@@ -283,32 +284,29 @@ def test_a_full_disk_while_errors_are_dropped_changes_nothing(output: Path, monk
     assert not list(output.parent.glob("*.part"))
 
 
-def _full(_: object) -> None:
+def raise_disk_full(_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-# --- what is refused
-
-
-def test_other_settings_are_refused_by_name(output: Path) -> None:
+def test_other_settings_are_an_error_that_names_them(output: Path) -> None:
     run(output, SOURCES)
     whole = output.read_bytes()
-    with pytest.raises(UsageError, match=r"other settings: top_k \(now 5, before 2\), labels;"):
-        entered(output, SETTINGS | {"top_k": 5, "labels": ["y"] * 1000})
+    with pytest.raises(UsageError, match=r"top_k \(now 5, before 2\), labels\."):
+        enter(output, SETTINGS | {"top_k": 5, "labels": ["y"] * 1000})
     with pytest.raises(UsageError, match=r"exact \(now true, before null\)"):
-        entered(output, SETTINGS | {"exact": True})
+        enter(output, SETTINGS | {"exact": True})
     with pytest.raises(UsageError, match=r"top_k \(now null, before 2\)"):
-        entered(output, {name: value for name, value in SETTINGS.items() if name != "top_k"})
+        enter(output, {name: value for name, value in SETTINGS.items() if name != "top_k"})
     assert output.read_bytes() == whole
 
 
 @pytest.mark.parametrize(("meta", "message"), [(None, "is missing"), (b"{", "is damaged"), (b"[]", "is damaged")])
-def test_unknown_settings_are_refused(output: Path, meta: bytes | None, message: str) -> None:
+def test_unknown_settings_are_an_error(output: Path, meta: bytes | None, message: str) -> None:
     run(output, SOURCES)
     file = output.with_name(output.name + ".meta.json")
     file.unlink() if meta is None else file.write_bytes(meta)
     with pytest.raises(UsageError, match=message):
-        entered(output)
+        enter(output)
 
 
 @pytest.mark.parametrize(
@@ -325,18 +323,21 @@ def test_unknown_settings_are_refused(output: Path, meta: bytes | None, message:
         b'a"b\n"\n',
     ],
 )
-def test_a_file_with_something_else_in_its_middle_is_refused_and_kept(output: Path, line: bytes) -> None:
+def test_a_damaged_file_is_an_error_and_is_kept(output: Path, line: bytes) -> None:
     run(output, SOURCES)
     whole = output.read_bytes()
-    for place in (0, len(predict(SOURCES[0]).to_json()) + 1 if output.suffix == ".jsonl" else len(FORMATS["csv"].head)):
+    for place in (
+        0,
+        len(predict(SOURCES[0]).to_json()) + 1 if output.suffix == ".jsonl" else len(RECORD_FORMATS["csv"].head),
+    ):
         damaged = whole[:place] + line + whole[place:]
         output.write_bytes(damaged)
-        with pytest.raises(OutputError, match=r"is damaged|does not begin"):
-            entered(output)
+        with pytest.raises(OutputError, match=r"is damaged|does not start"):
+            enter(output)
         assert output.read_bytes() == damaged
 
 
-def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(output: Path) -> None:
+def test_zeros_that_a_power_failure_left_at_the_end_are_cut_off(output: Path) -> None:
     run(output, SOURCES)
     whole = output.read_bytes()
     output.write_bytes(whole[:-20] + bytes(4096))
@@ -344,13 +345,11 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(output: Path) -> Non
     assert output.read_bytes() == whole
 
 
-def test_a_name_longer_than_csv_takes_by_itself(tmp_path: Path) -> None:
+def test_a_name_longer_than_the_limit_of_the_csv_module(tmp_path: Path) -> None:
     sources = [Source("\n" * 300_000), Source("b")]
     run(tmp_path / "out.csv", sources)
     assert run(tmp_path / "out.csv", sources, resume=True) == []
 
-
-# --- real processes
 
 ROOT = Path(__file__).parents[2]
 

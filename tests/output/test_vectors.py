@@ -1,4 +1,4 @@
-"""Files of vectors: what is in them, and that an interrupted run ends in the same bytes as one without interruption."""
+"""Vector files: their contents, and that an interrupted run ends with the same bytes as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
-from densenet_cli.output import atomic, vector_parts
-from densenet_cli.output import record_file as records_file
-from densenet_cli.output.embedding import FORMATS, EmbeddingFile
-from tests.output.test_records import largest_file
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output import atomic, record_file, vectors
+from densenet_cli.output.vector_formats import VECTOR_FORMATS
+from densenet_cli.output.vectors import check_vectors, open_vectors, parts_path, sources_path
+from densenet_cli.results import Embedding, Failure
+from tests.support.small_disk import limit_file_size
 
 WIDTH = 6
 SETTINGS: dict[str, Any] = {"model": "m", "weights_md5": "0", "preprocess": "crop", "input_size": 32, "ten_crop": False}
@@ -34,7 +35,7 @@ NAMES = ["a.jpg", "dup", "bad 1", "né\n🐈", "dup", "caf\udce9\\", "b\\s", "ba
 SOURCES = [Source(name) for name in NAMES]
 GOOD = [name for name in NAMES if not name.startswith("bad")]
 LISTED = ["a.jpg", "dup", "né\n🐈", "dup", "caf\\xe9\\\\", "b\\s", "z"]
-"""The names of ``GOOD`` as the results' JSON has them."""
+"""The names of ``GOOD`` as they are in JSON."""
 
 
 def vector_of(name: str) -> np.ndarray:
@@ -44,32 +45,36 @@ def vector_of(name: str) -> np.ndarray:
 VECTORS = np.stack([vector_of(name) for name in GOOD])
 
 
+def embed(source: Source, repaired: bool) -> Embedding:
+    if source.name.startswith("bad") and not repaired:
+        return Embedding(source.name, "m", error=Failure("UnreadableImage", "No\nimage."))
+    return Embedding(source.name, "m", vector_of(source.name))
+
+
 def run(
-    path: Path, sources: list[Source] = SOURCES, stop_after: int | None = None, mended: bool = False, **choices: bool
+    path: Path, sources: list[Source] = SOURCES, stop_after: int | None = None, repaired: bool = False, **options: bool
 ) -> list[str]:
-    """Embed what is pending; the names that were done."""
+    """Embed the pending sources. Return the names of those that were processed."""
     done: list[str] = []
     try:
-        with EmbeddingFile(path, **choices).open(SETTINGS, WIDTH) as vectors:
-            for source in vectors.pending(iter(sources)):
+        with open_vectors(path, SETTINGS, WIDTH, **options) as writer:
+            for source in writer.pending(iter(sources)):
                 if len(done) == stop_after:
                     raise KeyboardInterrupt
-                failed = source.name.startswith("bad") and not mended
-                vectors.write(source.name, UnreadableImageError("No\nimage.") if failed else vector_of(source.name))
+                writer.write(embed(source, repaired))
                 done.append(source.name)
     except KeyboardInterrupt:
         pass
     return done
 
 
-def left(path: Path) -> dict[str, bytes]:
-    """All that a run left: name -> bytes."""
-    return {found.name: found.read_bytes() for found in sorted(path.parent.iterdir())}
+def files(path: Path) -> dict[str, bytes]:
+    """Return name -> contents of all files beside ``path``."""
+    return {file.name: file.read_bytes() for file in sorted(path.parent.iterdir())}
 
 
 def listing(path: Path) -> list[dict[str, Any]]:
-    lines = path.with_name(path.name + ".sources.jsonl").read_bytes().splitlines()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in sources_path(path).read_bytes().splitlines()]
 
 
 def matrix(path: Path) -> np.ndarray:
@@ -79,7 +84,7 @@ def matrix(path: Path) -> np.ndarray:
     return loaded if path.suffix == ".npy" else loaded["features"]
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=VECTOR_FORMATS)
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -91,19 +96,16 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-# --- what is in it
-
-
-def test_every_format_holds_the_vectors(output: Path) -> None:
+def test_every_format_contains_the_vectors(output: Path) -> None:
     run(output)
-    found = matrix(output)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, VECTORS)
-    assert list(left(output)) == [output.name, f"{output.name}.meta.json", f"{output.name}.sources.jsonl"]
-    assert json.loads(left(output)[f"{output.name}.meta.json"]) == SETTINGS
+    array = matrix(output)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, VECTORS)
+    assert list(files(output)) == [output.name, f"{output.name}.meta.json", f"{output.name}.sources.jsonl"]
+    assert json.loads(files(output)[f"{output.name}.meta.json"]) == SETTINGS
 
 
-def test_the_listing_has_every_source_in_order_and_the_row_or_the_reason(output: Path) -> None:
+def test_the_list_of_sources_has_a_row_or_an_error_for_each(output: Path) -> None:
     run(output)
     records = listing(output)
     assert [record["source"] for record in records if "row" in record] == LISTED
@@ -115,7 +117,7 @@ def test_the_listing_has_every_source_in_order_and_the_row_or_the_reason(output:
     assert escaped["source"] == "caf\\xe9\\\\"
 
 
-def test_npz_says_what_it_is(tmp_path: Path) -> None:
+def test_metadata_of_npz(tmp_path: Path) -> None:
     path = tmp_path / "features.npz"
     run(path)
     with np.load(path, allow_pickle=False) as loaded:
@@ -126,7 +128,7 @@ def test_npz_says_what_it_is(tmp_path: Path) -> None:
         assert archive.testzip() is None
 
 
-def test_parquet_says_what_it_is(tmp_path: Path) -> None:
+def test_metadata_of_parquet(tmp_path: Path) -> None:
     path = tmp_path / "features.parquet"
     run(path)
     table = parquet.read_table(path)
@@ -138,59 +140,59 @@ def test_parquet_says_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sources", [[], [Source("bad")]], ids=["none", "failed"])
-def test_nothing_is_a_matrix_without_rows(output: Path, sources: list[Source]) -> None:
+def test_without_vectors_the_matrix_has_no_rows(output: Path, sources: list[Source]) -> None:
     run(output, sources)
     if output.suffix == ".parquet":
         assert parquet.read_table(output).num_rows == 0
     else:
         assert matrix(output).shape == (0, WIDTH)
     assert [record["source"] for record in listing(output)] == [source.name for source in sources]
-    assert len(left(output)) == 3
+    assert len(files(output)) == 3
     run(output, resume=True)
     np.testing.assert_array_equal(matrix(output)[: len(GOOD)], VECTORS)
 
 
-def test_more_than_is_held_at_once(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_vectors_than_are_in_memory_at_once(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(output)
-    monkeypatch.setattr("densenet_cli.output.vector_parts.ROWS", 3)
-    monkeypatch.setattr("densenet_cli.output.vector_formats.ROWS", 2)
+    monkeypatch.setattr("densenet_cli.output.vectors.BATCH_ROWS", 3)
+    monkeypatch.setattr("densenet_cli.output.vector_formats.BATCH_ROWS", 2)
     run(output, overwrite=True)
     np.testing.assert_array_equal(matrix(output), VECTORS)
     assert run(output, [*SOURCES, Source("new")], resume=True) == ["new"]
     np.testing.assert_array_equal(matrix(output), [*VECTORS, vector_of("new")])
 
 
-# --- going on
-
-
-def test_a_run_interrupted_anywhere_ends_in_the_same_bytes(output: Path, unsynced: None) -> None:
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(output: Path, unsynced: None) -> None:
     run(output)
-    whole = left(output)
+    whole = files(output)
     for count in range(len(SOURCES)):
         for file in output.parent.iterdir():
             file.unlink()
         assert len(run(output, stop_after=count)) == count
         assert not output.exists()
         assert run(output, resume=True) == NAMES[count:]
-        assert left(output) == whole
+        assert files(output) == whole
 
 
-def test_parts_cut_at_any_byte_end_in_the_same_bytes(output: Path, unsynced: None) -> None:
+def test_parts_that_were_cut_at_any_byte(output: Path, unsynced: None) -> None:
     run(output)
-    whole = left(output)
+    whole = files(output)
     run(output, overwrite=True, stop_after=len(SOURCES) - 1)
-    parts_file = output.with_name(output.name + ".parts.jsonl")
-    data, settings = parts_file.read_bytes(), left(output)[parts_file.name + ".meta.json"]
+    parts_file = parts_path(output)
+    data, settings = parts_file.read_bytes(), files(output)[parts_file.name + ".meta.json"]
     for cut in range(0, len(data), 7):
         output.unlink()
         parts_file.write_bytes(data[:cut])
         parts_file.with_name(parts_file.name + ".meta.json").write_bytes(settings)
         run(output, resume=True)
-        assert left(output) == whole
+        assert files(output) == whole
 
 
 def killed(work: Callable[[], object], at: int) -> bool:
-    """Do the work in a process that ends, as by SIGKILL, at the ``at``-th of its steps that change the disk."""
+    """Call ``work`` in a process that is killed before step ``at``, where a step is a change on disk.
+
+    Returns whether there were as many steps.
+    """
     child = os.fork()
     if not child:
         steps = 0
@@ -205,14 +207,14 @@ def killed(work: Callable[[], object], at: int) -> bool:
             if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & (os.O_RDWR | os.O_WRONLY)):
                 step()
 
-        def stepping(vectors: Callable[..., Any]) -> Callable[..., Any]:
-            def rows(*arguments: Any) -> Any:
-                for some in vectors(*arguments):
+        def stepping(read_vectors: Callable[..., Any]) -> Callable[..., Any]:
+            def read(*arguments: Any) -> Any:
+                for batch in read_vectors(*arguments):
                     step()
-                    yield some
+                    yield batch
                 step()
 
-            return rows
+            return read
 
         try:
 
@@ -221,8 +223,8 @@ def killed(work: Callable[[], object], at: int) -> bool:
                     step()
                     file.write(half)
 
-            atomic.write_all = records_file.write_all = write_all
-            vector_parts.vectors = stepping(vector_parts.vectors)  # type: ignore[assignment]
+            atomic.write_all = record_file.write_all = write_all
+            vectors._read_vectors = stepping(vectors._read_vectors)
             os.fsync = lambda _: step()  # type: ignore[assignment]
             sys.addaudithook(audit)
             work()
@@ -234,10 +236,10 @@ def killed(work: Callable[[], object], at: int) -> bool:
     return status == 9
 
 
-def test_killed_at_any_step_a_run_ends_in_the_same_bytes(output: Path, unsynced: None) -> None:
+def test_killed_at_any_step_a_run_ends_with_the_same_bytes(output: Path, unsynced: None) -> None:
     sources = SOURCES[2:6]
     run(output, sources)
-    whole = left(output)
+    whole = files(output)
     at = 0
     while True:
         for file in output.parent.iterdir():
@@ -247,20 +249,20 @@ def test_killed_at_any_step_a_run_ends_in_the_same_bytes(output: Path, unsynced:
         if output.exists():
             assert output.read_bytes() == whole[output.name]
         run(output, sources, resume=True)
-        leftover = left(output)
+        leftover = files(output)
         assert {name: leftover[name] for name in whole} == whole
         assert all(name.endswith((".part", ".parts.jsonl.meta.json")) for name in leftover.keys() - whole.keys())
         at += 1
     assert at > 20
 
 
-def test_killed_at_any_step_of_going_on_with_a_whole_file_nothing_is_lost(tmp_path: Path, unsynced: None) -> None:
+def test_killed_at_any_step_of_resuming_a_complete_file_nothing_is_lost(tmp_path: Path, unsynced: None) -> None:
     output = tmp_path / "out" / "features.npz"
     output.parent.mkdir()
     run(output, SOURCES[2:5])
-    before = left(output)
+    before = files(output)
     run(output, SOURCES[4:7], resume=True)
-    whole = left(output)
+    whole = files(output)
     at = 0
     while True:
         for file in output.parent.iterdir():
@@ -270,27 +272,27 @@ def test_killed_at_any_step_of_going_on_with_a_whole_file_nothing_is_lost(tmp_pa
         if not killed(lambda: run(output, SOURCES[4:7], resume=True), at):
             break
         run(output, SOURCES[4:7], resume=True)
-        assert {name: left(output)[name] for name in whole} == whole
+        assert {name: files(output)[name] for name in whole} == whole
         at += 1
     assert at > 20
 
 
-def test_failed_ones_are_done_again_at_the_end(output: Path) -> None:
+def test_failed_sources_are_processed_again_last(output: Path) -> None:
     run(output)
     assert run(output, resume=True) == []
-    assert run(output, mended=True, resume=True, retry_errors=True) == ["bad 1", "bad 2"]
+    assert run(output, repaired=True, resume=True, retry_errors=True) == ["bad 1", "bad 2"]
     np.testing.assert_array_equal(matrix(output), [*VECTORS, vector_of("bad 1"), vector_of("bad 2")])
     assert [record["row"] for record in listing(output)] == list(range(len(NAMES)))
 
 
-def test_going_on_with_a_whole_file_changes_nothing(output: Path) -> None:
+def test_resuming_a_complete_file_changes_nothing(output: Path) -> None:
     run(output)
-    whole = left(output)
+    whole = files(output)
     assert run(output, [], resume=True) == []
-    assert left(output) == whole
+    assert files(output) == whole
 
 
-def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(output: Path) -> None:
+def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(output: Path) -> None:
     run(output)
     before = output.read_bytes()
     run(output, [Source("new")] * 2, overwrite=True, stop_after=1)
@@ -299,87 +301,83 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(output: Path) -
     np.testing.assert_array_equal(matrix(output), [vector_of("new")] * 2)
 
 
-# --- what is refused
-
-
-def test_an_existing_file_is_refused(output: Path) -> None:
+def test_an_existing_file_is_an_error(output: Path) -> None:
     run(output)
-    with pytest.raises(UsageError, match=r"features\.\w+ exists; go on with it by --resume, replace"):
-        EmbeddingFile(output)
+    with pytest.raises(UsageError, match=r"features\.\w+ exists.*`resume`.*`overwrite`"):
+        check_vectors(output)
 
 
-def test_parts_that_are_there_are_refused(output: Path) -> None:
+def test_existing_parts_are_an_error(output: Path) -> None:
     run(output, stop_after=2)
-    with pytest.raises(UsageError, match=r"parts\.jsonl exists; go on with it by --resume"):
-        EmbeddingFile(output)
+    with pytest.raises(UsageError, match=r"parts\.jsonl exists.*`resume`"):
+        check_vectors(output)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "parts"])
-def test_other_settings_are_refused(output: Path, whole: bool) -> None:
+def test_other_settings_are_an_error(output: Path, whole: bool) -> None:
     run(output, stop_after=None if whole else 3)
-    before = left(output)
+    before = files(output)
     with (
-        pytest.raises(UsageError, match=r'made with other settings: model \(now "other", before "m"\)'),
-        EmbeddingFile(output, resume=True).open({**SETTINGS, "model": "other"}, WIDTH),
+        pytest.raises(UsageError, match=r'model \(now "other", before "m"\)'),
+        open_vectors(output, {**SETTINGS, "model": "other"}, WIDTH, resume=True),
     ):
         pass
-    assert left(output) == before
+    assert files(output) == before
 
 
 @pytest.mark.parametrize(
-    "choices", [{"resume": True, "overwrite": True}, {"retry_errors": True}], ids=["both", "retry alone"]
+    "options", [{"resume": True, "overwrite": True}, {"retry_errors": True}], ids=["both", "retry alone"]
 )
-def test_contradictions_are_refused(output: Path, choices: dict[str, bool]) -> None:
-    with pytest.raises(UsageError, match="--resume"):
-        EmbeddingFile(output, **choices)
+def test_options_that_contradict_each_other(output: Path, options: dict[str, bool]) -> None:
+    with pytest.raises(UsageError, match="resume"):
+        check_vectors(output, **options)
 
 
 @pytest.mark.parametrize("name", ["features", "features.csv", "x.npz.gz"])
-def test_a_suffix_that_names_no_format_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"names no format; end it in \.npz, \.npy or \.parquet"):
-        EmbeddingFile(tmp_path / name)
+def test_an_unknown_suffix(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"\.npz, \.npy, or \.parquet"):
+        check_vectors(tmp_path / name)
 
 
-def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'densenet-cli\[parquet\]'"):
-        EmbeddingFile(tmp_path / "features.PARQUET")
+    with pytest.raises(UsageError, match="pip install pyarrow"):
+        check_vectors(tmp_path / "features.PARQUET")
 
 
 @pytest.mark.parametrize("place", ["missing/features.npz", "features.npz"])
-def test_a_place_for_no_file_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_path_that_cannot_be_a_file(tmp_path: Path, place: str) -> None:
     os.mkfifo(tmp_path / "features.npz")
-    with pytest.raises(OutputError, match=r"can't be written: (there is no folder|it is no regular file)"):
-        EmbeddingFile(tmp_path / place)
+    with pytest.raises(OutputError, match=r"does not exist|not a regular file"):
+        check_vectors(tmp_path / place)
 
 
-def test_a_file_of_somebody_else_is_not_gone_on_with(output: Path) -> None:
+def test_a_file_with_other_contents_is_not_resumed(output: Path) -> None:
     run(output)
     for data in (b"", b"precious", output.read_bytes()[:-40], output.read_bytes()[:100]):
         output.write_bytes(data or b"\0" * 200)
-        before = left(output)
-        with pytest.raises(OutputError, match=r"don't hold what embed writes .*--overwrite"):
+        before = files(output)
+        with pytest.raises(OutputError, match=r"damaged.*`overwrite`"):
             run(output, resume=True)
-        assert left(output) == before
+        assert files(output) == before
 
 
-def test_a_listing_that_does_not_fit_is_noticed(output: Path) -> None:
+def test_a_list_of_sources_that_does_not_fit(output: Path) -> None:
     run(output)
     path = output.with_name(output.name + ".sources.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
     for wrong in (lines[:-1], lines[1:], lines[::-1], [*lines, b'{"source": "x", "row": 7}\n']):
         path.write_bytes(b"".join(wrong))
-        with pytest.raises(OutputError, match="don't hold what embed writes"):
+        with pytest.raises(OutputError, match="damaged"):
             run(output, resume=True)
     path.unlink()
     with pytest.raises(UsageError, match=r"sources\.jsonl is missing"):
         run(output, resume=True)
 
 
-def test_a_second_run_on_the_same_file_is_refused(output: Path) -> None:
-    """Locks are a process's, so the second is one of its own."""
+def test_a_second_run_on_the_same_file_is_an_error(output: Path) -> None:
     run(output, stop_after=1)
-    with EmbeddingFile(output, resume=True).open(SETTINGS, WIDTH) as vectors:
+    with open_vectors(output, SETTINGS, WIDTH, resume=True) as writer:
         child = os.fork()
         if not child:
             try:
@@ -388,11 +386,11 @@ def test_a_second_run_on_the_same_file_is_refused(output: Path) -> None:
                 os._exit(17 if "another run is writing it" in str(error) else 1)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
-        vectors.write("z", vector_of("z"))
+        writer.write(embed(Source("z"), repaired=False))
     np.testing.assert_array_equal(matrix(output), [vector_of("a.jpg"), vector_of("z")])
 
 
-def test_a_link_stays_one(output: Path) -> None:
+def test_a_symbolic_link_is_followed(output: Path) -> None:
     target = output.parent / "elsewhere"
     output.symlink_to(target)
     run(output, stop_after=4)
@@ -401,17 +399,17 @@ def test_a_link_stays_one(output: Path) -> None:
     np.testing.assert_array_equal(matrix(output), VECTORS)
 
 
-# --- a full disk
-
-
 @pytest.mark.parametrize("room", range(0, 400, 57))
 def test_a_full_disk_keeps_what_is_finished(output: Path, room: int) -> None:
-    parts_file = output.with_name(output.name + ".parts.jsonl")
+    parts_file = parts_path(output)
     run(output, stop_after=1)
-    with largest_file(parts_file.stat().st_size + room), pytest.raises(OutputError, match=r"File too large.*--resume"):
+    with (
+        limit_file_size(parts_file.stat().st_size + room),
+        pytest.raises(OutputError, match=r"File too large.*`resume`"),
+    ):
         run(output, resume=True)
     assert not output.exists()
-    finished = len(list(vector_parts.records(parts_file)))
+    finished = len(parts_file.read_bytes().splitlines())
     assert finished >= 1
     assert run(output, resume=True) == NAMES[finished:]
     np.testing.assert_array_equal(matrix(output), VECTORS)
@@ -420,19 +418,19 @@ def test_a_full_disk_keeps_what_is_finished(output: Path, room: int) -> None:
 @pytest.mark.parametrize("format_name", ["npz", "parquet"])
 @pytest.mark.parametrize("room", [0, 100, 300])
 def test_a_disk_that_is_full_at_the_end_keeps_all_vectors(tmp_path: Path, format_name: str, room: int) -> None:
-    """The parts of these few short vectors are smaller than the file, so it is the file that has no room."""
+    """The parts of these short vectors are smaller than the file, so the disk is too small for the file."""
     output = tmp_path / f"features.{format_name}"
     run(output)
-    whole = left(output)
+    whole = files(output)
     run(output, overwrite=True, stop_after=len(SOURCES) - 1)
     output.unlink()
-    size = output.with_name(output.name + ".parts.jsonl").stat().st_size + 200 + room
+    size = parts_path(output).stat().st_size + 200 + room
     assert size < len(whole[output.name])
     with (
-        largest_file(size),
-        pytest.raises(OutputError, match=r"\(File too large\); all vectors are kept in .*parts\.jsonl, and --resume"),
+        limit_file_size(size),
+        pytest.raises(OutputError, match=r"File too large.*parts\.jsonl.*`resume`"),
     ):
         run(output, resume=True)
-    assert not {output.name, output.name + ".part"} & set(left(output))
+    assert not {output.name, output.name + ".part"} & set(files(output))
     assert run(output, resume=True) == []
-    assert left(output) == whole
+    assert files(output) == whole

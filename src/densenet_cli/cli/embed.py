@@ -59,14 +59,16 @@ def embed(
     """
     sources = expand_sources(source, files_from, null)
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.output.embedding import EmbeddingFile, width_of
+    from densenet_cli.layers import embedding_size
+    from densenet_cli.output.vectors import check_vectors, open_vectors, parts_path, sources_path
 
     # Check the output options before weights are downloaded.
-    file = EmbeddingFile(output, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
+    output_options = {"resume": resume, "overwrite": overwrite, "retry_errors": retry_errors}
+    check_vectors(output, **output_options)
     classifier = create_classifier(**model)
-    width = width_of(classifier.config)
+    width = embedding_size(classifier.config)
     try:
-        with file.open(model_settings(classifier, model["engine"]), width) as vectors:
+        with open_vectors(output, model_settings(classifier, model["engine"]), width, **output_options) as vectors:
             echo_resumed(vectors.recorded)
             with ProgressBar("count") as progress:
                 for result in classifier.stream(vectors.pending(sources), ("features",)):
@@ -76,10 +78,10 @@ def embed(
                         echo_image_error(embedding.source, embedding.error)
                     progress.advance("images")
     except KeyboardInterrupt:
-        if file.parts.exists():
-            echo_info(f"Finished vectors are kept in {file.parts}. Use --resume to continue.")
+        if (parts := parts_path(output)).exists():
+            echo_info(f"Finished vectors are kept in {parts}. Use --resume to continue.")
         raise
     echo_info(f"Wrote {plural(vectors.rows, 'vector')} of length {width:,} to {output}.")
     if vectors.failed:
-        echo_info(f"{plural(vectors.failed, 'source')} failed. See {file.listing} for the errors.")
+        echo_info(f"{plural(vectors.failed, 'source')} failed. See {sources_path(output)} for the errors.")
     return 1 if vectors.failed else 0

@@ -21,7 +21,7 @@ from densenet_cli.cli.options import (
     model_settings,
     source_options,
 )
-from densenet_cli.results import FORMATS
+from densenet_cli.output.record_formats import RECORD_FORMATS, resolve_record_format
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @option(
     "--format",
     "format_",
-    type=click.Choice(["table", *FORMATS]),
+    type=click.Choice(["table", *RECORD_FORMATS]),
     group="Output",
     help="Output format.  [default: by the suffix of --output, or table]",
 )
@@ -106,12 +106,12 @@ def predict(
     """
     sources = expand_sources(source, files_from, null)
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.output import records
+    from densenet_cli.output.records import check_records, open_records
 
     if output == "-":
         output = None
-    format_name = format_ or "table" if output is None else records.format_of(output, format_)
-    as_records = format_name in FORMATS
+    format_name = format_ or "table" if output is None else resolve_record_format(output, format_)
+    as_records = format_name in RECORD_FORMATS
     # Check the output options before anything is loaded.
     if html is not None:
         if resume:
@@ -120,11 +120,7 @@ def predict(
 
         check_page(html, overwrite, output)
         overwrite = overwrite and output is not None  # otherwise it applies to the page only
-    open_records = partial(
-        records.open_records, output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors
-    )
-    if as_records or resume or overwrite or retry_errors:
-        open_records({})
+    check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     classifier = create_classifier(**model)
     settings = _settings(classifier, model["engine"], top_k, min_prob) if output or html else {}
     page: PredictionReport | None = None
@@ -139,10 +135,14 @@ def predict(
             preview, preview_limit = Thumbnail, MAX_THUMBNAILS
             page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
         if as_records:
-            writer = stack.enter_context(open_records(settings))
+            writer = stack.enter_context(
+                open_records(
+                    output, format_name, settings, resume=resume, overwrite=overwrite, retry_errors=retry_errors
+                )
+            )
             echo_resumed(writer.recorded)
             sources, failed = writer.pending(sources), writer.recorded_errors
-            write: Callable[[Prediction], None] = writer.write
+            write: Callable[[Prediction], object] = writer.write
         else:
             from densenet_cli.cli.render import print_prediction
 

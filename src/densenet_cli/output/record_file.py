@@ -1,12 +1,12 @@
-"""Records in a file that is as good as finished after every one of them.
+"""A file of records that is complete after every record.
 
-A record is one write at the end of the file; in a JSON array it goes over the closing bracket, with a new bracket
-behind it. So an interruption, even SIGKILL, leaves whole records, and a full disk is undone to the last of them.
-The disk is waited for at the end only: a power cut can take what the system had not yet stored, and ``--resume``
-does that again.
+A record is written at once at the end of the file. In a JSON array it replaces the closing bracket and adds a new one.
+So an interruption, even SIGKILL, leaves complete records, and a write that fails on a full disk is undone.
+The file is flushed to disk only at the end. If a power failure takes records that the system had not stored yet,
+``resume`` writes them again.
 
-Nothing that was there is touched before the first record: weights that are missing cost no old results.
-An empty file counts as none. ``FILE.meta.json`` is written before the first byte of records, so records never lack it.
+Existing contents are not changed before the first record: an error before it costs no old results.
+An empty file counts as missing. ``FILE.meta.json`` is written before the first byte of records.
 """
 
 from __future__ import annotations
@@ -17,26 +17,36 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.atomic import open_locked, replace_file, sync, sync_path, write_all
-from densenet_cli.output.resume import Survey, survey
-from densenet_cli.output.settings import compare_settings, settings_file, write_settings
-from densenet_cli.output.writers import N, RecordWriter
-from densenet_cli.results import Prediction
+from densenet_cli.output.atomic import open_locked, output_errors, replace_file, sync, sync_path, write_all
+from densenet_cli.output.checks import file_exists_error
+from densenet_cli.output.record_formats import RECORD_FORMATS
+from densenet_cli.output.resume import ResumeState, check_settings, read_state, settings_path, write_settings
 from densenet_cli.text import escape_name, to_unicode
 
-_CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from densenet_cli.output.records import Record
+
+_CHUNK_SIZE = 1 << 20
 
 
-class FileWriter(RecordWriter):
-    """Writes to a file; see ``open_records`` for the arguments.
+class Named(Protocol):
+    """A source: anything with the name that its record will have as ``source``."""
 
-    A file that would be refused for what it holds, or where it is, is refused at once, so that nobody waits for a model
-    to hear it: UsageError, OutputError.
-    Entering raises UsageError (the file holds something and neither ``resume`` nor ``overwrite`` was said; it was made
-    with other settings) and OutputError (it can't be written; another run is writing it; it is no file of records).
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+class FileWriter:
+    """Writes records to a file; see ``open_records`` for the arguments and ``RecordWriter`` for the interface.
+
+    Entering it raises UsageError if the file exists and is to be neither resumed nor overwritten, or was written with
+    other settings; and OutputError if it cannot be written, another run is writing it, or it contains no records.
     """
 
     def __init__(
@@ -49,79 +59,62 @@ class FileWriter(RecordWriter):
         overwrite: bool = False,
         retry_errors: bool = False,
     ) -> None:
-        super().__init__(format_name)
-        self._name = to_unicode(str(path))
-        self._path = Path(os.path.realpath(path))
-        self._given = path
+        self.recorded = 0
+        self.recorded_errors = 0
+        self._path = path
+        self._target = Path(os.path.realpath(path))
         self._format_name = format_name
+        self._format = RECORD_FORMATS[format_name]
         self._settings = settings
         self._resume = resume
         self._overwrite = overwrite
         self._retry_errors = retry_errors
-        self._found = Survey()
-        self._doubtful = b""
-        """The last record, where that may be half of one; it is put back unless its source is done again."""
-        self._begun = False
-        self._removed = False
+        self._state = ResumeState()
+        self._ambiguous_data = b""
+        """The bytes of the ambiguous record. They are written again unless its source gets a new record."""
+        self._started = False
+        self._deleted = False
         self._end = 0
-        """Where the next record goes: behind the last whole one."""
-        with self._reporting():
-            self._check_is_possible(path)
-
-    def _check_is_possible(self, path: Path) -> None:
-        # Asked of the path as it was given: what stands behind /dev/fd/63 has no name of its own.
-        is_file = path.is_file()
-        if not is_file and path.exists():
-            raise OutputError(
-                f"{self._name} can't be written: it is no regular file; -o - with --format writes to standard output."
-            )
-        if not self._path.parent.is_dir():
-            folder = to_unicode(str(self._path.parent))
-            raise OutputError(f"{self._name} can't be written: there is no folder {folder}.")
-        self._check_is_free(self._path.stat().st_size if is_file else 0)
+        """Where the next record goes: after the last complete one."""
 
     def __enter__(self) -> Self:
-        with self._reporting():
-            self._file, self._created = open_locked(self._path)
+        with self._output_errors():
+            self._file, self._created = open_locked(self._target)
             try:
-                self._look()
+                self._read_state()
             except BaseException:
                 self._discard()
                 raise
         return self
 
-    def _look(self) -> None:
-        """See what the file holds, without changing it."""
+    def _read_state(self) -> None:
+        """Find out what the file contains, without changing it."""
         size = os.fstat(self._file.fileno()).st_size
-        self._check_is_free(size)
+        if size and not (self._resume or self._overwrite):
+            raise file_exists_error(self._path, can_resume=self._format.read is not None)
         if size == 0 or self._overwrite:
             return
-        compare_settings(self._given, self._settings)
+        check_settings(self._path, self._settings)
         with open(self._file.fileno(), "rb", closefd=False) as file:
-            self._found = survey(
+            self._state = read_state(
                 file,
-                self._name,
+                to_unicode(str(self._path)),
                 self._format_name,
-                top_k=self._settings.get("top_k"),
+                max_rows=self._settings.get("top_k"),
                 retry_errors=self._retry_errors,
             )
-            if doubtful := self._found.doubtful:
-                file.seek(doubtful.start)
-                self._doubtful = file.read(doubtful.stop - doubtful.start)
-        self.recorded = sum(self._found.done.values())
-        self.recorded_errors = self._found.errors
-
-    def _check_is_free(self, size: int) -> None:
-        if size and not (self._resume or self._overwrite):
-            go_on = "go on with it by --resume, " if self.format.resumable else ""
-            raise UsageError(f"{self._name} exists; {go_on}replace it by --overwrite, or name another file.")
+            if ambiguous := self._state.ambiguous:
+                file.seek(ambiguous.start)
+                self._ambiguous_data = file.read(ambiguous.stop - ambiguous.start)
+        self.recorded = sum(self._state.done.values())
+        self.recorded_errors = self._state.errors
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
-        """The sources without a record, in order, and behind them those whose error records are dropped.
+        """Yield the sources without a record, in order, and then those whose error records are dropped.
 
-        A name counts as often as it has records, so a source given twice gets two.
+        A source that is given twice gets two records.
         """
-        done, retried = self._found.done.copy(), self._found.retried.copy()
+        done, retried = self._state.done.copy(), self._state.retried.copy()
         last = []
         for source in sources:
             key = hash(escape_name(source.name))
@@ -134,75 +127,75 @@ class FileWriter(RecordWriter):
                 yield source
         yield from last
 
-    def write(self, prediction: Prediction) -> None:
-        """Write one record whole, or leave the file as it was and raise OutputError."""
-        self.put(prediction.source, self.format.encode(prediction))
+    def write(self, record: Record) -> None:
+        """Write a record completely, or leave the file as it was and raise OutputError."""
+        self.write_encoded(record.source, self._format.encode(record))
 
-    def put(self, source: str, record: str) -> None:
-        """``write`` for a record of any kind, in this format's form, of the source of that name."""
-        with self._reporting():
-            self._begin()
+    def write_encoded(self, source: str, record: str) -> None:
+        """Write a record that is encoded already. Raises OutputError."""
+        with self._output_errors():
+            self._start()
             self._append(record)
-        if (doubtful := self._found.doubtful) and doubtful.key == hash(escape_name(source)):
-            self._doubtful = b""
+        if (ambiguous := self._state.ambiguous) and ambiguous.key == hash(escape_name(source)):
+            self._ambiguous_data = b""
 
-    def remove(self) -> None:
-        """Take the file away, still locked: all that it held is kept elsewhere now."""
-        with self._reporting():
-            self._path.unlink()
-            settings_file(self._given).unlink(missing_ok=True)
-            self._removed = True
+    def delete(self) -> None:
+        """Delete the file while it is still locked."""
+        with self._output_errors():
+            self._target.unlink()
+            settings_path(self._path).unlink(missing_ok=True)
+            self._deleted = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._end == 0:
             self._discard()
             return
-        if self._removed:
+        if self._deleted:
             self._file.close()
             return
-        with self._reporting() if kind is None else contextlib.suppress(OSError), self._file:
-            self._begin()
-            if self._doubtful or self._end == 0:
-                self._append(self._doubtful.decode())
+        with self._output_errors() if kind is None else contextlib.suppress(OSError), self._file:
+            self._start()
+            if self._ambiguous_data or self._end == 0:
+                self._append(self._ambiguous_data.decode())
             sync(self._file)
-            sync_path(self._path.parent)
+            sync_path(self._target.parent)
 
-    def _begin(self) -> None:
-        """Make the file what the first record of this run goes behind."""
-        if self._begun:
+    def _start(self) -> None:
+        """Reduce the file to what is kept, before the first record of this run."""
+        if self._started:
             return
-        size = self._found.size
-        if size and self._found.ranges[-1][1] > size:
+        size = self._state.size
+        if self._state.has_gaps:
             self._compact()
         else:
             self._file.truncate(size)
         if size == 0:
             sync(self._file)
-            write_settings(self._given, self._settings)
+            write_settings(self._path, self._settings)
         self._end = size
-        self._begun = True
+        self._started = True
 
     def _compact(self) -> None:
-        """Leave only the ranges to keep, in a new file that takes the old one's place when it is whole."""
+        """Replace the file by a new one with only the ranges to keep."""
 
         def chunks() -> Iterator[bytes]:
-            for start, stop in self._found.ranges:
+            for start, stop in self._state.ranges:
                 self._file.seek(start)
                 while start < stop:
-                    chunk = self._file.read(min(_CHUNK, stop - start))
+                    chunk = self._file.read(min(_CHUNK_SIZE, stop - start))
                     if not chunk:
-                        raise OSError(errno.EIO, "it was cut meanwhile")
+                        raise OSError(errno.EIO, "the file was truncated")
                     start += len(chunk)
                     yield chunk
 
         mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
-        kept = replace_file(self._path, chunks(), mode)
+        compacted = replace_file(self._target, chunks(), mode)
         self._file.close()
-        self._file = kept
+        self._file = compacted
 
     def _append(self, record: str) -> None:
-        lead = self.format.between if self._end else self.format.head
-        data, foot = (lead + record).encode(), self.format.foot.encode()
+        prefix = self._format.separator if self._end else self._format.head
+        data, foot = (prefix + record).encode(), self._format.foot.encode()
         try:
             self._file.seek(self._end)
             write_all(self._file, data + foot)
@@ -216,20 +209,19 @@ class FileWriter(RecordWriter):
         self._end += len(data)
 
     def _discard(self) -> None:
-        """Close, and leave no empty file that was not there before."""
+        """Close the file. Delete it if this run created it, since it is empty."""
         with contextlib.suppress(OSError):
             if self._created:
-                self._path.unlink()
-                if self._begun:
-                    settings_file(self._given).unlink()
+                self._target.unlink()
+                if self._started:
+                    settings_path(self._path).unlink()
         with contextlib.suppress(OSError):
             self._file.close()
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            kept = "; the records before are whole" if self._end else ""
-            way_on = ", and --resume goes on behind them" if kept and self.format.resumable else ""
-            raise OutputError(f"{self._name} can't be written ({error.strerror or error}){kept}{way_on}.") from error
+    def _output_errors(self) -> contextlib.AbstractContextManager[None]:
+        hint = ""
+        if self._end or self._state.size:
+            hint = "All records written so far are complete."
+            if self._format.read:
+                hint += " Use `resume` to continue."
+        return output_errors(self._path, hint)

@@ -1,62 +1,149 @@
-"""Where results go as records: to a stream, or to a file that an interrupted run can go on with.
+"""Results as records: to a stream, or to a file that an interrupted run can resume.
 
-A writer is used as a context manager, around everything that can fail::
+A writer is a context manager around everything that can fail::
 
     with open_records("labels.csv", "csv", settings) as records:
-        for prediction in classifier.predict_many(records.pending(sources)):
-            records.write(prediction)
+        for result in classifier.stream(records.pending(sources)):
+            records.write(classifier.prediction(result))
 
-Each record goes out whole and at once, so whatever ends the run, what was finished is there.
+Each record is written at once and completely. However a run ends, its finished records are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
-from densenet_cli.errors import UsageError
-from densenet_cli.output.writers import RecordWriter, StreamWriter
-from densenet_cli.results import FORMATS
-from densenet_cli.text import to_unicode
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output.checks import check_output_file
+from densenet_cli.output.record_formats import RECORD_FORMATS
 
-__all__ = ["RecordWriter", "StreamWriter", "format_of", "open_records"]
+if TYPE_CHECKING:
+    from densenet_cli._types import PathLike
+    from densenet_cli.output.record_file import N
 
-_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+class Record(Protocol):
+    """A result that can be written as JSON: a ``Prediction``, or an ``Explanation``. CSV needs a ``Prediction``."""
+
+    @property
+    def source(self) -> str:
+        """The name of the image source."""
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
 
 
-def format_of(output: str | Path, given: str | None = None) -> str:
-    """The format of an output file: its suffix's, in whatever case; ``given`` (``--format``) for another suffix.
+class RecordWriter(Protocol):
+    """A writer of records, to be used as a context manager.
 
-    Raises UsageError: neither says a format, or they say two; or that is no name of a file.
+    Attributes:
+        recorded: number of records that were there before this run. Their sources are not ``pending``.
+        recorded_errors: number of error records among them.
     """
-    if not str(output):
-        raise UsageError("--output needs the name of a file, or - for standard output.")
-    if str(output) in _STANDARD_OUTPUT:
-        raise UsageError(f"{output} is standard output: write -o - for that, with --format.")
-    suffix = Path(output).suffix.lower().removeprefix(".")
-    if given is not None and given not in FORMATS:
-        raise UsageError(f"--format {given} is for the screen; a file takes {_allowed('')}.")
-    if suffix not in FORMATS:
-        if given is None:
-            raise UsageError(
-                f"The suffix of {to_unicode(str(output))} names no format; end it in {_allowed('.')}, or add --format."
-            )
-        return given
-    if given not in (None, suffix):
-        raise UsageError(
-            f"--format {given} contradicts the suffix of {to_unicode(str(output))}; leave one of them out."
-        )
-    return suffix
+
+    recorded: int
+    recorded_errors: int
+
+    def pending(self, sources: Iterable[N]) -> Iterator[N]:
+        """Yield the sources that have no record yet, in the order in which their records must be written."""
+
+    def write(self, record: Record) -> None:
+        """Write a record. Raises OutputError, or BrokenPipeError if nobody reads the stream any more."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
 
-def _allowed(prefix: str) -> str:
-    *names, last = (prefix + name for name in FORMATS)
-    return f"{', '.join(names)} or {last}"
+class StreamWriter:
+    """Writes records to an open binary stream, and flushes it after each.
+
+    A JSON array is closed however the run ends. If it ends with an error before the first record, nothing is written.
+    """
+
+    recorded = 0
+    recorded_errors = 0
+
+    def __init__(self, stream: BinaryIO, format_name: str) -> None:
+        self._format = RECORD_FORMATS[format_name]
+        self._stream = stream
+        self._started = False
+        self._broken = False
+
+    def pending(self, sources: Iterable[N]) -> Iterator[N]:
+        """Yield all sources."""
+        yield from sources
+
+    def write(self, record: Record) -> None:
+        """Write a record and flush the stream. See ``RecordWriter``."""
+        self._write((self._format.separator if self._started else self._format.head) + self._format.encode(record))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._broken or (kind is not None and not self._started):
+            return
+        try:
+            self._write(("" if self._started else self._format.head) + self._format.foot)
+        except (OSError, OutputError):
+            if kind is None:
+                raise
+
+    def _write(self, text: str) -> None:
+        self._started = True
+        try:
+            self._stream.write(text.encode())
+            self._stream.flush()
+        except OSError as error:
+            self._broken = True
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OutputError(f"Cannot write to standard output: {error.strerror or error}.") from error
+
+
+def check_records(
+    output: PathLike | None,
+    format_name: str,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+) -> None:
+    """Check the arguments of ``open_records``, before any expensive work.
+
+    Raises:
+        UsageError: the arguments contradict each other, or the file exists.
+        OutputError: the file cannot be written.
+    """
+    check_resume_options(resume, overwrite, retry_errors)
+    if output is None:
+        if resume or overwrite:
+            raise UsageError(f"`{'resume' if resume else 'overwrite'}` needs a file. Set `output`.")
+        return
+    can_resume = RECORD_FORMATS[format_name].read is not None
+    if resume and not can_resume:
+        resumable = " or ".join(f".{name}" for name, format_ in RECORD_FORMATS.items() if format_.read)
+        raise UsageError(f"`resume` needs a {resumable} file, not .{format_name}.")
+    check_output_file(output, resume or overwrite, can_resume=can_resume, in_place=True)
+
+
+def check_resume_options(resume: bool, overwrite: bool, retry_errors: bool) -> None:
+    """Check that options of output files do not contradict each other. Raises UsageError."""
+    if resume and overwrite:
+        raise UsageError("`resume` continues the output file and `overwrite` replaces it. Use only one of them.")
+    if retry_errors and not resume:
+        raise UsageError("`retry_errors` needs `resume`.")
 
 
 def open_records(
-    output: str | Path | None,
+    output: PathLike | None,
     format_name: str,
     settings: Mapping[str, Any],
     *,
@@ -65,34 +152,23 @@ def open_records(
     overwrite: bool = False,
     retry_errors: bool = False,
 ) -> RecordWriter:
-    """A writer to the file ``output``, or where that is None to ``stream`` (standard output, if that is None too).
+    """Return a writer to a file or a stream.
 
     Args:
-        output: the file; nothing is opened before the writer's ``with``.
-        format_name: a key of ``FORMATS``.
-        settings: what the results depend on, of JSON's types; kept beside the file and compared by ``resume``.
-        stream: a binary stream.
-        resume: go on with ``output`` if it holds records.
-        overwrite: replace ``output`` if it exists, once the first record is there.
-        retry_errors: with ``resume``, drop the error records and do their sources last.
+        output: the file, None for ``stream``. It is opened when the writer is entered.
+        format_name: a key of ``RECORD_FORMATS``.
+        settings: what the results depend on, of JSON types. They are kept beside the file and compared by ``resume``.
+        stream: a binary stream, None for standard output.
+        resume: continue ``output`` if it contains records.
+        overwrite: replace ``output`` if it exists, when the first record is written.
+        retry_errors: with ``resume``, drop the error records and process their sources again, last.
 
-    Raises UsageError for options that contradict each other, and what ``FileWriter`` raises at once.
+    Raises:
+        UsageError, OutputError: see ``check_records``. Entering the writer raises them too, see ``FileWriter``.
     """
-    if resume and overwrite:
-        raise UsageError("--resume keeps the output file and --overwrite replaces it; choose one.")
-    if retry_errors and not resume:
-        raise UsageError("--retry-errors goes with --resume.")
+    check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     if output is None:
-        if resume or overwrite:
-            raise UsageError(f"{'--resume' if resume else '--overwrite'} needs a file, named by --output.")
-        if stream is None:
-            import sys
-
-            stream = sys.stdout.buffer
-        return StreamWriter(stream, format_name)
-    if resume and not FORMATS[format_name].resumable:
-        resumable = " or ".join(f".{name}" for name, format_ in FORMATS.items() if format_.resumable)
-        raise UsageError(f"--resume needs an output file that is appended to: {resumable}, not .{format_name}.")
+        return StreamWriter(stream or sys.stdout.buffer, format_name)
     from densenet_cli.output.record_file import FileWriter
 
     return FileWriter(

@@ -1,175 +1,143 @@
-"""What an interrupted file of records holds: which sources are done, and which bytes are kept.
-
-Half a record at the end is not kept. A line of JSON is half where its line break is missing. In CSV some of an image's
-rows can be missing without a trace, because ``--min-prob`` leaves out rows too; such a last record is the doubtful one.
-"""
+"""Resuming an interrupted file of records: which sources are done, which bytes are kept, and with which settings."""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from densenet_cli.errors import OutputError
-from densenet_cli.results import CSV_COLUMNS, FORMATS
-from densenet_cli.text import escape_name
+from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.output.atomic import replace_file
+from densenet_cli.output.record_formats import RECORD_FORMATS, InvalidRecordError, StoredRecord
+from densenet_cli.text import to_unicode
+
+MAX_COMPARISON_LENGTH = 200
+"""Characters. Values of a setting that are longer are not shown in a message."""
 
 
 @dataclass(slots=True)
-class Survey:
+class ResumeState:
     """What to keep of a file of records.
 
     Attributes:
-        ranges: the bytes kept, as (start, stop), in order and apart from one another.
-        done: hash of a source's escaped name -> number of its records kept. (A hundred thousand take some 10 MB;
-            that two names share one of 2**64 hashes is no more likely than 1 in 10**9.)
-        retried: the same of the error records dropped.
-        errors: number of error records kept.
-        doubtful: the last record, if it looks whole and may yet be half of one; it is in none of the others.
+        ranges: the bytes to keep, as (start, stop), in order and not adjacent.
+        done: hash of a source's escaped name -> number of its records. A hundred thousand take about 10 MB, and two of
+            them share a hash with a probability below 10**-9.
+        retried: the same for error records that are dropped.
+        errors: number of error records that are kept.
+        ambiguous: the last record, if it may be incomplete. It is not counted in the other attributes.
     """
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     done: dict[int, int] = field(default_factory=dict)
     retried: dict[int, int] = field(default_factory=dict)
     errors: int = 0
-    doubtful: Record | None = None
+    ambiguous: StoredRecord | None = None
 
     @property
     def size(self) -> int:
-        """Number of bytes kept."""
+        """Number of bytes to keep."""
         return sum(stop - start for start, stop in self.ranges)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether bytes between those to keep are dropped."""
+        return bool(self.ranges) and self.ranges[-1][1] > self.size
+
     def keep(self, start: int, stop: int) -> None:
-        """Keep bytes behind the others."""
+        """Keep bytes after the others."""
         if self.ranges and self.ranges[-1][1] == start:
             start = self.ranges.pop()[0]
         if start < stop:
             self.ranges.append((start, stop))
 
 
-class Record(NamedTuple):
-    """A record in the file, its bytes from ``start`` up to ``stop``; ``source`` is the escaped name."""
-
-    start: int
-    stop: int
-    source: str
-    failed: bool
-    doubtful: bool = False
-
-    @property
-    def key(self) -> int:
-        """What ``Survey`` counts it under."""
-        return hash(self.source)
-
-
-def survey(file: BinaryIO, name: str, format_name: str, *, top_k: int | None, retry_errors: bool) -> Survey:
-    """Read a file of records from its beginning.
+def read_state(file: BinaryIO, name: str, format_name: str, *, max_rows: int | None, retry_errors: bool) -> ResumeState:
+    """Read a file of records from its start. An incomplete record at the end is not kept.
 
     Args:
-        file: at its beginning.
-        name: what messages call it.
-        format_name: a key of ``FORMATS``.
-        top_k: the most rows that a record in CSV has, if that is known.
-        retry_errors: leave out the error records.
+        file: the file, at its start.
+        name: its name in messages.
+        format_name: a key of ``RECORD_FORMATS`` that can be resumed.
+        max_rows: maximum number of CSV rows per record, None if unknown.
+        retry_errors: whether to drop the error records.
 
-    Raises OutputError where anything but the end of the file is no record: it is then no file of ours, or damaged.
+    Raises:
+        OutputError: the file is not one of records, or is damaged before its end.
     """
-    found = Survey()
-    head = FORMATS[format_name].head.encode()
+    format_ = RECORD_FORMATS[format_name]
+    assert format_.read is not None
+    state = ResumeState()
+    head = format_.head.encode()
     start = file.read(len(head))
     if start != head:
         if head.startswith(start):
-            return found
+            return state
         raise OutputError(
-            f"{name} does not begin as this version's .{format_name} files do; start anew with --overwrite."
+            f"{name} does not start like a .{format_name} file of this version. Use `overwrite` to replace it."
         )
-    found.keep(0, len(head))
+    state.keep(0, len(head))
     try:
-        for record in _READERS[format_name](file, len(head), top_k):
-            if record.doubtful:
-                found.doubtful = record
+        for record in format_.read(file, len(head), max_rows):
+            if record.ambiguous:
+                state.ambiguous = record
             elif record.failed and retry_errors:
-                found.retried[record.key] = found.retried.get(record.key, 0) + 1
+                state.retried[record.key] = state.retried.get(record.key, 0) + 1
             else:
-                found.keep(record.start, record.stop)
-                found.done[record.key] = found.done.get(record.key, 0) + 1
-                found.errors += record.failed
-    except _NotARecord as error:
+                state.keep(record.start, record.stop)
+                state.done[record.key] = state.done.get(record.key, 0) + 1
+                state.errors += record.failed
+    except InvalidRecordError as error:
         raise OutputError(
-            f"{name} is damaged: there is no record at byte {error.args[0]}; start anew with --overwrite."
+            f"{name} is damaged: there is no record at byte {error.offset}. Use `overwrite` to replace it."
         ) from None
-    return found
+    return state
 
 
-class _NotARecord(Exception):
-    """The byte where one should begin."""
+def settings_path(output: Path) -> Path:
+    """Return the file with the settings of an output file: ``FILE.meta.json`` beside it."""
+    return output.with_name(f"{output.name}.meta.json")
 
 
-def _json_lines(file: BinaryIO, start: int, _top_k: int | None) -> Iterator[Record]:
-    for line in file:
-        if not line.endswith(b"\n"):
-            return
-        try:
-            record = json.loads(line)
-            source = str(record["source"])
-            failed = "error" in record
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise _NotARecord(start) from None
-        stop = start + len(line)
-        yield Record(start, stop, source if "source_bytes" in record else escape_name(source), failed)
-        start = stop
+def write_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings (JSON types) of an output file. Raises OSError."""
+    replace_file(settings_path(output), json.dumps(dict(settings), indent=2).encode() + b"\n").close()
 
 
-def _csv_row(line: bytes) -> list[str]:
-    """One row's fields; a name may be longer than the 128 KiB that csv takes by itself."""
-    usual = csv.field_size_limit(sys.maxsize)
+def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    """Check that an output file was written with the same settings.
+
+    Raises:
+        UsageError: the settings differ, or those of the file are unknown.
+    """
+    name, file_name = to_unicode(str(output)), to_unicode(str(settings_path(output)))
     try:
-        (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
-    finally:
-        csv.field_size_limit(usual)
-    return row
+        with open(settings_path(output), encoding="utf-8") as file:
+            stored = json.load(file)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{file_name} is missing, so the settings of {name} are unknown. Use `overwrite` to replace it."
+        ) from None
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise UsageError(f"{file_name} is damaged. Use `overwrite` to replace {name}.")
+    current = json.loads(json.dumps(dict(settings)))
+    missing = object()
+    differences = [
+        key + _comparison(current.get(key), stored.get(key))
+        for key in current | stored
+        if current.get(key, missing) != stored.get(key, missing)
+    ]
+    if differences:
+        raise UsageError(
+            f"{name} was written with other settings: {', '.join(differences)}. "
+            "Use the same settings to continue it, or `overwrite` to replace it."
+        )
 
 
-def _csv_records(file: BinaryIO, start: int, top_k: int | None) -> Iterator[Record]:
-    """A record begins at each row whose rank is 1, or that has none."""
-    record: Record | None = None
-    last = ""
-    for line in _csv_lines(file):
-        try:
-            row = _csv_row(line)
-            source, _, rank, *_, error = row
-        except (ValueError, csv.Error):
-            raise _NotARecord(start) from None
-        if len(row) != len(CSV_COLUMNS) or not (last or rank in ("", "1")):
-            raise _NotARecord(start)
-        stop = start + len(line)
-        if rank in ("", "1"):
-            if record:
-                yield record
-            record = Record(start, stop, source, error != "")
-        elif record:
-            record = record._replace(stop=stop)
-        last = rank
-        start = stop
-    if record and last in ("", str(top_k)):
-        yield record
-    elif record and file.tell() == start:  # no half row behind it, which could be one of its own
-        yield record._replace(doubtful=True)
-
-
-def _csv_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Whole rows: up to a line break outside quotes, which is one behind an even number of quotes."""
-    row: list[bytes] = []
-    quoted = False
-    for line in file:
-        row.append(line)
-        quoted ^= line.count(b'"') % 2 == 1
-        if line.endswith(b"\n") and not quoted:
-            yield b"".join(row)
-            row.clear()
-
-
-_READERS = {"jsonl": _json_lines, "csv": _csv_records}
+def _comparison(current: object, stored: object) -> str:
+    text = f" (now {json.dumps(current)}, before {json.dumps(stored)})"
+    return text if len(text) < MAX_COMPARISON_LENGTH else ""

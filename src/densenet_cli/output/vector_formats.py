@@ -1,6 +1,6 @@
-"""The formats that a file of vectors can have: written from a stream of rows, and read as one.
+"""The formats of vector files: NumPy archives, NumPy arrays, and Parquet, written and read in batches of rows.
 
-The same content gives the same bytes: no format's file holds the time at which it was written.
+The same vectors give the same bytes: no file contains the time at which it was written.
 """
 
 from __future__ import annotations
@@ -9,43 +9,42 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from densenet_cli.errors import UsageError
-from densenet_cli.output.vector_parts import ROWS
+from densenet_cli.output.checks import check_package, format_from_suffix
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
-    import numpy as np
+    from densenet_cli._types import FloatArray
 
-    FloatArray = np.ndarray[Any, np.dtype[np.float32]]
+BATCH_ROWS = 1024
+"""Vectors in memory at the same time."""
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The first moment that an archive can hold."""
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip archive can contain."""
 
 
 @dataclass(frozen=True)
-class Content:
-    """What is written.
+class VectorTable:
+    """The contents of a vector file.
 
     Attributes:
-        rows: how many vectors.
-        width: the numbers of each.
-        longest: characters of the longest name.
-        vectors: float32 (up to ``ROWS``, width), all but the last of ``ROWS`` rows.
+        rows: number of vectors.
+        width: length of each vector.
+        max_name_length: characters of the longest source name.
+        vectors: batches of float32 (``BATCH_ROWS``, width); the last one may have fewer rows.
         sources: a name for each row.
-        about: by name, what else a reader may want to know: text.
+        metadata: more text for readers, by name.
     """
 
     rows: int
     width: int
-    longest: int
+    max_name_length: int
     vectors: Iterable[FloatArray]
     sources: Iterable[str]
-    about: dict[str, str]
+    metadata: dict[str, str]
 
 
 def _write_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
@@ -54,9 +53,9 @@ def _write_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
     npy.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
 
-def _write_matrix(file: IO[bytes], content: Content) -> None:
-    _write_header(file, "<f4", (content.rows, content.width))
-    for rows in content.vectors:
+def _write_matrix(file: IO[bytes], table: VectorTable) -> None:
+    _write_header(file, "<f4", (table.rows, table.width))
+    for rows in table.vectors:
         file.write(rows.tobytes())
 
 
@@ -69,34 +68,34 @@ def _read_matrix(file: IO[bytes], width: int) -> Iterator[FloatArray]:
     shape, fortran_order, dtype = npy.read_array_header_1_0(file)
     if len(shape) != 2 or shape[1] != width or fortran_order or dtype.str != "<f4":
         raise ValueError(f"an array of {dtype}, {shape}")
-    missing = shape[0]
-    while missing:
-        count = min(missing, ROWS)
+    remaining = shape[0]
+    while remaining:
+        count = min(remaining, BATCH_ROWS)
         data = file.read(4 * count * width)
         yield np.frombuffer(data, "<f4").reshape(count, width)
-        missing -= count
+        remaining -= count
 
 
-def _write_npz(file: BinaryIO, content: Content) -> None:
+def _write_npz(file: BinaryIO, table: VectorTable) -> None:
     import numpy as np
     from numpy.lib import format as npy
 
     with zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "features", zipfile.ZIP_STORED) as member:
-            _write_matrix(member, content)
-        # As wide as the longest name, each of them; so pressed together, it is small again.
+            _write_matrix(member, table)
+        # Every name takes as much space as the longest one, so this member is compressed.
         with _member(archive, "sources", zipfile.ZIP_DEFLATED) as member:
-            longest = max(content.longest, 1)
-            _write_header(member, f"<U{longest}", (content.rows,))
-            for name in content.sources:
-                member.write(name.encode("utf-32-le").ljust(4 * longest, b"\0"))
-        for key, text in content.about.items():
+            length = max(table.max_name_length, 1)
+            _write_header(member, f"<U{length}", (table.rows,))
+            for name in table.sources:
+                member.write(name.encode("utf-32-le").ljust(4 * length, b"\0"))
+        for key, text in table.metadata.items():
             with _member(archive, key, zipfile.ZIP_STORED) as member:
                 npy.write_array(member, np.array(text), allow_pickle=False)
 
 
 def _member(archive: zipfile.ZipFile, name: str, compression: int) -> IO[bytes]:
-    info = zipfile.ZipInfo(f"{name}.npy", _LONG_AGO)
+    info = zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH)
     info.compress_type = compression
     return archive.open(info, "w", force_zip64=True)
 
@@ -106,62 +105,64 @@ def _read_npz(file: BinaryIO, width: int) -> Iterator[FloatArray]:
         yield from _read_matrix(member, width)
 
 
-def _write_parquet(file: BinaryIO, content: Content) -> None:
+def _write_parquet(file: BinaryIO, table: VectorTable) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    columns = {"source": pyarrow.string(), "vector": pyarrow.list_(pyarrow.float32(), content.width)}
-    schema = pyarrow.schema(columns, metadata=content.about)
-    names = iter(content.sources)
+    columns = {"source": pyarrow.string(), "vector": pyarrow.list_(pyarrow.float32(), table.width)}
+    schema = pyarrow.schema(columns, metadata=table.metadata)
+    names = iter(table.sources)
     with parquet.ParquetWriter(file, schema, compression="none", use_dictionary=False) as writer:
-        for rows in content.vectors:
-            lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), content.width)
-            some = pyarrow.array(list(islice(names, len(rows))), pyarrow.string())
-            writer.write_batch(pyarrow.record_batch([some, lists], schema=schema))
+        for rows in table.vectors:
+            lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.reshape(-1)), table.width)
+            sources = pyarrow.array(list(islice(names, len(rows))), pyarrow.string())
+            writer.write_batch(pyarrow.record_batch([sources, lists], schema=schema))
 
 
 def _read_parquet(file: BinaryIO, width: int) -> Iterator[FloatArray]:
     from pyarrow import parquet
 
-    opened = parquet.ParquetFile(file)
-    for number in range(opened.num_row_groups):  # iter_batches would hold them all
-        group = opened.read_row_group(number, columns=["vector"])
+    parquet_file = parquet.ParquetFile(file)
+    for number in range(parquet_file.num_row_groups):  # iter_batches would keep all of them in memory
+        group = parquet_file.read_row_group(number, columns=["vector"])
         rows: FloatArray = group["vector"].combine_chunks().flatten().to_numpy().reshape(len(group), width)
         yield rows
 
 
-class Format(NamedTuple):
-    """``write`` to a file that can be sought in; ``read`` its rows (ValueError and the like where it is no such file).
+class VectorFormat(NamedTuple):
+    """A format of vector files.
 
-    ``library``: the package it needs, the name of the extra that brings it; None where all is at hand.
+    ``write`` takes a seekable file. ``read`` takes a file and the length of its vectors, and yields batches of rows; it
+    raises ValueError or an error of its library if the file has another format. ``package`` is an optional package that
+    the format needs.
     """
 
-    write: Callable[[BinaryIO, Content], None]
+    write: Callable[[BinaryIO, VectorTable], None]
     read: Callable[[BinaryIO, int], Iterator[FloatArray]]
-    library: tuple[str, str] | None = None
+    package: str | None = None
 
 
-FORMATS: dict[str, Format] = {
-    "npz": Format(_write_npz, _read_npz),
-    "npy": Format(_write_matrix, _read_matrix),
-    "parquet": Format(_write_parquet, _read_parquet, ("pyarrow", "parquet")),
+VECTOR_FORMATS: dict[str, VectorFormat] = {
+    "npz": VectorFormat(_write_npz, _read_npz),
+    "npy": VectorFormat(_write_matrix, _read_matrix),
+    "parquet": VectorFormat(_write_parquet, _read_parquet, "pyarrow"),
 }
-"""By name; a file's suffix is a dot and the name."""
+"""Format name -> format. The suffix of a file is a dot and the name."""
 
 
-def format_of(path: Path) -> Format:
-    """The format that the suffix says. Raises UsageError where it says none, or its library is missing."""
-    format_ = FORMATS.get(path.suffix.lower().removeprefix("."))
-    name = to_unicode(str(path))
-    if format_ is None:
-        *names, last = (f".{known}" for known in FORMATS)
-        raise UsageError(f"The suffix of {name} names no format; end it in {', '.join(names)} or {last}.")
-    if format_.library and find_spec(format_.library[0]) is None:
-        raise UsageError(f"{name} needs one more package: pip install 'densenet-cli[{format_.library[1]}]'.")
+def resolve_vector_format(path: Path) -> VectorFormat:
+    """Return the format of a vector file.
+
+    Raises:
+        UsageError: the suffix does not name a format, or the format needs a package that is not installed.
+    """
+    format_ = VECTOR_FORMATS[format_from_suffix(path, {name: f".{name}" for name in VECTOR_FORMATS})]
+    if format_.package:
+        check_package(format_.package, format_.package, to_unicode(str(path)))
     return format_
 
 
-def about(settings: dict[str, Any]) -> dict[str, str]:
-    """What a file says of itself: the model's name, and how images were prepared, as JSON."""
-    preparing = {key: settings[key] for key in ("preprocess", "input_size", "exact", "ten_crop") if key in settings}
-    return {"model": to_unicode(str(settings.get("model", ""))), "preprocessing": json.dumps(preparing)}
+def describe(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata of a vector file: the name of the model, and the preprocessing as JSON."""
+    preprocessing = {key: settings[key] for key in ("preprocess", "input_size", "exact", "ten_crop") if key in settings}
+    return {"model": to_unicode(str(settings.get("model", ""))), "preprocessing": json.dumps(preprocessing)}

@@ -1,46 +1,131 @@
-"""A file of vectors: its parts are written while a run goes on, and put together at the end.
+"""Vector files: vectors are collected in a record file while a run continues, and assembled at its end.
 
-Beside ``FILE`` stand, once it is whole, ``FILE.sources.jsonl`` (a line a source: the row of its vector, or why it has
-none) and ``FILE.meta.json`` (the settings); and until then ``FILE.parts.jsonl``. That one is a file of records like
-predict's, whole after every image, so interruptions, full disks and a second run end here as they do there. Where
-there are parts, the run that made them isn't finished; ``FILE`` itself is whole, or not there.
+Beside the complete ``FILE`` are ``FILE.sources.jsonl`` (a line per source: the row of its vector, or its error) and
+``FILE.meta.json`` (the settings). Until then the vectors are in ``FILE.parts.jsonl``, a record file that is complete
+after every image, so interrupted runs, full disks, and concurrent runs are handled like those of ``predict``.
+As long as there are parts, the run that wrote them is not finished. ``FILE`` itself is complete or absent.
+
+A line of the parts has ``source`` (and ``source_bytes``) like any record, and either ``vector``, base64 of
+little-endian float32, or ``error``. In the list of sources, ``row`` replaces ``vector``.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output import vector_parts
-from densenet_cli.output.atomic import open_locked, replace_file
+from densenet_cli.output.atomic import open_locked, output_errors, replace_file
 from densenet_cli.output.checks import check_output_file
-from densenet_cli.output.record_file import FileWriter
-from densenet_cli.output.records import open_records
-from densenet_cli.output.settings import compare_settings, settings_file, write_settings
-from densenet_cli.output.vector_formats import Content, about, format_of
-from densenet_cli.output.writers import N
-from densenet_cli.results import Embedding
-from densenet_cli.text import to_unicode
+from densenet_cli.output.record_file import FileWriter, N
+from densenet_cli.output.records import check_records, check_resume_options
+from densenet_cli.output.resume import check_settings, settings_path, write_settings
+from densenet_cli.output.vector_formats import BATCH_ROWS, VectorFormat, VectorTable, describe, resolve_vector_format
+from densenet_cli.text import json_line, source_fields, to_unicode
 
 if TYPE_CHECKING:
-    pass
+    from densenet_cli._types import FloatArray, PathLike
 
-_BUFFER = 1 << 20
+_BUFFER_SIZE = 1 << 20
 
 
-class Vectors:
-    """What a run has to do, and where it puts what is done.
+class VectorRecord(Protocol):
+    """An ``Embedding``."""
+
+    @property
+    def source(self) -> str:
+        """The name of the image source."""
+
+    @property
+    def vector(self) -> FloatArray | None:
+        """The vector, float32 of shape (width,), or None with an error."""
+
+    @property
+    def error(self) -> _Error | None:
+        """The error, or None."""
+
+
+class _Error(Protocol):
+    def to_dict(self) -> dict[str, str]:
+        """Return the error as JSON types."""
+
+
+def sources_path(output: PathLike) -> Path:
+    """Return the file that lists the sources of a vector file."""
+    return Path(f"{os.fspath(output)}.sources.jsonl")
+
+
+def parts_path(output: PathLike) -> Path:
+    """Return the file that contains the vectors until the vector file is complete."""
+    return Path(f"{os.fspath(output)}.parts.jsonl")
+
+
+def check_vectors(
+    output: PathLike, *, resume: bool = False, overwrite: bool = False, retry_errors: bool = False
+) -> None:
+    """Check the arguments of ``open_vectors``, before any expensive work.
+
+    Raises:
+        UsageError: the arguments contradict each other, the suffix does not name a format or its package is not
+            installed, or there is a complete or unfinished file.
+        OutputError: the file cannot be written.
+    """
+    check_resume_options(resume, overwrite, retry_errors)
+    resolve_vector_format(Path(output))
+    check_output_file(output, resume or overwrite, can_resume=True)
+    check_records(parts_path(output), "jsonl", resume=resume, overwrite=overwrite, retry_errors=retry_errors)
+
+
+@contextlib.contextmanager
+def open_vectors(
+    output: PathLike,
+    settings: Mapping[str, Any],
+    width: int,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+) -> Iterator[VectorWriter]:
+    """Write vectors, and assemble the file if the block ends without an error.
+
+    Args:
+        output: the file. Its suffix is a dot and a key of ``VECTOR_FORMATS``.
+        settings: what the vectors depend on, of JSON types.
+        width: the length of a vector.
+        resume: continue an interrupted run, or add to a complete file.
+        overwrite: replace ``output`` if it exists, once the new file is complete.
+        retry_errors: with ``resume``, process the failed sources again, last.
+
+    Raises:
+        UsageError: see ``check_vectors``; or the existing vectors were computed with other settings.
+        OutputError: a file cannot be written, was not written by this package, or is being written by another run.
+    """
+    check_vectors(output, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
+    path, parts = Path(output), parts_path(output)
+    format_ = resolve_vector_format(path)
+    if resume and _has_data(path) and not _has_data(parts):
+        _restore_parts(path, format_, settings, width)
+    with FileWriter(parts, "jsonl", settings, resume=resume, overwrite=overwrite, retry_errors=retry_errors) as records:
+        writer = VectorWriter(records)
+        yield writer
+        writer.rows = _assemble(path, format_, settings, width)
+        records.delete()
+
+
+class VectorWriter:
+    """Collects vectors; see ``open_vectors``.
 
     Attributes:
-        recorded: how many sources were done before this run.
-        failed: how many sources have an error instead of a vector, those of earlier runs among them.
-        rows: how many have a vector; known once the file is put together.
+        recorded: number of sources that were done before this run.
+        failed: number of sources with an error instead of a vector, in earlier runs too.
+        rows: number of vectors in the file. Known once it is assembled.
     """
 
     def __init__(self, records: FileWriter) -> None:
@@ -50,146 +135,150 @@ class Vectors:
         self.rows = 0
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
-        """The sources that aren't done yet, in the order in which they are to be written."""
+        """Yield the sources that are not done yet, in the order in which they must be written."""
         return self._records.pending(sources)
 
-    def write(self, embedding: Embedding) -> None:
-        """Keep a source's vector, float32 of shape (width,), or its error. Raises OutputError."""
-        self.failed += embedding.error is not None
-        self._records.put(embedding.source, vector_parts.part_of(embedding))
+    def write(self, record: VectorRecord) -> None:
+        """Write the vector or the error of a source. Raises OutputError."""
+        self.failed += record.error is not None
+        self._records.write_encoded(record.source, _encode_part(record))
 
 
-class EmbeddingFile:
-    """Vectors in a file; see ``open``. What can be refused without a model is refused at once.
+def _has_data(path: Path) -> bool:
+    with output_errors(path):
+        return path.is_file() and path.stat().st_size > 0
 
-    Args:
-        output: the file; its suffix is a dot and a key of ``formats.FORMATS``.
-        resume: go on with what an interrupted run has left, or with a whole file.
-        overwrite: replace ``output`` if it exists, once the new one is whole.
-        retry_errors: with ``resume``, do the failed sources again, last.
 
-    Raises:
-        UsageError: options that contradict each other; no format, or its library is missing; there is something
-            already, and neither ``resume`` nor ``overwrite`` was said.
-        OutputError: there can't be a file.
+def _assemble(path: Path, format_: VectorFormat, settings: Mapping[str, Any], width: int) -> int:
+    """Write the list of sources, the settings, and the vector file, in this order. Return the number of vectors."""
+    parts, sources = parts_path(path), sources_path(path)
+    listing = _SourceList(parts)
+    with output_errors(path, f"All vectors are kept in {_name(parts)}. Use `resume` to assemble them."):
+        replace_file(sources, listing.lines()).close()
+        write_settings(path, settings)
+        table = VectorTable(
+            listing.rows,
+            width,
+            listing.max_name_length,
+            _read_vectors(parts, width),
+            (record["source"] for record in _read_lines(sources) if "row" in record),
+            describe(dict(settings)),
+        )
+        target = Path(os.path.realpath(path))
+        replace_file(target, lambda file: _write_buffered(file, lambda f: format_.write(f, table))).close()
+    return listing.rows
+
+
+def _restore_parts(path: Path, format_: VectorFormat, settings: Mapping[str, Any], width: int) -> None:
+    """Write the parts from which a complete file was assembled. Until they are complete, it is not changed."""
+    check_settings(path, settings)
+    parts, sources = parts_path(path), sources_path(path)
+    if not sources.is_file():
+        raise UsageError(
+            f"{_name(sources)} is missing, so the contents of {_name(path)} are unknown. Use `overwrite` to replace it."
+        )
+    with output_errors(path):
+        lock, created = open_locked(parts)
+        with lock, open(path, "rb") as file:
+            if lock.seek(0, os.SEEK_END):  # another run has restored them
+                return
+            try:
+                write_settings(parts, settings)
+                replace_file(parts, _restored_lines(sources, format_.read(file, width))).close()
+            except BaseException as error:
+                if created:
+                    settings_path(parts).unlink(missing_ok=True)
+                    parts.unlink()
+                if not isinstance(error, Exception) or getattr(error, "errno", None) is not None:
+                    raise
+                # numpy, zipfile, and pyarrow have many errors for a file that contains something else.
+                raise OutputError(
+                    f"{_name(path)} and {_name(sources)} were not written by this program, or are damaged: {error}. "
+                    "Use `overwrite` to replace them."
+                ) from error
+
+
+def _encode_part(record: VectorRecord) -> str:
+    fields = source_fields(record.source)
+    if record.error is not None:
+        return json_line({**fields, "error": record.error.to_dict()}) + "\n"
+    assert record.vector is not None
+    return json_line({**fields, "vector": _encode_vector(record.vector)}) + "\n"
+
+
+def _encode_vector(vector: FloatArray) -> str:
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a file of parts or a list of sources. Raises OSError, ValueError."""
+    with open(path, "rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _read_vectors(parts: Path, width: int) -> Iterator[FloatArray]:
+    """Yield the vectors in batches, float32 (up to ``BATCH_ROWS``, width). Raises OSError, ValueError."""
+    import numpy as np
+
+    encoded = (record["vector"] for record in _read_lines(parts) if "vector" in record)
+    while batch := list(islice(encoded, BATCH_ROWS)):
+        yield np.frombuffer(b"".join(map(base64.b64decode, batch)), "<f4").reshape(len(batch), width)
+
+
+class _SourceList:
+    """The list of sources made from parts.
 
     Attributes:
-        listing: where the sources are listed.
-        parts: where unfinished vectors are kept.
+        rows: number of vectors. Counted while ``lines`` is consumed.
+        max_name_length: characters of the longest name with a vector. Also found by ``lines``.
     """
 
-    def __init__(
-        self,
-        output: str | os.PathLike[str],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        retry_errors: bool = False,
-    ) -> None:
-        self._given = Path(output)
-        self._name = to_unicode(str(self._given))
-        self._path = Path(os.path.realpath(self._given))
-        self._format = format_of(self._given)
-        self.listing = self._given.with_name(f"{self._given.name}.sources.jsonl")
-        self.parts = self._given.with_name(f"{self._given.name}.parts.jsonl")
-        self._resume = resume
-        self._open_records = partial(
-            open_records, self.parts, "jsonl", resume=resume, overwrite=overwrite, retry_errors=retry_errors
-        )
-        with self._reporting():
-            check_output_file(self._given, overwrite=True)  # that it exists is said below, with --resume as a way on
-            self._is_whole = self._given.is_file() and self._given.stat().st_size > 0
-            if self._is_whole and not (resume or overwrite):
-                raise UsageError(
-                    f"{self._name} exists; go on with it by --resume, replace it by --overwrite, or name another file."
-                )
-            self._records({})
+    def __init__(self, parts: Path) -> None:
+        self._parts = parts
+        self.rows = 0
+        self.max_name_length = 0
 
-    def _records(self, settings: Mapping[str, Any]) -> FileWriter:
-        writer = self._open_records(settings)
-        assert isinstance(writer, FileWriter)
-        return writer
-
-    @contextlib.contextmanager
-    def open(self, settings: Mapping[str, Any], width: int) -> Iterator[Vectors]:
-        """Write vectors of ``width`` numbers, and put the file together when the ``with`` ends without an error.
-
-        Args:
-            settings: what the vectors depend on, of JSON's types.
-            width: their length.
-
-        Raises:
-            UsageError: what is there was made with other settings.
-            OutputError: the file or its parts can't be written, or aren't ours; another run is writing them.
-        """
-        if self._resume and self._is_whole and not (self.parts.is_file() and self.parts.stat().st_size):
-            self._take_apart(settings, width)
-        with self._records(settings) as records:
-            vectors = Vectors(records)
-            yield vectors
-            vectors.rows = self._put_together(settings, width)
-            records.remove()
-
-    def _put_together(self, settings: Mapping[str, Any], width: int) -> int:
-        listing = vector_parts.Listing(self.parts)
-        with self._reporting(
-            f"; all vectors are kept in {to_unicode(str(self.parts))}, and --resume puts them together"
-        ):
-            replace_file(self.listing, listing.lines()).close()
-            write_settings(self._given, settings)
-            content = Content(
-                listing.rows,
-                width,
-                listing.longest,
-                vector_parts.vectors(self.parts, width),
-                vector_parts.sources(self.listing),
-                about(dict(settings)),
-            )
-            replace_file(self._path, lambda file: _buffered(file, lambda f: self._format.write(f, content))).close()
-        return listing.rows
-
-    def _take_apart(self, settings: Mapping[str, Any], width: int) -> None:
-        """Make of a whole file the parts that it was put together from; until they are stored it stays all there is."""
-        compare_settings(self._given, settings)
-        if not self.listing.is_file():
-            raise UsageError(
-                f"{to_unicode(str(self.listing))} is missing, so it isn't known what is in {self._name}; "
-                "start anew with --overwrite."
-            )
-        with self._reporting():
-            locked, created = open_locked(self.parts)
-            with locked, open(self._path, "rb") as file:
-                if locked.seek(0, os.SEEK_END):  # another run was quicker
-                    return
-                try:
-                    write_settings(self.parts, settings)
-                    lines = vector_parts.taken_apart(self.listing, self._format.read(file, width))
-                    replace_file(self.parts, lines).close()
-                except BaseException as error:
-                    if created:
-                        settings_file(self.parts).unlink(missing_ok=True)
-                        self.parts.unlink()
-                    if not isinstance(error, Exception) or getattr(error, "errno", None) is not None:
-                        raise
-                    raise OutputError(  # whatever numpy, zipfile and pyarrow say of a file that holds something else
-                        f"{self._name} and {to_unicode(str(self.listing))} don't hold what embed writes ({error}); "
-                        "start anew with --overwrite."
-                    ) from error
-
-    @contextlib.contextmanager
-    def _reporting(self, way_on: str = "") -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(f"{self._name} can't be written ({error.strerror or error}){way_on}.") from error
+    def lines(self) -> Iterator[bytes]:
+        """Yield a line per source, in order."""
+        for record in _read_lines(self._parts):
+            if record.pop("vector", None) is not None:
+                record["row"] = self.rows
+                self.rows += 1
+                self.max_name_length = max(self.max_name_length, len(record["source"]))
+            yield json_line(record).encode() + b"\n"
 
 
-def _buffered(file: BinaryIO, fill: Callable[[BinaryIO], None]) -> None:
-    """``fill`` with a file that takes all it is given at once, however much of it the system takes at a time."""
-    buffered = io.BufferedRandom(file, _BUFFER)  # type: ignore[arg-type]
+def _restored_lines(sources: Path, batches: Iterable[FloatArray]) -> Iterator[bytes]:
+    """Yield the lines of the parts from which a list of sources and vectors were made.
+
+    Raises:
+        ValueError: they do not belong together.
+    """
+    vectors = chain.from_iterable(batches)
+    row = 0
+    for record in _read_lines(sources):
+        if "row" in record:
+            vector = next(vectors, None)
+            if record.pop("row") != row or vector is None:
+                raise ValueError(f"vector {row} is missing")
+            record["vector"] = _encode_vector(vector)
+            row += 1
+        yield json_line(record).encode() + b"\n"
+    if next(vectors, None) is not None:
+        raise ValueError("there are more vectors than sources")
+
+
+def _write_buffered(file: BinaryIO, write: Callable[[BinaryIO], None]) -> None:
+    """Call ``write`` with a buffered file. The writers of some formats expect ``write`` to accept all data."""
+    buffered = io.BufferedRandom(file, _BUFFER_SIZE)  # type: ignore[arg-type]
     try:
-        fill(buffered)
+        write(buffered)
         buffered.flush()
     finally:
-        with contextlib.suppress(OSError):  # raised already
+        with contextlib.suppress(OSError):  # raised by write or flush already
             buffered.detach()
+
+
+def _name(path: Path) -> str:
+    return to_unicode(str(path))

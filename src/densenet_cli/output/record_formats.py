@@ -1,0 +1,158 @@
+"""The formats of record files: JSON, JSON Lines, and CSV, written record by record and read back to resume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+from densenet_cli.errors import UsageError
+from densenet_cli.output.checks import format_from_suffix
+from densenet_cli.text import escape_name
+
+CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
+
+STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+class StoredRecord(NamedTuple):
+    """A record in a file, at the bytes from ``start`` to ``stop``.
+
+    ``source`` is the escaped name, ``failed`` whether it is an error record, and ``ambiguous`` whether it may be only
+    the beginning of a record.
+    """
+
+    start: int
+    stop: int
+    source: str
+    failed: bool
+    ambiguous: bool = False
+
+    @property
+    def key(self) -> int:
+        """The key under which ``ResumeState`` counts the source."""
+        return hash(self.source)
+
+
+Reader: TypeAlias = Callable[[BinaryIO, int, "int | None"], Iterator[StoredRecord]]
+"""Called with a file after its head, the offset there, and the maximum number of rows per record (None: unknown).
+It skips an incomplete record at the end, and raises ``InvalidRecordError``."""
+
+
+class InvalidRecordError(Exception):
+    """There is no record at ``offset``."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+class RecordFormat(NamedTuple):
+    """How records make up a file: ``head``, the encoded records with ``separator`` between them, and ``foot``.
+
+    ``encode`` takes a ``Prediction``; the JSON formats take anything with ``to_json``. ``read`` is None if an
+    interrupted file cannot be resumed.
+    """
+
+    encode: Callable[[Any], str]
+    head: str = ""
+    separator: str = ""
+    foot: str = ""
+    read: Reader | None = None
+
+
+def _read_json_lines(file: BinaryIO, start: int, _max_rows: int | None) -> Iterator[StoredRecord]:
+    """Read records in JSON Lines. A line without a newline is incomplete."""
+    for line in file:
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json.loads(line)
+            source = str(record["source"])
+            failed = "error" in record
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InvalidRecordError(start) from None
+        stop = start + len(line)
+        yield StoredRecord(start, stop, source if "source_bytes" in record else escape_name(source), failed)
+        start = stop
+
+
+def _read_csv(file: BinaryIO, start: int, max_rows: int | None) -> Iterator[StoredRecord]:
+    """Read records in CSV. A record begins at each row whose rank is 1 or empty.
+
+    The last record of an interrupted file may lack rows without a trace, because a minimum probability leaves out rows
+    as well. Such a record is ambiguous.
+    """
+    import csv
+
+    record: StoredRecord | None = None
+    last_rank = ""
+    for line in _csv_lines(file):
+        try:
+            row = _parse_csv_row(line)
+            source, _, rank, *_, error = row
+        except (ValueError, csv.Error):
+            raise InvalidRecordError(start) from None
+        is_first = rank in ("", "1")
+        if len(row) != len(CSV_COLUMNS) or not (last_rank or is_first):
+            raise InvalidRecordError(start)
+        stop = start + len(line)
+        if is_first:
+            if record:
+                yield record
+            record = StoredRecord(start, stop, source, error != "")
+        elif record:
+            record = record._replace(stop=stop)
+        last_rank = rank
+        start = stop
+    if record and last_rank in ("", str(max_rows)):
+        yield record
+    elif record and file.tell() == start:  # an incomplete row after it could be one of its own
+        yield record._replace(ambiguous=True)
+
+
+def _csv_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield complete rows. A row ends at a newline after an even number of quotes."""
+    row: list[bytes] = []
+    quoted = False
+    for line in file:
+        row.append(line)
+        quoted ^= line.count(b'"') % 2 == 1
+        if line.endswith(b"\n") and not quoted:
+            yield b"".join(row)
+            row.clear()
+
+
+def _parse_csv_row(line: bytes) -> list[str]:
+    import csv
+
+    # A name may be longer than 128 KiB, the default limit of the csv module.
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        (row,) = csv.reader([line.decode().removesuffix("\n")], strict=True)
+    finally:
+        csv.field_size_limit(limit)
+    return row
+
+
+RECORD_FORMATS = {
+    "json": RecordFormat(lambda record: record.to_json(), "[\n", ",\n", "\n]\n"),
+    "jsonl": RecordFormat(lambda record: record.to_json() + "\n", read=_read_json_lines),
+    "csv": RecordFormat(lambda record: record.to_csv(), ",".join(CSV_COLUMNS) + "\n", read=_read_csv),
+}
+"""Format name -> format. The suffix of a file is a dot and the name."""
+
+
+def resolve_record_format(output: str | Path, given: str | None = None) -> str:
+    """Return the format name of an output file: that of its suffix, or ``given`` for another suffix.
+
+    Raises:
+        UsageError: the format is unknown or contradicts the suffix, or ``output`` is not the name of a file.
+    """
+    if not str(output):
+        raise UsageError("`output` is empty. Use a file name, or - for standard output.")
+    if str(output) in STANDARD_OUTPUT:
+        raise UsageError(f"{output} is standard output. Set `output` to - instead.")
+    return format_from_suffix(output, {name: f".{name}" for name in RECORD_FORMATS}, given, can_be_given=True)
