@@ -151,7 +151,7 @@ class Classifier:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes of ``isolate``, if any. The classifier cannot decode images afterwards."""
+        """End the worker processes of ``isolate``. A classifier without them has nothing to close."""
         if self._finalizer:
             self._finalizer()
 

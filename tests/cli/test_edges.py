@@ -6,12 +6,9 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier
-from densenet_cli.errors import CheckpointError, UsageError
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet, process
 from tests.support.networks import TINY, random_arrays, tiny_weights
@@ -119,41 +116,7 @@ def test_weights_that_overflow(image, tmp_path):
     assert "float32" in result.err
 
 
-def test_answers_that_are_no_numbers(image, tmp_path):
-    arrays = random_arrays(TINY)
-    arrays["predictions"]["kernel"][:] = 3e38
-    path = tmp_path / "huge.h5"
-    write_legacy_h5(path, arrays, TINY)
-    with pytest.raises(CheckpointError, match="huge"):
-        Classifier(weights=path).predict(image)
-
-
 def test_the_reference_engine_is_quiet(weights, image):
     result = process("predict", image, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
     assert result.returncode == 0
     assert result.stderr == ""
-
-
-class TestPythonFace:
-    @pytest.mark.parametrize(
-        "one", ["cat.jpg", b"bytes", np.zeros((4, 4, 3), np.uint8)], ids=["path", "bytes", "array"]
-    )
-    def test_one_image_is_not_several(self, weights, one):
-        with pytest.raises(UsageError, match="images"):
-            Classifier(weights=weights).predict_many(one)
-
-    def test_values_are_checked_at_once(self, weights):
-        classifier = Classifier(weights=weights)
-        with pytest.raises(UsageError, match="top_k"):
-            classifier.predict_many([], top_k=0)
-        with pytest.raises(UsageError, match="min_prob"):
-            classifier.predict_many([], min_prob=float("nan"))
-
-    def test_one_of_the_wrong_kind_is_its_own_error(self, weights, image):
-        found = list(Classifier(weights=weights).predict_many([image, np.zeros((4, 4, 3)), 7, image]))
-        assert [prediction.error is None for prediction in found] == [True, False, False, True]
-
-    def test_a_path_of_bytes(self, weights, image):
-        (entry,) = [entry for entry in os.scandir(os.fsencode(image.parent)) if entry.name.endswith(b".png")]
-        (found,) = Classifier(weights=weights).predict_many([entry])
-        assert found.source == str(image)

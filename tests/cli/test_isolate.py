@@ -10,19 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier
-from densenet_cli.errors import IsolationError, UsageError
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, hear_interrupts
 from tests.support.decoders.pillow_heif import heic
 from tests.support.images import encode, photograph
 from tests.support.networks import tiny_weights
-from tests.support.servers import FaultyServer, serving
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
 
@@ -228,66 +224,3 @@ def test_no_process_can_be_started(weights, monkeypatch):
     assert result.status == 1
     assert result.out == ""
     assert result.err.startswith("Error: ") and "No such file or directory" in result.err
-
-
-class TestPythonFace:
-    def test_workers_are_kept_and_end_with_the_classifier(self, weights, children):
-        classifier = Classifier(weights=weights, isolate=True)
-        for _ in range(3):
-            classifier.predict(heic("decode"))
-        (worker,) = children()
-        (failed,) = classifier.predict_many([heic("abort")])
-        assert failed.error.type == "DecoderCrashed"
-        assert not worker.is_running()
-        classifier.predict(heic("decode"))
-        del classifier
-        wait_for(lambda: children() == [])
-
-    def test_close(self, weights, children):
-        classifier = Classifier(weights=weights, timeout=60)
-        classifier.predict(heic("decode"))
-        classifier.close()
-        classifier.close()
-        assert children() == []
-        with pytest.raises(IsolationError, match="closed"):
-            classifier.predict(heic("decode"))
-        Classifier(weights=weights).close()
-
-    def test_leaving_a_run_early(self, weights, folder, children):
-        fill(folder, ["decode"] * 5 + ["hang"] * 50)
-        classifier = Classifier(weights=weights, isolate=True, batch_size=1)
-        results = classifier.predict_many([folder])
-        next(results)
-        results.close()
-        classifier.close()
-        assert children() == []
-
-    def test_weights_that_fail_leave_no_process(self, tmp_path):
-        (tmp_path / "x.h5").write_bytes(b"nothing")
-        with pytest.raises(Exception, match=r"x\.h5"):
-            Classifier(weights=tmp_path / "x.h5", isolate=True)
-
-    def test_what_is_decoded_already_needs_no_worker(self, weights):
-        classifier = Classifier(weights=weights, isolate=True)
-        plain = Classifier(weights=weights)
-        image = photograph("coffee", (90, 60))
-        for item in (image, np.asarray(image)):
-            assert classifier.predict(item).scores == plain.predict(item).scores
-
-    def test_a_url_is_fetched_here_and_decoded_there(self, weights):
-        with FaultyServer(serving(heic("abort")), serving(heic("decode"))) as server:
-            classifier = Classifier(weights=weights, timeout=60)
-            found = classifier.predict_many([f"{server.url}{name}" for name in ("a", "b")])
-            assert sorted(prediction.error is None for prediction in found) == [False, True]
-            classifier.close()
-
-    def test_other_systems_refuse_it(self, weights, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "name", "nt")
-            with pytest.raises(UsageError, match="Linux"):
-                Classifier(weights=weights, isolate=True)
-
-    def test_values_are_checked_at_once(self, weights):
-        for timeout in (0, -1, float("nan"), float("inf"), 86_401):
-            with pytest.raises(UsageError, match="timeout"):
-                Classifier(weights=weights, timeout=timeout)

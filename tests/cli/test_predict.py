@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier, ImageError, variants
+from densenet_cli import Classifier
 from tests.support.command import densenet, hear_interrupts, process
 from tests.support.networks import TINY, tiny_weights
 
@@ -264,41 +264,6 @@ def test_only_what_is_needed_is_imported_for_a_image(weights, item):
 
 def test_with_isolate_no_decoder_is_imported(weights, item):
     assert imported(["predict", item, "--weights", weights, "--isolate"], {"PIL"}) == []
-
-
-class TestPythonFace:
-    def test_every_kind_of_image(self, weights, item):
-        classifier = Classifier(weights=weights, exact=True)
-        expected = classifier.predict(str(item), top_k=3).scores
-        assert len(expected) == 3
-        with Image.open(item) as image:
-            image.load()
-            pixels = np.asarray(image)
-            for same in (item, item.read_bytes(), io.BytesIO(item.read_bytes()), image, pixels):
-                assert classifier.predict(same, top_k=3).scores == expected
-
-    def test_an_error_is_raised(self, weights, folder):
-        with pytest.raises(ImageError):
-            Classifier(weights=weights).predict(folder / "broken.jpg")
-
-    def test_predict_many(self, weights, folder):
-        found = list(Classifier(weights=weights).predict_many([folder, np.zeros((9, 9, 3), np.uint8)]))
-        assert [prediction.error is None for prediction in found] == [True, True, True, False, True, True]
-
-    def test_a_registered_variant(self, weights, item, tmp_path):
-        import hashlib
-
-        data = weights.read_bytes()
-        file = variants.WeightsFile("tiny.h5", hashlib.md5(data).hexdigest())
-        published = tmp_path / "mirror"
-        published.mkdir()
-        (published / "tiny.h5").write_bytes(data)
-        with variants.register(variants.Variant("test", TINY, file)):
-            found = Classifier("test", base_url=published.as_uri()).predict(item)
-            # With the variant known, a file of its layers is taken for it, input size included.
-            same = Classifier(weights=weights).predict(item)
-        assert found.model == "densenettest"
-        assert found.scores == same.scores
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
