@@ -53,9 +53,10 @@ outputs = classifier.run(batch)
 done("Run the network")
 prediction = classifier.prediction(Result(source, {"probabilities": outputs["probabilities"][0]}))
 done("Select the top 5 classes")
-from densenet_cli.cli.render import Tables  # noqa: E402
+from densenet_cli.cli.console import stdout_console  # noqa: E402
+from densenet_cli.cli.render import print_prediction  # noqa: E402
 
-Tables().show(prediction)
+print_prediction(stdout_console(), prediction)
 done("Import Rich, print the table")
 
 import json  # noqa: E402

@@ -49,9 +49,8 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
 @option(
     "--threads",
     type=IntList(1, 1024),
-    show_default="1, a quarter, half, and all of the cores",
     metavar="N,...",
-    help="Numbers of threads to measure.",
+    help="Numbers of threads to measure.  [default: 1, a quarter, half, and all of the cores]",
 )
 @option(
     "--images",
@@ -123,7 +122,7 @@ def benchmark(
         compare=compare,
         random_weights=random_weights,
     )
-    echo_info(f"Measuring for about {seconds:.0f} seconds. Close other programs for accurate results.")
+    echo_info(f"Measuring for about {seconds:.0f} s. Close other programs for accurate results.")
     with ProgressBar("share") as progress:
         report = run_benchmark(plan, lambda description, share: progress.update(description, share, 1.0))
     for name, reason in report.images["failed"].items():
