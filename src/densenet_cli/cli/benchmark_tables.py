@@ -62,7 +62,7 @@ def _header(report: BenchmarkReport) -> list[RenderableType]:
     ]
     details = [Text(printable(line), style="dim") for line in lines]
     if machine.is_busy:
-        warning = f"The machine was busy when the benchmark started (load {machine.load:.1f}). Results may be inaccurate."
+        warning = f"The machine was busy at the start (load {machine.load:.1f}). Results may be inaccurate."
         details.append(Text(warning, style="yellow"))
     return [title, *(Padding(line, (0, 0, 0, 2), expand=False) for line in details)]
 

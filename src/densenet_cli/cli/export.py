@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def export(format_: str | None, output: Path, with_preprocessing: bool, overwrit
     # Before weights are downloaded.
     name = check_export(output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
     classifier = create_classifier(**model)
-    if EXPORT_FORMATS[name].uses_tensorflow:
+    if EXPORT_FORMATS[name].uses_tensorflow and sys.stderr.isatty():
         echo_info("Loading TensorFlow and exporting. This takes a while.")
     result = export_model(classifier, output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
     if not result.has_labels:
