@@ -23,16 +23,16 @@ import click
 from densenet_cli.cli.console import Verbosity, echo_error
 
 COMMANDS = {
-    "predict": "Classify images: files, folders, globs, URLs, or standard input.",
+    "predict": "Classify images in files, folders, globs, and URLs.",
     "explain": "Show which image regions drove a prediction.",
-    "embed": "Turn images into feature vectors for search and clustering.",
-    "summary": "Show a model's layers, shapes, parameters, and multiply-adds.",
+    "embed": "Turn images into feature vectors for search.",
+    "summary": "Show a model's layers, shapes, and parameters.",
     "evaluate": "Measure a model's accuracy on labeled images.",
     "train": "Train or fine-tune a model on folders of labeled images.",
     "export": "Convert a model to ONNX, TensorFlow, LiteRT, or PyTorch.",
-    "benchmark": "Measure the speed and memory use of a model on this machine.",
+    "benchmark": "Measure a model's speed and memory use.",
     "download-weights": "Download and verify the published weights.",
-    "cache": "Show, verify, or prune the files stored on this machine.",
+    "cache": "Show, verify, or prune the stored files.",
 }
 """Name -> short help. The module of a command is its name with underscores."""
 

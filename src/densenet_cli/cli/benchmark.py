@@ -36,7 +36,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
         return tuple(sorted({self._range.convert(part, param, ctx) for part in parts}))
 
 
-@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are missing or do not fit", 130: "interrupted"})
+@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are unavailable or invalid", 130: "interrupted"})
 @option(
     "--batch-size",
     "batch_sizes",

@@ -62,7 +62,7 @@ def cache(prune: bool, verify: bool, format_: str) -> int:
     damaged = [str(file.path) for file in files if file.state == "wrong"]
     damaged += [str(graph.folder) for graph in graphs if graph.state == "damaged"]
     for path in damaged:
-        echo_error(f"Damaged: {path}")
+        echo_error(f"Damaged: {printable(path)}")
     return 3 if damaged and verify else 0
 
 
@@ -88,7 +88,7 @@ def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
             graph_cache.remove(graph)
             freed += graph.size
         except OSError as error:
-            echo_error(f"Cannot remove {graph.folder}: {error.strerror or error}.")
+            echo_error(f"Cannot remove {printable(str(graph.folder))}: {error.strerror or error}.")
             remaining.append(graph)
     echo_info(f"Removed {plural(len(graphs) - len(remaining), 'graph')} ({megabytes(freed)}).")
     return remaining
@@ -109,7 +109,7 @@ def _prune_images() -> None:
         try:
             path.unlink()
         except OSError as error:
-            echo_error(f"Cannot remove {path}: {error.strerror or error}.")
+            echo_error(f"Cannot remove {printable(str(path))}: {error.strerror or error}.")
 
 
 def megabytes(size: int) -> str:

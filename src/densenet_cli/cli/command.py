@@ -21,7 +21,7 @@ CLASSIFY_STATUSES = {
     0: "all images were processed",
     1: "some images failed",
     2: "invalid usage",
-    3: "weights are missing or do not fit",
+    3: "weights are unavailable or invalid",
     4: "output cannot be written",
     130: "interrupted",
 }

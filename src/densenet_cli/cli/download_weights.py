@@ -10,7 +10,7 @@ import click
 
 from densenet_cli import variants as registry
 from densenet_cli.cli.command import command, option
-from densenet_cli.cli.console import echo_info, stdout_console
+from densenet_cli.cli.console import echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.variants import Variant
 
@@ -56,7 +56,7 @@ class PublishedVariant(click.ParamType):  # type: ignore[type-arg]
 )
 @click.argument("variants", nargs=-1, type=PublishedVariant(), metavar="[VARIANT]...")
 @option("--list", "only_list", is_flag=True, help="Only show the files and their states.")
-@option("--verify", is_flag=True, help="Only verify the MD5 of the files, without using remembered results.")
+@option("--verify", is_flag=True, help="Only compute and verify the MD5 of the existing files.")
 @option("--force", is_flag=True, help="Download again. A different file of that name is kept as NAME.MD5.old.")
 @option(
     "--base-url",
@@ -74,9 +74,9 @@ def download_weights(
 
     \b
     States in the table:
-      ready      verified: the MD5 is the published one
-      unchecked  will be verified when it is first used
-      wrong      a different file, which is neither used nor deleted
+      ready      the MD5 matches the published one
+      unchecked  the MD5 will be verified at first use
+      wrong      a different file, which is never used or deleted
       partial    an unfinished download
       absent     not downloaded
 
@@ -112,7 +112,7 @@ def download_weights(
             _download(chosen, base_url, force, failures)
         statuses = _for_each(chosen, store.status, failures if only_list else [])
     _print_table(statuses)
-    echo_info(f"Folder: {models_dir()}")
+    echo_info(f"Folder: {printable(str(models_dir()))}")
     if failures:
         raise WeightsUnavailableError("\n\n".join(map(str, failures)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from densenet_cli.cli.command import command, option
-from densenet_cli.cli.console import echo_image_error, echo_info
+from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.options import (
     create_classifier,
     echo_resumed,
@@ -45,11 +45,11 @@ def embed(
     retry_errors: bool,
     **model: Any,
 ) -> int:
-    """Turn images into feature vectors for search, clustering, and finding near-duplicates.
+    """Turn images into feature vectors for search, clustering, and deduplication.
 
+    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
     The vector of an image is the global average of the last feature maps, which is the input of the classification
-    head. SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard
-    input. An image that fails is listed with its error and has no vector.
+    head. An image that fails is listed with its error and has no vector.
 
     \b
     Examples:
@@ -79,9 +79,11 @@ def embed(
                     progress.advance("images")
     except KeyboardInterrupt:
         if (parts := parts_path(output)).exists():
-            echo_info(f"Finished vectors are kept in {parts}. Use --resume to continue.")
+            echo_info(f"Finished vectors are kept in {printable(str(parts))}. Use --resume to continue.")
         raise
-    echo_info(f"Wrote {plural(vectors.rows, 'vector')} of length {width:,} to {output}.")
+    echo_info(f"Wrote {plural(vectors.rows, 'vector')} of length {width:,} to {printable(output)}.")
     if vectors.failed:
-        echo_info(f"{plural(vectors.failed, 'source')} failed. See {sources_path(output)} for the errors.")
+        echo_info(
+            f"{plural(vectors.failed, 'source')} failed. See {printable(str(sources_path(output)))} for the errors."
+        )
     return 1 if vectors.failed else 0

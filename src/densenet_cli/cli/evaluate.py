@@ -31,7 +31,7 @@ CONFUSED_PAIRS = 10
 
 @command()
 @click.argument("folder", required=False, metavar="[FOLDER]", type=click.Path())
-@option("--restrict", is_flag=True, help="Predict only among the classes that the images belong to.")
+@option("--restrict", is_flag=True, help="Limit predictions to the classes that occur in the dataset.")
 @option(
     "--csv",
     "csv_file",

@@ -78,9 +78,10 @@ def explain(
 ) -> int:
     """Show which image regions drove a prediction (class activation maps).
 
-    For a DenseNet, these maps are exact: the mean of a map plus the bias of its class is the logit. Each map is drawn
-    over the original image, from dark (low evidence) to bright (high evidence). Regions that the model did not see
-    are gray.
+    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
+    Each map is drawn over the original image, from dark (low evidence) to bright (high evidence). Regions outside the
+    model's input are gray. For a DenseNet, the maps are exact: the mean of a map plus the bias of its class is the
+    logit.
 
     \b
     Examples:

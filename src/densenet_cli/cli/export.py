@@ -18,7 +18,7 @@ from densenet_cli.export.formats import EXPORT_FORMATS
     exit_statuses={
         0: "exported",
         2: "invalid usage",
-        3: "weights are missing or do not fit",
+        3: "weights are unavailable or invalid",
         4: "the file cannot be written, or differs from the model",
         130: "interrupted",
     }

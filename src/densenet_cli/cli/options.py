@@ -68,7 +68,7 @@ MODEL_OPTIONS = {
         "--ten-crop",
         is_flag=True,
         group="Preprocessing",
-        help="Average over ten crops of each image (with crop only).",
+        help="Average over ten crops of each image (crop mode only).",
     ),
     "batch_size": option(
         "--batch-size",

@@ -15,7 +15,7 @@ import click
 
 from densenet_cli import variants
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option
-from densenet_cli.cli.console import echo_error, echo_info
+from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def settings_options(function: F) -> F:
         0: "trained",
         1: "some images cannot be decoded (see --skip-unreadable)",
         2: "invalid usage",
-        3: "initial weights are missing or do not fit",
+        3: "initial weights are unavailable or invalid",
         4: "output cannot be written",
         130: "interrupted; the state is saved for --resume",
     }
@@ -223,11 +223,11 @@ def train(
             run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
     if not run.is_finished:
         continued = shlex.join(["densenet", "train", str(folder), "-o", str(output), "--resume"])
-        echo_error(f"Interrupted. The state is saved. To continue, run: {continued}")
+        echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
     state = run.state
     accuracy = f"validation accuracy {state.best_accuracy:.1%} in epoch {state.best_epoch} of {state.epoch}"
-    echo_info(f"Wrote {output / run_files.MODEL_FILE} ({accuracy}).")
+    echo_info(f"Wrote {printable(str(output / run_files.MODEL_FILE))} ({accuracy}).")
     return 0
 
 
