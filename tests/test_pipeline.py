@@ -1,4 +1,4 @@
-"""The stream keeps order, errors, and bounds for any batch size and number of threads."""
+"""Order, errors, and limits of the stream, for any batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def run(pixels):
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(0, 40), batch_size=st.integers(1, 9), threads=st.integers(1, 4))
 def test_order_and_errors(count, batch_size, threads):
-    done = list(stream(range(count), load, run, batch_size=batch_size, threads=threads))
-    assert [result.source for result in done] == list(range(count))
-    for result in done:
+    results = list(stream(range(count), load, run, batch_size=batch_size, threads=threads))
+    assert [result.source for result in results] == list(range(count))
+    for result in results:
         if result.source % 5 == 4:
             assert isinstance(result.error, UnreadableImageError)
             assert (result.outputs, result.preview) == ({}, None)
@@ -45,36 +45,36 @@ def test_order_and_errors(count, batch_size, threads):
             assert (result.error, result.preview) == (None, f"preview {result.source}")
 
 
-def test_the_walk_stays_close_ahead():
-    walked = []
+def test_few_sources_are_read_ahead():
+    consumed = []
 
     def sources():
         for number in range(10_000):
-            walked.append(number)
+            consumed.append(number)
             yield number
 
     results = stream(sources(), load, run, batch_size=4, threads=2)
     for _ in range(10):
         next(results)
-    assert len(walked) < 60
+    assert len(consumed) < 60
     results.close()
 
 
-def test_many_threads_hold_no_more_than_some_batches():
-    held = threading.Semaphore(0)
-    walked = []
+def test_many_threads_load_few_batches_ahead():
+    may_load = threading.Semaphore(0)
+    consumed = []
 
     def sources():
         for number in range(10_000):
-            walked.append(number)
+            consumed.append(number)
             yield number
 
     results = stream(
-        sources(), lambda source, index: held.acquire() and load(source, index), run, batch_size=2, threads=1000
+        sources(), lambda source, index: may_load.acquire() and load(source, index), run, batch_size=2, threads=1000
     )
-    threading.Timer(0.3, held.release, [10_000]).start()
+    threading.Timer(0.3, may_load.release, [10_000]).start()
     first = next(results)
-    assert len(walked) <= (3 + MAX_BATCHES_AHEAD) * 2 + 4
+    assert len(consumed) <= (3 + MAX_BATCHES_AHEAD) * 2 + 4
     assert first.source == 0
     results.close()
 
@@ -94,15 +94,15 @@ def test_a_slow_source_does_not_hold_back_results():
 
 
 def test_unexpected_errors_reach_the_caller():
-    def broken_walk():
+    def broken_sources():
         yield 0
-        raise OSError("walk")
+        raise OSError("source")
 
     def broken_load(source, index):
         raise ZeroDivisionError("load")
 
-    with pytest.raises(OSError, match="walk"):
-        list(stream(broken_walk(), load, run, batch_size=2, threads=2))
+    with pytest.raises(OSError, match="source"):
+        list(stream(broken_sources(), load, run, batch_size=2, threads=2))
     with pytest.raises(ZeroDivisionError, match="load"):
         list(stream(range(3), broken_load, run, batch_size=2, threads=2))
 

@@ -1,4 +1,4 @@
-"""The written forms of a prediction, held against the parsers that read them, whatever a file or a class is called."""
+"""JSON and CSV of predictions, read back with other parsers, for any names of files and classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CAT = Prediction(
         Score(2, 7, None, 'a "quoted", one', float(np.float32(1e-5))),
     ),
 )
-BROKEN = Prediction("broken.png", "densenet121", error=Failure("UnreadableImage", "It is no image."))
+BROKEN = Prediction("broken.png", "densenet121", error=Failure("UnreadableImage", "The file is empty."))
 
 names = st.text() | st.binary().map(os.fsdecode) | st.text(alphabet='\\x/\r\n",\x1b\u2028é\udcff\ud800')
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(alphabet='\\\r\n", \x00\x85é🐈')
@@ -49,21 +49,22 @@ def predictions(draw: st.DrawFn) -> Prediction:
     return Prediction(source, model, tuple(scores))
 
 
-def unescaped(text: str) -> bytes:
-    """What a reader of the documentation would write to get a name's bytes back from CSV."""
+def unescape(text: str) -> bytes:
+    """Return the bytes of a name in CSV, as the documentation describes."""
     parts = re.split(rb"\\(\\|x[0-9a-f]{2})", text.encode())
     parts[1::2] = [b"\\" if part == b"\\" else bytes.fromhex(part[1:].decode()) for part in parts[1::2]]
     return b"".join(parts)
 
 
 def name_bytes(name: str) -> bytes:
+    """Return the bytes of a name. A lone surrogate that stands for no byte is encoded like other characters."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogatepass")
 
 
-def test_json_is_the_documented_record() -> None:
+def test_json_record_is_as_documented() -> None:
     assert json.loads(CAT.to_json()) == {
         "source": "cat.jpg",
         "model": "densenet121",
@@ -75,18 +76,18 @@ def test_json_is_the_documented_record() -> None:
     assert json.loads(BROKEN.to_json()) == {
         "source": "broken.png",
         "model": "densenet121",
-        "error": {"type": "UnreadableImage", "message": "It is no image."},
+        "error": {"type": "UnreadableImage", "message": "The file is empty."},
     }
     assert Prediction("a", "m").to_json() == '{"source": "a", "model": "m", "predictions": []}'
 
 
-def test_csv_is_the_documented_rows() -> None:
+def test_csv_rows_are_as_documented() -> None:
     assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error\n"
     assert CAT.to_csv() == (
         "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,\n"
         'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,\n'
     )
-    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: It is no image.\n"
+    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: The file is empty.\n"
     assert Prediction("a", "m").to_csv() == "a,m,,,,,,\n"
 
 
@@ -99,18 +100,18 @@ def test_csv_is_the_documented_rows() -> None:
         ("new\nline", "new\nline", None),
     ],
 )
-def test_a_name_in_json(name: str, source: str, source_bytes: bytes | None) -> None:
+def test_names_in_json(name: str, source: str, source_bytes: bytes | None) -> None:
     record = Prediction(name, "m").to_dict()
     assert record["source"] == source
     assert record.get("source_bytes") == (base64.b64encode(source_bytes).decode() if source_bytes else None)
 
 
-def test_a_name_in_csv_has_its_backslashes_doubled() -> None:
+def test_backslashes_are_doubled_in_csv() -> None:
     assert escape_name("a\\b") == r"a\\b"
     assert escape_name("a\\b\udce9") == r"a\\b\xe9"
 
 
-def test_a_terminal_sees_no_escape_sequence_in_json() -> None:
+def test_json_escapes_what_a_terminal_would_interpret() -> None:
     name = "\x1b[2J\x9b31m\u202e\u2028\x7f\ngnp.exe🐈"
     line = Prediction(name, "m").to_json()
     assert line.isprintable() and "🐈" in line
@@ -120,7 +121,7 @@ def test_a_terminal_sees_no_escape_sequence_in_json() -> None:
 @given(predictions())
 @example(Prediction("\udcff\\\n", "m"))
 @example(Prediction("\ud800", "m", error=Failure("UnreadableImage", "\ud800\udcff")))
-def test_json_gives_back_every_prediction(prediction: Prediction) -> None:
+def test_json_restores_the_prediction(prediction: Prediction) -> None:
     line = prediction.to_json()
     line.encode()
     assert line.isprintable()
@@ -143,13 +144,13 @@ def test_json_gives_back_every_prediction(prediction: Prediction) -> None:
 
 @given(predictions())
 @example(Prediction("a\rb", "\r", (Score(1, 0, None, "\r", 0.5),)))
-def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
+def test_csv_restores_the_prediction(prediction: Prediction) -> None:
     text = prediction.to_csv()
     assert text.encode().endswith(b"\n") and not text.endswith("\r\n")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), CSV_COLUMNS, strict=True))
     assert len(rows) == max(1, len(prediction.scores))
     for row in rows:
-        assert unescaped(row["source"]) == name_bytes(prediction.source)
+        assert unescape(row["source"]) == name_bytes(prediction.source)
         assert row["model"] == prediction.model
     if prediction.error:
         assert rows[0]["error"].startswith(f"{prediction.error.type}: ")
@@ -162,27 +163,27 @@ def test_csv_gives_back_every_prediction(prediction: Prediction) -> None:
 
 
 @given(probabilities)
-def test_a_probability_has_the_fewest_decimals_of_its_float32(probability: float) -> None:
-    written = shortest_float(probability)
-    assert written is not None
-    assert np.float32(written) == np.float32(probability)
-    digits = len(re.sub(r"e.*|\.0$|\.", "", repr(written)).lstrip("0"))
+def test_probability_has_the_fewest_decimals_that_identify_its_float32(probability: float) -> None:
+    shortest = shortest_float(probability)
+    assert shortest is not None
+    assert np.float32(shortest) == np.float32(probability)
+    digits = len(re.sub(r"e.*|\.0$|\.", "", repr(shortest)).lstrip("0"))
     assert digits <= 9
     assert all(np.float32(f"{probability:.{fewer}g}") != np.float32(probability) for fewer in range(1, digits))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_leaves_json_valid(value: float) -> None:
+def test_nonfinite_probability_is_null(value: float) -> None:
     prediction = Prediction("a", "m", (Score(1, 0, None, "x", value),))
     assert json.loads(prediction.to_json())["predictions"][0]["probability"] is None
     assert prediction.to_rows()[0][CSV_COLUMNS.index("probability")] == ""
 
 
-def test_a_failure_is_its_errors_class_and_sentence() -> None:
-    assert Failure.of(UnreadableImageError("It is no image.")) == BROKEN.error
+def test_failure_copies_type_and_message() -> None:
+    assert Failure.of(UnreadableImageError("The file is empty.")) == BROKEN.error
 
 
-def test_importing_results_imports_nothing_heavy() -> None:
+def test_import_is_fast() -> None:
     code = "import sys, densenet_cli.results; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numpy", "json", "csv", "base64", "click", "rich"} & set(loaded)
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "json", "csv", "base64", "click", "rich"} & set(modules)

@@ -1,4 +1,4 @@
-"""The photographs that ship: few, small, real, and each with its source and license."""
+"""The sample images: few, small, and listed with their license."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 SAMPLES = Path(__file__).parents[1] / "sample_images"
 
 
-def test_every_photograph_is_small_and_accounted_for(photographs):
+def test_photographs_are_small_and_documented(photographs):
     assert 4 <= len(photographs) <= 8
     assert sum(path.stat().st_size for path in photographs) < 1_000_000
     rows = [line for line in (SAMPLES / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]

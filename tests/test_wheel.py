@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works outside of the checkout, in an environment of its own."""
+"""The wheel: its contents, and that it works outside the checkout in its own environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.networks import tiny_weights
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "densenet_cli"
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 
 
 def pip(*arguments: object) -> None:
@@ -36,84 +36,85 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(wheel, tmp_path_factory) -> Path:
-    """The scripts of a new environment with the wheel in it; it sees this one's packages, for the dependencies.
+def environment(wheel, tmp_path_factory) -> Path:
+    """The scripts folder of a new environment with the wheel, which uses the dependencies of this environment.
 
-    A ``.pth`` file in a folder that another ``.pth`` names is not read, so an editable installation isn't seen.
+    A ``.pth`` file adds the packages of this environment. ``.pth`` files in there are not read, so an editable
+    installation of the checkout is not visible.
     """
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=300)
     scripts = folder / ("Scripts" if sys.platform == "win32" else "bin")
     pip("--python", scripts / "python", "install", "--no-deps", "--no-index", wheel)
-    found = subprocess.run(
+    result = subprocess.run(
         [scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-    (Path(found.stdout.strip()) / "dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
+    (Path(result.stdout.strip()) / "dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
     return scripts
 
 
-def run(elsewhere: Path, cwd: Path, program: str, *arguments: object) -> str:
+def run(environment: Path, cwd: Path, program: str, *arguments: object) -> str:
     result = subprocess.run(
-        [elsewhere / program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+        [environment / program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return result.stdout
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+def test_wheel_contains_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    inside = {name.removeprefix("densenet_cli/") for name in names if name.startswith("densenet_cli/")}
-    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
-    assert inside == {path for path in there if "__pycache__" not in path}
-    assert {"py.typed", "data/imagenet.tsv", "data/README.md", "cli/__init__.py"} <= inside
-    others = {name.split("/", 1)[1] for name in names if not name.startswith("densenet_cli/")}
-    assert others == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    packaged = {name.removeprefix("densenet_cli/") for name in names if name.startswith("densenet_cli/")}
+    expected = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    assert packaged == {path for path in expected if "__pycache__" not in path}
+    assert {"py.typed", "data/imagenet.tsv", "data/README.md", "cli/__init__.py"} <= packaged
+    metadata = {name.split("/", 1)[1] for name in names if not name.startswith("densenet_cli/")}
+    assert metadata == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert not [name for name in names if name.endswith((".png", ".pyc")) or "test" in name.lower()]
     images = [name for name in names if name.endswith(".jpg")]
     assert len(images) == 4 and {name.rpartition("/")[0] for name in images} == {"densenet_cli/data/images"}
-    assert wheel.stat().st_size < MOST_BYTES
+    assert wheel.stat().st_size < MAX_BYTES
 
 
-def test_its_metadata(wheel):
+def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["Name"] == "densenet-cli"
     assert metadata["License-Expression"] == "MIT"
     assert {"test", "dev", "bench", "heic", "tflite"} <= set(metadata.get_all("Provides-Extra", []))
-    needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line}
-    assert {"tensorflow", "numpy", "pillow", "click", "rich", "jinja2"} <= needed
-    assert {"onnx", "onnxruntime", "h5py", "safetensors"} <= needed
+    requirements = {line.split(">")[0] for line in metadata.get_all("Requires-Dist", []) if "extra" not in line}
+    assert {"tensorflow", "numpy", "pillow", "click", "rich", "jinja2"} <= requirements
+    assert {"onnx", "onnxruntime", "h5py", "safetensors"} <= requirements
     assert metadata.get_payload().startswith("# densenet\n")
 
 
-def test_it_works_outside_of_the_checkout(elsewhere, tmp_path):
+def test_commands_work_outside_the_checkout(environment, tmp_path):
     code = "import densenet_cli; print(densenet_cli.__file__)"
-    assert Path(run(elsewhere, tmp_path, "python", "-c", code).strip()).is_relative_to(elsewhere.parent)
-    assert run(elsewhere, tmp_path, "densenet", "--version").startswith("densenet 0.")
-    assert "predict" in run(elsewhere, tmp_path, "python", "-m", "densenet_cli", "--help")
-    summary = json.loads(run(elsewhere, tmp_path, "densenet", "summary", "--format", "json"))
+    assert Path(run(environment, tmp_path, "python", "-c", code).strip()).is_relative_to(environment.parent)
+    assert run(environment, tmp_path, "densenet", "--version").startswith("densenet 0.")
+    assert "predict" in run(environment, tmp_path, "python", "-m", "densenet_cli", "--help")
+    summary = json.loads(run(environment, tmp_path, "densenet", "summary", "--format", "json"))
     assert summary["parameters"] == sum(layer.parameters for layer in list_layers(variants.get("121").config, 224))
 
 
-def test_it_classifies(elsewhere, tmp_path):
+def test_predictions(environment, tmp_path):
     Image.new("RGB", (60, 50), (200, 120, 40)).save(tmp_path / "cat.jpg")
     weights = tiny_weights(tmp_path)
     predict = ("predict", "cat.jpg", "--weights", weights, "--format", "jsonl", "--html", "page.html")
-    first = run(elsewhere, tmp_path, "densenet", *predict)
+    first = run(environment, tmp_path, "densenet", *predict)
     assert "cat.jpg" in (tmp_path / "page.html").read_text()
     record = json.loads(first)
     assert record["source"] == "cat.jpg"
     assert [score["rank"] for score in record["predictions"]] == [1, 2, 3, 4, 5]
-    # From the cached graph, and with the labels that ship inside.
+    # The same from Python, with the cached graph and the packaged labels.
     code = (
         "import sys; from densenet_cli import Classifier, labels; "
         "print(labels.imagenet()[285].name); print(Classifier(weights=sys.argv[1]).predict('cat.jpg').to_json())"
     )
-    name, second = run(elsewhere, tmp_path, "python", "-c", code, weights).splitlines()
+    name, second = run(environment, tmp_path, "python", "-c", code, weights).splitlines()
     assert name == "Egyptian cat"
     assert json.loads(second) == record

@@ -102,7 +102,7 @@ class Prediction:
         return json_line(self.to_dict())
 
     def to_rows(self) -> list[tuple[str, ...]]:
-        """Return the record as rows of ``CSV_COLUMNS``: one per class, or one if there is an error or no class."""
+        """Return the CSV rows of the record: one per class, or a single one if there is an error or no class."""
         first = (escape_name(self.source), to_unicode(self.model))
         if self.error is not None:
             return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}")]

@@ -1,6 +1,6 @@
 r"""Text that is safe to write: names with undecodable bytes, lines of JSON and CSV, and short decimals of float32.
 
-The forms are a contract (``docs/output.md``). A name that is not UTF-8, in which Python holds undecodable bytes as lone
+The forms are a contract (``docs/reference/output.md``). A name that is not UTF-8, in which Python holds undecodable bytes as lone
 surrogates, is written with backslash escapes and its own backslashes doubled. JSON also has the bytes of such a name.
 CSV has no place for them, so there every backslash is doubled.
 """

@@ -1,4 +1,4 @@
-"""``densenet embed`` and ``Classifier.embed``, end to end, with a tiny network: the path is what is tested."""
+"""``densenet embed``, end to end, with a tiny network."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from densenet_cli import Classifier, engines, variants
-from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import normalize
+from densenet_cli import Classifier, variants
 from densenet_cli.layers import embedding_size
 from densenet_cli.output.vector_formats import VECTOR_FORMATS
 from tests.support.command import densenet, hear_interrupts
@@ -82,25 +80,6 @@ def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, out
     embeddings = list(Classifier(weights=weights).embed_many([folder]))
     assert [one.source for one in embeddings if one.error] == [str(folder / "broken.jpg")]
     np.testing.assert_array_equal([one.vector for one in embeddings if not one.error], vectors[0])
-
-
-def test_a_vector_is_the_mean_of_the_features_and_of_the_crops(weights, folder):
-    from densenet_cli.images import decoding, sources
-
-    for ten_crop in (False, True):
-        classifier = Classifier(weights=weights, ten_crop=ten_crop)
-        source = sources.from_object(folder / "a.png")
-        pixels = decoding.load(source, classifier.preprocessing, decoding.DecodeBudget(100)).pixels
-        features = engines.create("onnx", weights, None, 1).run(normalize(pixels), ("features",))["features"]
-        assert len(features) == (10 if ten_crop else 1)
-        embedding = classifier.embed(folder / "a.png")
-        assert embedding.source == str(folder / "a.png")
-        np.testing.assert_allclose(embedding.vector, features.mean(axis=(0, 1, 2)), rtol=1e-5, atol=1e-6)
-
-
-def test_one_image_instead_of_many_is_refused(weights):
-    with pytest.raises(UsageError, match="images"):
-        Classifier(weights=weights).embed_many("cat.jpg")
 
 
 @pytest.mark.parametrize(
