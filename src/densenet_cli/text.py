@@ -1,8 +1,8 @@
-r"""Text that is safe to write: names with undecodable bytes, lines of JSON and CSV, and short decimals of float32.
+r"""Text for output: escaped names, lines of JSON and CSV, and the shortest decimals of float32.
 
-The forms are a contract (``docs/reference/output.md``). A name that is not UTF-8, in which Python holds undecodable bytes as lone
-surrogates, is written with backslash escapes and its own backslashes doubled. JSON also has the bytes of such a name.
-CSV has no place for them, so there every backslash is doubled.
+``docs/reference/output.md`` documents the formats. Python holds the bytes of a name that is not UTF-8 as lone
+surrogates. Such a name is written with backslash escapes, and its own backslashes are doubled. JSON adds the bytes of
+the name. CSV has no field for them, so there backslashes are doubled in every name.
 """
 
 from __future__ import annotations
