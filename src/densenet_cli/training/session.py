@@ -69,7 +69,7 @@ def open_run(
     class_labels = labels.from_class_names(training.classes)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
-        raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images, and `val`.")
+        raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images and `val`.")
     with _lock(paths.output):
         subsets = _open_subsets(paths, training, validation, settings, options, on_decoded)
         # Importing Keras takes seconds, so everything else is checked first.
@@ -90,7 +90,9 @@ def open_run(
 
 def _check_settings(state: RunState, settings: Settings) -> None:
     if differences := settings.differences(Settings.from_dict(state.settings)):
-        raise UsageError(f"The run has different settings: {'; '.join(differences)}. Resume it without changing them.")
+        raise UsageError(
+            f"The run was started with different settings: {'; '.join(differences)}. Resume it without changing them."
+        )
 
 
 def _check_empty(output: Path) -> None:

@@ -40,8 +40,8 @@ class Range(NamedTuple):
         return above and (value < self.max if self.max_open else value <= self.max)
 
     def __str__(self) -> str:
-        low = f"{'greater than' if self.min_open else 'at least'} {self.min:g}"
-        return f"{low} and {'less than' if self.max_open else 'at most'} {self.max:g}"
+        low = f"{'greater than' if self.min_open else 'at least'} {self.min:,.10g}"
+        return f"{low} and {'less than' if self.max_open else 'at most'} {self.max:,.10g}"
 
 
 def _setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
