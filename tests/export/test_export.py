@@ -19,7 +19,7 @@ from densenet_cli.engines import keras_ops
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.export import EXPORT_FORMATS, export, exporter, formats, onnx
 from densenet_cli.labels import ClassLabel
-from densenet_cli.output import atomic, checks
+from densenet_cli.output import atomic
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.conftest import ROOT
@@ -107,7 +107,7 @@ def test_usage_errors_come_before_weights_are_needed(folder, monkeypatch, argume
 
 
 def test_a_missing_optional_package(folder, monkeypatch):
-    monkeypatch.setattr(checks, "find_spec", lambda module: None if module == "ai_edge_litert" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None if module == "ai_edge_litert" else object())
     result = run("--variant", "121", "--offline", "-o", folder / "x.tflite")
     assert result.status == 2
     assert "pip install ai-edge-litert" in result.err

@@ -19,7 +19,7 @@ import pytest
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import atomic
-from densenet_cli.output.record_formats import RECORD_FORMATS, resolve_record_format
+from densenet_cli.output.record_formats import RECORD_FORMATS
 from densenet_cli.output.records import RecordWriter, check_records, open_records
 from densenet_cli.results import Failure, Prediction, Score
 from tests.support.small_disk import limit_file_size
@@ -33,7 +33,7 @@ PREDICTIONS = [
 
 
 def file_writer(path: Path, **options: Any) -> RecordWriter:
-    return open_records(path, resolve_record_format(path), SETTINGS, **options)
+    return open_records(path, path.suffix[1:], SETTINGS, **options)
 
 
 def write(path: Path, predictions: list[Prediction], **options: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.record_formats import RECORD_FORMATS, resolve_record_format
-from densenet_cli.output.records import StreamWriter, check_records, open_records
+from densenet_cli.output.record_formats import RECORD_FORMATS
+from densenet_cli.output.records import StreamWriter, check_records, open_records, resolve_record_format
 from tests.output.test_record_file import PREDICTIONS, parse, write
 
 

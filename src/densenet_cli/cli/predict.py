@@ -21,7 +21,7 @@ from densenet_cli.cli.options import (
     model_settings,
     source_options,
 )
-from densenet_cli.output.record_formats import RECORD_FORMATS, resolve_record_format
+from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
@@ -106,7 +106,7 @@ def predict(
     """
     sources = expand_sources(source, files_from, null)
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.output.records import check_records, open_records
+    from densenet_cli.output.records import check_records, open_records, resolve_record_format
 
     if output == "-":
         output = None

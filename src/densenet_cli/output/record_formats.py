@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-from densenet_cli.errors import UsageError
-from densenet_cli.output.checks import format_from_suffix
 from densenet_cli.text import escape_name
 
 CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
-
-STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class StoredRecord(NamedTuple):
@@ -65,6 +59,8 @@ class RecordFormat(NamedTuple):
 
 def _read_json_lines(file: BinaryIO, start: int, _max_rows: int | None) -> Iterator[StoredRecord]:
     """Read records in JSON Lines. A line without a newline is incomplete."""
+    import json
+
     for line in file:
         if not line.endswith(b"\n"):
             return
@@ -143,16 +139,3 @@ RECORD_FORMATS = {
     "csv": RecordFormat(lambda record: record.to_csv(), ",".join(CSV_COLUMNS) + "\n", read=_read_csv),
 }
 """Format name -> format. The suffix of a file is a dot and the name."""
-
-
-def resolve_record_format(output: str | Path, given: str | None = None) -> str:
-    """Return the format name of an output file: that of its suffix, or ``given`` for another suffix.
-
-    Raises:
-        UsageError: the format is unknown or contradicts the suffix, or ``output`` is not the name of a file.
-    """
-    if not str(output):
-        raise UsageError("`output` is empty. Use a file name, or - for standard output.")
-    if str(output) in STANDARD_OUTPUT:
-        raise UsageError(f"{output} is standard output. Set `output` to - instead.")
-    return format_from_suffix(output, {name: f".{name}" for name in RECORD_FORMATS}, given, can_be_given=True)

@@ -11,6 +11,7 @@ Each record is written at once and completely. However a run ends, its finished 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.output.checks import check_output_file
+from densenet_cli.output.checks import check_output_file, format_from_suffix
 from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
     from densenet_cli._types import PathLike
     from densenet_cli.output.record_file import N
+
+
+_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class Record(Protocol):
@@ -106,6 +110,19 @@ class StreamWriter:
             if isinstance(error, BrokenPipeError):
                 raise
             raise OutputError(f"Cannot write to standard output: {error.strerror or error}.") from error
+
+
+def resolve_record_format(output: PathLike, given: str | None = None) -> str:
+    """Return the format name of an output file: that of its suffix, or ``given`` for another suffix.
+
+    Raises:
+        UsageError: the format is unknown or contradicts the suffix, or ``output`` is not the name of a file.
+    """
+    if not os.fspath(output):
+        raise UsageError("`output` is empty. Use a file name, or - for standard output.")
+    if os.fspath(output) in _STANDARD_OUTPUT:
+        raise UsageError(f"{output} is standard output. Set `output` to - instead.")
+    return format_from_suffix(output, {name: f".{name}" for name in RECORD_FORMATS}, given, can_be_given=True)
 
 
 def check_records(
