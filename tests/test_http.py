@@ -34,58 +34,58 @@ def error_message(url: str, max_bytes: int = 1_000_000, timeouts: Timeouts = LON
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "handler",
     [
         servers.serving(DATA),
-        servers.unannounced(DATA),
+        servers.without_length(DATA),
         servers.compressing(DATA),
-        servers.dripping(DATA, pieces=4, pause=0.02),
+        servers.sending_slowly(DATA, pieces=4, pause=0.02),
     ],
 )
-def test_fetch_returns_the_whole_body(answer):
-    with FaultyServer(answer) as server:
+def test_fetch_returns_the_whole_body(handler):
+    with FaultyServer(handler) as server:
         assert fetch(server.url, max_bytes=len(DATA), timeouts=LONG) == DATA
 
 
 @pytest.mark.parametrize(
-    ("answer", "timeouts", "message"),
+    ("handler", "timeouts", "message"),
     [
         (servers.status(404), LONG, "404 Not Found"),
         (servers.status(500), LONG, "500 Internal Server Error"),
         (servers.status(204, b""), LONG, "204 No Content"),
-        (servers.cutting(DATA, 1000), LONG, "closed the connection"),
-        (servers.cutting(DATA, 1000, reset=True), LONG, "closed the connection"),
-        (servers.lying(DATA, len(DATA) + 1), LONG, "closed the connection"),
+        (servers.disconnecting(DATA, 1000), LONG, "closed the connection"),
+        (servers.disconnecting(DATA, 1000, reset=True), LONG, "closed the connection"),
+        (servers.wrong_length(DATA, len(DATA) + 1), LONG, "closed the connection"),
         (servers.raw(b""), LONG, "closed the connection"),
         (servers.stalling(DATA, 1000), SHORT_READ, "sent no data for 0.3 s"),
         (servers.silent, SHORT_READ, "sent no data for 0.3 s"),
-        (servers.dripping_headers, SHORT_TOTAL, "longer than 1 s"),
-        (servers.dripping(DATA, 1000, 0.05), SHORT_TOTAL, "longer than 1 s"),
-        (servers.dripping(DATA, 1000, 0.05, announce=False), SHORT_TOTAL, "longer than 1 s"),
+        (servers.sending_headers_slowly, SHORT_TOTAL, "longer than 1 s"),
+        (servers.sending_slowly(DATA, 1000, 0.05), SHORT_TOTAL, "longer than 1 s"),
+        (servers.sending_slowly(DATA, 1000, 0.05, announce=False), SHORT_TOTAL, "longer than 1 s"),
         (servers.raw(b"\x89PNG\r\n\x1a\n not HTTP at all\r\n\r\n"), LONG, "not valid HTTP"),
         (servers.compressing(DATA, damaged=True), LONG, "damaged compressed data"),
         (servers.redirecting("file:///etc/passwd"), LONG, "scheme 'file'"),
         (servers.redirecting("ftp://127.0.0.1/x"), LONG, "scheme 'ftp'"),
         (servers.redirecting("/again"), LONG, "redirected more than 10 times"),
         (servers.redirecting("http://[::1"), LONG, "URL is invalid"),
-        (servers.redirecting_without_end("file:///etc/passwd"), LONG, "scheme 'file'"),
+        (servers.redirecting_with_endless_body("file:///etc/passwd"), LONG, "scheme 'file'"),
     ],
 )
-def test_faulty_server_causes_one_line_error_in_time(answer, timeouts, message):
+def test_faulty_server_causes_one_line_error_in_time(handler, timeouts, message):
     start = time.monotonic()
-    with FaultyServer(answer) as server:
+    with FaultyServer(handler) as server:
         assert message in error_message(server.url, timeouts=timeouts)
     assert time.monotonic() - start < 10
 
 
 def test_too_short_content_length_truncates_the_body():
-    with FaultyServer(servers.lying(DATA, 1000)) as server:
+    with FaultyServer(servers.wrong_length(DATA, 1000)) as server:
         assert fetch(server.url, max_bytes=len(DATA), timeouts=LONG) == DATA[:1000]
 
 
 @pytest.mark.parametrize("length", ["-1", "many", "9" * 30])
 def test_invalid_content_length(length):
-    with FaultyServer(servers.lying(DATA, length)) as server:
+    with FaultyServer(servers.wrong_length(DATA, length)) as server:
         try:
             assert fetch(server.url, max_bytes=len(DATA), timeouts=LONG) == DATA
         except DownloadFailedError as error:
@@ -96,7 +96,7 @@ def test_size_limit_applies_before_and_during_the_transfer():
     with FaultyServer(servers.serving(DATA)) as server:
         message = error_message(server.url, max_bytes=len(DATA) - 1)
         assert "200,000" in message and "199,999" in message
-    with FaultyServer(servers.unannounced(DATA)) as server:
+    with FaultyServer(servers.without_length(DATA)) as server:
         assert "more than 199,999" in error_message(server.url, max_bytes=len(DATA) - 1)
     with FaultyServer(servers.compressing(bytes(50_000_000))) as server:
         assert "more than 1,000 " in error_message(server.url, max_bytes=1000)
@@ -109,7 +109,7 @@ def test_redirects_are_followed_without_reading_their_bodies():
         for code in (301, 302, 303, 307, 308):
             with FaultyServer(servers.redirecting(target.url + "x", code)) as server:
                 assert fetch(server.url, max_bytes=len(DATA), timeouts=LONG) == DATA
-        with FaultyServer(servers.redirecting_without_end(target.url)) as server:
+        with FaultyServer(servers.redirecting_with_endless_body(target.url)) as server:
             assert fetch(server.url, max_bytes=len(DATA), timeouts=LONG) == DATA
     with FaultyServer(servers.redirecting("../b?c=d"), servers.serving(DATA)) as server:
         assert fetch(server.url + "a/x", max_bytes=len(DATA), timeouts=LONG) == DATA
@@ -158,16 +158,16 @@ def test_unavailable_proxy(monkeypatch):
 
 
 def test_total_timeout_applies_to_a_proxy(monkeypatch):
-    with FaultyServer(servers.dripping_headers) as proxy:
+    with FaultyServer(servers.sending_headers_slowly) as proxy:
         monkeypatch.delenv("NO_PROXY")
         monkeypatch.setenv("http_proxy", proxy.url)
         assert "longer than 1 s" in error_message("http://example.invalid/", timeouts=SHORT_TOTAL)
 
 
 def test_refused_connection_and_unknown_host():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        assert "refused the connection" in error_message(f"http://127.0.0.1:{held.getsockname()[1]}/")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert "refused the connection" in error_message(f"http://127.0.0.1:{unused.getsockname()[1]}/")
     assert "resolve the host name" in error_message("http://nowhere.invalid/")
 
 

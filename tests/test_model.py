@@ -8,12 +8,12 @@ import pytest
 from densenet_cli import Classifier
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import safetensors
-from tests.support.networks import TINY, uncalibrated
+from tests.support.networks import TINY, unscaled_arrays
 
 
 @pytest.mark.parametrize("engine", ["onnx", "tensorflow"])
 def test_nonfinite_output_is_a_checkpoint_error(tmp_path, photographs, engine):
-    arrays = uncalibrated(TINY)
+    arrays = unscaled_arrays(TINY)
     # These values are finite, but their products are not.
     arrays["predictions"]["kernel"] = np.full_like(arrays["predictions"]["kernel"], 3e38, dtype=np.float32)
     weights = tmp_path / "wild.safetensors"

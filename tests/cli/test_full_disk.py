@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support.command import densenet
 from tests.support.networks import tiny_weights
-from tests.support.small_disk import IN_A_NAMESPACE, needs_a_small_disk
+from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_disk_without_room_for_the_graph(folder, weights, tmp_path, monkeypatc
 
 
 def in_a_namespace(script: str, *arguments: object) -> dict:
-    command = [*IN_A_NAMESPACE, sys.executable, "-c", script, *map(str, arguments)]
+    command = [*MOUNT_NAMESPACE, sys.executable, "-c", script, *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)

@@ -1,7 +1,6 @@
-"""Writers of every layout in which a checkpoint is met, made from arrays under our names.
+"""Writers for every checkpoint format, so that tests need neither TensorFlow nor PyTorch nor a download.
 
-They write what the real tools write, so that tests need neither TensorFlow nor torch nor a download;
-``test_keras_writes.py`` holds them against files that Keras itself writes.
+``weights/test_checkpoint_keras.py`` compares their files with those that Keras writes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ OLD_NAMES = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/bn", "predictions": 
 
 
 def shuffled(arrays: Arrays) -> Arrays:
-    """The same arrays with layers and names in another order: what a reader must not depend on."""
+    """Return the same arrays in another order, on which a reader must not depend."""
     return {layer: dict(reversed(arrays[layer].items())) for layer in sorted(arrays, reverse=True)}
 
 
@@ -38,7 +37,7 @@ def write_legacy_h5(
     suffix: str = ":0",
     dtype: str = "float32",
 ) -> None:
-    """The published layout. ``below="model_weights"`` with ``suffix=""`` gives that of Keras 3's ``save("x.h5")``."""
+    """Write the legacy format. ``below="model_weights", suffix=""`` gives that of ``save("x.h5")`` in Keras 3."""
     with h5py.File(path, "w") as file:
         root = file.create_group(below) if below else file
         names = ["input_1", *dict.fromkeys(layer.name for layer in list_layers(config)), *arrays]
@@ -48,10 +47,11 @@ def write_legacy_h5(
         root.attrs["keras_version"] = b"2.1.5"
         for name, layer in zip(stored, dict.fromkeys(names), strict=True):
             group = root.create_group(name)
-            held = arrays.get(layer, {})
-            group.attrs["weight_names"] = np.array([f"{name}/{part}{suffix}".encode() for part in held])
-            for part, values in held.items():
-                group.create_dataset(f"{name}/{part}{suffix}", data=values.astype(dtype))
+            layer_arrays = arrays.get(layer, {})
+            paths = [f"{name}/{array}{suffix}" for array in layer_arrays]
+            group.attrs["weight_names"] = np.array([path.encode() for path in paths])
+            for path, values in zip(paths, layer_arrays.values(), strict=True):
+                group.create_dataset(path, data=values.astype(dtype))
 
 
 def write_numbered_h5(
@@ -62,21 +62,21 @@ def write_numbered_h5(
     container: str = "layers",
     dtype: str = "float32",
 ) -> None:
-    """``.weights.h5`` as Keras 3 writes it; without ``names`` as 3.0 to 3.3 did."""
-    kinds = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
-    counts = dict.fromkeys(kinds.values(), 0)
+    """Write ``.weights.h5`` as Keras 3 does. Without ``names``, as Keras 3.0 to 3.3 did."""
+    group_names = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
+    counts = dict.fromkeys(group_names.values(), 0)
     with h5py.File(path, "w") as file:
         for layer in list_layers(config):
-            if layer.class_name not in kinds or layer.name not in arrays:
+            if layer.class_name not in group_names or layer.name not in arrays:
                 continue
-            kind = kinds[layer.class_name]
-            group = file.create_group(f"{container}/{kind}_{counts[kind]}" if counts[kind] else f"{container}/{kind}")
-            counts[kind] += 1
-            stored = group.create_group("vars")
+            name = group_names[layer.class_name]
+            group = file.create_group(f"{container}/{name}_{counts[name]}" if counts[name] else f"{container}/{name}")
+            counts[name] += 1
+            variables = group.create_group("vars")
             if names:
-                stored.attrs["name"] = layer.name
+                variables.attrs["name"] = layer.name
             for number, values in enumerate(arrays[layer.name].values()):
-                stored[str(number)] = values.astype(dtype)
+                variables[str(number)] = values.astype(dtype)
 
 
 def write_keras_archive(
@@ -87,7 +87,7 @@ def write_keras_archive(
     compression: int = zipfile.ZIP_STORED,
     configuration: str = "{}",
 ) -> None:
-    """A ``.keras`` archive; ``configuration`` is the text of its ``config.json``."""
+    """Write a ``.keras`` archive. ``configuration`` is the text of its ``config.json``."""
     weights = io.BytesIO()
     write_numbered_h5(weights, arrays, config, names)
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -97,15 +97,15 @@ def write_keras_archive(
 
 
 def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, dtype: str = "float32") -> None:
-    """Safetensors as timm publishes it: variances for torch's epsilon, ``num_batches_tracked``, no word of ours."""
+    """Write ``.safetensors`` as timm does: variances for torchvision's epsilon, counters, and no metadata of ours."""
     tensors = {}
     for layer, torch_layer in torchvision_names(config).items():
-        held = arrays[layer]
-        names = NORM_ARRAYS if "gamma" in held else HEAD_ARRAYS
+        layer_arrays = arrays[layer]
+        names = NORM_ARRAYS if "gamma" in layer_arrays else HEAD_ARRAYS
         for torch_name, name in names.items():
-            if name not in held:
+            if name not in layer_arrays:
                 continue
-            values = held[name].astype(np.float64)
+            values = layer_arrays[name].astype(np.float64)
             if name == "moving_variance":
                 values = np.maximum(values + BN_EPSILON - TORCH_EPSILON, 0)
             if values.ndim == 4:
@@ -113,24 +113,24 @@ def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, 
             tensors[f"{torch_layer}.{torch_name}"] = np.ascontiguousarray(
                 values.T if values.ndim == 2 else values, dtype
             )
-        if "gamma" in held:
+        if "gamma" in layer_arrays:
             tensors[f"{torch_layer}.num_batches_tracked"] = np.array(7, np.int64)
     save_file(tensors, str(path), {"format": "pt"})
 
 
 def without(arrays: Arrays, *names: str) -> Arrays:
-    """``arrays`` without the layers of these names."""
-    return {layer: held for layer, held in arrays.items() if layer not in names}
+    """Return ``arrays`` without the named layers."""
+    return {layer: layer_arrays for layer, layer_arrays in arrays.items() if layer not in names}
 
 
 def shapes_of(arrays: Arrays) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {layer: {name: values.shape for name, values in held.items()} for layer, held in arrays.items()}
+    return {layer: {name: values.shape for name, values in named.items()} for layer, named in arrays.items()}
 
 
-def assert_same(got: Arrays, expected: Arrays, config: DenseNetConfig) -> None:
-    """Exactly the layers, shapes and bits of ``expected``, as float32."""
-    assert shapes_of(got) == array_shapes(config)
-    for layer, held in expected.items():
-        for name, values in held.items():
-            assert got[layer][name].dtype == np.float32
-            np.testing.assert_array_equal(got[layer][name], values, err_msg=f"{layer} {name}")
+def assert_same(actual: Arrays, expected: Arrays, config: DenseNetConfig) -> None:
+    """Assert that ``actual`` has the layers, shapes, and bits of ``expected`` as float32."""
+    assert shapes_of(actual) == array_shapes(config)
+    for layer, layer_arrays in expected.items():
+        for name, values in layer_arrays.items():
+            assert actual[layer][name].dtype == np.float32
+            np.testing.assert_array_equal(actual[layer][name], values, err_msg=f"{layer} {name}")

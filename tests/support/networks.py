@@ -1,8 +1,8 @@
-"""Random arrays on which a mistake in the network shows.
+"""Random weights that reveal mistakes in a network.
 
-Keras' default initialization gives every class 0.001, and batch norm statistics of 0 and 1 hide an epsilon or a
-skipped layer. Here statistics are random, half of the variances are 1e-5 or less, signals keep their size through
-any depth, and the head is scaled so that the best class of a real photograph is neither sure nor unlikely.
+With Keras' default initialization, every class gets a probability of 0.001, and batch norm statistics of 0 and 1 hide a
+wrong epsilon or a skipped layer. Here the statistics are random, half of the variances are 1e-5 or less, signals keep
+their magnitude through any depth, and the head is scaled to give the best class of a photo a moderate probability.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.variants import Variant
 
 TINY = DenseNetConfig((1, 2), growth_rate=4, stem_width=8, classes=10, input_size=32)
-"""A network for tests of everything around a network; it answers in well under a millisecond."""
+"""A network for tests of everything else. It takes well under a millisecond per image."""
 
 
 def tiny_variant(name: str = "test-tiny", **settings) -> Variant:
@@ -36,24 +36,28 @@ def random_batch_norm(rng: np.random.Generator, channels: int) -> dict[str, np.n
     }
 
 
-def uncalibrated(config: DenseNetConfig, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+def unscaled_arrays(config: DenseNetConfig, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Return random arrays of ``config`` without scaling the head."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for layer, parts in array_shapes(config).items():
-        if "gamma" in parts:
-            values = random_batch_norm(rng, parts["gamma"][0])
+    for layer, shapes in array_shapes(config).items():
+        if "gamma" in shapes:
+            values = random_batch_norm(rng, shapes["gamma"][0])
         else:
             values = {
                 name: rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape) if name == "kernel" else np.zeros(shape)
-                for name, shape in parts.items()
+                for name, shape in shapes.items()
             }
         arrays[layer] = {name: value.astype(np.float32) for name, value in values.items()}
     return arrays
 
 
 def random_arrays(config: DenseNetConfig, seed: int = 0, image: np.ndarray | None = None, top: float = 0.5):
-    """Arrays of ``config``; the head's scale gives the best class of ``image`` (normalized, one row) this ``top``."""
-    arrays = uncalibrated(config, seed)
+    """Return random arrays of ``config``, with a scaled head: the best class of ``image`` has the probability ``top``.
+
+    ``image`` is a batch of one image with normalized pixels, or None for a random one.
+    """
+    arrays = unscaled_arrays(config, seed)
     if image is None:
         image = np.random.default_rng(1).normal(0, 1, (1, config.input_size, config.input_size, 3))
     logits = onnx_outputs(arrays, config, image.astype(np.float32))[0].astype(np.float64)
@@ -69,7 +73,7 @@ def random_arrays(config: DenseNetConfig, seed: int = 0, image: np.ndarray | Non
 
 
 def onnx_outputs(arrays, config: DenseNetConfig, batch: np.ndarray, output: str = "logits") -> np.ndarray:
-    """What the emitted graph gives, without a file or a cache between."""
+    """Return an output of the emitted graph, without a file or the graph cache."""
     import onnxruntime
 
     from densenet_cli.engines import onnx_graph
@@ -82,7 +86,7 @@ def onnx_outputs(arrays, config: DenseNetConfig, batch: np.ndarray, output: str 
 
 @cache
 def tiny_weights(folder: Path, seed: int = 0) -> Path:
-    """A checkpoint of ``TINY`` in ``folder``, in the published layout."""
+    """Write a checkpoint of ``TINY`` in the published format to ``folder`` and return its path."""
     from tests.support.checkpoints import write_legacy_h5
 
     path = folder / f"tiny{seed}.h5"
@@ -91,5 +95,5 @@ def tiny_weights(folder: Path, seed: int = 0) -> Path:
 
 
 def probabilities_of(classifier, images) -> list[np.ndarray]:
-    """The probabilities of each image, float32 of shape (classes,)."""
+    """Return the probabilities of each image, float32 of shape (classes,)."""
     return [result.outputs["probabilities"] for result in classifier.stream(map(from_object, images))]

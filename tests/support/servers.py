@@ -1,7 +1,7 @@
-"""A real HTTP server on loopback that misbehaves as told.
+"""An HTTP server on the loopback interface with configurable faults.
 
-``FaultyServer`` is given answers, one a request, the last for all that follow. An answer is a function of the request;
-those below write it to the socket by hand, so that nothing is tidied up on its way.
+``FaultyServer`` takes one handler per request; the last one handles all further requests. A handler is a function of
+the request that writes the response directly to the socket, so that no library corrects it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Self
 
 @dataclass
 class Request:
-    """What a client asked, and the connection to answer on."""
+    """The request of a client, and the connection for the response."""
 
     line: str
     headers: dict[str, str]
     connection: socket.socket
-    over: threading.Event
+    shutdown: threading.Event
 
     @property
     def path(self) -> str:
@@ -34,10 +34,11 @@ class Request:
 
     @property
     def start(self) -> int:
-        """First byte of the range asked for."""
+        """Offset of the first requested byte."""
         return int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
 
     def head(self, status: int, **headers: object) -> None:
+        """Send the status line and headers. Underscores in names stand for hyphens."""
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
@@ -46,31 +47,31 @@ class Request:
         self.connection.sendall(data)
 
 
-Answer = Callable[[Request], None]
+Handler = Callable[[Request], None]
 
 
 @dataclass
 class FaultyServer:
-    """Use as a context manager. ``requests`` are those that came, in order."""
+    """A server, for use as a context manager. ``requests`` are the received ones in order."""
 
-    answers: list[Answer]
+    handlers: list[Handler]
     requests: list[Request] = field(default_factory=list)
 
-    def __init__(self, *answers: Answer) -> None:
-        self.answers, self.requests = list(answers), []
-        self._over = threading.Event()
-        self._turn = threading.Lock()
-        faulty = self
+    def __init__(self, *handlers: Handler) -> None:
+        self.handlers, self.requests = list(handlers), []
+        self._shutdown = threading.Event()
+        self._lock = threading.Lock()
+        server = self
 
-        class Handler(StreamRequestHandler):
+        class RequestHandler(StreamRequestHandler):
             def handle(self) -> None:
-                faulty._handle(self)
+                server._handle(self)
 
         class Server(ThreadingTCPServer):
             daemon_threads = True
             request_queue_size = 64
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), RequestHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
@@ -88,34 +89,34 @@ class FaultyServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._shutdown.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def _handle(self, handler: StreamRequestHandler) -> None:
+    def _handle(self, stream: StreamRequestHandler) -> None:
         try:
-            if handler.connection.recv(1, socket.MSG_PEEK) == b"\x16":
-                handler.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")  # a TLS handshake
+            if stream.connection.recv(1, socket.MSG_PEEK) == b"\x16":
+                stream.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")  # a TLS handshake
                 return
-            line = handler.rfile.readline().decode("latin-1").strip()
+            line = stream.rfile.readline().decode("latin-1").strip()
             headers = {}
-            while text := handler.rfile.readline().decode("latin-1").strip():
+            while text := stream.rfile.readline().decode("latin-1").strip():
                 name, _, value = text.partition(":")
                 headers[name.lower()] = value.strip()
             if not line:
                 return
-            request = Request(line, headers, handler.connection, self._over)
-            with self._turn:
+            request = Request(line, headers, stream.connection, self._shutdown)
+            with self._lock:
                 self.requests.append(request)
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            answer(request)
+                handler = self.handlers.pop(0) if len(self.handlers) > 1 else self.handlers[0]
+            handler(request)
         except (ConnectionError, OSError):
-            pass  # the client has gone, which is often the point
+            pass  # the client has disconnected, as many tests intend
 
 
-def _begin(request: Request, data: bytes, ranges: bool = True, **headers: object) -> bytes:
-    """Send the head for ``data``, or its rest where a range is asked for; return what is to follow."""
+def _send_head(request: Request, data: bytes, ranges: bool = True, **headers: object) -> bytes:
+    """Send the head of a response for ``data`` or the requested range of it, and return the body to send."""
     start = request.start if ranges else 0
     if start >= len(data) and start:
         request.head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0)
@@ -126,157 +127,157 @@ def _begin(request: Request, data: bytes, ranges: bool = True, **headers: object
     return data[start:]
 
 
-def serving(data: bytes, ranges: bool = True) -> Answer:
-    """As a good server does; without ``ranges`` one that ignores them."""
+def serving(data: bytes, ranges: bool = True) -> Handler:
+    """Send ``data`` correctly. Without ``ranges``, ignore range requests."""
 
-    def answer(request: Request) -> None:
-        request.send(_begin(request, data, ranges))
+    def handle(request: Request) -> None:
+        request.send(_send_head(request, data, ranges))
 
-    return answer
+    return handle
 
 
-def cutting(data: bytes, after: int, ranges: bool = True, reset: bool = False) -> Answer:
-    """Close the connection when ``after`` bytes of the body are out, with a reset if asked."""
+def disconnecting(data: bytes, after: int, ranges: bool = True, reset: bool = False) -> Handler:
+    """Close the connection after ``after`` bytes of the body. With ``reset``, send a TCP reset."""
 
-    def answer(request: Request) -> None:
-        request.send(_begin(request, data, ranges)[:after])
+    def handle(request: Request) -> None:
+        request.send(_send_head(request, data, ranges)[:after])
         if reset:
-            time.sleep(0.05)  # a reset drops what the client hasn't read yet
+            time.sleep(0.05)  # a reset drops what the client has not read yet
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.connection.close()
 
-    return answer
+    return handle
 
 
-def stalling(data: bytes, after: int) -> Answer:
-    """Send ``after`` bytes, then nothing, the connection open."""
+def stalling(data: bytes, after: int) -> Handler:
+    """Send ``after`` bytes of the body, then nothing, but keep the connection open."""
 
-    def answer(request: Request) -> None:
-        request.send(_begin(request, data)[:after])
-        request.over.wait(30)
+    def handle(request: Request) -> None:
+        request.send(_send_head(request, data)[:after])
+        request.shutdown.wait(30)
 
-    return answer
+    return handle
 
 
 def silent(request: Request) -> None:
-    """Never answer."""
-    request.over.wait(30)
+    """Send no response."""
+    request.shutdown.wait(30)
 
 
-def dripping(data: bytes, pieces: int, pause: float, announce: bool = True) -> Answer:
-    """Send the body in pieces with pauses between them; without ``announce`` no length is given."""
+def sending_slowly(data: bytes, pieces: int, pause: float, announce: bool = True) -> Handler:
+    """Send the body in pieces with pauses. Without ``announce``, send no Content-Length."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         if announce:
-            rest = _begin(request, data)
+            rest = _send_head(request, data)
         else:
             request.head(200)
             rest = data
         step = -(-len(rest) // pieces)
         for at in range(0, len(rest), step):
             request.send(rest[at : at + step])
-            if request.over.wait(pause):
+            if request.shutdown.wait(pause):
                 return
 
-    return answer
+    return handle
 
 
-def dripping_headers(request: Request) -> None:
-    """Send headers a byte at a time, never late for a read timeout, for longer than any test waits."""
+def sending_headers_slowly(request: Request) -> None:
+    """Send headers byte by byte, faster than the read timeout, for longer than any test waits."""
     request.send(b"HTTP/1.1 200 OK\r\nX-Long: ")
     for _ in range(400):
         request.send(b"x")
-        if request.over.wait(0.05):
+        if request.shutdown.wait(0.05):
             return
 
 
-def lying(data: bytes, length: object) -> Answer:
-    """Announce another length than that of the body."""
+def wrong_length(data: bytes, length: object) -> Handler:
+    """Send the Content-Length ``length``, which differs from that of the body."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.head(200, Content_Length=length)
         request.send(data)
 
-    return answer
+    return handle
 
 
-def unannounced(data: bytes) -> Answer:
-    """No length; the body ends with the connection."""
+def without_length(data: bytes) -> Handler:
+    """Send no Content-Length. The body ends with the connection."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.head(200)
         request.send(data)
 
-    return answer
+    return handle
 
 
 def endless(request: Request) -> None:
-    """A body without length and without end."""
+    """Send an endless body without Content-Length."""
     request.head(200)
-    while not request.over.is_set():
+    while not request.shutdown.is_set():
         request.send(b"x" * 65536)
 
 
-def another_range(data: bytes, shift: int) -> Answer:
-    """Answer a range with one that begins ``shift`` bytes later, and says so."""
+def wrong_range(data: bytes, shift: int) -> Handler:
+    """Respond to a range request with a range that starts ``shift`` bytes later, with a correct Content-Range."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         if not request.start:
             return serving(data)(request)
         start = request.start + shift
         request.head(206, Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}", Content_Length=len(data) - start)
         request.send(data[start:])
 
-    return answer
+    return handle
 
 
-def compressing(data: bytes, damaged: bool = False) -> Answer:
-    """gzip, asked for or not; ``damaged`` in the middle."""
+def compressing(data: bytes, damaged: bool = False) -> Handler:
+    """Compress the body with gzip, even if not requested. With ``damaged``, overwrite half of it."""
 
-    def answer(request: Request) -> None:
-        packed = bytearray(gzip.compress(data, 1))
+    def handle(request: Request) -> None:
+        compressed = bytearray(gzip.compress(data, 1))
         if damaged:
-            packed[: len(packed) // 2] = bytes(len(packed) // 2)
-        request.head(200, Content_Length=len(packed), Content_Encoding="gzip")
-        request.send(bytes(packed))
+            compressed[: len(compressed) // 2] = bytes(len(compressed) // 2)
+        request.head(200, Content_Length=len(compressed), Content_Encoding="gzip")
+        request.send(bytes(compressed))
 
-    return answer
+    return handle
 
 
-def status(code: int, body: bytes = b"<html>sorry</html>") -> Answer:
-    """An error page."""
+def status(code: int, body: bytes = b"<html>sorry</html>") -> Handler:
+    """Send an error page."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.head(code, Content_Length=len(body))
         request.send(body)
 
-    return answer
+    return handle
 
 
-def redirecting(location: str, code: int = 302) -> Answer:
-    """To ``location``."""
+def redirecting(location: str, code: int = 302) -> Handler:
+    """Redirect to ``location``."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.head(code, Location=location, Content_Length=0)
 
-    return answer
+    return handle
 
 
-def redirecting_without_end(location: str) -> Answer:
-    """A redirect whose own body never ends."""
+def redirecting_with_endless_body(location: str) -> Handler:
+    """Redirect with an endless body."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.head(302, Location=location)
-        while not request.over.is_set():
+        while not request.shutdown.is_set():
             request.send(b"x" * 65536)
 
-    return answer
+    return handle
 
 
-def raw(data: bytes) -> Answer:
-    """These bytes instead of HTTP."""
+def raw(data: bytes) -> Handler:
+    """Send bytes that need not be HTTP."""
 
-    def answer(request: Request) -> None:
+    def handle(request: Request) -> None:
         request.send(data)
 
-    return answer
+    return handle

@@ -1,4 +1,4 @@
-"""Disks of a few kilobytes: tmpfs, mounted in a namespace of the process's own that goes with it."""
+"""File systems of a few kilobytes: tmpfs, mounted in a private namespace of a process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
-IN_A_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
-"""In front of a command that mounts."""
+MOUNT_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
+"""Prefix for a command that mounts file systems."""
 
 
 def _may_mount() -> bool:
-    probe = [*IN_A_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    probe = [*MOUNT_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     return bool(shutil.which("unshare")) and subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""DenseNet in PyTorch, its parts called as torchvision calls them, whose own wheels fit one PyTorch each."""
+"""DenseNet in PyTorch with torchvision's module names, because each torchvision wheel requires one PyTorch version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """With the stem that torchvision's has."""
+    """torchvision's DenseNet."""
 
     def __init__(self, config: DenseNetConfig) -> None:
         super().__init__()

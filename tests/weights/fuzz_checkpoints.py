@@ -21,7 +21,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support import checkpoints as support
-from tests.support.networks import uncalibrated
+from tests.support.networks import unscaled_arrays
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def run(layout: str, seed: int, files: int) -> dict[str, float]:
     report = {"files": 0, "rejected": 0, "slowest_s": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
-        LAYOUTS[layout](path, uncalibrated(CONFIG))
+        LAYOUTS[layout](path, unscaled_arrays(CONFIG))
         data = path.read_bytes()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(files):

@@ -19,7 +19,7 @@ from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata
 from tests.support import checkpoints as support
-from tests.support.networks import uncalibrated
+from tests.support.networks import unscaled_arrays
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 
@@ -42,7 +42,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def arrays():
-    return uncalibrated(CONFIG)
+    return unscaled_arrays(CONFIG)
 
 
 def write(tmp_path, layout, arrays, config=CONFIG):
@@ -85,33 +85,33 @@ def test_order_is_irrelevant_in_a_file_with_layer_names(tmp_path, arrays, layout
 @pytest.mark.parametrize("name", ["121", "bc-100-12"])
 def test_variant_is_inferred_from_the_layers(tmp_path, layout, name):
     variant = variants.get(name)
-    arrays = uncalibrated(variant.config)
+    arrays = unscaled_arrays(variant.config)
     path = tmp_path / "weights"
     LAYOUTS.get(layout, support.write_torchvision)(path, arrays, variant.config)
-    found = checkpoint.read(path)
-    assert (found.variant, found.config) == (name, variant.config)
-    assert support.shapes_of(found.arrays) == array_shapes(variant.config)
+    loaded = checkpoint.read(path)
+    assert (loaded.variant, loaded.config) == (name, variant.config)
+    assert support.shapes_of(loaded.arrays) == array_shapes(variant.config)
 
 
 def test_variant_with_another_number_of_classes(tmp_path):
     config = variants.get("bc-100-12").config.with_classes(7)
-    path = write(tmp_path, "published.h5", uncalibrated(config), config)
+    path = write(tmp_path, "published.h5", unscaled_arrays(config), config)
     for requested in (None, variants.get("bc-100-12").config):
-        found = checkpoint.read(path, requested)
-        assert (found.variant, found.config) == ("bc-100-12", config)
+        loaded = checkpoint.read(path, requested)
+        assert (loaded.variant, loaded.config) == ("bc-100-12", config)
 
 
 @pytest.mark.parametrize("compression", [0.5, 1.0, 0.3, 0.55, 1 / 3])
 @pytest.mark.parametrize("layout", ["published.h5", "unnamed.weights.h5"])
 def test_compression_is_inferred_from_the_transitions(tmp_path, layout, compression):
     config = replace(CONFIG, blocks=(1, 2, 3), stem_width=30, compression=compression)
-    found = checkpoint.read(write(tmp_path, layout, uncalibrated(config), config))
-    assert array_shapes(found.config) == array_shapes(config)
+    loaded = checkpoint.read(write(tmp_path, layout, unscaled_arrays(config), config))
+    assert array_shapes(loaded.config) == array_shapes(config)
 
 
 def test_ambiguous_stem_is_taken_from_metadata_or_variant(tmp_path):
     config = replace(CONFIG, stem="small", input_size=64)
-    arrays = uncalibrated(config)
+    arrays = unscaled_arrays(config)
     path = write(tmp_path, "published.h5", arrays, config)
     message = error_message(path)
     assert "small, cifar" in message and "`variant`" in message
@@ -135,13 +135,13 @@ def test_half_precision_is_converted_to_float32(tmp_path, arrays, layout, dtype)
         support.write_legacy_h5(path, arrays, CONFIG, dtype=half)
     else:
         support.write_numbered_h5(path, arrays, CONFIG, dtype=half)
-    found = checkpoint.read(path).arrays
-    for layer, held in arrays.items():
-        for name, values in held.items():
+    loaded = checkpoint.read(path).arrays
+    for layer, layer_arrays in arrays.items():
+        for name, values in layer_arrays.items():
             if layout == "torchvision" and name == "moving_variance":
                 continue
-            np.testing.assert_array_equal(found[layer][name], values.astype(half).astype(np.float32))
-            assert found[layer][name].dtype == np.float32
+            np.testing.assert_array_equal(loaded[layer][name], values.astype(half).astype(np.float32))
+            assert loaded[layer][name].dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32"])
@@ -158,10 +158,10 @@ def test_variances_are_adapted_to_our_epsilon(tmp_path, arrays):
     tensors = {}
     support.write_torchvision(path, arrays, CONFIG)
     tensors = load_file(path)
-    theirs = tensors["features.norm0.running_var"].astype(np.float64)
-    ours = checkpoint.read(path).arrays["conv1_bn"]["moving_variance"].astype(np.float64)
-    np.testing.assert_allclose(ours + BN_EPSILON, theirs + 1e-5, rtol=1e-7)
-    assert theirs.min() < 1e-5, "otherwise the epsilon would not matter"
+    torch_variance = tensors["features.norm0.running_var"].astype(np.float64)
+    our_variance = checkpoint.read(path).arrays["conv1_bn"]["moving_variance"].astype(np.float64)
+    np.testing.assert_allclose(our_variance + BN_EPSILON, torch_variance + 1e-5, rtol=1e-7)
+    assert torch_variance.min() < 1e-5, "otherwise the epsilon would not matter"
 
 
 def test_metadata_round_trips(tmp_path, arrays):
@@ -175,10 +175,10 @@ def test_metadata_round_trips(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
     safetensors.write(path, arrays, CONFIG, metadata)
     first = path.read_bytes()
-    found = checkpoint.read(path)
-    assert found.metadata == metadata
-    support.assert_same(found.arrays, arrays, CONFIG)
-    safetensors.write(path, found.arrays, found.config, found.metadata)
+    loaded = checkpoint.read(path)
+    assert loaded.metadata == metadata
+    support.assert_same(loaded.arrays, arrays, CONFIG)
+    safetensors.write(path, loaded.arrays, loaded.config, loaded.metadata)
     assert path.read_bytes() == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
 
@@ -198,7 +198,7 @@ def test_written_names_are_those_of_torchvision(tmp_path):
     ):
         assert name in names
     path = tmp_path / "m.safetensors"
-    safetensors.write(path, uncalibrated(CONFIG), CONFIG)
+    safetensors.write(path, unscaled_arrays(CONFIG), CONFIG)
     shapes = {name: values.shape for name, values in load_file(path).items()}
     assert shapes["features.conv0.weight"] == (6, 3, 7, 7)
     assert shapes["features.denseblock1.denselayer2.conv2.weight"] == (4, 16, 3, 3)
@@ -209,10 +209,10 @@ def test_written_names_are_those_of_torchvision(tmp_path):
 def test_float16_applies_only_to_kernels(tmp_path, arrays):
     path = tmp_path / "m.safetensors"
     safetensors.write(path, arrays, CONFIG, dtype="float16")
-    found = checkpoint.read(path).arrays
+    loaded = checkpoint.read(path).arrays
     kernel = arrays["conv1_conv"]["kernel"]
-    np.testing.assert_array_equal(found["conv1_conv"]["kernel"], kernel.astype(np.float16).astype(np.float32))
-    np.testing.assert_array_equal(found["bn"]["moving_variance"], arrays["bn"]["moving_variance"])
+    np.testing.assert_array_equal(loaded["conv1_conv"]["kernel"], kernel.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(loaded["bn"]["moving_variance"], arrays["bn"]["moving_variance"])
 
 
 def test_write_rejects_invalid_arrays(tmp_path, arrays):
@@ -259,7 +259,7 @@ def test_unexpected_layer_and_unexpected_or_missing_array(tmp_path, arrays):
 
 def test_error_names_the_variant_in_the_file(tmp_path):
     config = variants.get("bc-100-12").config
-    path = write(tmp_path, "published.h5", uncalibrated(config), config)
+    path = write(tmp_path, "published.h5", unscaled_arrays(config), config)
     message = error_message(path, variants.get("121").config)
     assert "conv1_conv" in message and "variant bc-100-12" in message
 
@@ -273,9 +273,9 @@ def test_unnamed_layers_in_another_order_are_rejected(tmp_path, arrays):
 
 def test_numbered_groups_are_sorted_by_number(tmp_path):
     config = replace(CONFIG, blocks=(12,))
-    arrays = uncalibrated(config)
-    found = checkpoint.read(write(tmp_path, "unnamed.weights.h5", arrays, config))
-    support.assert_same(found.arrays, arrays, config)
+    arrays = unscaled_arrays(config)
+    loaded = checkpoint.read(write(tmp_path, "unnamed.weights.h5", arrays, config))
+    support.assert_same(loaded.arrays, arrays, config)
 
 
 def test_safetensors_file_of_another_network_is_rejected(tmp_path):

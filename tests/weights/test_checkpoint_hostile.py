@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save_file
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import checkpoint, hdf5, keras_formats, safetensors
 from tests.support import checkpoints as support
-from tests.support.networks import uncalibrated
+from tests.support.networks import unscaled_arrays
 from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, run_in_process
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    return uncalibrated(CONFIG)
+    return unscaled_arrays(CONFIG)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_fixed_and_variable_length_strings(tmp_path, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nonfinite_values_are_rejected(tmp_path, arrays, layout, value):
-    broken = {name: dict(held) for name, held in arrays.items()}
+    broken = {name: dict(layer_arrays) for name, layer_arrays in arrays.items()}
     broken["bn"]["beta"] = np.where(np.arange(broken["bn"]["beta"].size) == 1, value, broken["bn"]["beta"])
     path = tmp_path / "x"
     if layout == "ours":

@@ -10,7 +10,7 @@ from densenet_cli import variants
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 from tests.support import checkpoints as support
-from tests.support.networks import uncalibrated
+from tests.support.networks import unscaled_arrays
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 
@@ -31,7 +31,7 @@ def keras_ops(keras):
 @pytest.fixture(scope="module")
 def small(keras, keras_ops):
     """A Keras model with random arrays and an optimizer that has state, and the arrays."""
-    arrays = uncalibrated(CONFIG)
+    arrays = unscaled_arrays(CONFIG)
     model = keras_ops.build_model(CONFIG)
     keras_ops.set_arrays(model, arrays)
     model.compile(keras.optimizers.SGD(0.0, momentum=0.9), "categorical_crossentropy")
@@ -39,11 +39,12 @@ def small(keras, keras_ops):
     return model, arrays
 
 
-def visit(path) -> dict[str, tuple[int, ...]]:
-    found = {}
+def dataset_shapes(path, prefix="") -> dict[str, tuple[int, ...]]:
+    """Return the shape of every dataset with at least one axis whose path starts with ``prefix``."""
+    shapes = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: getattr(item, "shape", ())}))
-    return found
+        file.visititems(lambda name, item: shapes.update({name: getattr(item, "shape", ())}))
+    return {name: shape for name, shape in shapes.items() if shape and name.startswith(prefix)}
 
 
 def remove_names(path) -> None:
@@ -73,7 +74,7 @@ def published(keras, keras_ops):
     """``keras.applications``' own DenseNet-121 with random arrays, the arrays and the configuration."""
     config = variants.get("121").config.with_classes(3)
     model = keras.applications.densenet.DenseNet121(weights=None, classes=3)
-    arrays = uncalibrated(config)
+    arrays = unscaled_arrays(config)
     keras_ops.set_arrays(model, arrays)
     return model, arrays, config
 
@@ -82,9 +83,9 @@ def published(keras, keras_ops):
 def test_keras_applications(tmp_path, published, name):
     model, arrays, config = published
     SAVERS[name](model, tmp_path / name)
-    found = checkpoint.read(tmp_path / name)
-    assert (found.variant, found.config) == ("121", config)
-    support.assert_same(found.arrays, arrays, config)
+    loaded = checkpoint.read(tmp_path / name)
+    assert (loaded.variant, loaded.config) == ("121", config)
+    support.assert_same(loaded.arrays, arrays, config)
 
 
 def test_keras_applications_without_layer_names(tmp_path, published):
@@ -92,14 +93,14 @@ def test_keras_applications_without_layer_names(tmp_path, published):
     path = tmp_path / "x.weights.h5"
     model.save_weights(path)
     remove_names(path)
-    found = checkpoint.read(path)
-    assert found.variant == "121"
-    support.assert_same(found.arrays, arrays, config)
+    loaded = checkpoint.read(path)
+    assert loaded.variant == "121"
+    support.assert_same(loaded.arrays, arrays, config)
 
 
 def test_keras_reads_the_legacy_format_of_the_tests(tmp_path, published, keras_ops):
     model, _, config = published
-    arrays = uncalibrated(config, seed=1)
+    arrays = unscaled_arrays(config, seed=1)
     support.write_legacy_h5(tmp_path / "x.h5", arrays, config)
     model.load_weights(tmp_path / "x.h5")
     support.assert_same(keras_ops.get_arrays(model), arrays, config)
@@ -108,18 +109,12 @@ def test_keras_reads_the_legacy_format_of_the_tests(tmp_path, published, keras_o
 
 def test_writers_of_the_tests_use_the_dataset_paths_of_keras(tmp_path, small):
     model, arrays = small
-    model.save_weights(tmp_path / "theirs.weights.h5")
-    support.write_numbered_h5(tmp_path / "ours.weights.h5", arrays, CONFIG)
-    theirs = {name: shape for name, shape in visit(tmp_path / "theirs.weights.h5").items() if name.startswith("layers")}
-    assert {name: shape for name, shape in theirs.items() if shape} == {
-        name: shape for name, shape in visit(tmp_path / "ours.weights.h5").items() if shape
-    }
-    model.save(tmp_path / "theirs.h5")
-    support.write_legacy_h5(tmp_path / "ours.h5", arrays, CONFIG, False, below="model_weights", suffix="")
-    theirs = {name: shape for name, shape in visit(tmp_path / "theirs.h5").items() if name.startswith("model_weights")}
-    assert {name: shape for name, shape in theirs.items() if shape} == {
-        name: shape for name, shape in visit(tmp_path / "ours.h5").items() if shape
-    }
+    model.save_weights(tmp_path / "keras.weights.h5")
+    support.write_numbered_h5(tmp_path / "tests.weights.h5", arrays, CONFIG)
+    assert dataset_shapes(tmp_path / "keras.weights.h5", "layers") == dataset_shapes(tmp_path / "tests.weights.h5")
+    model.save(tmp_path / "keras.h5")
+    support.write_legacy_h5(tmp_path / "tests.h5", arrays, CONFIG, False, below="model_weights", suffix="")
+    assert dataset_shapes(tmp_path / "keras.h5", "model_weights") == dataset_shapes(tmp_path / "tests.h5")
 
 
 def test_bfloat16_as_keras_stores_it(tmp_path, keras, keras_ops):

@@ -22,7 +22,7 @@ from densenet_cli.weights import download, store
 from tests.support import servers
 from tests.support.published import CHILD, DATA, NAME, TINY
 from tests.support.servers import FaultyServer
-from tests.support.small_disk import IN_A_NAMESPACE, needs_a_small_disk
+from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
 HALF = len(DATA) // 2
 MAX_LOSS = download.CHUNK_SIZE
@@ -64,10 +64,10 @@ def child(code: str, *arguments: object, **options: object) -> subprocess.Popen:
 @pytest.mark.parametrize(
     "fault",
     [
-        servers.cutting(DATA, HALF),
-        servers.cutting(DATA, HALF, reset=True),
+        servers.disconnecting(DATA, HALF),
+        servers.disconnecting(DATA, HALF, reset=True),
         servers.stalling(DATA, HALF),
-        servers.lying(DATA, len(DATA) + 10),
+        servers.wrong_length(DATA, len(DATA) + 10),
     ],
 )
 def test_interrupted_download_resumes(fault, monkeypatch):
@@ -80,7 +80,7 @@ def test_interrupted_download_resumes(fault, monkeypatch):
 
 
 def test_download_resumes_from_another_base_url(monkeypatch):
-    broken = FaultyServer(servers.cutting(DATA, HALF), servers.status(404))
+    broken = FaultyServer(servers.disconnecting(DATA, HALF), servers.status(404))
     with broken as first, FaultyServer(servers.serving(DATA)) as second:
         monkeypatch.setattr(store, "BASE_URLS", (first.url, second.url))
         assert store.download(TINY).read_bytes() == DATA
@@ -88,7 +88,7 @@ def test_download_resumes_from_another_base_url(monkeypatch):
 
 
 def test_later_call_resumes_an_interrupted_download():
-    with FaultyServer(servers.cutting(DATA, HALF), servers.status(503)) as server:
+    with FaultyServer(servers.disconnecting(DATA, HALF), servers.status(503)) as server:
         assert "503 Service Unavailable" in error_message(server.url)
         assert len(server.requests) == 3
     size = partial_file().stat().st_size
@@ -102,13 +102,15 @@ def test_later_call_resumes_an_interrupted_download():
 
 def test_connection_that_always_breaks_but_makes_progress(monkeypatch):
     monkeypatch.setattr(download, "MIN_PROGRESS", 1000)
-    with FaultyServer(servers.cutting(DATA, 70_000)) as server:
+    with FaultyServer(servers.disconnecting(DATA, 70_000)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
         assert len(server.requests) >= 6
 
 
 def test_server_without_range_support_does_not_truncate_the_partial_file():
-    with FaultyServer(servers.cutting(DATA, HALF), servers.cutting(DATA, HALF // 2, ranges=False)) as server:
+    with FaultyServer(
+        servers.disconnecting(DATA, HALF), servers.disconnecting(DATA, HALF // 2, ranges=False)
+    ) as server:
         assert "closed the connection" in error_message(server.url)
         assert HALF - MAX_LOSS <= partial_file().stat().st_size <= HALF
     with FaultyServer(servers.serving(DATA, ranges=False)) as server:
@@ -118,7 +120,7 @@ def test_server_without_range_support_does_not_truncate_the_partial_file():
 
 @pytest.mark.parametrize("shift", [-5, 5])
 def test_response_with_another_range_is_not_used(shift):
-    with FaultyServer(servers.cutting(DATA, HALF), servers.another_range(DATA, shift)) as server:
+    with FaultyServer(servers.disconnecting(DATA, HALF), servers.wrong_range(DATA, shift)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
         assert starts(server)[-1] == 0
 
@@ -141,21 +143,21 @@ def test_complete_partial_file_needs_no_request():
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("handler", "reason"),
     [
         (servers.serving(DATA[:-1] + b"!"), "400,000 bytes"),
         (servers.serving(DATA + b"!"), "400,001 bytes"),
         (servers.serving(b""), "(0 bytes"),
-        (servers.lying(DATA, HALF), "200,000 bytes"),
-        (servers.unannounced(DATA[:HALF]), "200,000 bytes"),
+        (servers.wrong_length(DATA, HALF), "200,000 bytes"),
+        (servers.without_length(DATA[:HALF]), "200,000 bytes"),
         (servers.status(403), "403 Forbidden"),
         (servers.redirecting("file:///etc/passwd"), "scheme 'file'"),
         (servers.redirecting("/again"), "redirected more than 10 times"),
         (servers.raw(b"\x00\x01\x02\r\n"), "not valid HTTP"),
     ],
 )
-def test_wrong_response_leaves_no_file(answer, reason):
-    with FaultyServer(answer) as server:
+def test_wrong_response_leaves_no_file(handler, reason):
+    with FaultyServer(handler) as server:
         assert reason in error_message(server.url)
     assert not partial_file().exists()
     with FaultyServer(servers.serving(DATA)) as server:
@@ -163,16 +165,16 @@ def test_wrong_response_leaves_no_file(answer, reason):
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [servers.unannounced(DATA), servers.compressing(DATA), servers.dripping(DATA, pieces=20, pause=0.01)],
+    "handler",
+    [servers.without_length(DATA), servers.compressing(DATA), servers.sending_slowly(DATA, pieces=20, pause=0.01)],
 )
-def test_response_without_length_compressed_or_slow(answer):
-    with FaultyServer(answer) as server, FaultyServer(servers.redirecting(f"{server.url}else")) as front:
+def test_response_without_length_compressed_or_slow(handler):
+    with FaultyServer(handler) as server, FaultyServer(servers.redirecting(f"{server.url}else")) as front:
         assert store.download(TINY, base_url=front.url).read_bytes() == DATA
 
 
 def test_resuming_from_a_server_that_compresses():
-    with FaultyServer(servers.cutting(DATA, HALF), servers.compressing(DATA)) as server:
+    with FaultyServer(servers.disconnecting(DATA, HALF), servers.compressing(DATA)) as server:
         assert store.download(TINY, base_url=server.url).read_bytes() == DATA
 
 
@@ -209,13 +211,13 @@ print(path.read_bytes() == DATA)
 """
     resume = threading.Event()
 
-    def answer(request: servers.Request) -> None:
+    def handler(request: servers.Request) -> None:
         request.head(200, Content_Length=len(DATA))
         request.send(DATA[:HALF])
         resume.wait(30)
         request.send(DATA[HALF:])
 
-    with FaultyServer(answer) as server:
+    with FaultyServer(handler) as server:
         processes = [child(code, server.url) for _ in range(3)]
         # One process has half of the file. The others wait and report its progress.
         first = [process.stdout.readline() for process in processes]
@@ -289,7 +291,7 @@ print(store.download(TINY, base_url=sys.argv[1]).read_bytes() == DATA)
 def test_small_disk_that_is_enlarged():
     models_dir().parent.mkdir(parents=True)
     with FaultyServer(servers.serving(DATA)) as server:
-        command = [*IN_A_NAMESPACE, sys.executable, "-c", CHILD + ON_A_SMALL_DISK, server.url]
+        command = [*MOUNT_NAMESPACE, sys.executable, "-c", CHILD + ON_A_SMALL_DISK, server.url]
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert run.returncode == 0, run.stderr
         first, size = starts(server)

@@ -112,7 +112,7 @@ def _check_types_and_size(stored: StoredLayers, available_bytes: int) -> None:
     for layer, arrays in stored.items():
         for name, array in arrays.items():
             if array.dtype not in ITEM_SIZES:
-                supported = ", ".join(ITEM_SIZES)
+                supported = " or ".join(ITEM_SIZES)
                 raise CheckpointError(f"Layer {layer}: expected {name} type {supported}, found {array.dtype}.")
             count += 1
             size += math.prod(array.shape) * ITEM_SIZES[array.dtype]

@@ -287,10 +287,10 @@ def _heap_object(data: FileBytes, collection: int, index: int, length: int) -> b
     for _ in range(MAX_HEAP_OBJECTS):
         if offset + 16 > end:
             break
-        found, size = _number(data, offset, 2), _number(data, offset + 8, 8)
-        if found == index and length <= size:
+        object_index, size = _number(data, offset, 2), _number(data, offset + 8, 8)
+        if object_index == index and length <= size:
             return _slice(data, offset + 16, length)
-        offset += 16 + -(-size // 8) * 8 if found else max(size, 16)
+        offset += 16 + -(-size // 8) * 8 if object_index else max(size, 16)
     raise ValueError("a string is missing in the global heap")
 
 
