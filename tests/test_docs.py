@@ -1,4 +1,4 @@
-"""The documentation: its help pages are current, its links lead somewhere, and what it promises is so."""
+"""The documentation: current help pages, valid links, and tables and examples that match the program."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of a page in one of these languages."""
+    """Return the fenced blocks of a page in one of the languages."""
     return [text for language, text in FENCED.findall(page.read_text(encoding="utf-8")) if language in languages]
 
 
 def rows(page: Path) -> list[list[str]]:
-    """The cells of every row of every table in a page, without backquotes."""
+    """Return the cells of each row of each table in a page, without backticks."""
     lines = page.read_text(encoding="utf-8").splitlines()
     return [[cell.strip().strip("`") for cell in line.strip("| ").split(" | ")] for line in lines if line[:1] == "|"]
 
 
 def anchors(page: Path) -> set[str]:
-    """What a page's headings are linked by."""
+    """Return the anchors of a page's headings."""
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_are_valid(page):
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text):
         if link.startswith(("http://", "https://")):
@@ -72,7 +72,7 @@ def test_help_pages_are_current(page):
     assert text == help_pages.updated(text), "run make docs"
 
 
-def test_a_stale_help_page_is_found(tmp_path, monkeypatch, capsys):
+def test_stale_help_page_is_found(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(help_pages, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "summary.md"
@@ -88,7 +88,7 @@ def test_a_stale_help_page_is_found(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_page_with_its_help_and_an_example(name):
+def test_command_has_a_page_with_help_and_example(name):
     page = COMMAND_PAGES / f"{name}.md"
     assert f"<!-- help: densenet {name} -->" in page.read_text(encoding="utf-8")
     assert f"(docs/reference/commands/{name}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,19 +97,20 @@ def test_every_command_has_a_page_with_its_help_and_an_example(name):
     assert longest <= help_pages.WIDTH
 
 
-def commands_shown() -> list[str]:
-    found = []
+def shown_commands() -> list[str]:
+    """Return the ``densenet`` commands in the fenced blocks of all pages."""
+    commands = []
     for page in PAGES:
         for block in blocks(page, "sh", "console"):
             for line in block.splitlines():
                 for part in line.removeprefix("$ ").split(" | "):
                     if part.startswith("densenet "):
-                        found.append(part)
-    return found
+                        commands.append(part)
+    return commands
 
 
-@pytest.mark.parametrize("line", sorted(set(commands_shown())))
-def test_every_command_shown_is_one(line, tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", sorted(set(shown_commands())))
+def test_shown_command_is_valid(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = shlex.split(re.split(" [<>] ", line)[0], comments=True)[1:]
     for word in words:
@@ -120,32 +121,33 @@ def test_every_command_shown_is_one(line, tmp_path, monkeypatch):
     name, *arguments = words
     if name == "--version":
         return
-    found = densenet.get_command(click.Context(densenet), name)
-    assert found is not None
+    subcommand = densenet.get_command(click.Context(densenet), name)
+    assert subcommand is not None
     if "--help" not in arguments and "--list" not in arguments:
-        found.make_context(name, arguments)
+        subcommand.make_context(name, arguments)
 
 
-def descendants(kind: type) -> set[type]:
-    below = set(kind.__subclasses__())
-    return below.union(*map(descendants, below))
+def subclasses(cls: type) -> set[type]:
+    """Return all direct and indirect subclasses."""
+    direct = set(cls.__subclasses__())
+    return direct.union(*map(subclasses, direct))
 
 
-def test_every_image_error_stands_in_the_table():
+def test_image_errors_are_documented():
     table = [row[0] for row in rows(REFERENCE / "output.md")]
-    kinds = descendants(errors.ImageError)
-    names = {kind("").type for kind in kinds if kind.__module__.startswith("densenet_cli")}
+    classes = subclasses(errors.ImageError)
+    names = {cls("").type for cls in classes if cls.__module__.startswith("densenet_cli")}
     assert names <= set(table)
     documented = {name for name in table if re.fullmatch(r"([A-Z][a-z]+){2,}", name)}
     assert documented == names
 
 
-def test_every_exit_status_is_documented():
-    statuses = {kind.exit_code for kind in descendants(errors.DensenetError)} | {0, 130}
+def test_exit_statuses_are_documented():
+    statuses = {cls.exit_code for cls in subclasses(errors.DensenetError)} | {0, 130}
     assert {int(row[0]) for row in rows(REFERENCE / "exit-statuses.md") if row[0].isdigit()} == statuses
 
 
-def test_tables_of_choices_are_whole():
+def test_choices_are_documented():
     formats = ["table", *RECORD_FORMATS]
     assert [row[0] for row in rows(REFERENCE / "output.md") if row[0] in formats] == formats
     assert [row[0] for row in rows(REFERENCE / "preprocessing.md") if row[0] in MODES] == list(MODES)
@@ -155,16 +157,16 @@ def test_tables_of_choices_are_whole():
     }
 
 
-def test_networks_are_as_documented():
+def test_variants_are_as_documented():
     documented = {row[0]: row[1:] for row in rows(COMMAND_PAGES / "summary.md") if row[0] in variants.VARIANTS}
     for name, variant in variants.VARIANTS.items():
-        found = list_layers(variant.config, variant.config.input_size)
+        layers = list_layers(variant.config, variant.config.input_size)
         assert documented[name] == [
             ", ".join(map(str, variant.config.blocks)),
             str(variant.config.growth_rate),
-            f"{sum(layer.parameters for layer in found):,}",
-            f"{sum(layer.trainable_parameters for layer in found):,}",
-            f"{sum(layer.multiply_adds for layer in found) / 1e9:.3f} G",
+            f"{sum(layer.parameters for layer in layers):,}",
+            f"{sum(layer.trainable_parameters for layer in layers):,}",
+            f"{sum(layer.multiply_adds for layer in layers) / 1e9:.3f} G",
         ]
 
 
@@ -184,7 +186,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def documented(tmp_path, monkeypatch, weights):
-    """A folder with what the examples name; "121" is a tiny network with published weights, as they would be."""
+    """A folder with the files that the examples name. Variant "121" is a tiny network whose weights are published."""
     Image.new("RGB", (60, 50), (200, 120, 40)).save(tmp_path / "cat.jpg")
     (tmp_path / "broken.png").touch()
     for folder in ("photos", "more"):
@@ -201,55 +203,58 @@ def documented(tmp_path, monkeypatch, weights):
         yield tmp_path
 
 
-def form(value: object) -> object:
-    """A value's form: keys in their order, and kinds. A class without an id is of the same form as one with."""
+def structure(value: object) -> object:
+    """Return the keys and types of a JSON value. A class with and without an id have the same structure."""
     if isinstance(value, dict):
-        return [(key, form(held) if key != "id" else "id") for key, held in value.items()]
+        return [(key, structure(item) if key != "id" else "id") for key, item in value.items()]
     if isinstance(value, list):
-        return [form(held) for held in value]
+        return [structure(item) for item in value]
     return type(value)
 
 
-def test_the_json_example_is_what_comes_out(documented):
+def test_json_example_is_current(documented):
     (example,) = blocks(REFERENCE / "output.md", "json")
     result = command.densenet("predict", "cat.jpg", "broken.png", "-k", 1, "--format", "json")
-    got, expected = json.loads(result.out), json.loads(example)
+    actual, expected = json.loads(result.out), json.loads(example)
     assert result.status == 1
-    assert form(got) == form(expected)
-    assert [record["source"] for record in got] == [record["source"] for record in expected]
-    assert {record["model"] for record in got} == {record["model"] for record in expected}
-    assert got[1] == expected[1]
+    assert structure(actual) == structure(expected)
+    assert [record["source"] for record in actual] == [record["source"] for record in expected]
+    assert {record["model"] for record in actual} == {record["model"] for record in expected}
+    assert actual[1] == expected[1]
     assert [len(line) > 1 for line in result.out.splitlines()] == [len(line) > 1 for line in example.splitlines()]
     fields = {name.strip("` ") for row in rows(REFERENCE / "output.md") for name in row[0].split(",")}
-    for record in got:
+    for record in actual:
         assert set(record) <= fields
         for score in record.get("predictions", []):
             assert set(score) <= fields
 
 
-def test_the_csv_example_is_what_comes_out(documented):
+def test_csv_example_is_current(documented):
     (example,) = blocks(REFERENCE / "output.md", "csv")
     result = command.densenet("predict", "cat.jpg", "broken.png", "-k", 1, "--format", "csv")
-    head, first, second = result.out.splitlines()
-    assert head == ",".join(CSV_COLUMNS)
-    expected_head, expected_first, expected_second = example.splitlines()
-    assert (head, second) == (expected_head, expected_second)
+    header, first, second = result.out.splitlines()
+    assert header == ",".join(CSV_COLUMNS)
+    expected_header, expected_first, expected_second = example.splitlines()
+    assert (header, second) == (expected_header, expected_second)
     assert first.split(",")[:3] == expected_first.split(",")[:3]
     assert len(first.split(",")) == len(expected_first.split(","))
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", REFERENCE / "python.md"], ids=lambda page: page.name)
 def test_python_examples_run(page, documented, capsys):
-    """One after the other in the same session, as they would be typed."""
+    """Run all examples of a page in one interpreter."""
     examples = blocks(page, "python")
     assert examples
     exec(compile("\n".join(examples), str(page), "exec"), {})
     assert "class " in capsys.readouterr().out
 
 
-def test_the_readme_opens_with_the_two_commands():
+def test_readme_begins_with_the_demo():
     opening, *_ = blocks(ROOT / "README.md", "sh")
     assert [line.partition("#")[0].strip() for line in opening.splitlines()] == ["make demo", "make test"]
+
+
+def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
         for target in re.findall(r"\bmake ([a-z][a-z-]+)", "\n".join(re.findall(r"`make [^`]+`", page.read_text()))):
