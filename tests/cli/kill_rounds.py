@@ -25,7 +25,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.support.command import hear_interrupts
+from tests.support.command import restore_sigint
 from tests.support.images import encode
 from tests.support.networks import tiny_weights
 
@@ -93,7 +93,7 @@ def start(material: Material, output: Path, *options: str) -> subprocess.Popen[b
     command += ["--weights", str(material.weights), "-o", str(output)]
     environment = {**os.environ, "DENSENET_CACHE": str(material.folder.parent / "cache")}
     with output.with_name("messages").open("wb") as messages:
-        return subprocess.Popen(command, env=environment, stderr=messages, stdout=messages, preexec_fn=hear_interrupts)
+        return subprocess.Popen(command, env=environment, stderr=messages, stdout=messages, preexec_fn=restore_sigint)
 
 
 def sources(output: Path) -> list[str]:

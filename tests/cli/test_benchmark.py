@@ -14,7 +14,7 @@ import pytest
 
 from densenet_cli import variants
 from tests.conftest import SAMPLES
-from tests.support.command import densenet, hear_interrupts, process
+from tests.support.command import densenet, restore_sigint, run_process
 from tests.support.networks import tiny_weights
 
 SUMMARY = {"count", "median", "lower_quartile", "upper_quartile", "minimum", "maximum"}
@@ -38,7 +38,7 @@ def files_in(folder: Path) -> list[str]:
 
 def test_a_complete_run_with_random_weights(tmp_path):
     arguments = ("--variant", "tiny", "--random-weights", "--threads", 1, "--batch-size", "2,1", "--seconds", 0)
-    result = process("benchmark", *arguments, "--format", "json", "--quiet", env=environment(tmp_path))
+    result = run_process("benchmark", *arguments, "--format", "json", "--quiet", env=environment(tmp_path))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert files_in(tmp_path) == []
@@ -81,7 +81,7 @@ def test_a_complete_run_with_random_weights(tmp_path):
 def test_an_interrupted_run_leaves_neither_files_nor_processes(tmp_path, weights):
     command = [sys.executable, "-m", "densenet_cli", "benchmark", "--weights", str(weights), "--seconds", "600"]
     running = subprocess.Popen(
-        command, stderr=subprocess.PIPE, env=environment(tmp_path), start_new_session=True, preexec_fn=hear_interrupts
+        command, stderr=subprocess.PIPE, env=environment(tmp_path), start_new_session=True, preexec_fn=restore_sigint
     )
     assert running.stderr and b"Measuring" in running.stderr.readline()
     while not files_in(tmp_path / "tmp"):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.checkpoints import write_legacy_h5
-from tests.support.command import densenet, process
+from tests.support.command import densenet, run_process
 from tests.support.networks import TINY, random_arrays, tiny_weights
 
 
@@ -32,7 +32,7 @@ def shell(script, **settings):
 
 def test_an_output_that_is_not_utf_8(weights, image):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = process("predict", image, "--weights", weights, "-k", 1, env=environment)
+    result = run_process("predict", image, "--weights", weights, "-k", 1, env=environment)
     assert result.returncode == 0
     assert "\\xe9.png" in result.stdout and "#" in result.stdout
 
@@ -117,6 +117,6 @@ def test_weights_that_overflow(image, tmp_path):
 
 
 def test_the_reference_engine_is_quiet(weights, image):
-    result = process("predict", image, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
+    result = run_process("predict", image, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
     assert result.returncode == 0
     assert result.stderr == ""

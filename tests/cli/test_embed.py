@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from densenet_cli import Classifier, variants
 from densenet_cli.layers import embedding_size
 from densenet_cli.output.vector_formats import VECTOR_FORMATS
-from tests.support.command import densenet, hear_interrupts
+from tests.support.command import densenet, restore_sigint
 from tests.support.networks import TINY, tiny_weights
 from tests.test_docs import DOCS, blocks, rows
 
@@ -143,7 +143,7 @@ def test_another_preprocessing_is_refused(weights, folder, output):
 
 def start(*arguments):
     command = [sys.executable, "-m", "densenet_cli", "embed", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint)
 
 
 def wait_for_parts(running, parts, size):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SAMPLES
-from tests.support.command import densenet, hear_interrupts, process
+from tests.support.command import densenet, restore_sigint, run_process
 from tests.support.images import encode, photograph
 from tests.support.networks import tiny_weights
 
@@ -171,7 +171,7 @@ def test_only_what_is_needed_is_imported(weights, folder):
 
 
 def test_help_is_quick():
-    assert process("explain", "--help").returncode == 0
+    assert run_process("explain", "--help").returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -191,7 +191,7 @@ def test_interrupted_with_whole_drawings(weights, folder):
         weights,
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint
     ) as running:
         deadline = time.monotonic() + 60
         while len(list(folder.glob("maps/photos/a/*.png"))) < 5 and time.monotonic() < deadline:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.cli.kill_rounds import prepare, run_round
-from tests.support.command import hear_interrupts, process
+from tests.support.command import restore_sigint, run_process
 from tests.support.networks import tiny_weights
 
 
@@ -40,5 +40,5 @@ def test_an_interrupted_import_is_no_error_of_its_own(asked, tmp_path):
     image.touch()
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     weights = tiny_weights(tmp_path)
-    result = process("predict", image, "--weights", weights, env=environment, preexec_fn=hear_interrupts)
+    result = run_process("predict", image, "--weights", weights, env=environment, preexec_fn=restore_sigint)
     assert (result.returncode, result.stderr) == (130, "Interrupted.\n")

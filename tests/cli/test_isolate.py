@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SAMPLES
-from tests.support.command import densenet, hear_interrupts
+from tests.support.command import densenet, restore_sigint
 from tests.support.decoders.pillow_heif import heic
 from tests.support.images import encode, photograph
 from tests.support.networks import tiny_weights
@@ -142,7 +142,7 @@ def running(weights, folder, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=hear_interrupts,
+            preexec_fn=restore_sigint,
             start_new_session=True,
         )
         processes.append(process)

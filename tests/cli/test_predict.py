@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli import Classifier
-from tests.support.command import densenet, hear_interrupts, process
+from tests.support.command import densenet, restore_sigint, run_process
 from tests.support.networks import TINY, tiny_weights
 
 
@@ -208,7 +208,7 @@ def test_weights_that_are_none(item, tmp_path):
 
 def test_no_color_in_a_pipe_and_narrow_terminals(weights, item):
     environment = {**os.environ, "COLUMNS": "40"}
-    result = process("predict", item, "--weights", weights, env=environment)
+    result = run_process("predict", item, "--weights", weights, env=environment)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(item)))
@@ -283,7 +283,7 @@ def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, as
         "-o",
         output,
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as running:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint) as running:
         deadline = time.monotonic() + 60
         while (not output.exists() or output.stat().st_size < 5000) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -309,5 +309,5 @@ def test_nothing_is_kept_in_the_home_but_the_cache(weights, item, tmp_path):
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
     environment |= {"HOME": str(home), "DENSENET_CACHE": str(tmp_path / "elsewhere")}
-    assert process("predict", item, "--weights", weights, env=environment).returncode == 0
+    assert run_process("predict", item, "--weights", weights, env=environment).returncode == 0
     assert list(home.rglob("*")) == []

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.weights import file_identity
-from tests.support.command import densenet, process
+from tests.support.command import densenet, run_process
 from tests.support.networks import tiny_weights
 
 
@@ -72,7 +72,7 @@ def test_a_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
 @pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
 @pytest.mark.parametrize(("output", "words"), [("", "--output is empty"), ("/dev/stdout", "--output to -")])
 def test_what_is_no_name_of_a_file_is_refused(weights, images, output, words, options):
-    result = process("predict", images[0], "--weights", weights, "-o", output, *options)
+    result = run_process("predict", images[0], "--weights", weights, "-o", output, *options)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from densenet_cli import variants
-from tests.support.command import densenet, process
+from tests.support.command import densenet, run_process
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_an_unknown_variant_names_those_there_are():
 
 @pytest.mark.parametrize("columns", ["80", "160"])
 def test_fits_the_terminal(columns):
-    result = process("summary", env={**os.environ, "COLUMNS": columns})
+    result = run_process("summary", env={**os.environ, "COLUMNS": columns})
     lines = result.stdout.splitlines()
     assert all("Dense block" not in line or "conv)" in line for line in lines)
     assert max(map(len, lines)) <= max(int(columns), 84)

@@ -24,7 +24,7 @@ from densenet_cli.images.sources import LabeledSource
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata
-from tests.support.command import densenet, hear_interrupts
+from tests.support.command import densenet, restore_sigint
 from tests.support.networks import TINY, probabilities_of, random_arrays
 
 LABELS = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
@@ -314,7 +314,7 @@ def test_interrupted(weights, images, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
-            preexec_fn=hear_interrupts,
+            preexec_fn=restore_sigint,
         )
         server.settimeout(60)
         connection, _ = server.accept()

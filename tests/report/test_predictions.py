@@ -21,7 +21,7 @@ from densenet_cli.report import predictions
 from densenet_cli.report.predictions import BLOCK_SIZE, MAX_THUMBNAILS, PredictionReport
 from densenet_cli.results import Failure, Prediction, Score
 from tests.report.conftest import HOSTILE, LABELS, read
-from tests.support.command import densenet, hear_interrupts
+from tests.support.command import densenet, restore_sigint
 from tests.support.images import encode, photograph
 
 
@@ -179,7 +179,7 @@ def test_interrupted_run_shows_finished_images(weights, images, tmp_path):
         page,
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=hear_interrupts
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=restore_sigint
     )
     with open(names, "w") as file:
         file.write(f"{images}/plain.png\n" * 2)

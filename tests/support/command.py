@@ -1,4 +1,4 @@
-"""The command as a user has it: in this process for speed, or in one of its own."""
+"""Run the command in this process, which is fast, or in a new one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from unittest import mock
 
 @dataclass
 class Result:
+    """Exit status, standard output, and standard error of a run. Bytes that are not UTF-8 are surrogates."""
+
     status: int
     out: str
     err: str
 
 
 def densenet(*arguments: object, stdin: bytes = b"") -> Result:
-    """Run it in this process. Bytes that are not UTF-8 come back as surrogate escapes."""
+    """Run ``densenet`` in this process."""
     from densenet_cli import cli
 
     streams = [
@@ -30,25 +32,25 @@ def densenet(*arguments: object, stdin: bytes = b"") -> Result:
             cli.main(
                 [os.fspath(argument) if isinstance(argument, os.PathLike) else str(argument) for argument in arguments]
             )
-        except SystemExit as leaving:
-            status = leaving.code
-    out, err = (read(stream) for stream in streams[1:])
+        except SystemExit as exit_:
+            status = exit_.code
+    out, err = (_read(stream) for stream in streams[1:])
     assert "Traceback" not in err, err
     assert isinstance(status, int)
     return Result(status, out, err)
 
 
-def hear_interrupts() -> None:
-    """For ``preexec_fn``: a shell's background job ignores SIGINT, and so would all that it starts, tests among it."""
+def restore_sigint() -> None:
+    """Use as ``preexec_fn``: child processes of a background job would otherwise ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def read(stream: io.TextIOWrapper) -> str:
+def _read(stream: io.TextIOWrapper) -> str:
     stream.flush()
     return stream.buffer.getvalue().decode("utf-8", "surrogateescape")  # type: ignore[attr-defined]
 
 
-def process(*arguments: object, **settings) -> subprocess.CompletedProcess[str]:
-    """Run it as a process of its own."""
+def run_process(*arguments: object, **settings) -> subprocess.CompletedProcess[str]:
+    """Run ``densenet`` in a new process."""
     command = [sys.executable, "-m", "densenet_cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **settings)
