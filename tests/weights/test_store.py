@@ -10,20 +10,14 @@ import pytest
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError, WeightsUnavailableError
-from densenet_cli.http import Timeouts
 from densenet_cli.paths import cache_dir, models_dir
-from densenet_cli.weights import download, file_identity, store
+from densenet_cli.weights import file_identity, store
 from densenet_cli.weights.file_identity import FileIdentity
 from tests.support import servers
 from tests.support.published import DATA, MD5, NAME, TINY
 from tests.support.servers import FaultyServer
 
-
-@pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
-    monkeypatch.setattr(download, "TIMEOUTS", Timeouts(connect=5, read=10, total=None))
+pytestmark = pytest.mark.usefixtures("short_timeouts")
 
 
 @pytest.fixture

@@ -24,16 +24,11 @@ from tests.support.published import CHILD, DATA, NAME, TINY
 from tests.support.servers import FaultyServer
 from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
+pytestmark = pytest.mark.usefixtures("short_timeouts")
+
 HALF = len(DATA) // 2
 MAX_LOSS = download.CHUNK_SIZE
 """Bytes that an interruption can lose: one chunk."""
-
-
-@pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
-    monkeypatch.setattr(download, "TIMEOUTS", Timeouts(connect=5, read=10, total=None))
 
 
 def partial_file() -> Path:
