@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densenet_cli import engines
+from densenet_cli.errors import CheckpointError
 from densenet_cli.output import atomic
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
@@ -112,8 +114,6 @@ def _head(checkpoint: Checkpoint) -> FloatArray:
 
 
 def _identify(weights: Path) -> FileIdentity:
-    from densenet_cli.errors import CheckpointError
-
     try:
         return FileIdentity.of(weights)
     except OSError as error:
@@ -123,12 +123,10 @@ def _identify(weights: Path) -> FileIdentity:
 def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
     import onnxruntime
 
-    from densenet_cli.engines import EMITTER_VERSION
-
     parts = [
         identity.key(),
         repr(config),
-        str(EMITTER_VERSION),
+        str(engines.EMITTER_VERSION),
         str(LAYOUT_VERSION),
         onnxruntime.__version__,
         _instruction_set(),
