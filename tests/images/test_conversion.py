@@ -1,3 +1,5 @@
+"""Conversion to RGB: transparency, bit depths, value ranges, and color spaces."""
+
 from __future__ import annotations
 
 import io
@@ -17,14 +19,14 @@ GRAY = np.asarray(PHOTO.convert("L"))
 
 
 def rgb(data: bytes) -> np.ndarray:
-    """A file's pixels at the size of the file, through the whole path."""
+    """Load the pixels of a square image at its own size."""
     image = Image.open(io.BytesIO(data))
     assert image.width == image.height
     return load_pixels(data, mode="squash", input_size=image.width)[0]
 
 
 def on_white(layer: Image.Image) -> np.ndarray:
-    """What laying RGBA on white gives, by its definition."""
+    """Compose RGBA on white, by definition."""
     pixels = np.asarray(layer.convert("RGBA")).astype(float)
     alpha = pixels[..., 3:] / 255
     return pixels[..., :3] * alpha + 255 * (1 - alpha)
@@ -33,58 +35,58 @@ def on_white(layer: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     "mode", ["RGBA", "LA", "PA", "P transparent", "L transparent", "RGB transparent", "RGBa", "La"]
 )
-def test_transparency_is_laid_on_white(mode):
+def test_transparency_becomes_white(mode):
     layer = PILLOW_MODES[mode](PHOTO)
     straight = layer.convert("LA" if mode == "La" else "RGBA")
-    got = np.asarray(to_rgb(layer)).astype(float)
-    assert np.abs(got - on_white(straight)).max() <= 0.5 + 1e-9
+    pixels = np.asarray(to_rgb(layer)).astype(float)
+    assert np.abs(pixels - on_white(straight)).max() <= 0.5 + 1e-9
     assert (np.asarray(straight.convert("RGBA"))[..., 3] < 255).any()
 
 
-def test_what_is_clear_is_white_whatever_its_hidden_color():
+def test_fully_transparent_pixels_are_white_whatever_their_color():
     pixels = np.zeros((4, 4, 4), np.uint8)
     assert (np.asarray(to_rgb(Image.fromarray(pixels, "RGBA"))) == 255).all()
 
 
-def test_a_black_and_white_image_with_a_clear_color():
+def test_bilevel_image_with_a_transparent_color():
     image = Image.new("1", (8, 8), 0)
     image.info["transparency"] = 0
     assert (np.asarray(to_rgb(image)) == 255).all()
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_the_clear_color_of_a_gray_png_at_any_depth(depth):
+def test_transparent_color_of_a_gray_png(depth):
     levels = np.arange(64).reshape(8, 8) * 1000 % (1 << depth)
-    clear = int(levels[0, 3])
-    pixels = rgb(png(levels, depth, 0, tRNS=clear.to_bytes(2, "big")))
+    transparent = int(levels[0, 3])
+    pixels = rgb(png(levels, depth, 0, tRNS=transparent.to_bytes(2, "big")))
     expected = np.rint(levels * 255 / ((1 << depth) - 1))
-    expected[levels == clear] = 255
+    expected[levels == transparent] = 255
     assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_the_clear_color_of_a_colored_png(depth):
+def test_transparent_color_of_an_rgb_png(depth):
     colors = (np.arange(8 * 8 * 3).reshape(8, 24) * 641) % (1 << depth)
-    clear = colors[0, 3:6]
-    pixels = rgb(png(colors, depth, 2, tRNS=clear.astype(">u2").tobytes()))
+    transparent = colors[0, 3:6]
+    pixels = rgb(png(colors, depth, 2, tRNS=transparent.astype(">u2").tobytes()))
     expected = colors.reshape(8, 8, 3) >> (depth - 8)
     expected[0, 1] = 255
     assert np.array_equal(pixels, expected)
 
 
-def test_a_palette_with_alphas():
+def test_palette_with_alpha():
     palette = bytes([255, 0, 0, 0, 255, 0, 0, 0, 255])
     pixels = rgb(png(np.array([[0, 1], [2, 2]]), 8, 3, PLTE=palette, tRNS=bytes([0, 128])))
     assert pixels.tolist() == [[[255, 255, 255], [127, 255, 127]], [[0, 0, 255], [0, 0, 255]]]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I", "F"])
-def test_other_depths_agree_with_8_bits(mode):
+def test_other_bit_depths_match_8_bits(mode):
     assert np.array_equal(np.asarray(to_rgb(PILLOW_MODES[mode](PHOTO)))[..., 0], GRAY)
 
 
 @pytest.mark.parametrize(
-    "numbers",
+    "values",
     [
         GRAY.astype(np.float32),
         (GRAY / 255).astype(np.float32),
@@ -94,18 +96,18 @@ def test_other_depths_agree_with_8_bits(mode):
     ],
     ids=["float to 255", "float to 1", "int to 255", "int to 65535", "16 bits"],
 )
-def test_every_range_agrees_with_8_bits(numbers):
-    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(numbers)))[..., 1], GRAY)
+def test_every_value_range_matches_8_bits(values):
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(values)))[..., 1], GRAY)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG2000", "PPM"])
-def test_16_bit_files_agree_with_8_bits(format):
-    deep = encode(Image.fromarray(gray16(PHOTO)), format)
-    shallow = encode(PHOTO.convert("L"), "PNG")
-    assert np.array_equal(load_pixels(deep), load_pixels(shallow))
+def test_16_bit_files_match_8_bits(format):
+    sixteen_bit = encode(Image.fromarray(gray16(PHOTO)), format)
+    eight_bit = encode(PHOTO.convert("L"), "PNG")
+    assert np.array_equal(load_pixels(sixteen_bit), load_pixels(eight_bit))
 
 
-def test_a_dark_16_bit_image_stays_dark():
+def test_dark_16_bit_image_stays_dark():
     levels = np.full((8, 8), 255)
     assert (rgb(png(levels, 16, 0)) == 1).all()
     pgm = b"P5 8 8 65535\n" + levels.astype(">u2").tobytes()
@@ -113,13 +115,13 @@ def test_a_dark_16_bit_image_stays_dark():
 
 
 def test_16_bits_round_to_the_nearest_level():
-    every = np.arange(65536).reshape(256, 256)
-    expected = (every + 128) // 257
-    assert np.array_equal(rgb(png(every, 16, 0))[..., 0], expected)
+    values = np.arange(65536).reshape(256, 256)
+    expected = (values + 128) // 257
+    assert np.array_equal(rgb(png(values, 16, 0))[..., 0], expected)
 
 
 @pytest.mark.parametrize(
-    ("numbers", "levels"),
+    ("values", "levels"),
     [
         ([-1, 0, 1], [0, 128, 255]),
         ([0, 500, 1000], [0, 128, 255]),
@@ -135,47 +137,47 @@ def test_16_bits_round_to_the_nearest_level():
         ([-3e38, 0, 3e38], [0, 128, 255]),
     ],
 )
-def test_floats(numbers, levels):
-    image = Image.fromarray(np.array([numbers], np.float32))
+def test_floats(values, levels):
+    image = Image.fromarray(np.array([values], np.float32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == levels
 
 
 @pytest.mark.filterwarnings("error")
 @settings(max_examples=100, deadline=None)
 @given(arrays.arrays(np.float32, (3, 5), elements=st.floats(width=32)))
-def test_any_floats_give_levels_in_their_order(numbers):
-    levels = np.asarray(to_rgb(Image.fromarray(numbers)))[..., 0]
-    finite = np.isfinite(numbers)
-    order = np.argsort(numbers[finite], kind="stable")
+def test_float_order_is_preserved(values):
+    levels = np.asarray(to_rgb(Image.fromarray(values)))[..., 0]
+    finite = np.isfinite(values)
+    order = np.argsort(values[finite], kind="stable")
     assert (np.diff(levels[finite][order].astype(int)) >= 0).all()
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV"])
-def test_other_color_spaces_look_the_same(mode):
+def test_other_color_spaces(mode):
     difference = np.abs(np.asarray(to_rgb(PILLOW_MODES[mode](PHOTO))).astype(int) - np.asarray(PHOTO))
     assert difference.mean() < 2.5
 
 
-def test_an_opaque_rgb_image_is_not_copied():
+def test_opaque_rgb_image_is_not_copied():
     image = photograph("chelsea")
     assert to_rgb(image) is image
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-def test_every_format_and_mode_looks_like_its_photograph(encoding):
+def test_every_format_and_mode_resembles_the_original(encoding):
     image = photograph("coffee", (256, 256))
     pixels = load_pixels(encoding.encode(image), mode="squash")[0].astype(float)
     layer = PILLOW_MODES[encoding.mode](image)
-    if encoding.format == "BMP":  # drops alpha
+    if encoding.format == "BMP":  # drops the alpha channel
         layer = layer.convert("RGB")
-    if encoding.format == "GIF" and encoding.mode == "RGBA":  # makes alpha 0 or 255
+    if encoding.format == "GIF" and encoding.mode == "RGBA":  # has only alpha 0 and 255
         layer.putalpha(layer.getchannel("A").point(lambda alpha: 255 * (alpha > 0)))
     expected = load_pixels(layer, mode="squash")[0].astype(float)
     assert np.abs(pixels - expected).mean() < (9 if encoding.format == "GIF" else 4)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
-def test_of_a_film_the_first_image_counts(format):
-    film = load_pixels(animation(format))[0].astype(int)
+def test_first_frame_of_an_animation_is_used(format):
+    pixels = load_pixels(animation(format))[0].astype(int)
     first = load_pixels(photograph("chelsea", (120, 80)))[0]
-    assert np.abs(film - first).mean() < 6
+    assert np.abs(pixels - first).mean() < 6

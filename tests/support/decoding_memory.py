@@ -1,7 +1,7 @@
-"""Measures what decoding takes: ``python -m tests.support.decoding_memory`` answers each path with two numbers.
+"""Measure the memory of decoding: ``python -m tests.support.decoding_memory`` answers each line with two numbers.
 
-A line is ``exact`` or ``reduced`` and a path. The numbers are the bytes that were reserved for the image and those
-by which the process grew at its peak. Each image is decoded in a fork of a process that has imported everything
+A line is ``exact`` or ``reduced`` and the path of an image. The numbers are the bytes reserved for the image and the
+bytes by which the process grew at its peak. Each image is decoded in a fork of a process that has imported everything
 and decoded nothing large.
 """
 
@@ -16,46 +16,50 @@ from contextlib import contextmanager
 from densenet_cli.images.decoding import DecodeBudget, load
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
-from tests.support.images import ENCODINGS, photograph
+from tests.support.images import ENCODINGS, load_pixels, photograph
 
 
-class Recording(DecodeBudget):
-    """A budget that admits everything and keeps in mind what was asked for."""
+class RecordingBudget(DecodeBudget):
+    """A budget that admits everything.
+
+    Attributes:
+        reserved: bytes reserved last.
+    """
 
     def __init__(self) -> None:
         super().__init__(1 << 40)
-        self.asked = 0
+        self.reserved = 0
 
     @contextmanager
     def reserve(self, needed: int) -> Iterator[None]:
-        self.asked = needed
+        self.reserved = needed
         yield
 
 
 def measure(path: str, preprocessing: Preprocessing) -> str:
     ctypes.CDLL(None).malloc_trim(0)
-    before = status("VmRSS")
+    before = process_status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    budget = Recording()
+        file.write("5")  # reset the peak
+    budget = RecordingBudget()
     load(from_object(path), preprocessing, budget)
-    return f"{budget.asked} {status('VmHWM') - before}"
+    return f"{budget.reserved} {process_status('VmHWM') - before}"
 
 
-def status(name: str) -> int:
+def process_status(name: str) -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
 def main() -> None:
     for encoding in ENCODINGS:
-        load(from_object(encoding.encode(photograph("coffee", (64, 48)))), Preprocessing())
+        load_pixels(encoding.encode(photograph("coffee", (64, 48))))
     for line in sys.stdin:
-        exact, _, path = line.rstrip("\n").partition(" ")
+        mode, _, path = line.rstrip("\n").partition(" ")
         child = os.fork()
         if child == 0:
             try:
-                print(measure(path, Preprocessing(exact=exact == "exact")), flush=True)
+                print(measure(path, Preprocessing(exact=mode == "exact")), flush=True)
             finally:
                 os._exit(0)
         os.waitpid(child, 0)

@@ -1,4 +1,4 @@
-"""Hostile images: every format and mode damaged in every way, as an endless stream that a seed decides."""
+"""Hostile images: an endless, reproducible stream of damaged images of every format and mode."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from densenet_cli.images.walking import SUFFIXES
 from tests.support.images import ENCODINGS, animation, encode, photograph
 
 SIZES = ((97, 61), (1, 1), (3, 260), (320, 240))
-EDGES = (0, 1, 127, 128, 255, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+EXTREMES = (0, 1, 127, 128, 255, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 SIDES = (0, 1, 2, 257, 4_000, 9_000, 16_383, 30_000, 65_535, 1 << 20, (1 << 31) - 1, (1 << 32) - 1)
 
-NUMBERS: dict[str, list[int]] = {}
-"""Format -> the places of its encodings."""
-for _number, _encoding in enumerate(ENCODINGS):
-    NUMBERS.setdefault(_encoding.format, []).append(_number)
+INDICES: dict[str, list[int]] = {}
+"""Format -> indices of its encodings."""
+for _index, _encoding in enumerate(ENCODINGS):
+    INDICES.setdefault(_encoding.format, []).append(_index)
 
-SUFFIX_OF = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif", "PPM": ".ppm"}
-"""Of a format's name, where it is another than the name."""
+SUFFIXES_OF_FORMATS = {"JPEG": ".jpg", "JPEG2000": ".jp2", "TIFF": ".tif", "PPM": ".ppm"}
+"""Format -> file extension, if it differs from the name."""
 
 
-def images(seed: int) -> Iterator[tuple[str, str, bytes]]:
-    """What was done, a suffix and a file's bytes, without end. The same seed gives the same."""
+def hostile_images(seed: int) -> Iterator[tuple[str, str, bytes]]:
+    """Yield a description, a file extension, and the bytes of a file, without end. A seed determines all of them."""
     rng = random.Random(seed)
     kinds = list(KINDS)
     while True:
         kind = rng.choices(kinds, [KINDS[name][0] for name in kinds])[0]
         format, data = KINDS[kind][1](rng)
-        suffix = SUFFIX_OF.get(format, f".{format.lower()}")
+        suffix = SUFFIXES_OF_FORMATS.get(format, f".{format.lower()}")
         if suffix not in SUFFIXES or rng.random() < 0.2:
             suffix = rng.choice(sorted(SUFFIXES))
         yield f"{kind} {format}", suffix, data
 
 
 @cache
-def _encoded(number: int, size: tuple[int, int]) -> bytes:
-    return ENCODINGS[number].encode(photograph("coffee", size))
+def _encoded(index: int, size: tuple[int, int]) -> bytes:
+    return ENCODINGS[index].encode(photograph("coffee", size))
 
 
-def whole(rng: random.Random) -> tuple[str, bytes]:
-    """An image with nothing wrong with it; its suffix may be another format's."""
-    number = rng.choice(NUMBERS[rng.choice(list(NUMBERS))])
+def intact(rng: random.Random) -> tuple[str, bytes]:
+    """A valid image. Its extension may belong to another format."""
+    index = rng.choice(INDICES[rng.choice(list(INDICES))])
     size = rng.choice(SIZES)
-    if ENCODINGS[number].format == "ICO":
+    if ENCODINGS[index].format == "ICO":
         size = min(size[0], 256), min(size[1], 256)
-    return ENCODINGS[number].format, _encoded(number, size)
+    return ENCODINGS[index].format, _encoded(index, size)
 
 
-def cut(rng: random.Random) -> tuple[str, bytes]:
-    """Cut short: in its signature, its header, anywhere, or by its last bytes."""
-    format, data = whole(rng) if rng.random() < 0.8 else film(rng)
+def truncated(rng: random.Random) -> tuple[str, bytes]:
+    """Truncated in the signature, in the header, anywhere, or by the last bytes."""
+    format, data = intact(rng) if rng.random() < 0.8 else animated(rng)
     return format, data[: rng.choice((rng.randrange(33), rng.randrange(513), rng.randrange(len(data)), -1, -9))]
 
 
 def flipped(rng: random.Random) -> tuple[str, bytes]:
-    """Some bits of it the other way round, more often near its beginning."""
-    format, data = whole(rng) if rng.random() < 0.8 else film(rng)
+    """With some bits flipped, more often near the beginning."""
+    format, data = intact(rng) if rng.random() < 0.8 else animated(rng)
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
         end = rng.choice((64, 512, len(out)))
@@ -70,40 +70,40 @@ def flipped(rng: random.Random) -> tuple[str, bytes]:
 
 
 def overwritten(rng: random.Random) -> tuple[str, bytes]:
-    """Numbers in it replaced by extreme ones, or pieces of it by other pieces of it."""
-    format, data = whole(rng) if rng.random() < 0.8 else film(rng)
+    """With some numbers replaced by extreme ones, or some pieces by other pieces."""
+    format, data = intact(rng) if rng.random() < 0.8 else animated(rng)
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        at = rng.randrange(min(rng.choice((64, 512, len(out))), len(out)))
+        position = rng.randrange(min(rng.choice((64, 512, len(out))), len(out)))
         if rng.random() < 0.7:
             width = rng.choice((1, 2, 4, 8))
-            number = rng.choice((*EDGES, len(data), rng.randrange(1 << 32))) & (1 << 8 * width) - 1
+            number = rng.choice((*EXTREMES, len(data), rng.randrange(1 << 32))) & (1 << 8 * width) - 1
             piece = number.to_bytes(width, rng.choice(("big", "little")))
         else:
             start = rng.randrange(len(data))
             piece = data[start : start + rng.randrange(1, 64)]
-        out[at : at + len(piece)] = piece
+        out[position : position + len(piece)] = piece
     return format, bytes(out)
 
 
 def spliced(rng: random.Random) -> tuple[str, bytes]:
-    """One image's beginning and another's end; or a piece taken out, or put in twice."""
-    format, data = whole(rng)
+    """The beginning of one image and the end of another, or one with a piece removed or duplicated."""
+    format, data = intact(rng)
     if rng.random() < 0.5:
-        _, other = whole(rng)
+        _, other = intact(rng)
         return format, data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
     first, second = sorted((rng.randrange(len(data)), rng.randrange(len(data))))
     return format, data[:second] + data[first if rng.random() < 0.5 else second + second - first :]
 
 
-def of_absurd_size(rng: random.Random) -> tuple[str, bytes]:
-    """Its header says another size than it has."""
-    format, data = whole(rng)
+def resized_header(rng: random.Random) -> tuple[str, bytes]:
+    """With another size in the header."""
+    format, data = intact(rng)
     return format, with_size(format, data, rng.choice(SIDES), rng.choice(SIDES))
 
 
 def with_size(format: str, data: bytes, width: int, height: int) -> bytes:
-    """The file of an image with another size in its header (as much of it as the header has room for)."""
+    """Return an image file with another size in its header, truncated to the bits that the header has."""
     if format == "PPM":
         magic, size, rest = data.split(b"\n", 2) if data[2:3] == b"\n" else data.split(b" ", 2)
         return b"%s\n%d %d\n%s" % (magic, width, height, rest) if b" " in size else data
@@ -112,7 +112,7 @@ def with_size(format: str, data: bytes, width: int, height: int) -> bytes:
         for place, side in enumerate((width, height)):
             field = (side & (1 << 8 * bytes_each) - 1).to_bytes(bytes_each, order)
             out[at + place * bytes_each : at + (place + 1) * bytes_each] = field
-    if format == "JPEG":  # which has the height first
+    if format == "JPEG":  # stores the height first
         for at, _, _ in _size_fields(format, data):
             out[at : at + 4] = out[at + 2 : at + 4] + out[at : at + 2]
     if format == "TIFF":
@@ -123,7 +123,7 @@ def with_size(format: str, data: bytes, width: int, height: int) -> bytes:
 
 
 def _size_fields(format: str, data: bytes) -> list[tuple[int, str, int]]:
-    """Where width and height stand one behind the other: place, order of bytes, bytes of each."""
+    """Return where the width is stored, followed by the height: position, byte order, and bytes of each."""
     match format:
         case "PNG":
             return [(16, "big", 4)]
@@ -160,30 +160,32 @@ def _with_tiff_size(data: bytearray, width: int, height: int) -> bytearray:
     return data
 
 
-def with_garbage(rng: random.Random) -> tuple[str, bytes]:
-    """A color profile and an EXIF block that are none."""
+def with_invalid_metadata(rng: random.Random) -> tuple[str, bytes]:
+    """With an invalid color profile and EXIF block."""
     format = rng.choice(("JPEG", "PNG", "WEBP", "TIFF", "AVIF"))
     mode = rng.choice(("L", "RGB", "CMYK") if format == "JPEG" else ("RGB", "RGBA"))
     image = photograph("coffee", (97, 61)).convert(mode)
     options = {}
     if rng.random() < 0.7:
         options["icc_profile"] = garbage(rng)
-    if format == "AVIF":  # whose writer reads the block: garbage takes the place of a sound one
-        return format, encode(image, format, **options, exif=SOUND).replace(SOUND, garbage(rng)[: len(SOUND)], 1)
+    if format == "AVIF":  # the encoder validates the block, so replace a valid one afterwards
+        return format, encode(image, format, **options, exif=VALID_EXIF).replace(
+            VALID_EXIF, garbage(rng)[: len(VALID_EXIF)], 1
+        )
     if format != "TIFF" and rng.random() < 0.7:
         options["exif"] = b"Exif\0\0" + garbage(rng)
     return format, encode(image, format, **options)
 
 
-SOUND = b"II*\0\x08\0\0\0\0\0\0\0\0\0" + bytes(range(200))
+VALID_EXIF = b"II*\0\x08\0\0\0\0\0\0\0\0\0" + bytes(range(200))
 """An EXIF block with an empty directory."""
 
 
 def garbage(rng: random.Random) -> bytes:
-    """What may stand in a block of metadata: noise, zeros, directories that hold themselves or claim gigabytes."""
+    """Return invalid metadata: noise, zeros, or directories that contain themselves or claim gigabytes."""
     order, name = rng.choice((("<", b"II*\0"), (">", b"MM\0*")))
     entry = struct.pack(
-        f"{order}HHII", rng.choice((0x112, 0x8769, 0x201, 0xFFFF)), rng.randrange(20), rng.choice(EDGES), 8
+        f"{order}HHII", rng.choice((0x112, 0x8769, 0x201, 0xFFFF)), rng.randrange(20), rng.choice(EXTREMES), 8
     )
     return rng.choice(
         (
@@ -192,26 +194,26 @@ def garbage(rng: random.Random) -> bytes:
             bytes(rng.choice((1, 200))),
             name + struct.pack(f"{order}I", 8) + struct.pack(f"{order}H", 0xFFFF) + entry * 40,
             name + struct.pack(f"{order}IH", 8, 1) + entry + struct.pack(f"{order}I", 8),
-            name + struct.pack(f"{order}I", rng.choice(EDGES)),
+            name + struct.pack(f"{order}I", rng.choice(EXTREMES)),
             struct.pack(">I", 128) + rng.randbytes(32) + b"acsp" + rng.randbytes(92),
         )
     )
 
 
-def film(rng: random.Random) -> tuple[str, bytes]:
-    """Some images in one file, or as many as are made in a moment: thousands."""
-    format = rng.choice(tuple(MANY))
+def animated(rng: random.Random) -> tuple[str, bytes]:
+    """With a few frames, or with thousands."""
+    format = rng.choice(tuple(MAX_FRAMES))
     if format == "ICO":
-        return format, icons(rng.choice((2, MANY[format])))
-    return format, _film(format, rng.choice((2, 5, MANY[format])))
+        return format, icons(rng.choice((2, MAX_FRAMES[format])))
+    return format, _animation(format, rng.choice((2, 5, MAX_FRAMES[format])))
 
 
-MANY = {"GIF": 5000, "PNG": 2000, "WEBP": 200, "TIFF": 300, "AVIF": 60, "ICO": 5000}
+MAX_FRAMES = {"GIF": 5000, "PNG": 2000, "WEBP": 200, "TIFF": 300, "AVIF": 60, "ICO": 5000}
 
 
 @cache
-def _film(format: str, frames: int) -> bytes:
-    if format == "GIF":  # the second of two frames, again and again
+def _animation(format: str, frames: int) -> bytes:
+    if format == "GIF":  # repeat the second of two frames
         data = animation(format, 2, (8, 8))
         second = data.rindex(b"\x21\xf9\x04")
         return data[:second] + data[second:-1] * (frames - 1) + data[-1:]
@@ -220,7 +222,7 @@ def _film(format: str, frames: int) -> bytes:
 
 @cache
 def icons(count: int) -> bytes:
-    """An icon with ``count`` entries, all of one small image."""
+    """Return an icon with ``count`` entries that share one small image."""
     data = encode(photograph("coffee", (16, 16)).convert("RGBA"), "ICO")
     entry, image = data[6:22], data[22:]
     offset = 6 + 16 * count
@@ -229,7 +231,7 @@ def icons(count: int) -> bytes:
 
 
 def bomb(rng: random.Random) -> tuple[str, bytes]:
-    """A small file of a large image, which the budget may admit alone."""
+    """A small file with a large image."""
     return _bomb(rng.randrange(len(BOMBS)))
 
 
@@ -254,8 +256,8 @@ BOMBS = (
 )
 
 
-def no_image(rng: random.Random) -> tuple[str, bytes]:
-    """Something else, or the beginning of an image and something else."""
+def not_an_image(rng: random.Random) -> tuple[str, bytes]:
+    """Another file, or the signature of an image followed by noise."""
     noise = rng.randbytes(rng.choice((0, 1, 40, 3000)))
     start = rng.choice(
         (
@@ -269,18 +271,18 @@ def no_image(rng: random.Random) -> tuple[str, bytes]:
     return "BMP" if start == b"BM" else "JPEG", start + noise
 
 
-Way = Callable[[random.Random], tuple[str, bytes]]
+Generator = Callable[[random.Random], tuple[str, bytes]]
 
-KINDS: dict[str, tuple[float, Way]] = {
-    "whole": (8, whole),
-    "cut": (20, cut),
+KINDS: dict[str, tuple[float, Generator]] = {
+    "intact": (8, intact),
+    "truncated": (20, truncated),
     "flipped": (20, flipped),
     "overwritten": (20, overwritten),
     "spliced": (8, spliced),
-    "of absurd size": (10, of_absurd_size),
-    "with garbage": (6, with_garbage),
-    "film": (2, film),
-    "no image": (6, no_image),
+    "resized header": (10, resized_header),
+    "with invalid metadata": (6, with_invalid_metadata),
+    "animated": (2, animated),
+    "not an image": (6, not_an_image),
     "bomb": (0.5, bomb),
 }
-"""What is done -> how often, and how."""
+"""Description -> relative frequency and generator."""

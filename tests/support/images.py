@@ -1,4 +1,4 @@
-"""Images for tests: photographs in every mode that Pillow knows and every format that is read."""
+"""Images for tests: photographs in every Pillow mode and every supported format."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import skimage.data
 from PIL import Image
 
+from densenet_cli.errors import ImageError
 from densenet_cli.images.decoding import DecodeBudget, load
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
@@ -27,18 +29,18 @@ def _photograph(name: str) -> Image.Image:
 
 
 def photograph(name: str = "chelsea", size: tuple[int, int] | None = None) -> Image.Image:
-    """A real photograph in RGB, at its own size (about 500 pixels) or another."""
+    """Return a photograph in RGB, at its original size (about 500 pixels) or another."""
     image = _photograph(name)
     return image.resize(size, Image.Resampling.BICUBIC) if size else image.copy()
 
 
 def gray16(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Its 16-bit brightness: exactly 257 times that of 8 bits."""
+    """Return 16-bit gray levels: exactly 257 times the 8-bit levels."""
     return np.asarray(image.convert("L")).astype(np.uint16) * 257
 
 
 def translucent(image: Image.Image) -> Image.Image:
-    """The image in RGBA, from clear on the left to opaque on the right."""
+    """Return the image in RGBA, from transparent on the left to opaque on the right."""
     ramp = np.linspace(0, 255, image.width).round().astype(np.uint8)
     layer = image.convert("RGBA")
     layer.putalpha(Image.fromarray(np.tile(ramp, (image.height, 1))))
@@ -77,12 +79,12 @@ PILLOW_MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "I;16L": lambda image: Image.frombytes("I;16L", image.size, gray16(image).astype("<u2").tobytes()),
     "I;16B": lambda image: Image.frombytes("I;16B", image.size, gray16(image).astype(">u2").tobytes()),
 }
-"""Name -> a photograph in RGB to an image of that mode, with and without transparency."""
+"""Name -> function that converts an RGB image to that mode, with and without transparency."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A way to write an image: format, mode (a key of ``PILLOW_MODES``) and Pillow's options."""
+    """How to encode an image: format, mode (a key of ``PILLOW_MODES``), and Pillow's options."""
 
     format: str
     mode: str
@@ -93,7 +95,7 @@ class Encoding:
         return f"{self.format} {self.mode} {options}".rstrip()
 
     def encode(self, image: Image.Image) -> bytes:
-        """The file of a photograph in RGB."""
+        """Encode an RGB image."""
         return encode(PILLOW_MODES[self.mode](image), self.format, **self.options)
 
 
@@ -127,7 +129,7 @@ def _encodings() -> Iterator[Encoding]:
 
 
 ENCODINGS = tuple(_encodings())
-"""Every format and mode that Pillow writes and the program reads, TIFF in its compressions."""
+"""Every supported format and mode that Pillow can write, TIFF with its compressions."""
 
 
 def load_pixels(image: Any, budget: DecodeBudget | None = None, **settings: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -135,8 +137,17 @@ def load_pixels(image: Any, budget: DecodeBudget | None = None, **settings: Any)
     return load(from_object(image), Preprocessing(**settings), budget).pixels
 
 
+def load_error(image: Any, budget: DecodeBudget | None = None, **settings: Any) -> ImageError:
+    """Return the error of loading an image, which must have a short printable message."""
+    with pytest.raises(ImageError) as caught:
+        load_pixels(image, budget, **settings)
+    message = str(caught.value)
+    assert message and message.isprintable() and len(message) < 300
+    return caught.value
+
+
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    """The image's file."""
+    """Encode an image."""
     file = io.BytesIO()
     if format == "ICO":
         options = {"sizes": [image.size], **options}
@@ -147,8 +158,8 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def rotated(image: Image.Image, orientation: int, format: str = "JPEG", **options: Any) -> bytes:
-    """A file whose EXIF block says ``orientation``, and whose pixels are turned so that it looks like ``image``."""
-    undo = {
+    """Encode an image with an EXIF orientation, and its pixels transformed so that it looks the same."""
+    method = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -160,17 +171,17 @@ def rotated(image: Image.Image, orientation: int, format: str = "JPEG", **option
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encode(image.transpose(undo) if undo is not None else image, format, exif=exif, **options)
+    return encode(image.transpose(method) if method is not None else image, format, exif=exif, **options)
 
 
 def png(samples: np.ndarray[Any, Any], depth: int, color: int, **chunks: bytes) -> bytes:
-    """A PNG of samples that Pillow can't write: (height, width * channels) of ``depth`` bits each.
+    """Encode a PNG that Pillow cannot write.
 
     Args:
-        samples: whole numbers of ``depth`` bits.
-        depth: 1, 2, 4, 8 or 16.
-        color: PNG's color type: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA.
-        chunks: further chunks by name, before the pixels.
+        samples: integers of ``depth`` bits, shape (height, width * channels).
+        depth: bits per sample: 1, 2, 4, 8, or 16.
+        color: PNG color type: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA.
+        chunks: additional chunks by name, written before the pixels.
     """
     height, row = samples.shape
     width = row // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
@@ -190,7 +201,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def animation(format: str, frames: int = 3, size: tuple[int, int] = (120, 80)) -> bytes:
-    """A film whose first image is ``photograph("chelsea", size)`` and whose others are other photographs."""
+    """Encode an animation whose first frame is ``photograph("chelsea", size)``."""
     images = [photograph(name, size) for name in PHOTOGRAPHS]
     first, *others = [images[index % len(images)] for index in range(frames)]
     return encode(first, format, save_all=True, append_images=others, duration=50)

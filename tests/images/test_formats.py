@@ -1,0 +1,113 @@
+"""Format detection and header parsing."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from densenet_cli.errors import UnreadableImageError
+from densenet_cli.images.formats import (
+    has_single_scan,
+    identify_format,
+    read_icon_size,
+    read_jpeg2000_codestream,
+    read_webp_size,
+)
+from tests.support.images import ENCODINGS, PILLOW_MODES, encode, load_error, photograph
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_every_format_is_identified(encoding):
+    data = encoding.encode(photograph("coffee", (60, 40)))
+    assert identify_format(io.BytesIO(data)).name == encoding.format
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"hello, this is a text\n" * 9, "Not a supported"),
+        (b"\xef\xbb\xbf\xd0\x9f\xd1\x80\xd0\xb8", "Not a supported"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(40), "PostScript"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"<!DOCTYPE html><html>", "Web page"),
+        (b"\x7fELF" + bytes(60), "Not a supported"),
+        (bytes(1000), "Not a supported"),
+        (b"P9 4 4", "Not a supported"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"\xff\xd8\xff", "damaged"),
+        (b"BM", "damaged"),
+        (b"GIF89a", "damaged"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "damaged"),
+        (b"\0\0\1\0\x01\0", "damaged"),
+        (b"II*\0", "damaged"),
+        (b"P5 10 10 255\n", "damaged"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "damaged"),
+        (b"\xff\x4f\xff\x51", "damaged"),
+        (b"\0\0\0\x18ftypavif", "damaged"),
+    ],
+)
+def test_files_that_are_not_images_are_rejected(data, message, tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(data)
+    for image in (data, path):
+        error = load_error(image)
+        assert type(error) is UnreadableImageError and message in str(error)
+
+
+@pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"\0\0\1\xb3", b"GRIB\0\0\0\2"])
+def test_no_other_plugin_of_pillow_is_tried(data, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Image.open"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    assert type(load_error(data)) is UnreadableImageError
+
+
+def test_heic_without_its_package_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "pip install pillow-heif" in str(load_error(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"))
+
+
+def open_image(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_only_progressive_jpegs_have_several_scans(mode):
+    image = PILLOW_MODES[mode](photograph("coffee", (60, 40)))
+    assert has_single_scan(open_image(encode(image, "JPEG")))
+    assert not has_single_scan(open_image(encode(image, "JPEG", progressive=True)))
+
+
+def test_a_jpeg_with_one_scan_per_channel_has_several_scans():
+    data = bytearray(encode(photograph("coffee", (60, 40)), "JPEG"))
+    scan = data.index(b"\xff\xda")
+    data[scan : scan + 14] = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    assert not has_single_scan(open_image(bytes(data)))
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}])
+@pytest.mark.parametrize("size", [(1, 1), (301, 203), (16383, 2)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_webp_size(mode, size, options):
+    assert read_webp_size(io.BytesIO(encode(Image.new(mode, size), "WEBP", **options))) == size
+
+
+@pytest.mark.parametrize("bitmap", ["bmp", "png"])
+def test_icon_size_comes_from_the_images(bitmap):
+    data = bytearray(encode(photograph("coffee", (64, 48)).convert("RGBA"), "ICO", bitmap_format=bitmap))
+    data[6:8] = b"\x10\x10"  # the size in the table
+    assert read_icon_size(io.BytesIO(data)) in ((64, 48), (64, 96))  # the height of a BMP includes its mask
+
+
+@pytest.mark.parametrize("no_jp2", [True, False])
+def test_jpeg_2000_codestream(no_jp2):
+    data = encode(photograph("coffee", (61, 43)), "JPEG2000", no_jp2=no_jp2, codeblock_size=(8, 16))
+    codestream = read_jpeg2000_codestream(io.BytesIO(data))
+    assert (codestream.size, codestream.components, codestream.min_block_pixels) == ((61, 43), 3, 128)
