@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from densenet_cli.evaluation.report import ClassMetrics, EvaluationReport
 from densenet_cli.evaluation.statistics import Proportion
@@ -83,7 +82,7 @@ def draw_confusion_matrix(report: EvaluationReport) -> bytes:
         ),
         ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
     )
-    color_bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    color_bar.ax.yaxis.set_major_formatter(_format_percent)
     color_bar.set_label("share of the images of the true class")
     color_bar.outline.set_visible(False)
     axes.set_xlabel("predicted class")
@@ -167,8 +166,8 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
     lower.set_xlabel("confidence (probability of the predicted class)")
     lower.set_ylabel("share of images")
     for axes in (upper, lower):
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(_format_percent)
+        axes.xaxis.set_major_formatter(_format_percent)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
@@ -180,6 +179,11 @@ PLOTS: dict[str, Callable[[EvaluationReport], bytes]] = {
     "reliability_diagram.png": draw_reliability_diagram,
 }
 """File name -> function that draws the plot as PNG."""
+
+
+def _format_percent(value: float, _position: float) -> str:
+    """Format a tick. Unlike ``PercentFormatter``, each tick has only the decimals that it needs: 2.5%, 5%."""
+    return f"{value * 100:g}%"
 
 
 def _set_title(axes: Any, text: str) -> None:
