@@ -41,10 +41,10 @@ class ExportFormat:
     """An export format.
 
     Attributes:
-        exporter: module and class that write it. Imported on demand because TensorFlow takes seconds.
-        suffix: file suffix; "" for a format that is a folder.
-        supports_preprocessing: whether a file can include the normalization.
-        uses_tensorflow: whether TensorFlow writes it, which takes a while.
+        exporter: Module and class that write it. Imported on demand because TensorFlow takes seconds.
+        suffix: File suffix; "" for a format that is a folder.
+        supports_preprocessing: Whether a file can include the normalization.
+        uses_tensorflow: Whether TensorFlow writes it, which takes a while.
         optional_package: (module, distribution) of an optional dependency that the format needs.
     """
 
@@ -97,8 +97,8 @@ def check_export_path(path: Path, format: str, overwrite: bool) -> None:
     """Check that an export can be written to ``path``, or to what a symbolic link leads to.
 
     Raises:
-        UsageError: something exists that must not be replaced, or the path is not UTF-8.
-        OutputError: the folder of ``path`` is missing or read-only.
+        UsageError: Something exists that must not be replaced, or the path is not UTF-8.
+        OutputError: The folder of ``path`` is missing or read-only.
     """
     is_folder = EXPORT_FORMATS[format].is_folder
     name, target = to_unicode(str(path)), Path(os.path.realpath(path))

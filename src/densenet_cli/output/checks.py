@@ -25,14 +25,14 @@ def check_output_file(
     """Check that a file can be written. An empty file counts as missing.
 
     Args:
-        path: the file.
-        overwrite: whether an existing file may be replaced or continued.
-        can_resume: whether the message about an existing file suggests ``resume``.
-        create_folder: whether missing folders will be created.
-        in_place: whether an existing file is changed in place, so that its folder may be read-only.
+        path: The file.
+        overwrite: Whether an existing file may be replaced or continued.
+        can_resume: Whether the message about an existing file suggests ``resume``.
+        create_folder: Whether missing folders will be created.
+        in_place: Whether an existing file is changed in place, so that its folder may be read-only.
 
     Raises:
-        UsageError: the file exists.
+        UsageError: The file exists.
         OutputError: ``path`` is not a regular file, or its folder is missing or read-only.
     """
     path = Path(path)
@@ -50,7 +50,7 @@ def check_output_folder(folder: str | os.PathLike[str]) -> None:
     """Check that files can be written to a folder, which is created if it is missing.
 
     Raises:
-        OutputError: the folder cannot be created or is read-only.
+        OutputError: The folder cannot be created or is read-only.
     """
     with output_errors(folder):
         _check_folder(Path(folder), Path(folder), create=True)
@@ -60,7 +60,7 @@ def check_parent_folder(path: str | os.PathLike[str]) -> None:
     """Check that a file or folder can be created in the folder that is to contain it.
 
     Raises:
-        OutputError: that folder is missing or read-only.
+        OutputError: That folder is missing or read-only.
     """
     with output_errors(path):
         _check_folder(Path(path), _parent(Path(path)), create=False)
@@ -70,12 +70,12 @@ def check_package(module: str, package: str, purpose: str) -> None:
     """Check that an optional package is installed.
 
     Args:
-        module: a module of the package.
-        package: what to install.
-        purpose: what needs it, such as a file name.
+        module: A module of the package.
+        package: What to install.
+        purpose: What needs it, such as a file name.
 
     Raises:
-        UsageError: the module is missing.
+        UsageError: The module is missing.
     """
     from importlib.util import find_spec
 
@@ -93,10 +93,10 @@ def format_from_suffix(
     """Return the format of an output file.
 
     Args:
-        path: the file. The case of its suffix does not matter.
-        suffixes: format name -> suffix with its dot, "" for a format whose paths have none.
-        given: the format that the user chose, None to derive it from the suffix.
-        can_be_given: whether the message about an unknown suffix suggests ``format``.
+        path: The file. The case of its suffix does not matter.
+        suffixes: Format name -> suffix with its dot, "" for a format whose paths have none.
+        given: The format that the user chose, None to derive it from the suffix.
+        can_be_given: Whether the message about an unknown suffix suggests ``format``.
 
     Raises:
         UsageError: ``given`` is unknown or contradicts the suffix, or the suffix is unknown and ``given`` is None.

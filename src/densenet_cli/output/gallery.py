@@ -48,13 +48,13 @@ def check_gallery(folder: Path, first_source: str | None, overwrite: bool) -> No
     """Check that a gallery can be written, before its drawings are made.
 
     Args:
-        folder: the folder, which is created if it is missing.
-        first_source: the name of the first source, None if there is none. Later ones are checked when they are saved.
-        overwrite: whether existing files may be replaced.
+        folder: The folder, which is created if it is missing.
+        first_source: The name of the first source, None if there is none. Later ones are checked when they are saved.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        UsageError: the file for the first source exists.
-        OutputError: the folder cannot be created or is read-only.
+        UsageError: The file for the first source exists.
+        OutputError: The folder cannot be created or is read-only.
     """
     check_output_folder(folder)
     if first_source is not None:
@@ -65,8 +65,8 @@ class Gallery:
     """Writes PNG files to a folder.
 
     Args:
-        folder: the folder, which is created if it is missing.
-        overwrite: whether existing files are replaced.
+        folder: The folder, which is created if it is missing.
+        overwrite: Whether existing files are replaced.
     """
 
     def __init__(self, folder: Path, overwrite: bool = False) -> None:
@@ -78,15 +78,15 @@ class Gallery:
         """Draw and write files in threads.
 
         Args:
-            drawables: what to draw, in the order of the sources. Each is numbered if its name is taken already.
-            threads: number of drawings to make at the same time.
+            drawables: What to draw, in the order of the sources. Each is numbered if its name is taken already.
+            threads: Number of drawings to make at the same time.
 
         Yields:
             Each of ``drawables``, in order, once its file is written, and the file, None if it has an error.
 
         Raises:
-            UsageError: a file exists and must not be replaced.
-            OutputError: a file cannot be written.
+            UsageError: A file exists and must not be replaced.
+            OutputError: A file cannot be written.
         """
         pending: deque[tuple[D, Future[Path] | None]] = deque()
         with ThreadPoolExecutor(threads) as pool:
@@ -102,7 +102,7 @@ class Gallery:
         """Return the file for the next source. No two sources get the same one.
 
         Raises:
-            UsageError: the file exists and must not be replaced.
+            UsageError: The file exists and must not be replaced.
         """
         *folders, name = _path_parts(source)
         relative = "/".join([*folders, name])

@@ -45,8 +45,8 @@ class RecordWriter(Protocol):
     """A writer of records, to be used as a context manager.
 
     Attributes:
-        recorded: number of records that were there before this run. Their sources are not ``pending``.
-        recorded_errors: number of error records among them.
+        recorded: Number of records that were there before this run. Their sources are not ``pending``.
+        recorded_errors: Number of error records among them.
     """
 
     recorded: int
@@ -116,7 +116,7 @@ def resolve_record_format(output: PathLike, given: str | None = None) -> str:
     """Return the format name of an output file: that of its suffix, or ``given`` for another suffix.
 
     Raises:
-        UsageError: the format is unknown or contradicts the suffix, or ``output`` is not the name of a file.
+        UsageError: The format is unknown or contradicts the suffix, or ``output`` is not the name of a file.
     """
     if not os.fspath(output):
         raise UsageError("`output` is empty. Use a file name, or - for standard output.")
@@ -136,8 +136,8 @@ def check_records(
     """Check the arguments of ``open_records``, before any expensive work.
 
     Raises:
-        UsageError: the arguments contradict each other, or the file exists.
-        OutputError: the file cannot be written.
+        UsageError: The arguments contradict each other, or the file exists.
+        OutputError: The file cannot be written.
     """
     check_resume_options(resume, overwrite, retry_errors)
     if output is None:
@@ -172,16 +172,16 @@ def open_records(
     """Return a writer to a file or a stream.
 
     Args:
-        output: the file, None for ``stream``. It is opened when the writer is entered.
-        format_name: a key of ``RECORD_FORMATS``.
-        settings: what the results depend on, of JSON types. They are kept beside the file and compared by ``resume``.
-        stream: a binary stream, None for standard output.
-        resume: continue ``output`` if it contains records.
-        overwrite: replace ``output`` if it exists, when the first record is written.
-        retry_errors: with ``resume``, drop the error records and process their sources again, last.
+        output: The file, None for ``stream``. It is opened when the writer is entered.
+        format_name: A key of ``RECORD_FORMATS``.
+        settings: What the results depend on, of JSON types. They are kept beside the file and compared by ``resume``.
+        stream: A binary stream, None for standard output.
+        resume: Continue ``output`` if it contains records.
+        overwrite: Replace ``output`` if it exists, when the first record is written.
+        retry_errors: With ``resume``, drop the error records and process their sources again, last.
 
     Raises:
-        UsageError, OutputError: see ``check_records``. Entering the writer raises them too, see ``FileWriter``.
+        UsageError, OutputError: See ``check_records``. Entering the writer raises them too, see ``FileWriter``.
     """
     check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     if output is None:

@@ -22,12 +22,12 @@ class ResumeState:
     """What to keep of a file of records.
 
     Attributes:
-        ranges: the bytes to keep, as (start, stop), in order and not adjacent.
-        done: hash of a source's escaped name -> number of its records. A hundred thousand take about 10 MB, and two of
+        ranges: The bytes to keep, as (start, stop), in order and not adjacent.
+        done: Hash of a source's escaped name -> number of its records. A hundred thousand take about 10 MB, and two of
             them share a hash with a probability below 10**-9.
-        retried: the same for error records that are dropped.
-        errors: number of error records that are kept.
-        ambiguous: the last record, if it may be incomplete. It is not counted in the other attributes.
+        retried: The same for error records that are dropped.
+        errors: Number of error records that are kept.
+        ambiguous: The last record, if it may be incomplete. It is not counted in the other attributes.
     """
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -58,14 +58,14 @@ def read_state(file: BinaryIO, name: str, format_name: str, *, max_rows: int | N
     """Read a file of records from its start. An incomplete record at the end is not kept.
 
     Args:
-        file: the file, at its start.
-        name: its name in messages.
-        format_name: a key of ``RECORD_FORMATS`` that can be resumed.
-        max_rows: maximum number of CSV rows per record, None if unknown.
-        retry_errors: whether to drop the error records.
+        file: The file, at its start.
+        name: Its name in messages.
+        format_name: A key of ``RECORD_FORMATS`` that can be resumed.
+        max_rows: Maximum number of CSV rows per record, None if unknown.
+        retry_errors: Whether to drop the error records.
 
     Raises:
-        OutputError: the file is not one of records, or is damaged before its end.
+        OutputError: The file is not one of records, or is damaged before its end.
     """
     format_ = RECORD_FORMATS[format_name]
     assert format_.read is not None
@@ -110,7 +110,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
     """Check that an output file was written with the same settings.
 
     Raises:
-        UsageError: the settings differ, or those of the file are unknown.
+        UsageError: The settings differ, or those of the file are unknown.
     """
     name, file_name = to_unicode(str(output)), to_unicode(str(settings_path(output)))
     try:

@@ -31,12 +31,12 @@ class VectorTable:
     """The contents of a vector file.
 
     Attributes:
-        rows: number of vectors.
-        width: length of each vector.
-        max_name_length: characters of the longest source name.
-        vectors: batches of float32 (``BATCH_ROWS``, width); the last one may have fewer rows.
-        sources: a name for each row.
-        metadata: more text for readers, by name.
+        rows: Number of vectors.
+        width: Length of each vector.
+        max_name_length: Characters of the longest source name.
+        vectors: Batches of float32 (``BATCH_ROWS``, width); the last one may have fewer rows.
+        sources: A name for each row.
+        metadata: More text for readers, by name.
     """
 
     rows: int
@@ -154,7 +154,7 @@ def resolve_vector_format(path: Path) -> VectorFormat:
     """Return the format of a vector file.
 
     Raises:
-        UsageError: the suffix does not name a format, or the format needs a package that is not installed.
+        UsageError: The suffix does not name a format, or the format needs a package that is not installed.
     """
     format_ = VECTOR_FORMATS[format_from_suffix(path, {name: f".{name}" for name in VECTOR_FORMATS})]
     if format_.package:

@@ -73,9 +73,9 @@ def check_vectors(
     """Check the arguments of ``open_vectors``, before any expensive work.
 
     Raises:
-        UsageError: the arguments contradict each other, the suffix does not name a format or its package is not
+        UsageError: The arguments contradict each other, the suffix does not name a format or its package is not
             installed, or there is a complete or unfinished file.
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     check_resume_options(resume, overwrite, retry_errors)
     resolve_vector_format(Path(output))
@@ -96,16 +96,16 @@ def open_vectors(
     """Write vectors, and assemble the file if the block ends without an error.
 
     Args:
-        output: the file. Its suffix is a dot and a key of ``VECTOR_FORMATS``.
-        settings: what the vectors depend on, of JSON types.
-        width: the length of a vector.
-        resume: continue an interrupted run, or add to a complete file.
-        overwrite: replace ``output`` if it exists, once the new file is complete.
-        retry_errors: with ``resume``, process the failed sources again, last.
+        output: The file. Its suffix is a dot and a key of ``VECTOR_FORMATS``.
+        settings: What the vectors depend on, of JSON types.
+        width: The length of a vector.
+        resume: Continue an interrupted run, or add to a complete file.
+        overwrite: Replace ``output`` if it exists, once the new file is complete.
+        retry_errors: With ``resume``, process the failed sources again, last.
 
     Raises:
-        UsageError: see ``check_vectors``; or the existing vectors were computed with other settings.
-        OutputError: a file cannot be written, was not written by this package, or is being written by another run.
+        UsageError: See ``check_vectors``; or the existing vectors were computed with other settings.
+        OutputError: A file cannot be written, was not written by this package, or is being written by another run.
     """
     check_vectors(output, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     path, parts = Path(output), parts_path(output)
@@ -123,9 +123,9 @@ class VectorWriter:
     """Collects vectors; see ``open_vectors``.
 
     Attributes:
-        recorded: number of sources that were done before this run.
-        failed: number of sources with an error instead of a vector, in earlier runs too.
-        rows: number of vectors in the file. Known once it is assembled.
+        recorded: Number of sources that were done before this run.
+        failed: Number of sources with an error instead of a vector, in earlier runs too.
+        rows: Number of vectors in the file. Known once it is assembled.
     """
 
     def __init__(self, records: FileWriter) -> None:
@@ -230,8 +230,8 @@ class _SourceList:
     """The list of sources made from parts.
 
     Attributes:
-        rows: number of vectors. Counted while ``lines`` is consumed.
-        max_name_length: characters of the longest name with a vector. Also found by ``lines``.
+        rows: Number of vectors. Counted while ``lines`` is consumed.
+        max_name_length: Characters of the longest name with a vector. Also found by ``lines``.
     """
 
     def __init__(self, parts: Path) -> None:
@@ -253,7 +253,7 @@ def _restored_lines(sources: Path, batches: Iterable[FloatArray]) -> Iterator[by
     """Yield the lines of the parts from which a list of sources and vectors were made.
 
     Raises:
-        ValueError: they do not belong together.
+        ValueError: They do not belong together.
     """
     vectors = chain.from_iterable(batches)
     row = 0
