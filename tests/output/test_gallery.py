@@ -1,4 +1,4 @@
-"""Drawings as files: a safe name of its own inside the folder for every image, whole or not there."""
+"""Galleries: safe and distinct file names inside the folder, and complete or absent files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.images import photograph
 from tests.support.networks import tiny_weights
 
 
-def placed(*names: str, folder: str = "maps") -> list[str]:
+def reserve(*names: str, folder: str = "maps") -> list[str]:
     gallery = Gallery(Path(folder))
     return [str(gallery.reserve(name)) for name in names]
 
@@ -41,21 +41,21 @@ def placed(*names: str, folder: str = "maps") -> list[str]:
     ],
 )
 def test_names(source, drawing):
-    assert placed(source) == [drawing]
+    assert reserve(source) == [drawing]
 
 
-def test_no_two_images_meet():
+def test_no_two_images_have_the_same_file():
     names = ["a/1.jpg", "b/1.jpg", "1.jpg", "1.png", "./1.jpg", "1.JPG", "../x", "__/x", "1.jpg"]
-    found = placed(*names)
-    assert len({name.casefold() for name in found}) == len(names)
-    assert found[4] == "maps/1.jpg-2.png"
+    paths = reserve(*names)
+    assert len({path.casefold() for path in paths}) == len(names)
+    assert paths[4] == "maps/1.jpg-2.png"
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=[])), max_size=20))
-def test_whatever_the_names_they_stay_inside(names):
-    found = placed(*names, folder="/somewhere/maps")
-    assert len(set(found)) == len(names)
-    for path in found:
+def test_all_files_are_inside_the_folder(names):
+    paths = reserve(*names, folder="/somewhere/maps")
+    assert len(set(paths)) == len(names)
+    for path in paths:
         assert os.path.normpath(path) == path
         assert path.startswith("/somewhere/maps/")
         assert all(len(part.encode()) <= 220 for part in path.split("/"))
@@ -66,17 +66,17 @@ def classifier(tmp_path_factory):
     return Classifier(weights=tiny_weights(tmp_path_factory.mktemp("weights")))
 
 
-def fill(classifier, gallery, *names):
+def save(classifier, gallery, *names):
     return list(gallery.save(classifier.explain_many([str(name) for name in names]), 2))
 
 
-def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeypatch):
+def test_files_are_written_in_order_and_failed_images_have_none(classifier, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(12):
         (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
         photograph(size=(40, 30)).save(f"{number % 3}/{number:02}.png")
     (tmp_path / "0" / "04.jpg").write_text("no image")
-    done = fill(classifier, Gallery(Path("maps")), "0", "nowhere", "1", "2")
+    done = save(classifier, Gallery(Path("maps")), "0", "nowhere", "1", "2")
     assert [explanation.source for explanation, _ in done if explanation.error] == ["0/04.jpg", "nowhere"]
     assert len(done) == 14
     for explanation, path in done:
@@ -87,15 +87,15 @@ def test_written_in_order_with_failed_ones_between(classifier, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.rglob("*.part")) == []
 
 
-def test_an_existing_file_is_refused_or_replaced(classifier, tmp_path, monkeypatch):
+def test_an_existing_file_is_an_error_or_replaced(classifier, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photograph(size=(40, 30)).save("a.png")
     Path("maps").mkdir()
     Path("maps/a.png.png").write_text("mine")
     with pytest.raises(UsageError, match=r"maps/a\.png\.png exists.*overwrite"):
-        fill(classifier, Gallery(Path("maps")), "a.png")
+        save(classifier, Gallery(Path("maps")), "a.png")
     assert Path("maps/a.png.png").read_text() == "mine"
-    fill(classifier, Gallery(Path("maps"), overwrite=True), "a.png")
+    save(classifier, Gallery(Path("maps"), overwrite=True), "a.png")
     assert Image.open("maps/a.png.png").format == "PNG"
 
 
@@ -119,7 +119,7 @@ def test_the_file_of_the_first_source_is_checked(tmp_path):
         check_gallery(tmp_path, "a.png", overwrite=False)
 
 
-def test_a_full_disk_leaves_no_half_file(classifier, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_file(classifier, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photograph(size=(40, 30)).save("a.png")
 
@@ -129,9 +129,9 @@ def test_a_full_disk_leaves_no_half_file(classifier, tmp_path, monkeypatch):
 
     monkeypatch.setattr("densenet_cli.output.atomic.write_all", full)
     with pytest.raises(OutputError, match=r"maps/a\.png\.png.*No space left on device"):
-        fill(classifier, Gallery(Path("maps")), "a.png")
+        save(classifier, Gallery(Path("maps")), "a.png")
     assert list(Path("maps").iterdir()) == []
 
 
 def test_sources_without_a_file_name():
-    assert placed("<bytes>", "<bytes>") == ["maps/_bytes_.png", "maps/_bytes_-2.png"]
+    assert reserve("<bytes>", "<bytes>") == ["maps/_bytes_.png", "maps/_bytes_-2.png"]

@@ -89,12 +89,12 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_a_file_that_was_cut_at_any_byte_is_completed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     run(output, SOURCES)
-    whole = output.read_bytes()
-    assert len(whole) < 3000
-    for cut in range(len(whole) + 1):
-        output.write_bytes(whole[:cut])
+    complete = output.read_bytes()
+    assert len(complete) < 3000
+    for cut in range(len(complete) + 1):
+        output.write_bytes(complete[:cut])
         run(output, SOURCES, resume=True)
-        assert output.read_bytes() == whole, f"cut at byte {cut}: {whole[:cut]!r}"
+        assert output.read_bytes() == complete, f"cut at byte {cut}: {complete[:cut]!r}"
 
 
 @pytest.mark.parametrize("format_name", RESUMABLE)
@@ -122,10 +122,10 @@ def test_any_names_and_labels_cut_at_any_byte(
                 records.write(prediction)
 
     run_all()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    complete = path.read_bytes()
+    path.write_bytes(complete[: data.draw(st.integers(0, len(complete)))])
     run_all(resume=True)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
 
 
 def test_a_complete_last_record_is_kept(output: Path) -> None:
@@ -137,11 +137,11 @@ def test_a_complete_last_record_is_kept(output: Path) -> None:
 @pytest.mark.parametrize("name", ["coffee", "bad", "none"])
 def test_a_complete_last_record_is_kept_if_its_source_is_not_given_again(output: Path, name: str) -> None:
     run(output, [*SOURCES, Source(name)])
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     run(output, SOURCES, resume=True)
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
     run(output, [*SOURCES, Source("new")], resume=True)
-    assert output.read_bytes() == whole + RECORD_FORMATS[output.suffix[1:]].encode(predict(Source("new"))).encode()
+    assert output.read_bytes() == complete + RECORD_FORMATS[output.suffix[1:]].encode(predict(Source("new"))).encode()
 
 
 class TestFewerRowsThanTopK:
@@ -168,14 +168,14 @@ class TestFewerRowsThanTopK:
         return tmp_path / "out.csv"
 
     def test_its_source_is_processed_again_if_given(self, table: Path) -> None:
-        whole = table.read_bytes()
+        complete = table.read_bytes()
         assert self.run(table, ["a", "b", "coffee"], resume=True) == ["coffee"]
-        assert table.read_bytes() == whole
+        assert table.read_bytes() == complete
 
     def test_it_is_kept_if_its_source_is_not_given(self, table: Path) -> None:
-        whole = table.read_bytes()
+        complete = table.read_bytes()
         assert self.run(table, ["a", "b"], resume=True) == []
-        assert table.read_bytes() == whole
+        assert table.read_bytes() == complete
 
     def test_it_is_kept_after_new_records(self, table: Path) -> None:
         assert self.run(table, ["a", "b", "c", "d"], resume=True) == ["c", "d"]
@@ -206,11 +206,11 @@ def names_in(table: Path) -> list[str]:
 
 def test_many_interruptions(output: Path) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     run(output, SOURCES, stop_after=1, overwrite=True)
     for _ in range(len(SOURCES)):
         run(output, SOURCES, stop_after=2, resume=True)
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
 
 
 def test_resuming_without_a_file_creates_one(output: Path) -> None:
@@ -219,10 +219,10 @@ def test_resuming_without_a_file_creates_one(output: Path) -> None:
 
 def test_a_run_that_ends_before_its_first_record_changes_nothing(output: Path) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     run(output, SOURCES, stop_after=0, resume=True)
     run(output, SOURCES, stop_after=0, resume=True, retry_errors=True)
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
 
 
 def test_the_writer_counts_the_existing_records(output: Path) -> None:
@@ -275,12 +275,12 @@ def test_retrying_keeps_the_file_mode(output: Path) -> None:
 
 def test_a_full_disk_while_errors_are_dropped(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     monkeypatch.setattr("os.fsync", raise_disk_full)
     with pytest.raises(OutputError, match="No space left"):
         run(output, SOURCES, resume=True, retry_errors=True)
     monkeypatch.undo()
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
     assert not list(output.parent.glob("*.part"))
 
 
@@ -290,14 +290,14 @@ def raise_disk_full(_: object) -> None:
 
 def test_other_settings_are_an_error_that_names_them(output: Path) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     with pytest.raises(UsageError, match=r"top_k \(now 5, before 2\), labels\."):
         enter(output, SETTINGS | {"top_k": 5, "labels": ["y"] * 1000})
     with pytest.raises(UsageError, match=r"exact \(now true, before null\)"):
         enter(output, SETTINGS | {"exact": True})
     with pytest.raises(UsageError, match=r"top_k \(now null, before 2\)"):
         enter(output, {name: value for name, value in SETTINGS.items() if name != "top_k"})
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
 
 
 @pytest.mark.parametrize(("meta", "message"), [(None, "is missing"), (b"{", "is damaged"), (b"[]", "is damaged")])
@@ -325,12 +325,12 @@ def test_unknown_settings_are_an_error(output: Path, meta: bytes | None, message
 )
 def test_a_damaged_file_is_an_error_and_is_kept(output: Path, line: bytes) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     for place in (
         0,
         len(predict(SOURCES[0]).to_json()) + 1 if output.suffix == ".jsonl" else len(RECORD_FORMATS["csv"].head),
     ):
-        damaged = whole[:place] + line + whole[place:]
+        damaged = complete[:place] + line + complete[place:]
         output.write_bytes(damaged)
         with pytest.raises(OutputError, match=r"is damaged|does not start"):
             enter(output)
@@ -339,10 +339,10 @@ def test_a_damaged_file_is_an_error_and_is_kept(output: Path, line: bytes) -> No
 
 def test_zeros_that_a_power_failure_left_at_the_end_are_cut_off(output: Path) -> None:
     run(output, SOURCES)
-    whole = output.read_bytes()
-    output.write_bytes(whole[:-20] + bytes(4096))
+    complete = output.read_bytes()
+    output.write_bytes(complete[:-20] + bytes(4096))
     run(output, SOURCES, resume=True)
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
 
 
 def test_a_name_longer_than_the_limit_of_the_csv_module(tmp_path: Path) -> None:

@@ -164,19 +164,19 @@ def test_more_vectors_than_are_in_memory_at_once(output: Path, monkeypatch: pyte
 
 def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(output: Path, unsynced: None) -> None:
     run(output)
-    whole = files(output)
+    complete = files(output)
     for count in range(len(SOURCES)):
         for file in output.parent.iterdir():
             file.unlink()
         assert len(run(output, stop_after=count)) == count
         assert not output.exists()
         assert run(output, resume=True) == NAMES[count:]
-        assert files(output) == whole
+        assert files(output) == complete
 
 
 def test_parts_that_were_cut_at_any_byte(output: Path, unsynced: None) -> None:
     run(output)
-    whole = files(output)
+    complete = files(output)
     run(output, overwrite=True, stop_after=len(SOURCES) - 1)
     parts_file = parts_path(output)
     data, settings = parts_file.read_bytes(), files(output)[parts_file.name + ".meta.json"]
@@ -185,7 +185,7 @@ def test_parts_that_were_cut_at_any_byte(output: Path, unsynced: None) -> None:
         parts_file.write_bytes(data[:cut])
         parts_file.with_name(parts_file.name + ".meta.json").write_bytes(settings)
         run(output, resume=True)
-        assert files(output) == whole
+        assert files(output) == complete
 
 
 def killed(work: Callable[[], object], at: int) -> bool:
@@ -239,7 +239,7 @@ def killed(work: Callable[[], object], at: int) -> bool:
 def test_killed_at_any_step_a_run_ends_with_the_same_bytes(output: Path, unsynced: None) -> None:
     sources = SOURCES[2:6]
     run(output, sources)
-    whole = files(output)
+    complete = files(output)
     at = 0
     while True:
         for file in output.parent.iterdir():
@@ -247,11 +247,11 @@ def test_killed_at_any_step_a_run_ends_with_the_same_bytes(output: Path, unsynce
         if not killed(lambda: run(output, sources), at):
             break
         if output.exists():
-            assert output.read_bytes() == whole[output.name]
+            assert output.read_bytes() == complete[output.name]
         run(output, sources, resume=True)
         leftover = files(output)
-        assert {name: leftover[name] for name in whole} == whole
-        assert all(name.endswith((".part", ".parts.jsonl.meta.json")) for name in leftover.keys() - whole.keys())
+        assert {name: leftover[name] for name in complete} == complete
+        assert all(name.endswith((".part", ".parts.jsonl.meta.json")) for name in leftover.keys() - complete.keys())
         at += 1
     assert at > 20
 
@@ -262,7 +262,7 @@ def test_killed_at_any_step_of_resuming_a_complete_file_nothing_is_lost(tmp_path
     run(output, SOURCES[2:5])
     before = files(output)
     run(output, SOURCES[4:7], resume=True)
-    whole = files(output)
+    complete = files(output)
     at = 0
     while True:
         for file in output.parent.iterdir():
@@ -272,7 +272,7 @@ def test_killed_at_any_step_of_resuming_a_complete_file_nothing_is_lost(tmp_path
         if not killed(lambda: run(output, SOURCES[4:7], resume=True), at):
             break
         run(output, SOURCES[4:7], resume=True)
-        assert {name: files(output)[name] for name in whole} == whole
+        assert {name: files(output)[name] for name in complete} == complete
         at += 1
     assert at > 20
 
@@ -287,9 +287,9 @@ def test_failed_sources_are_processed_again_last(output: Path) -> None:
 
 def test_resuming_a_complete_file_changes_nothing(output: Path) -> None:
     run(output)
-    whole = files(output)
+    complete = files(output)
     assert run(output, [], resume=True) == []
-    assert files(output) == whole
+    assert files(output) == complete
 
 
 def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(output: Path) -> None:
@@ -313,9 +313,9 @@ def test_existing_parts_are_an_error(output: Path) -> None:
         check_vectors(output)
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "parts"])
-def test_other_settings_are_an_error(output: Path, whole: bool) -> None:
-    run(output, stop_after=None if whole else 3)
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "parts"])
+def test_other_settings_are_an_error(output: Path, complete: bool) -> None:
+    run(output, stop_after=None if complete else 3)
     before = files(output)
     with (
         pytest.raises(UsageError, match=r'model \(now "other", before "m"\)'),
@@ -421,11 +421,11 @@ def test_a_disk_that_is_full_at_the_end_keeps_all_vectors(tmp_path: Path, format
     """The parts of these short vectors are smaller than the file, so the disk is too small for the file."""
     output = tmp_path / f"features.{format_name}"
     run(output)
-    whole = files(output)
+    complete = files(output)
     run(output, overwrite=True, stop_after=len(SOURCES) - 1)
     output.unlink()
     size = parts_path(output).stat().st_size + 200 + room
-    assert size < len(whole[output.name])
+    assert size < len(complete[output.name])
     with (
         limit_file_size(size),
         pytest.raises(OutputError, match=r"File too large.*parts\.jsonl.*`resume`"),
@@ -433,4 +433,4 @@ def test_a_disk_that_is_full_at_the_end_keeps_all_vectors(tmp_path: Path, format
         run(output, resume=True)
     assert not {output.name, output.name + ".part"} & set(files(output))
     assert run(output, resume=True) == []
-    assert files(output) == whole
+    assert files(output) == complete

@@ -1,7 +1,7 @@
 """Supported image formats: detection from the first bytes, Pillow plugins, and header parsing.
 
 ``Image.open`` tries all of Pillow's fifty plugins. Some start another program (EPS), some do not hold pixels, and most
-are rare and little tested. Only the formats in ``FORMATS`` are accepted. Only the plugin that an image needs is
+are rare and little tested. Only the formats in ``IMAGE_FORMATS`` are accepted. Only the plugin that an image needs is
 imported, which takes a third of the time of importing the usual five.
 
 The header parsers at the end read what Pillow's plugins do not tell before decoding. They serve to estimate the
@@ -69,13 +69,13 @@ def identify_format(stream: IO[bytes]) -> ImageFormat:
     start = stream.read(SIGNATURE_BYTES)
     if not start:
         raise UnreadableImageError("The file is empty.")
-    for image_format in FORMATS:
+    for image_format in IMAGE_FORMATS:
         if image_format.matches(start):
             return image_format
     for signature, kind in UNSUPPORTED.items():
         if start.startswith(signature):
             raise UnreadableImageError(f"{kind} are not supported. Convert the file to PNG or JPEG.")
-    raise UnreadableImageError(f"Not a supported image format ({', '.join(known.name for known in FORMATS)}).")
+    raise UnreadableImageError(f"Not a supported image format ({', '.join(known.name for known in IMAGE_FORMATS)}).")
 
 
 UNSUPPORTED = {
@@ -155,7 +155,7 @@ def read_icon_size(stream: IO[bytes]) -> Size:
     return width, height
 
 
-FORMATS = (
+IMAGE_FORMATS = (
     ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff")),
     ImageFormat("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
     ImageFormat("GIF", ("PIL.GifImagePlugin", "GifImageFile"), lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
