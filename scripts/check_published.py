@@ -1,7 +1,7 @@
-"""Hold the published weights against ``keras.applications``: ``make check-published``, for someone with a network.
+"""Compare the published weights with ``keras.applications``: ``make check-published``. Needs internet access.
 
-Fetches the three files, checks their MD5s, and compares both engines with ``weights="imagenet"`` on the sample
-images. Prints the top-1 of each; leaves with status 1 where a number is further off than the tests allow.
+The script downloads the three files, verifies their MD5, and compares both engines with ``weights="imagenet"`` on the
+sample images. It prints the top class of each image and exits with status 1 if a difference exceeds the limits.
 """
 
 from __future__ import annotations
@@ -22,54 +22,56 @@ from densenet_cli import engines, labels, variants
 from densenet_cli.weights import store
 
 SAMPLES = Path(__file__).parents[1] / "sample_images"
-PROBABILITY, LOGIT = 1e-5, 1e-4
+MAX_PROBABILITY_DIFFERENCE = 1e-5
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""Relative to the range of the logits of an image."""
 
 
-def reference(name: str) -> keras.Model:
-    """The network of keras.applications with the weights that Keras itself fetches (or finds where we put them)."""
+def load_reference(name: str) -> keras.Model:
+    """Return the model of keras.applications. Keras finds the file that was downloaded before."""
     model: keras.Model = getattr(keras.applications, f"DenseNet{name}")(weights="imagenet")
     return model
 
 
 def check(name: str, images: Sequence[Path]) -> bool:
-    """Compare both engines on ``images``, print what was found, and say whether it is within bounds."""
+    """Compare both engines on the images, print the differences, and return whether they are within the limits."""
     variant = variants.get(name)
     path = store.download(variant)
     assert variant.weights
-    print(f"DenseNet-{name}: {path.name}, {path.stat().st_size:,} bytes, MD5 {variant.weights.md5} as published")
-    loaded = [keras.utils.img_to_array(keras.utils.load_img(image, target_size=(224, 224))) for image in images]
-    batch = keras.applications.densenet.preprocess_input(np.stack(loaded))
-    theirs = reference(name)
-    both = keras.Model(theirs.input, [theirs.get_layer("avg_pool").output, theirs.output])
-    pooled, probabilities = (np.asarray(output) for output in both.predict(batch, verbose=0))
-    kernel, bias = theirs.layers[-1].get_weights()
-    logits = pooled @ kernel + bias
-    right = True
-    for engine in engines.ENGINES:
-        running = engines.create(engine, path, variant.config, threads=os.cpu_count() or 1)
-        outputs = running.run(batch, ("probabilities", "logits"))
-        mine = outputs["probabilities"]
-        probability = np.abs(mine - probabilities).max()
-        logit = (np.abs(outputs["logits"] - logits) / np.ptp(logits, axis=1, keepdims=True)).max()
-        same = bool((np.argsort(-mine)[:, :5] == np.argsort(-probabilities)[:, :5]).all())
-        good = bool(probability <= PROBABILITY and logit <= LOGIT and same)
-        right &= good
+    print(f"DenseNet-{name}: {path.name}, {path.stat().st_size:,} bytes, published MD5 {variant.weights.md5}")
+    pixels = [keras.utils.img_to_array(keras.utils.load_img(image, target_size=(224, 224))) for image in images]
+    batch = keras.applications.densenet.preprocess_input(np.stack(pixels))
+    reference = load_reference(name)
+    pooled_and_output = keras.Model(reference.input, [reference.get_layer("avg_pool").output, reference.output])
+    pooled, expected = (np.asarray(output) for output in pooled_and_output.predict(batch, verbose=0))
+    kernel, bias = reference.layers[-1].get_weights()
+    expected_logits = pooled @ kernel + bias
+    all_ok = True
+    for engine_name in engines.ENGINES:
+        engine = engines.create(engine_name, path, variant.config, threads=os.cpu_count() or 1)
+        probabilities, logits = engine.run(batch, ("probabilities", "logits")).values()
+        difference = np.abs(probabilities - expected).max()
+        logit_range = np.ptp(expected_logits, axis=1, keepdims=True)
+        logit_difference = (np.abs(logits - expected_logits) / logit_range).max()
+        same_top_5 = bool((np.argsort(-probabilities)[:, :5] == np.argsort(-expected)[:, :5]).all())
+        ok = bool(difference <= MAX_PROBABILITY_DIFFERENCE and logit_difference <= MAX_LOGIT_DIFFERENCE and same_top_5)
+        all_ok &= ok
         print(
-            f"  {engine:<10} probabilities {probability:.1e} off at most, logits {logit:.1e} of their range, "
-            f"top-5 {'the same' if same else 'NOT THE SAME'}: {'good' if good else 'WRONG'}"
+            f"  {engine_name:<10} maximum difference: probabilities {difference:.1e}, logits {logit_difference:.1e} "
+            f"of their range; top 5 {'identical' if same_top_5 else 'different'}: {'ok' if ok else 'FAILED'}"
         )
-    _print_best(images, probabilities)
-    return right
+    _print_top_classes(images, expected)
+    return all_ok
 
 
-def _print_best(images: Sequence[Path], probabilities: np.ndarray[Any, Any]) -> None:
+def _print_top_classes(images: Sequence[Path], probabilities: np.ndarray[Any, Any]) -> None:
     for image, row in zip(images, probabilities, strict=True):
         best = int(row.argmax())
         print(f"  {image.name:<16} {labels.imagenet()[best].name} ({row[best]:.1%})")
 
 
 def main() -> int:
-    """Check every published variant; the exit status."""
+    """Check every published variant and return the exit status."""
     images = sorted(SAMPLES.glob("*.jpg"))
     results = [check(name, images) for name in variants.downloadable()]
     return 0 if all(results) else 1

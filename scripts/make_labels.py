@@ -1,11 +1,11 @@
-"""Make ``src/densenet_cli/data/imagenet.tsv`` from what timm and torchvision list, checked against each other.
+"""Write ``src/densenet_cli/data/imagenet.tsv`` from the class lists of timm and torchvision.
 
     pip download --no-deps --dest wheels timm torchvision==0.29.1
     python scripts/make_labels.py wheels/timm-*.whl wheels/torchvision-*.whl
 
-timm has the WordNet ids and the synsets' names, torchvision one readable name a class. The first name of a
-synset is torchvision's at all positions but two, where torchvision's is the clearer one. Any other difference
-ends the script: then one of the lists has changed, and somebody has to look.
+timm has the WordNet ids and the names of the synsets. torchvision has one readable name per class, which is the first
+name of the synset except for two classes, for which it is clearer. If the lists differ anywhere else, the script fails,
+because one of them has changed and needs a review.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-TARGET = Path(__file__).parent.parent / "src/densenet_cli/data/imagenet.tsv"
+OUTPUT = Path(__file__).parent.parent / "src/densenet_cli/data/imagenet.tsv"
 KNOWN_DIFFERENCES = {134: ("crane", "crane bird"), 639: ("maillot", "maillot tank suit")}
+"""Index -> (first name of the synset, torchvision's name)."""
 
 
-def timm_classes(wheel: Path) -> list[tuple[str, str]]:
-    """(WordNet id, first name of its synset) of each class in order."""
+def read_synsets(wheel: Path) -> list[tuple[str, str]]:
+    """Return the WordNet id and the first name of each class in timm's list."""
     with zipfile.ZipFile(wheel) as archive:
         ids = archive.read("timm/data/_info/imagenet_synsets.txt").decode().split()
         lemmas = archive.read("timm/data/_info/imagenet_synset_to_lemma.txt").decode().splitlines()
@@ -28,32 +29,32 @@ def timm_classes(wheel: Path) -> list[tuple[str, str]]:
     return [(wordnet_id, names[wordnet_id].split(", ")[0]) for wordnet_id in ids]
 
 
-def torchvision_names(wheel: Path) -> list[str]:
-    """The readable name of each class in order, from the source text: nothing of the wheel is run."""
+def read_names(wheel: Path) -> list[str]:
+    """Return the name of each class in torchvision's list. The source code is parsed and not run."""
     with zipfile.ZipFile(wheel) as archive:
         tree = ast.parse(archive.read("torchvision/models/_meta.py"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_IMAGENET_CATEGORIES":
             return list(ast.literal_eval(node.value))
-    raise SystemExit("torchvision no longer has _IMAGENET_CATEGORIES")
+    raise SystemExit("_IMAGENET_CATEGORIES is missing in torchvision/models/_meta.py.")
 
 
 def main(timm_wheel: str, torchvision_wheel: str) -> None:
-    """Check, then write."""
-    classes = timm_classes(Path(timm_wheel))
-    names = torchvision_names(Path(torchvision_wheel))
-    if not len(classes) == len(names) == len(set(names)) == 1000:
-        raise SystemExit(f"timm lists {len(classes)} classes and torchvision {len(names)}, not 1,000 different ones")
+    """Compare the lists and write the file."""
+    synsets = read_synsets(Path(timm_wheel))
+    names = read_names(Path(torchvision_wheel))
+    if not len(synsets) == len(names) == len(set(names)) == 1000:
+        raise SystemExit(f"Expected 1,000 distinct classes. timm has {len(synsets)}, torchvision {len(set(names))}.")
     differences = {
-        index: (theirs, name)
-        for index, ((_, theirs), name) in enumerate(zip(classes, names, strict=True))
-        if theirs != name
+        index: (synset_name, name)
+        for index, ((_, synset_name), name) in enumerate(zip(synsets, names, strict=True))
+        if synset_name != name
     }
     if differences != KNOWN_DIFFERENCES:
-        raise SystemExit(f"the lists differ otherwise than known: {differences}")
-    lines = [f"{wordnet_id}\t{name}\n" for (wordnet_id, _), name in zip(classes, names, strict=True)]
-    TARGET.write_text("".join(lines), encoding="utf-8")
-    print(f"{TARGET}: {len(lines)} classes; the lists differ at {', '.join(map(str, differences))} alone")
+        raise SystemExit(f"Unexpected differences between the lists: {differences}")
+    lines = [f"{wordnet_id}\t{name}\n" for (wordnet_id, _), name in zip(synsets, names, strict=True)]
+    OUTPUT.write_text("".join(lines), encoding="utf-8")
+    print(f"Wrote {len(lines)} classes to {OUTPUT}.")
 
 
 if __name__ == "__main__":

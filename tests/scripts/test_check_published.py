@@ -1,4 +1,4 @@
-"""``make check-published`` needs a network; here the same code runs on a file that the test publishes."""
+"""``scripts/check_published.py``, with a file of random weights instead of the published one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def script(keras):
     return module
 
 
-def test_it_tells_right_from_wrong(script, keras, photographs, tmp_path, monkeypatch, capsys):
+def test_equal_weights_pass_and_different_weights_fail(script, keras, photographs, tmp_path, monkeypatch, capsys):
     variant = variants.get("121")
     file = tmp_path / "published" / variant.weights.name
     file.parent.mkdir()
@@ -31,14 +31,14 @@ def test_it_tells_right_from_wrong(script, keras, photographs, tmp_path, monkeyp
     arrays = random_arrays(variant.config, image=image, top=0.1)
     write_legacy_h5(file, arrays, variant.config)
     md5 = hashlib.md5(file.read_bytes()).hexdigest()
-    known = dataclasses.replace(variant, weights=variants.WeightsFile(file.name, md5))
+    published = dataclasses.replace(variant, weights=variants.WeightsFile(file.name, md5))
     monkeypatch.setenv("DENSENET_BASE_URL", file.parent.as_uri())
-    theirs = keras.applications.DenseNet121(weights=str(file))
-    monkeypatch.setattr(script, "reference", lambda name: theirs)
-    with variants.register(known):
+    reference = keras.applications.DenseNet121(weights=str(file))
+    monkeypatch.setattr(script, "load_reference", lambda name: reference)
+    with variants.register(published):
         assert script.check("121", photographs[:2])
         assert md5 in capsys.readouterr().out
-        head = theirs.get_layer("predictions")
+        head = reference.get_layer("predictions")
         head.set_weights([head.get_weights()[0] * 1.01, head.get_weights()[1]])
         assert not script.check("121", photographs[:2])
-    assert "WRONG" in capsys.readouterr().out
+    assert "FAILED" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The documentation as a site: whole, and asking for nothing that lies elsewhere."""
+"""The documentation site: complete, with valid links, and without requests to other servers."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ def test_links_are_rewritten():
     assert rewrite(text, page) == text.replace("docs/", "", 1)
 
 
-LOADED = {"link": "href", "script": "src", "img": "src", "source": "srcset", "iframe": "src", "image": "href"}
-"""Where elements name what a browser fetches at once."""
+RESOURCES = {"link": "href", "script": "src", "img": "src", "source": "srcset", "iframe": "src", "image": "href"}
+"""Element -> attribute with a URL that a browser loads at once."""
 
 
-class _Page(HTMLParser):
-    """What a page links to, what it loads, and what in it can be linked to."""
+class Page(HTMLParser):
+    """The links, the loaded resources, and the anchors of a page."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.links: list[str] = []
-        self.loaded: list[str] = []
+        self.resources: list[str] = []
         self.anchors = {"", "__comments"}
-        self.feed(text)
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        if found.get("id"):
-            self.anchors.add(found["id"])
-        if tag == "a" and found.get("href") is not None:
-            self.links.append(found["href"])
-        if found.get("rel") != "canonical" and found.get(LOADED.get(tag)):
-            self.loaded.append(found[LOADED[tag]])
+        values = dict(attributes)
+        if values.get("id"):
+            self.anchors.add(values["id"])
+        if tag == "a" and values.get("href") is not None:
+            self.links.append(values["href"])
+        if values.get("rel") != "canonical" and values.get(RESOURCES.get(tag)):
+            self.resources.append(values[RESOURCES[tag]])
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The pages of the site by their paths, built as strictly as ``make site`` does."""
-    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+def site(tmp_path_factory) -> Path:
+    """The folder of the site, built as strictly as ``make site`` does."""
+    pytest.importorskip("mkdocs", reason="the optional dependencies docs are not installed")
     folder = tmp_path_factory.mktemp("site")
     result = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
@@ -76,68 +76,72 @@ def site(tmp_path_factory):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return {path: _Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html") if path.name != "404.html"}
+    return folder
 
 
-def test_links_of_the_site_lead_somewhere(site):
-    assert len(site) > 15
-    for path, page in site.items():
-        for link in page.links + page.loaded:
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, Page]:
+    """Path -> page."""
+    return {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+
+
+def test_links_are_valid(pages):
+    assert len(pages) > 15
+    for path, page in pages.items():
+        for link in page.links + page.resources:
             parts = urlsplit(link)
             if parts.scheme:
                 continue
             target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
             target = target / "index.html" if target.is_dir() else target
             assert target.is_file(), f"{path.name} links to {link}"
-            if target in site:
-                assert unquote(parts.fragment) in site[target].anchors, f"{path.name} links to {link}"
+            if target in pages:
+                assert unquote(parts.fragment) in pages[target].anchors, f"{path.name} links to {link}"
 
 
-def test_opening_a_page_asks_for_nothing_elsewhere(site):
-    folder = next(iter(site)).parent
-    for path, page in site.items():
-        assert [link for link in page.loaded if urlsplit(link).netloc] == [], path.name
-    for sheet in folder.rglob("*.css"):
+def test_nothing_is_loaded_from_other_servers(site, pages):
+    for path, page in pages.items():
+        assert [link for link in page.resources if urlsplit(link).netloc] == [], path.name
+    for sheet in site.rglob("*.css"):
         assert re.findall(r"(?:@import|url\()\s*[\"']?https?:[^)]+", sheet.read_text(encoding="utf-8")) == []
 
 
-def test_what_the_pages_say_can_be_searched(site):
-    index = next(iter(site)).parent / "search" / "search_index.json"
-    folder = next(path for path in site if path.name == "index.html").parent
-    for path in site:
-        assert f'"location":"{path.relative_to(folder).as_posix()}"' in index.read_text()
+def test_all_pages_are_in_the_search_index(site, pages):
+    index = (site / "search" / "search_index.json").read_text()
+    for path in pages:
+        assert f'"location":"{path.relative_to(site).as_posix()}"' in index
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
-        """Nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
-def served(site):
-    """Where a server has the site; its search needs one."""
-    folder = next(iter(site)).parent
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+def url(site):
+    """The URL of the site on a local server, which its search needs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 @pytest.mark.skipif(support.why_unavailable() is not None, reason=str(support.why_unavailable()))
-def test_in_a_browser(served, tmp_path):
+def test_page_in_a_browser(url, tmp_path):
+    """Color scheme, layout on desktop and phone, and search."""
     with support.open_browser(tmp_path / "profile") as browser:
         for width, dark in ((1280, False), (390, True)):
-            browser.open(f"{served}/reference/commands/predict.html", width, 900, dark=dark)
+            browser.open(f"{url}/reference/commands/predict.html", width, 900, dark=dark)
             assert browser.run("return getComputedStyle(document.body).colorScheme") == ("dark" if dark else "light")
             assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
-            # A help page is 80 columns wide; on a phone it is scrolled.
+            # Help pages have 80 columns. They fit a desktop and scroll on a phone.
             assert dark or browser.run(
                 "return [...document.querySelectorAll('pre code')].every(code => code.scrollWidth <= code.clientWidth)"
             )
-            typed = """const field = document.querySelector('.md-search__input');
+            search = """const field = document.querySelector('.md-search__input');
                 field.value = 'ten-crop'; field.focus(); field.dispatchEvent(new Event('keyup'));"""
-            browser.run(typed)
+            browser.run(search)
             results = "return document.querySelectorAll('.md-search-result__link').length"
             assert WebDriverWait(browser.chrome, 20).until(lambda _: browser.run(results)) > 0  # noqa: B023
-            assert [url for url in browser.requests() if not url.startswith((served, "blob:"))] == []
+            assert [requested for requested in browser.requests() if not requested.startswith((url, "blob:"))] == []
             assert browser.console_messages() == []
