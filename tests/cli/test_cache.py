@@ -1,4 +1,4 @@
-"""``densenet cache``: what it shows, removes and finds damaged."""
+"""``densenet cache``: showing, pruning, and verifying the stored files."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def states():
     return [graph["state"] for graph in json.loads(densenet("cache", "--format", "json").out)["graphs"]]
 
 
-def test_an_empty_cache():
+def test_empty_cache():
     result = densenet("cache")
     assert result.status == 0
     assert "absent" in result.out and "none" in result.out
 
 
-def test_shows_graphs_and_where_they_come_from(weights):
+def test_graphs_are_shown_with_their_checkpoints(weights):
     result = densenet("cache")
     assert "mine.h5" in result.out and "current" in result.out
     assert str(graph_cache.graphs_dir()) in result.out
     assert states() == ["current"]
 
 
-def test_prune_leaves_what_is_current(weights):
+def test_prune_keeps_current_graphs(weights):
     assert densenet("cache", "--prune").status == 0
     assert states() == ["current"]
     weights.unlink()
@@ -51,7 +51,7 @@ def test_prune_leaves_what_is_current(weights):
     assert states() == []
 
 
-def test_verify_fails_on_damage(weights):
+def test_verify_finds_a_damaged_graph(weights):
     assert densenet("cache", "--verify").status == 0
     (folder,) = graph_cache.graphs_dir().iterdir()
     (folder / graph_cache.DATA_FILE).write_bytes(b"")

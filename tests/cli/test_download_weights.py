@@ -1,4 +1,4 @@
-"""``densenet download-weights`` as a whole process sees it: table, words, exit status."""
+"""``densenet download-weights``: table, messages, and exit status."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.servers import FaultyServer
 
 
 @pytest.fixture(autouse=True)
-def tiny_alone(monkeypatch):
-    """The one published variant is a few bytes long."""
+def only_tiny_is_published(monkeypatch):
+    """The only published variant has a file of a few bytes."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
     monkeypatch.setattr(variants, "VARIANTS", {"161": variants.get("161"), TINY.name: TINY})
@@ -28,11 +28,11 @@ def path():
 
 
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
-    with pytest.raises(SystemExit) as left:
+    """Return exit status, standard output, and standard error."""
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["download-weights", *arguments])
     out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
+    return int(exit_info.value.code or 0), out, err
 
 
 def row(out: str) -> list[str]:
@@ -40,7 +40,7 @@ def row(out: str) -> list[str]:
     return line.split()
 
 
-def test_everything_published_is_fetched_when_none_is_named(capsys):
+def test_all_weights_are_downloaded_by_default(capsys):
     with FaultyServer(servers.serving(DATA)) as server:
         status, out, err = run("--base-url", server.url, capsys=capsys)
         assert (status, row(out)) == (0, [TINY.name, "ready", "0.4", "MB", NAME])
@@ -52,7 +52,7 @@ def test_everything_published_is_fetched_when_none_is_named(capsys):
     assert (models_dir() / NAME).read_bytes() == DATA
 
 
-def test_quiet_leaves_the_table_alone(capsys):
+def test_quiet_prints_only_the_table(capsys):
     with FaultyServer(servers.serving(DATA)) as server:
         status, out, err = run("--quiet", "--base-url", server.url, capsys=capsys)
     assert (status, err) == (0, "")
@@ -67,7 +67,7 @@ def test_failed_download_exits_with_3_and_lists_alternatives(capsys):
     assert "Traceback" not in err
 
 
-def test_list_only_looks(capsys, path):
+def test_list_downloads_nothing(capsys, path):
     with FaultyServer(servers.serving(DATA)):
         assert row(run("--list", capsys=capsys)[1])[1] == "absent"
         path.with_name(f"{NAME}.part").write_bytes(bytes(250_000))
@@ -77,7 +77,7 @@ def test_list_only_looks(capsys, path):
         assert row(run("--list", capsys=capsys)[1])[1] == "unchecked"
 
 
-def test_verify_hashes_and_ends_in_3_when_something_is_wrong(capsys, path):
+def test_verify_exits_with_status_3_for_a_wrong_file(capsys, path):
     assert run("--verify", capsys=capsys)[0] == 0
     status, _, err = run("--verify", TINY.name, capsys=capsys)
     assert status == 3 and "not on this machine" in err
@@ -91,7 +91,7 @@ def test_verify_hashes_and_ends_in_3_when_something_is_wrong(capsys, path):
     assert path.read_bytes() == b"mine"
 
 
-def test_force_replaces_another_file_and_keeps_it(capsys, path):
+def test_force_replaces_a_wrong_file_and_keeps_a_copy(capsys, path):
     path.write_bytes(b"mine")
     with FaultyServer(servers.serving(DATA)) as server:
         assert run("--base-url", server.url, capsys=capsys)[0] == 3
@@ -101,7 +101,7 @@ def test_force_replaces_another_file_and_keeps_it(capsys, path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["161"], f"'161' has no published weights. Variants with published weights: {TINY.name}"),
         (["nonsense"], f"'nonsense' has no published weights. Variants with published weights: {TINY.name}"),
@@ -112,26 +112,26 @@ def test_force_replaces_another_file_and_keeps_it(capsys, path):
         (["--base-url", "ftp://x/"], "http://, https://, or file:///"),
     ],
 )
-def test_wrong_usage_ends_in_2_before_anything_is_done(capsys, arguments, said):
+def test_usage_errors(capsys, arguments, message):
     status, out, err = run(*arguments, capsys=capsys)
     assert (status, out) == (2, "")
-    assert said in " ".join(err.split())
+    assert message in " ".join(err.split())
     assert not models_dir().exists()
 
 
-def test_in_a_pipe_a_row_is_one_line_however_narrow_the_terminal_was(capsys, monkeypatch):
+def test_rows_are_not_wrapped_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     assert row(run("--list", capsys=capsys)[1]) == [TINY.name, "absent", NAME]
 
 
-def test_help_has_examples_and_the_states():
+def test_help_explains_states_and_examples():
     result: Result = CliRunner().invoke(cli.densenet, ["download-weights", "--help"])
     assert result.exit_code == 0
-    for said in ("Examples:", "densenet download-weights --verify", "unchecked", "DENSENET_BASE_URL", "Exit status"):
-        assert said in result.output
+    for text in ("Examples:", "densenet download-weights --verify", "unchecked", "DENSENET_BASE_URL", "Exit status"):
+        assert text in result.output
 
 
-def test_names_complete_in_the_shell():
+def test_shell_completion_of_variants():
     from densenet_cli.cli.download_weights import download_weights
 
     (variants,) = [parameter for parameter in download_weights.params if parameter.name == "variants"]

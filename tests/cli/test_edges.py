@@ -1,4 +1,4 @@
-"""What a shell can do to a command: streams that are closed or can't encode, no home, hostile names, odd values."""
+"""Unusual environments and values: closed streams, other encodings, no home folder, control characters, NaN."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shell(script, **settings):
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False, **settings)
 
 
-def test_an_output_that_is_not_utf_8(weights, image):
+def test_output_encoding_other_than_utf_8(weights, image):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = run_process("predict", image, "--weights", weights, "-k", 1, env=environment)
     assert result.returncode == 0
@@ -46,22 +46,24 @@ def test_closed_standard_streams(weights, image, closed, status):
     assert "Internal error" not in result.stderr
 
 
-def test_nobody_reads_the_messages(weights, image, tmp_path):
-    gone = " ".join(f"gone{n}.jpg" for n in range(200))
+def test_closed_standard_error_does_not_stop_the_run(weights, image, tmp_path):
+    missing = " ".join(f"missing{n}.jpg" for n in range(200))
     output = tmp_path / "out.csv"
-    script = f"'{sys.executable}' -m densenet_cli predict {gone} '{image}' --weights '{weights}' -o '{output}' 2>&1 | :"
+    script = (
+        f"'{sys.executable}' -m densenet_cli predict {missing} '{image}' --weights '{weights}' -o '{output}' 2>&1 | :"
+    )
     result = shell(f"{script}; exit ${{PIPESTATUS[0]}}")
     assert result.returncode == 1
     assert len(output.read_text().splitlines()) == 1 + 200 + 5
 
 
-def test_no_home(weights, image):
-    keep = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
-    environment = {name: os.environ[name] for name in keep if name in os.environ}
+def test_no_home_folder(weights, image):
+    inherited = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+    environment = {name: os.environ[name] for name in inherited if name in os.environ}
     code = (
         "import os, pwd, sys, densenet_cli.cli as cli\n"
-        "def nobody(uid): raise KeyError(uid)\n"
-        "pwd.getpwuid = nobody\n"
+        "def getpwuid(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = getpwuid\n"
         "cli.main(sys.argv[1:])"
     )
     for arguments, status in [
@@ -75,7 +77,7 @@ def test_no_home(weights, image):
         assert status == 0 or "KERAS_HOME" in result.stderr
 
 
-def test_names_do_not_act_on_a_terminal(weights, image, tmp_path):
+def test_control_characters_in_names_are_escaped(weights, image, tmp_path):
     hostile = tmp_path / "a\x1b[31mb\nc.h5"
     hostile.write_bytes(weights.read_bytes())
     result = densenet("predict", image, "--weights", hostile)
@@ -95,18 +97,18 @@ def test_names_do_not_act_on_a_terminal(weights, image, tmp_path):
         (["--weights", "/"], 3),
     ],
 )
-def test_odd_values(weights, image, arguments, status):
-    chosen = [] if "--weights" in arguments else ["--weights", weights]
-    result = densenet("predict", image, *chosen, *arguments)
+def test_invalid_values(weights, image, arguments, status):
+    model = [] if "--weights" in arguments else ["--weights", weights]
+    result = densenet("predict", image, *model, *arguments)
     assert result.status == status
     assert "Internal" not in result.err and result.out == ""
 
 
-def test_wrong_usage_comes_before_the_weights(image):
+def test_usage_errors_precede_missing_weights(image):
     assert densenet("predict", image, "--offline", "--ten-crop", "--preprocess", "pad").status == 2
 
 
-def test_weights_that_overflow(image, tmp_path):
+def test_weights_that_overflow_float32(image, tmp_path):
     arrays = random_arrays(TINY)
     arrays["conv1_conv"]["kernel"][:] = 3e38
     path = tmp_path / "huge.h5"
@@ -116,7 +118,7 @@ def test_weights_that_overflow(image, tmp_path):
     assert "float32" in result.err
 
 
-def test_the_reference_engine_is_quiet(weights, image):
+def test_the_tensorflow_engine_prints_no_messages(weights, image):
     result = run_process("predict", image, "--weights", weights, "--engine", "tensorflow", "--format", "jsonl")
     assert result.returncode == 0
     assert result.stderr == ""

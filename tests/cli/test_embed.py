@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of noise, a broken one, and a file that is none."""
+    """A folder with images of noise, a damaged image, and a file that is not an image."""
     root = tmp_path / "images"
     (root / "below").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def output(tmp_path):
     return tmp_path / "features.npz"
 
 
-def test_a_folder_becomes_a_matrix_with_its_sources(weights, folder, output):
+def test_vectors_and_sources_of_a_folder(weights, folder, output):
     result = densenet("embed", folder, "-o", output, "--weights", weights)
     assert result.status == 1
     assert result.out == ""
@@ -63,14 +63,14 @@ def test_a_folder_becomes_a_matrix_with_its_sources(weights, folder, output):
     assert loaded["sources"].tolist() == [str(folder / name) for name in NAMES if name != "broken.jpg"]
     assert loaded["features"].shape == (4, embedding_size(TINY))
     assert (np.abs(loaded["features"]).max(axis=1) > 0).all()
-    listed = [json.loads(line) for line in Path(f"{output}.sources.jsonl").read_text().splitlines()]
-    assert [record["source"] for record in listed] == [str(folder / name) for name in NAMES]
-    assert listed[3]["error"]["type"] == "UnreadableImage"
+    listing = [json.loads(line) for line in Path(f"{output}.sources.jsonl").read_text().splitlines()]
+    assert [record["source"] for record in listing] == [str(folder / name) for name in NAMES]
+    assert listing[3]["error"]["type"] == "UnreadableImage"
     settings = json.loads(Path(f"{output}.meta.json").read_text())
     assert (settings["model"], settings["input_size"], settings["preprocess"]) == ("tiny0", 224, "crop")
 
 
-def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, output):
+def test_command_and_api_are_bit_identical_for_any_batch_size(weights, folder, output):
     vectors = []
     for number, options in enumerate([("--batch-size", 1, "--threads", 1), ("--batch-size", 3, "--threads", 2)]):
         path = output.with_stem(f"features{number}")
@@ -95,7 +95,7 @@ def test_command_and_python_give_the_same_bits_in_any_batch(weights, folder, out
         (["p", "-o", "x.npz", "--labels", "x"], "No such option"),
     ],
 )
-def test_wrong_usage_is_found_before_weights_are_looked_for(arguments, message, tmp_path, monkeypatch):
+def test_usage_errors_precede_missing_weights(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = densenet("embed", *arguments, "--variant", "121", "--offline")
     assert result.status == 2
@@ -104,25 +104,25 @@ def test_wrong_usage_is_found_before_weights_are_looked_for(arguments, message, 
 
 
 @pytest.mark.parametrize("format_name", VECTOR_FORMATS)
-def test_missing_weights_leave_nothing(format_name, folder, tmp_path):
+def test_missing_weights_leave_no_files(format_name, folder, tmp_path):
     before = sorted(tmp_path.iterdir())
     result = densenet("embed", folder, "-o", tmp_path / f"x.{format_name}", "--variant", "121", "--offline")
     assert result.status == 3
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "cache"] == before
 
 
-def test_a_missing_library_is_named(folder, tmp_path, monkeypatch):
+def test_a_missing_optional_package_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = densenet("embed", folder, "-o", tmp_path / "x.parquet", "--variant", "121", "--offline")
     assert result.status == 2
     assert "pip install pyarrow" in result.err
 
 
-def test_resume_adds_and_retries(weights, folder, output):
+def test_resume_adds_sources_and_retries_errors(weights, folder, output):
     densenet("embed", folder / "b.png", folder / "broken.jpg", "-o", output, "--weights", weights)
     assert densenet("embed", folder, "-o", output, "--weights", weights).status == 2
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume")
-    assert result.status == 1  # the failed one is still among them
+    assert result.status == 1  # the output still contains an error
     assert "2 sources already done" in result.err
     Image.new("RGB", (40, 40)).save(folder / "broken.jpg")
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--retry-errors")
@@ -134,7 +134,7 @@ def test_resume_adds_and_retries(weights, folder, output):
     np.testing.assert_array_equal(loaded["features"], expected)
 
 
-def test_another_preprocessing_is_refused(weights, folder, output):
+def test_resume_rejects_other_preprocessing(weights, folder, output):
     densenet("embed", folder, "-o", output, "--weights", weights)
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--preprocess", "squash")
     assert result.status == 2
@@ -156,13 +156,13 @@ def wait_for_parts(running, parts, size):
 
 @pytest.fixture
 def many(folder, tmp_path):
-    """Some hundred names of five images, one of them broken."""
+    """A list of 400 names of five images, one of which is damaged."""
     path = tmp_path / "many.txt"
     path.write_text("".join(f"{folder / NAMES[number % 5]}\n" for number in range(400)))
     return path
 
 
-def test_killed_and_resumed_it_ends_in_the_same_bytes(weights, many, output):
+def test_a_killed_and_resumed_run_writes_the_same_bytes(weights, many, output):
     options = ["--files-from", many, "--weights", weights, "-q"]
     expected = output.with_stem("expected")
     assert densenet("embed", *options, "-o", expected).status == 1
@@ -182,22 +182,22 @@ def test_killed_and_resumed_it_ends_in_the_same_bytes(weights, many, output):
     assert not parts.exists()
 
 
-def test_interrupted_it_says_where_what_is_finished_is(weights, many, output):
+def test_interruption_reports_the_partial_file(weights, many, output):
     parts = Path(f"{output}.parts.jsonl")
     with start("--files-from", many, "--weights", weights, "-o", output) as running:
         wait_for_parts(running, parts, 1)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    said = [line for line in err.splitlines() if line]
-    assert str(parts) in said[-2] and "--resume" in said[-2]
-    assert said[-1] == "Interrupted."
+    messages = [line for line in err.splitlines() if line]
+    assert str(parts) in messages[-2] and "--resume" in messages[-2]
+    assert messages[-1] == "Interrupted."
     assert not output.exists()
 
 
 class TestDocs:
-    def test_the_nearest_neighbors_are_found_in_five_lines(self, photographs, tmp_path, monkeypatch, capsys):
-        """By the network that ships inside: the first photograph's mirror image comes before all others."""
+    def test_the_search_example_finds_the_nearest_neighbor(self, photographs, tmp_path, monkeypatch, capsys):
+        """With the bundled model, the mirrored first photograph is its nearest neighbor."""
         monkeypatch.chdir(tmp_path)
         with Image.open(photographs[0]) as image:
             ImageOps.mirror(image).save("mirrored.jpg")
@@ -209,16 +209,16 @@ class TestDocs:
         assert nearest == "mirrored.jpg"
         assert len(others) == 4
 
-    def test_the_lengths_are_right(self):
+    def test_documented_vector_lengths(self):
         documented = {row[0]: row[1] for row in rows(EMBED_PAGE) if row[0] in variants.VARIANTS}
         assert {"121", "169", "201", "tiny"} <= documented.keys()
         for name, length in documented.items():
             assert length == f"{embedding_size(variants.get(name).config):,}"
 
-    def test_the_formats_are_all_there(self):
+    def test_all_formats_are_documented(self):
         assert [row[0] for row in rows(EMBED_PAGE) if row[0][:1] == "."] == [f".{name}" for name in VECTOR_FORMATS]
 
-    def test_the_listing_has_the_form_that_is_shown(self, weights, tmp_path, monkeypatch):
+    def test_documented_listing(self, weights, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         os.mkdir("photos")
         for name in ("cat.jpg", "dog.jpg"):

@@ -1,4 +1,4 @@
-"""``densenet explain`` as a user has it."""
+"""``densenet explain``, end to end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """``photos/`` with two images of one name, a broken one, and nothing else."""
+    """A folder ``photos/`` with two images of the same name in subfolders, and a damaged image."""
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         photograph("chelsea", (90, 60)).save(tmp_path / "photos" / name / "1.jpg")
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_drawing_for_each_in_folders_of_their_own(weights, folder):
+def test_drawings_mirror_the_source_folders(weights, folder):
     result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
     assert result.status == 1
     assert sorted(path.relative_to(folder).as_posix() for path in folder.glob("maps/**/*.png")) == [
@@ -49,7 +49,7 @@ def test_a_drawing_for_each_in_folders_of_their_own(weights, folder):
     assert densenet("explain", "photos", "-o", "maps", "--weights", weights, "--overwrite").status == 1
 
 
-def test_the_records(weights, folder):
+def test_json_records(weights, folder):
     arguments = ("explain", "photos", "--weights", weights, "-k", 2)
     result = densenet(*arguments, "--format", "json")
     first, second, broken = json.loads(result.out)
@@ -57,38 +57,38 @@ def test_the_records(weights, folder):
     assert list(first) == ["source", "model", "width", "height", "maps"]
     assert (first["source"], first["width"], first["height"]) == ("photos/a/1.jpg", 90, 60)
     assert first["maps"] == second["maps"]
-    assert [map_["rank"] for map_ in first["maps"]] == [1, 2]
-    for map_ in first["maps"]:
-        assert list(map_) == ["rank", "index", "id", "label", "probability", "peak", "box"]
-        box, peak = map_["box"], map_["peak"]
+    assert [class_map["rank"] for class_map in first["maps"]] == [1, 2]
+    for class_map in first["maps"]:
+        assert list(class_map) == ["rank", "index", "id", "label", "probability", "peak", "box"]
+        box, peak = class_map["box"], class_map["peak"]
         assert 0 <= box["left"] <= peak["x"] < box["right"] <= 90
         assert 0 <= box["top"] <= peak["y"] < box["bottom"] <= 60
     assert broken["error"]["type"] == "UnreadableImage"
     lines = densenet(*arguments, "--format", "jsonl", "-o", "maps")
-    drawn = [json.loads(line) for line in lines.out.splitlines()]
-    assert drawn[0].pop("drawing") == "maps/photos/a/1.jpg.png"
-    assert drawn[0] == first and drawn[2] == broken
+    records = [json.loads(line) for line in lines.out.splitlines()]
+    assert records[0].pop("drawing") == "maps/photos/a/1.jpg.png"
+    assert records[0] == first and records[2] == broken
     predicted = densenet("predict", "photos/a/1.jpg", "--weights", weights, "-k", 2, "--format", "jsonl")
     expected = json.loads(predicted.out)["predictions"]
-    assert [{key: map_[key] for key in expected[0]} for map_ in first["maps"]] == expected
+    assert [{key: class_map[key] for key in expected[0]} for class_map in first["maps"]] == expected
 
 
-def test_classes_and_the_nearest_of_an_unknown_one():
+def test_classes_by_name_and_suggestions_for_unknown_ones():
     image = SAMPLES / "koala.jpg"
     arguments = ("explain", image, "--variant", "tiny", "--format", "jsonl")
     result = densenet(*arguments, "--class", "goldfish", "--class", "n02106662", "--class", "german_shepherd")
-    assert [map_["label"] for map_ in json.loads(result.out)["maps"]] == ["goldfish", "German shepherd"]
+    assert [class_map["label"] for class_map in json.loads(result.out)["maps"]] == ["goldfish", "German shepherd"]
     unknown = densenet(*arguments, "--class", "germn shepard")
     assert unknown.status == 2
     assert "'germn shepard'" in unknown.err and "'German shepherd'" in unknown.err
-    part = densenet(*arguments, "--class", "bear")
-    assert "'brown bear'" in part.err
-    nothing = densenet(*arguments, "--class", "qqqqq")
-    assert nothing.status == 2
-    assert nothing.err.endswith("more.\n") and "WordNet ID" in nothing.err
+    partial = densenet(*arguments, "--class", "bear")
+    assert "'brown bear'" in partial.err
+    dissimilar = densenet(*arguments, "--class", "qqqqq")
+    assert dissimilar.status == 2
+    assert "WordNet ID" in dissimilar.err
 
 
-def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder):
+def test_classes_of_a_model_without_labels(weights, folder):
     result = densenet("explain", "photos/a", "--weights", weights, "--format", "json", "--class", "tabby")
     assert result.status == 2
     assert "'class 0', 'class 1'" in result.err
@@ -97,7 +97,7 @@ def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "--output"),
         (["--show", "--format", "json"], "--show"),
@@ -109,33 +109,33 @@ def test_a_model_without_labels_says_how_its_classes_are_called(weights, folder)
         (["-o", "photos/a/1.jpg"], "is a file"),
     ],
 )
-def test_wrong_usage_is_found_before_anything_is_fetched(folder, arguments, words):
+def test_usage_errors_precede_downloads(folder, arguments, message):
     result = densenet("explain", "photos", "--variant", "169", *arguments)
     assert result.status == 2
-    assert words in " ".join(result.err.split())
+    assert message in " ".join(result.err.split())
     assert not (folder / "maps").exists()
 
 
-def test_an_output_folder_that_cannot_be_written_is_found_before_anything_is_fetched(folder):
+def test_an_unwritable_output_folder_is_found_before_downloads(folder):
     (folder / "file").touch()
     result = densenet("explain", "photos", "--variant", "169", "-o", "file/maps")
     assert result.status == 4
     assert "file/maps" in result.err and result.err.count("\n") == 1
 
 
-def test_an_input_too_small_for_the_network(folder):
+def test_an_input_size_that_is_too_small(folder):
     result = densenet("explain", "photos", "--variant", "tiny", "--input-size", 5, "--show")
     assert result.status == 2
     assert "input" in result.err and "5" in result.err
 
 
-def test_the_terminal_gets_shades_or_colors(weights, folder, monkeypatch):
+def test_show_draws_in_shades_or_colors(weights, folder, monkeypatch):
     image = folder / "wide.png"
     photograph("chelsea", (300, 100)).save(image)
     monkeypatch.setenv("COLUMNS", "60")
     plain = densenet("explain", image, "--weights", weights, "--show").out
-    drawn = [line for line in plain.splitlines() if line and set(line) <= set(" ░▒▓█")]
-    assert 8 <= len(drawn) <= 20
+    map_lines = [line for line in plain.splitlines() if line and set(line) <= set(" ░▒▓█")]
+    assert 8 <= len(map_lines) <= 20
     assert max(map(len, plain.splitlines())) <= 60
     assert "█" in plain and "\x1b" not in plain
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -147,15 +147,14 @@ def test_the_terminal_gets_shades_or_colors(weights, folder, monkeypatch):
     assert "\x1b[38;2;" in colored
 
 
-def test_standard_input_and_a_finer_map(weights, folder):
+def test_standard_input_and_input_size(weights, folder):
     data = encode(photograph(size=(80, 80)), "PNG")
     result = densenet("explain", "-", "-o", "maps", "--weights", weights, "--input-size", 64, stdin=data)
     assert result.status == 0
     assert Image.open(folder / "maps" / "stdin.png").format == "PNG"
 
 
-def test_only_what_is_needed_is_imported(weights, folder):
-    """Numbers alone need neither fonts nor Rich."""
+def test_json_imports_neither_fonts_nor_rich(weights, folder):
     shutil.rmtree(folder / "photos" / "b")
     code = (
         "import sys; from densenet_cli.cli import main\n"
@@ -164,7 +163,7 @@ def test_only_what_is_needed_is_imported(weights, folder):
         "print(sorted(sys.modules.keys() & {'rich', 'matplotlib', 'PIL.ImageFont',"
         " 'tensorflow', 'onnx', 'h5py', 'difflib'}), file=sys.stderr)"
     )
-    densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # the graph is cached now
+    densenet("explain", "photos", "--weights", weights, "--format", "jsonl")  # caches the graph
     arguments = [sys.executable, "-c", code, "explain", "photos", "--weights", weights, "--format", "jsonl"]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
     assert result.stderr == "[]\n"
@@ -175,7 +174,7 @@ def test_help_is_quick():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_interrupted_with_whole_drawings(weights, folder):
+def test_interrupted_run_leaves_complete_drawings(weights, folder):
     many = folder / "many.txt"
     many.write_text("photos/a/1.jpg\n" * 20_000)
     command = [
@@ -205,11 +204,11 @@ def test_interrupted_with_whole_drawings(weights, folder):
         Image.open(path).load()
 
 
-def test_a_full_disk_ends_it_with_status_4(weights, folder, monkeypatch):
-    def full(file, data):
+def test_full_disk_exits_with_status_4(weights, folder, monkeypatch):
+    def raise_no_space(file, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("densenet_cli.output.atomic.write_all", full)
+    monkeypatch.setattr("densenet_cli.output.atomic.write_all", raise_no_space)
     result = densenet("explain", "photos", "-o", "maps", "--weights", weights)
     assert result.status == 4
     assert "maps/photos/a/1.jpg.png: No space left on device" in result.err

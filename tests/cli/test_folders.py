@@ -1,4 +1,4 @@
-"""Real folders under the real command: a hundred thousand files, the output among its sources, names that act."""
+"""Folders: 100,000 files, output inside the source folder, and names with control characters."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def image(tmp_path):
     return path
 
 
-def test_a_hundred_thousand_files_in_a_folder_and_the_first_result_is_soon_there(weights, image, tmp_path):
-    """Soon by the processor's time until the first line, which other programs don't change."""
+def test_first_result_of_a_folder_with_100_000_files(weights, image, tmp_path):
+    """The first result is fast, measured in CPU time, which does not depend on other programs."""
     sizes = {"small": 10, "large": 100_000}
     for name, count in sizes.items():
         (tmp_path / name).mkdir()
         for number in range(count):
-            if number % 10_000 == 0:  # a file system has a limit of links to one file
+            if number % 10_000 == 0:  # file systems limit the number of links to a file
                 shutil.copy(image, tmp_path / name / f"{number:06}.png")
-                first = f"{tmp_path}/{name}/{number:06}.png"
+                target = f"{tmp_path}/{name}/{number:06}.png"
             else:
-                os.link(first, f"{tmp_path}/{name}/{number:06}.png")
+                os.link(target, f"{tmp_path}/{name}/{number:06}.png")
     try:
-        until_first_line(tmp_path / "small", weights)  # makes the graph
-        small, large = (until_first_line(tmp_path / name, weights) for name in sizes)
+        cpu_time_to_first_result(tmp_path / "small", weights)  # caches the graph
+        small, large = (cpu_time_to_first_result(tmp_path / name, weights) for name in sizes)
     finally:
         shutil.rmtree(tmp_path / "large")
     assert large - small < 1.5
 
 
-def until_first_line(folder, weights) -> float:
-    """Seconds of processor time that the command has taken when its first result can be read."""
+def cpu_time_to_first_result(folder, weights) -> float:
+    """Return the CPU time in seconds that the command needs until its first result can be read."""
     command = [sys.executable, "-m", "densenet_cli", "predict", folder, "--weights", weights, "--format", "jsonl"]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as running:
         first = json.loads(running.stdout.readline())
@@ -63,7 +63,7 @@ def until_first_line(folder, weights) -> float:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
-def test_the_output_inside_the_source_folder(weights, image, tmp_path, suffix):
+def test_output_inside_the_source_folder(weights, image, tmp_path, suffix):
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a.png", "z.png"):
@@ -86,7 +86,7 @@ NAMES = (
 )
 
 
-def test_names_that_act_on_a_terminal_or_are_no_text(weights, image, tmp_path):
+def test_names_with_control_characters_or_invalid_utf_8(weights, image, tmp_path):
     folder = os.fsencode(tmp_path / "folder")
     os.mkdir(folder)
     for name in NAMES:
@@ -98,23 +98,23 @@ def test_names_that_act_on_a_terminal_or_are_no_text(weights, image, tmp_path):
 
     lines = densenet(*arguments, "--format", "jsonl")
     records = [json.loads(line) for line in lines.out.splitlines()]
-    assert sorted(map(name_of, records)) == paths
+    assert sorted(map(source_bytes, records)) == paths
     table = csv.DictReader(io.StringIO(densenet(*arguments, "--format", "csv").out, newline=""), strict=True)
-    assert sorted(unescaped(row["source"]) for row in table) == paths
+    assert sorted(unescape(row["source"]) for row in table) == paths
     for result in (lines, densenet(*arguments)):
-        shown = result.out + result.err
-        assert all(character.isprintable() or character == "\n" for character in shown)
+        text = result.out + result.err
+        assert all(character.isprintable() or character == "\n" for character in text)
         assert result.err.count("\n") == 1 and "\\x1b[2Jbroken\\xff\\n.png: UnreadableImage" in result.err
 
 
-def name_of(record) -> bytes:
+def source_bytes(record) -> bytes:
     return base64.b64decode(record["source_bytes"]) if "source_bytes" in record else os.fsencode(record["source"])
 
 
-def unescaped(source: str) -> bytes:
-    """A name in CSV, as the page on output says: backslashes are doubled, bytes that are no text are escapes."""
+def unescape(source: str) -> bytes:
+    """Return the bytes of a name in CSV, in which backslashes are doubled and invalid UTF-8 is escaped."""
     return re.sub(
         rb"\\(\\|x..)",
-        lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1][1:], 16)]),
+        lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]),
         source.encode(),
     )

@@ -1,4 +1,4 @@
-"""A real disk that is full, and caches that can't be written, under the real command."""
+"""Full disks (a small tmpfs) and caches that cannot be written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three hundred names of one small image, a broken one among them."""
+    """A folder with 299 links to a small image, and a damaged image."""
     root = tmp_path / "images"
     root.mkdir()
     Image.new("RGB", (40, 50), "teal").save(root / "000.png")
@@ -39,32 +39,33 @@ def weights(tmp_path):
 RESULTS = """
 import json, pathlib, subprocess, sys
 disk, arguments, output, expected = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
-whole = pathlib.Path(expected).read_bytes()
+complete = pathlib.Path(expected).read_bytes()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
-full = subprocess.run([sys.executable, "-m", "densenet_cli", *arguments], stderr=subprocess.PIPE, text=True)
-kept = output.read_bytes()
+first = subprocess.run([sys.executable, "-m", "densenet_cli", *arguments], stderr=subprocess.PIPE, text=True)
+written = output.read_bytes()
 subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
-later = subprocess.run([sys.executable, "-m", "densenet_cli", *arguments, "--resume"], stderr=subprocess.DEVNULL)
+resumed = subprocess.run([sys.executable, "-m", "densenet_cli", *arguments, "--resume"], stderr=subprocess.DEVNULL)
 print(json.dumps({
-    "full": full.returncode, "said": full.stderr.splitlines()[-1], "kept": len(kept), "begins": whole.startswith(kept),
-    "whole records": kept.endswith(b"\\n"), "later": later.returncode, "same": output.read_bytes() == whole,
+    "status": first.returncode, "message": first.stderr.splitlines()[-1], "written": len(written),
+    "is prefix": complete.startswith(written), "ends with newline": written.endswith(b"\\n"),
+    "resumed status": resumed.returncode, "is complete": output.read_bytes() == complete,
 }))
 """
 
 
 @needs_a_small_disk
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_results_on_a_disk_that_gets_full_and_then_more_room(folder, weights, tmp_path, suffix):
+def test_a_run_on_a_full_disk_can_be_resumed(folder, weights, tmp_path, suffix):
     disk = tmp_path / "disk"
     disk.mkdir()
     arguments = ["predict", str(folder), "--weights", str(weights), "-o"]
     assert densenet(*arguments, tmp_path / f"expected.{suffix}").status == 1
     output = str(disk / f"out.{suffix}")
-    report = in_a_namespace(RESULTS, disk, json.dumps([*arguments, output]), output, tmp_path / f"expected.{suffix}")
-    assert report["full"] == 4
-    assert f"{output}: No space left on device" in report["said"] and "--resume" in report["said"]
-    assert 10_000 < report["kept"] < 64 << 10 and report["begins"] and report["whole records"]
-    assert (report["later"], report["same"]) == (1, True)
+    report = run_in_namespace(RESULTS, disk, json.dumps([*arguments, output]), output, tmp_path / f"expected.{suffix}")
+    assert report["status"] == 4
+    assert f"{output}: No space left on device" in report["message"] and "--resume" in report["message"]
+    assert 10_000 < report["written"] < 64 << 10 and report["is prefix"] and report["ends with newline"]
+    assert (report["resumed status"], report["is complete"]) == (1, True)
 
 
 GRAPH = """
@@ -74,35 +75,35 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", cache], check=
 runs = [
     subprocess.run([sys.executable, "-m", "densenet_cli", *arguments], capture_output=True, text=True) for _ in range(2)
 ]
-left = [str(path) for path in pathlib.Path(cache).rglob("*") if "graphs" in path.parts and path.is_file()]
-print(json.dumps({"out": [run.stdout for run in runs], "err": [run.stderr for run in runs], "left": left}))
+files = [str(path) for path in pathlib.Path(cache).rglob("*") if "graphs" in path.parts and path.is_file()]
+print(json.dumps({"out": [run.stdout for run in runs], "err": [run.stderr for run in runs], "files": files}))
 """
 
 
 @needs_a_small_disk
-def test_a_disk_without_room_for_the_graph(folder, weights, tmp_path, monkeypatch):
+def test_predict_without_room_for_the_graph(folder, weights, tmp_path, monkeypatch):
     arguments = ["predict", str(folder / "000.png"), "--weights", str(weights), "--format", "jsonl"]
     expected = json.loads(densenet(*arguments).out)
     cache = tmp_path / "small"
     cache.mkdir()
     monkeypatch.setenv("DENSENET_CACHE", str(cache))
-    report = in_a_namespace(GRAPH, cache, json.dumps(arguments))
-    assert report["err"] == ["", ""] and report["left"] == []
+    report = run_in_namespace(GRAPH, cache, json.dumps(arguments))
+    assert report["err"] == ["", ""] and report["files"] == []
     for out in report["out"]:
-        assert_same_answer(json.loads(out), expected)
+        assert_same_prediction(json.loads(out), expected)
 
 
-def in_a_namespace(script: str, *arguments: object) -> dict:
+def run_in_namespace(script: str, *arguments: object) -> dict:
     command = [*MOUNT_NAMESPACE, sys.executable, "-c", script, *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
-def assert_same_answer(found: dict, expected: dict) -> None:
-    for mine, theirs in zip(found["predictions"], expected["predictions"], strict=True):
-        assert mine["label"] == theirs["label"]
-        assert mine["probability"] == pytest.approx(theirs["probability"], abs=1e-6)
+def assert_same_prediction(actual: dict, expected: dict) -> None:
+    for score, other in zip(actual["predictions"], expected["predictions"], strict=True):
+        assert score["label"] == other["label"]
+        assert score["probability"] == pytest.approx(other["probability"], abs=1e-6)
 
 
 AS_NOBODY = """
@@ -110,7 +111,7 @@ import base64, os, sys
 from densenet_cli import Classifier
 weights, image, cache = sys.argv[1:]
 for os.environ["DENSENET_CACHE"] in (os.environ["DENSENET_CACHE"], "/dev/null/none"):
-    Classifier(weights=weights).predict(image).to_json()  # everything is imported while it may be
+    Classifier(weights=weights).predict(image).to_json()  # import all modules while they can be read
 if os.geteuid() == 0:
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
 os.environ["DENSENET_CACHE"] = cache
@@ -119,30 +120,30 @@ for _ in range(2):
 """
 
 
-@pytest.mark.parametrize("cache", ["empty", "absent", "full of another's graphs"])
-def test_a_cache_that_may_not_be_written(folder, weights, cache):
-    place = Path(tempfile.mkdtemp(prefix="densenet-"))  # where every user may go, unlike below pytest's own folder
+@pytest.mark.parametrize("cache", ["empty", "absent", "graphs of another user"])
+def test_predict_with_an_unwritable_cache(folder, weights, cache):
+    root = Path(tempfile.mkdtemp(prefix="densenet-"))  # accessible to every user, unlike the folders of pytest
     try:
-        shutil.copy(weights, place / "tiny.h5")
-        shutil.copy(folder / "000.png", place / "a.png")
-        (place / "cache").mkdir()
-        arguments = ["predict", place / "a.png", "--weights", place / "tiny.h5", "--format", "jsonl"]
+        shutil.copy(weights, root / "tiny.h5")
+        shutil.copy(folder / "000.png", root / "a.png")
+        (root / "cache").mkdir()
+        arguments = ["predict", root / "a.png", "--weights", root / "tiny.h5", "--format", "jsonl"]
         expected = json.loads(densenet(*arguments).out)
         if cache == "absent":
-            (place / "cache").rmdir()
+            (root / "cache").rmdir()
         elif cache != "empty":
-            shutil.copytree(os.environ["DENSENET_CACHE"], place / "cache", dirs_exist_ok=True)
-        before = sorted(place.rglob("*"))
-        for path in (place, *(path for path in before if path.is_dir())):
+            shutil.copytree(os.environ["DENSENET_CACHE"], root / "cache", dirs_exist_ok=True)
+        before = sorted(root.rglob("*"))
+        for path in (root, *(path for path in before if path.is_dir())):
             path.chmod(0o555)
-        command = [sys.executable, "-c", AS_NOBODY, place / "tiny.h5", place / "a.png", place / "cache"]
+        command = [sys.executable, "-c", AS_NOBODY, root / "tiny.h5", root / "a.png", root / "cache"]
         run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
         assert (run.returncode, run.stderr) == (0, "")
         for line in run.stdout.splitlines():
-            assert_same_answer(json.loads(line), expected)
+            assert_same_prediction(json.loads(line), expected)
         assert len(run.stdout.splitlines()) == 2
-        assert sorted(place.rglob("*")) == before
+        assert sorted(root.rglob("*")) == before
     finally:
-        for path in (place, *place.rglob("*")):
+        for path in (root, *root.rglob("*")):
             path.chmod(0o755)
-        shutil.rmtree(place)
+        shutil.rmtree(root)

@@ -1,4 +1,4 @@
-"""Interrupted at random moments and resumed, the command loses nothing; ``kill_rounds`` does many more rounds."""
+"""A run that is interrupted at random moments and resumed loses nothing. ``kill_rounds`` runs more rounds."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from tests.support.networks import tiny_weights
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory):
+def dataset(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("interrupted"), 2000)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_three_rounds_of_interruptions_end_as_an_uninterrupted_run(suffix, material, tmp_path):
-    kills = sum(run_round(seed, material, tmp_path / f"out{suffix}", most_kills=2).total() for seed in range(3))
+def test_interrupted_runs_write_the_bytes_of_an_uninterrupted_run(suffix, dataset, tmp_path):
+    kills = sum(run_round(seed, dataset, tmp_path / f"out{suffix}", max_kills=2).total() for seed in range(3))
     assert kills >= 3
 
 
 NUMPY = """
 import os, signal, time
 try:
-    os.kill(os.getpid(), signal.{asked})
+    os.kill(os.getpid(), signal.{name})
     time.sleep(1)
 except KeyboardInterrupt:
-    raise ImportError("as C code says that imports it")
+    raise ImportError("as raised by the C code that imports numpy")
 """
 
 
-@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_import_is_no_error_of_its_own(asked, tmp_path):
-    """ONNX Runtime's C code imports numpy, prints a KeyboardInterrupt in its middle, and raises an ImportError."""
-    (tmp_path / "numpy.py").write_text(NUMPY.format(asked=asked))
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_during_an_import(name, tmp_path):
+    """The C code of ONNX Runtime imports numpy. It prints a KeyboardInterrupt there and raises an ImportError."""
+    (tmp_path / "numpy.py").write_text(NUMPY.format(name=name))
     image = tmp_path / "a.png"
     image.touch()
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}

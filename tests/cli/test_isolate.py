@@ -1,4 +1,4 @@
-"""``--isolate`` and ``--timeout``, end to end: hostile images among good ones, and no process left behind."""
+"""``--isolate`` and ``--timeout``, end to end: decoders that crash or hang, and no remaining processes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def decoders(monkeypatch):
-    """For processes of ours and those that they start."""
+    """Replace pillow-heif by a decoder that misbehaves on request, also in child processes."""
     monkeypatch.syspath_prepend(DECODERS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(DECODERS), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left(children):
+def no_remaining_processes(children):
     yield
     assert children() == []
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def fill(folder, behaviors):
-    """An image for each, in order: of a color of its own, so that results that change places are noticed."""
+    """Write one image per behavior, each in another color, so that a wrong order is noticed."""
     for number, behavior in enumerate(behaviors):
         (folder / f"{number:03}.heic").write_bytes(heic(behavior, 40 + number))
 
@@ -58,12 +58,12 @@ def records(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def errors_of(text):
+def error_types(text):
     return [record["error"]["type"] if "error" in record else None for record in records(text)]
 
 
 @pytest.mark.parametrize("options", [["--isolate", "--threads", 1], ["--timeout", 50, "--threads", 3]])
-def test_the_same_bytes(weights, folder, options):
+def test_output_is_the_same_as_without_isolation(weights, folder, options):
     good = encode(photograph("coffee", (300, 200)), "PNG")
     (folder / "half.png").write_bytes(good[:5000])
     (folder / "good.png").write_bytes(good)
@@ -74,16 +74,16 @@ def test_the_same_bytes(weights, folder, options):
     os.mkfifo(folder / "fifo.jpg")
     sources = [SAMPLES, folder, "-", folder / "none.jpg", "/dev/null"]
     common = ["predict", *sources, "--weights", weights, "--format", "json", "--decode-memory", 50]
-    plain = densenet(*common, stdin=good)
+    direct = densenet(*common, stdin=good)
     isolated = densenet(*common, *options, stdin=good)
-    assert isolated.status == plain.status == 1
-    assert isolated.out == plain.out
-    assert isolated.err == plain.err
-    assert len({record.get("error", {}).get("type") for record in json.loads(plain.out)}) == 5
+    assert isolated.status == direct.status == 1
+    assert isolated.out == direct.out
+    assert isolated.err == direct.err
+    assert len({record.get("error", {}).get("type") for record in json.loads(direct.out)}) == 5
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_hostile_images_among_good_ones(weights, folder, threads):
+def test_crashes_and_hangs_fail_single_images(weights, folder, threads):
     behaviors = [
         "decode", "segmentation fault", "decode", "decode", "hang", "exhaust memory", "exhaust memory in C", "decode",
         "abort", "hang with the GIL", "decode", "send noise", "os._exit", "kill", "decode",
@@ -98,15 +98,15 @@ def test_hostile_images_among_good_ones(weights, folder, threads):
     options = ["--weights", weights, "--format", "jsonl", "--threads", threads, "--decode-memory", 50]
     result = densenet("predict", folder, *options, "--timeout", 2)
     assert result.status == 1
-    assert errors_of(result.out) == [expected.get(behavior, "DecoderCrashed") for behavior in behaviors]
-    found = records(result.out)
-    assert [record["source"] for record in found] == [str(path) for path in sorted(folder.iterdir())]
-    for record in found:
+    assert error_types(result.out) == [expected.get(behavior, "DecoderCrashed") for behavior in behaviors]
+    actual = records(result.out)
+    assert [record["source"] for record in actual] == [str(path) for path in sorted(folder.iterdir())]
+    for record in actual:
         assert "error" not in record or record["error"]["message"] in result.err
     fill(folder, ["decode"] * len(behaviors))
-    harmless = records(densenet("predict", folder, *options).out)
-    assert [a for a in found if "error" not in a] == [
-        record for record, behavior in zip(harmless, behaviors, strict=True) if behavior == "decode"
+    decoded = records(densenet("predict", folder, *options).out)
+    assert [record for record in actual if "error" not in record] == [
+        record for record, behavior in zip(decoded, behaviors, strict=True) if behavior == "decode"
     ]
 
 
@@ -114,10 +114,10 @@ def test_every_tenth_image_crashes(weights, folder):
     behaviors = ["abort" if number % 10 == 7 else "decode" for number in range(100)]
     fill(folder, behaviors)
     result = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--isolate")
-    assert errors_of(result.out) == ["DecoderCrashed" if name == "abort" else None for name in behaviors]
+    assert error_types(result.out) == ["DecoderCrashed" if behavior == "abort" else None for behavior in behaviors]
 
 
-def test_evaluate_counts_it_as_a_image_that_failed(weights, folder):
+def test_evaluate_reports_crashes_as_failed_images(weights, folder):
     for name in ("0", "1"):
         (folder / name).mkdir()
         fill(folder / name, ["decode", "abort", "decode"])
@@ -129,7 +129,7 @@ def test_evaluate_counts_it_as_a_image_that_failed(weights, folder):
 
 @pytest.fixture
 def running(weights, folder, tmp_path):
-    """Starts the command on good images and one of some behavior, and waits until that one is at work."""
+    """Return a function that starts the command and waits until an image with a given behavior is being decoded."""
     processes = []
 
     def start(behavior, *options):
@@ -163,62 +163,62 @@ def wait_for(condition, seconds=60):
 
 
 def is_gone(process):
-    """Ended, whether or not whoever inherited it has noticed."""
+    """Return whether a process has ended, including zombies."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-LOCKED = "hang with the GIL"
+HANG = "hang with the GIL"
 
 
 @pytest.mark.parametrize(
-    ("asked", "behavior"),
-    [(signal.SIGINT, LOCKED), (signal.SIGTERM, "stop"), (signal.SIGKILL, LOCKED), (signal.SIGKILL, "stop")],
+    ("signal_number", "behavior"),
+    [(signal.SIGINT, HANG), (signal.SIGTERM, "stop"), (signal.SIGKILL, HANG), (signal.SIGKILL, "stop")],
 )
-def test_no_worker_outlives_the_command(running, asked, behavior):
+def test_no_worker_outlives_the_command(running, signal_number, behavior):
     process, workers, _ = running(behavior, "--isolate")
     assert len(workers) == 2
-    process.send_signal(asked)
+    process.send_signal(signal_number)
     out, err = process.communicate(timeout=60)
-    if asked != signal.SIGKILL:
+    if signal_number != signal.SIGKILL:
         assert process.returncode == 130
         assert err.splitlines()[-1] == "Interrupted."
-        assert set(errors_of(out)) <= {None}
+        assert set(error_types(out)) <= {None}
         assert not any(worker.is_running() for worker in workers)  # not even as a zombie
     wait_for(lambda: all(map(is_gone, workers)))
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_what_all_processes_are_asked_costs_no_image(running, asked):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_fails_no_image(running, signal_number):
     process, workers, _ = running("hang", "--isolate")
-    os.killpg(process.pid, asked)
+    os.killpg(process.pid, signal_number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.split() == ["Interrupted."]
-    assert set(errors_of(out)) <= {None}
+    assert set(error_types(out)) <= {None}
     wait_for(lambda: all(map(is_gone, workers)))
 
 
-def test_a_worker_killed_from_outside(running):
+def test_a_killed_worker_is_replaced_once(running):
     process, _, mark = running("hang", "--isolate")
     (worker,) = map(int, mark.read_text().split())
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: len(mark.read_text().split()) == 2)  # a fresh process has the image once more
+    wait_for(lambda: len(mark.read_text().split()) == 2)  # a new process decodes the image again
     os.kill(int(mark.read_text().split()[1]), signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors_of(out) == [None] * 20 + ["DecoderCrashed"] + [None] * 79
+    assert error_types(out) == [None] * 20 + ["DecoderCrashed"] + [None] * 79
     assert err.count("SIGKILL") == 1
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x", "1e9"])
-def test_times_that_are_none(weights, value):
+def test_invalid_timeouts(weights, value):
     result = densenet("predict", SAMPLES, "--weights", weights, "--timeout", value)
     assert result.status == 2
     assert "timeout" in result.err
     assert result.out == ""
 
 
-def test_no_process_can_be_started(weights, monkeypatch):
+def test_workers_that_cannot_be_started(weights, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     result = densenet("predict", SAMPLES, "--weights", weights, "--isolate", "--format", "jsonl")
     assert result.status == 1

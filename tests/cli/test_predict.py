@@ -1,4 +1,4 @@
-"""``densenet predict``, end to end, with a tiny network: the path is what is tested."""
+"""``densenet predict``, end to end, with a tiny network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of one color each, a broken one, and a file that is none."""
+    """A folder with images of one color, a damaged image, and a file that is not an image."""
     root = tmp_path / "images"
     (root / "below").mkdir(parents=True)
     for number, name in enumerate(["b.png", "a.jpg", "below/a.jpg", "z.bmp"]):
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def item(folder):
+def image(folder):
     return folder / "a.jpg"
 
 
@@ -46,8 +46,8 @@ def records(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_table(weights, item):
-    result = densenet("predict", item, "--weights", weights, "-k", 3)
+def test_table(weights, image):
+    result = densenet("predict", image, "--weights", weights, "-k", 3)
     assert result.status == 0
     assert "tiny0" in result.out
     assert result.out.count("class ") == 3
@@ -56,18 +56,18 @@ def test_table(weights, item):
     assert result.err == ""
 
 
-def test_json_lines_hold_the_contract(weights, folder):
+def test_json_lines(weights, folder):
     result = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "-k", "2", "--verbose")
     assert result.status == 1
-    found = records(result.out)
+    actual = records(result.out)
     names = ["a.jpg", "b.png", os.path.join("below", "a.jpg"), "broken.jpg", "z.bmp"]
-    assert [record["source"] for record in found] == [str(folder / name) for name in names]
-    assert {record["model"] for record in found} == {"tiny0"}
-    broken = found.pop(3)
+    assert [record["source"] for record in actual] == [str(folder / name) for name in names]
+    assert {record["model"] for record in actual} == {"tiny0"}
+    broken = actual.pop(3)
     assert broken["error"]["type"] == "UnreadableImage"
     assert broken["error"]["message"] in result.err
     assert "Skipped 1 file" in result.err
-    for record in found:
+    for record in actual:
         assert [score["rank"] for score in record["predictions"]] == [1, 2]
         assert set(record["predictions"][0]) == {"rank", "index", "id", "label", "probability"}
         first, second = (score["probability"] for score in record["predictions"])
@@ -75,7 +75,7 @@ def test_json_lines_hold_the_contract(weights, folder):
         assert first == float(str(np.float32(first)))
 
 
-def test_json_is_one_array(weights, folder):
+def test_json_is_an_array(weights, folder):
     result = densenet("predict", folder, "--weights", weights, "--format", "json")
     assert len(json.loads(result.out)) == 5
 
@@ -93,74 +93,74 @@ def test_engines_and_threads_agree(weights, folder):
     two = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--threads", 4, "--batch-size", 32)
     assert one.out == two.out
     other = densenet("predict", folder, "--weights", weights, "--format", "jsonl", "--engine", "tensorflow")
-    for mine, theirs in zip(records(one.out), records(other.out), strict=True):
-        assert mine["source"] == theirs["source"]
-        for a, b in zip(mine.get("predictions", []), theirs.get("predictions", []), strict=True):
+    for first, second in zip(records(one.out), records(other.out), strict=True):
+        assert first["source"] == second["source"]
+        for a, b in zip(first.get("predictions", []), second.get("predictions", []), strict=True):
             assert a["index"] == b["index"]
             assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)
 
 
-def test_sources_of_every_kind_in_any_mixture(weights, folder, tmp_path):
-    listed = tmp_path / "list.txt"
-    listed.write_text(f"{folder / 'z.bmp'}\n{folder / 'gone.jpg'}\n")
+def test_all_kinds_of_sources_together(weights, folder, tmp_path):
+    source_list = tmp_path / "list.txt"
+    source_list.write_text(f"{folder / 'z.bmp'}\n{folder / 'missing.jpg'}\n")
     data = (folder / "b.png").read_bytes()
     result = densenet(
-        "predict", folder / "*.jpg", "-", folder / "below", "--files-from", listed, "--weights", weights,
+        "predict", folder / "*.jpg", "-", folder / "below", "--files-from", source_list, "--weights", weights,
         "--format", "jsonl", stdin=data,
     )  # fmt: skip
     names = [record["source"].removeprefix(str(folder) + os.sep) for record in records(result.out)]
-    assert names == ["a.jpg", "broken.jpg", "-", os.path.join("below", "a.jpg"), "z.bmp", "gone.jpg"]
+    assert names == ["a.jpg", "broken.jpg", "-", os.path.join("below", "a.jpg"), "z.bmp", "missing.jpg"]
     assert result.status == 1
 
 
-def test_null_separated_list_on_standard_input(weights, folder):
+def test_nul_separated_list_on_standard_input(weights, folder):
     data = f"{folder / 'a.jpg'}\0{folder / 'b.png'}\0".encode()
     result = densenet("predict", "--files-from", "-", "--null", "--weights", weights, "--format", "jsonl", stdin=data)
     assert [os.path.basename(record["source"]) for record in records(result.out)] == ["a.jpg", "b.png"]
 
 
-def test_min_prob_leaves_an_empty_row(weights, item):
-    result = densenet("predict", item, "--weights", weights, "--format", "jsonl", "--min-prob", 1)
+def test_min_prob_above_all_probabilities(weights, image):
+    result = densenet("predict", image, "--weights", weights, "--format", "jsonl", "--min-prob", 1)
     assert records(result.out)[0]["predictions"] == []
     assert result.status == 0
-    shown = densenet("predict", item, "--weights", weights, "--min-prob", 1)
-    assert shown.status == 0 and "%" not in shown.out
+    table = densenet("predict", image, "--weights", weights, "--min-prob", 1)
+    assert table.status == 0 and "%" not in table.out
 
 
-def test_more_labels_than_classes_means_all(weights, item):
-    result = densenet("predict", item, "--weights", weights, "--format", "jsonl", "-k", 10_000)
+def test_top_k_above_the_number_of_classes(weights, image):
+    result = densenet("predict", image, "--weights", weights, "--format", "jsonl", "-k", 10_000)
     assert len(records(result.out)[0]["predictions"]) == TINY.classes
 
 
-def test_labels_file(weights, item, tmp_path):
+def test_labels_file(weights, image, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"thing {n}" for n in range(10)))
-    result = densenet("predict", item, "--weights", weights, "--labels", labels)
+    result = densenet("predict", image, "--weights", weights, "--labels", labels)
     assert "thing " in result.out
     labels.write_text("only\ntwo")
-    result = densenet("predict", item, "--weights", weights, "--labels", labels)
+    result = densenet("predict", image, "--weights", weights, "--labels", labels)
     assert result.status == 2
     assert "10 classes" in result.err and "2" in result.err
 
 
 def test_output_file_and_resume(weights, folder, tmp_path):
-    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    assert densenet("predict", folder, "--weights", weights, "-o", whole).status == 1
-    assert densenet("predict", folder, "--weights", weights, "-o", cut).status == 1
-    data = whole.read_bytes()
-    assert json.loads((tmp_path / "whole.jsonl.meta.json").read_text())
-    cut.write_bytes(data[: len(data) // 2])
-    refused = densenet("predict", folder, "--weights", weights, "-o", cut)
+    complete, partial = tmp_path / "complete.jsonl", tmp_path / "partial.jsonl"
+    assert densenet("predict", folder, "--weights", weights, "-o", complete).status == 1
+    assert densenet("predict", folder, "--weights", weights, "-o", partial).status == 1
+    data = complete.read_bytes()
+    assert json.loads((tmp_path / "complete.jsonl.meta.json").read_text())
+    partial.write_bytes(data[: len(data) // 2])
+    refused = densenet("predict", folder, "--weights", weights, "-o", partial)
     assert refused.status in (2, 4) and "--resume" in refused.err and "--overwrite" in refused.err
-    result = densenet("predict", folder, "--weights", weights, "-o", cut, "--resume")
+    result = densenet("predict", folder, "--weights", weights, "-o", partial, "--resume")
     assert result.status == 1
-    assert cut.read_bytes() == data
-    other = densenet("predict", folder, "--weights", weights, "-o", cut, "--resume", "-k", 1)
+    assert partial.read_bytes() == data
+    other = densenet("predict", folder, "--weights", weights, "-o", partial, "--resume", "-k", 1)
     assert other.status == 2 and "top_k" in other.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"),
+    ("arguments", "status", "message"),
     [
         ([], 2, "--files-from"),
         (["x.jpg", "--variant", "122"], 2, "'121'"),
@@ -172,49 +172,49 @@ def test_output_file_and_resume(weights, folder, tmp_path):
         (["x.jpg", "--resume"], 2, "--output"),
         (["x.jpg", "--retry-errors"], 2, "--resume"),
         (["x.jpg", "--null"], 2, "--files-from"),
-        (["-", "--files-from", "-"], 2, "not both"),
-        (["x.jpg", "--variant", "161", "--offline"], 3, "--weights"),
+        (["-", "--files-from", "-"], 2, "--files-from"),
+        (["x.jpg", "--variant", "161", "--offline"], 3, "checkpoint"),
         (["x.jpg", "--offline"], 3, "download-weights"),
     ],
 )
-def test_wrong_usage_names_what_is_allowed(arguments, status, words, tmp_path, monkeypatch):
+def test_errors_name_the_alternatives(arguments, status, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = densenet("predict", *arguments)
     assert result.status == status
-    assert words in result.err
+    assert message in result.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ten_crop(weights, item):
-    ten = densenet("predict", item, "--weights", weights, "--ten-crop", "--format", "jsonl")
+def test_ten_crop(weights, image):
+    ten = densenet("predict", image, "--weights", weights, "--ten-crop", "--format", "jsonl")
     assert len(records(ten.out)[0]["predictions"]) == 5
-    refused = densenet("predict", item, "--weights", weights, "--ten-crop", "--preprocess", "pad")
+    refused = densenet("predict", image, "--weights", weights, "--ten-crop", "--preprocess", "pad")
     assert refused.status == 2 and "crop" in refused.err
 
 
-def test_a_variant_that_the_weights_contradict(weights, item):
-    result = densenet("predict", item, "--weights", weights, "--variant", "121")
+def test_weights_of_another_variant(weights, image):
+    result = densenet("predict", image, "--weights", weights, "--variant", "121")
     assert result.status == 3
-    assert "121" in result.err
+    assert "--variant" in result.err
 
 
-def test_weights_that_are_none(item, tmp_path):
-    wrong = tmp_path / "wrong.h5"
-    wrong.write_bytes(b"no weights")
-    result = densenet("predict", item, "--weights", wrong)
+def test_weights_that_are_not_a_checkpoint(image, tmp_path):
+    path = tmp_path / "wrong.h5"
+    path.write_bytes(b"no weights")
+    result = densenet("predict", image, "--weights", path)
     assert result.status == 3
     assert "wrong.h5" in result.err
 
 
-def test_no_color_in_a_pipe_and_narrow_terminals(weights, item):
+def test_narrow_terminal_without_color(weights, image):
     environment = {**os.environ, "COLUMNS": "40"}
-    result = run_process("predict", item, "--weights", weights, env=environment)
+    result = run_process("predict", image, "--weights", weights, env=environment)
     assert result.returncode == 0
     assert "\x1b" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(item)))
+    assert max(map(len, result.stdout.splitlines())) <= max(40, len(str(image)))
 
 
-def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
+def test_a_closed_pipe_ends_the_run_quietly(weights, folder):
     many = " ".join([str(folder / "a.jpg")] * 300)
     script = f"'{sys.executable}' -m densenet_cli predict {many} --weights {weights} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -223,7 +223,7 @@ def test_a_reader_that_leaves_early_ends_it_quietly(weights, folder):
 
 
 HEAVY = {"numpy", "PIL", "rich", "onnxruntime", "tensorflow", "keras", "h5py", "onnx", "requests"}
-NOT_FOR_A_IMAGE = {
+UNNEEDED_FOR_PREDICT = {
     "tensorflow",
     "keras",
     "h5py",
@@ -236,11 +236,11 @@ NOT_FOR_A_IMAGE = {
 
 
 def imported(arguments, modules):
-    """Which of ``modules`` a run of the command has imported at its end."""
+    """Return which of ``modules`` are imported at the end of a run."""
     code = (
         "import sys, densenet_cli.cli as cli\n"
         f"try: cli.main({list(map(str, arguments))!r})\n"
-        "except SystemExit as leaving: assert leaving.code == 0\n"
+        "except SystemExit as error: assert error.code == 0\n"
         f"print(' '.join({modules!r} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -248,26 +248,26 @@ def imported(arguments, modules):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"]])
-def test_nothing_heavy_is_imported_for_help(arguments):
+def test_help_imports_no_heavy_packages(arguments):
     assert imported(arguments, HEAVY) == []
 
 
-def test_summary_needs_no_array():
+def test_summary_imports_only_rich():
     assert set(imported(["summary"], HEAVY)) <= {"rich"}
 
 
-def test_only_what_is_needed_is_imported_for_a_image(weights, item):
-    """With the graph cached: no TensorFlow, no checkpoint reader, no download."""
-    Classifier(weights=weights).predict(item)
-    assert imported(["predict", item, "--weights", weights], NOT_FOR_A_IMAGE) == []
+def test_predict_imports_no_unneeded_packages(weights, image):
+    """With a cached graph, prediction needs no TensorFlow, checkpoint reader, or downloader."""
+    Classifier(weights=weights).predict(image)
+    assert imported(["predict", image, "--weights", weights], UNNEEDED_FOR_PREDICT) == []
 
 
-def test_with_isolate_no_decoder_is_imported(weights, item):
-    assert imported(["predict", item, "--weights", weights, "--isolate"], {"PIL"}) == []
+def test_isolate_imports_no_decoder(weights, image):
+    assert imported(["predict", image, "--weights", weights, "--isolate"], {"PIL"}) == []
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, asked):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_writes_finished_records(weights, folder, tmp_path, signal_number):
     output = tmp_path / "out.jsonl"
     many = tmp_path / "many.txt"
     many.write_text(f"{folder / 'a.jpg'}\n" * 200_000)
@@ -287,27 +287,27 @@ def test_interrupted_with_what_is_finished_written(weights, folder, tmp_path, as
         deadline = time.monotonic() + 60
         while (not output.exists() or output.stat().st_size < 5000) and time.monotonic() < deadline:
             time.sleep(0.02)
-        running.send_signal(asked)
+        running.send_signal(signal_number)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "Interrupted."
     assert len(records(output.read_text())) >= 10
 
 
-def test_offline_leaves_urls_alone(weights, item):
+def test_offline_does_not_download_urls(weights, image):
     result = densenet(
-        "predict", "http://127.0.0.1:9/a.jpg", item, "--weights", weights, "--offline", "--format", "jsonl"
+        "predict", "http://127.0.0.1:9/a.jpg", image, "--weights", weights, "--offline", "--format", "jsonl"
     )
     first, second = records(result.out)
     assert first["error"]["type"] == "DownloadFailed" and "offline" in first["error"]["message"]
     assert "predictions" in second
 
 
-def test_nothing_is_kept_in_the_home_but_the_cache(weights, item, tmp_path):
-    """ONNX Runtime's telemetry would keep a device id and its events there, and send them."""
+def test_the_home_folder_is_not_written(weights, image, tmp_path):
+    """The telemetry of ONNX Runtime would store a device ID and events there, and send them."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
     environment |= {"HOME": str(home), "DENSENET_CACHE": str(tmp_path / "elsewhere")}
-    assert run_process("predict", item, "--weights", weights, env=environment).returncode == 0
+    assert run_process("predict", image, "--weights", weights, env=environment).returncode == 0
     assert list(home.rglob("*")) == []

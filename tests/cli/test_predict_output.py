@@ -1,4 +1,4 @@
-"""Where ``densenet predict`` writes its results: ``-o`` in all its forms, and what is in the file in the end."""
+"""``densenet predict --output``: files, standard output, and resuming."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
 @pytest.mark.parametrize("options", [["-k", 1], ["--min-prob", 0.05], ["-k", 1000], ["--min-prob", 1]])
-def test_resuming_without_a_source_keeps_its_record(weights, images, tmp_path, name, options):
+def test_resuming_with_fewer_sources_keeps_all_records(weights, images, tmp_path, name, options):
     output = tmp_path / name
     arguments = ["--weights", weights, "-o", output, *options]
     assert densenet("predict", *images[:2], *arguments).status == 0
-    whole = output.read_bytes()
+    complete = output.read_bytes()
     assert densenet("predict", images[0], *arguments, "--resume").status == 0
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == complete
     assert densenet("predict", images[2], *arguments, "--resume").status == 0
     text = output.read_text()
     assert all(str(image) in text for image in images)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
-def test_the_number_of_sources_recorded_already_is_said(weights, images, tmp_path, name):
+def test_resuming_reports_the_number_of_finished_sources(weights, images, tmp_path, name):
     arguments = ["--weights", weights, "-o", tmp_path / name, "-k", 1]
     densenet("predict", images[0], *arguments)
     one = densenet("predict", *images[:2], *arguments, "--resume")
@@ -49,13 +49,13 @@ def test_the_number_of_sources_recorded_already_is_said(weights, images, tmp_pat
     assert "2 sources already done" in two.err
 
 
-def test_a_missing_folder_is_found_before_the_weights_are_missed(images, tmp_path):
+def test_a_missing_output_folder_precedes_missing_weights(images, tmp_path):
     result = densenet("predict", images[0], "--offline", "-o", tmp_path / "missing" / "x.csv")
     assert result.status == 4
     assert "missing" in result.err
 
 
-def test_a_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
+def test_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     plain = densenet("predict", images[0], "--weights", weights, "--format", "jsonl")
@@ -70,19 +70,19 @@ def test_a_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
-@pytest.mark.parametrize(("output", "words"), [("", "--output is empty"), ("/dev/stdout", "--output to -")])
-def test_what_is_no_name_of_a_file_is_refused(weights, images, output, words, options):
+@pytest.mark.parametrize(("output", "message"), [("", "--output is empty"), ("/dev/stdout", "--output to -")])
+def test_invalid_output_names(weights, images, output, message, options):
     result = run_process("predict", images[0], "--weights", weights, "-o", output, *options)
     assert (result.returncode, result.stdout) == (2, "")
-    assert words in result.stderr
+    assert message in result.stderr
 
 
-def test_only_a_file_needs_the_digest_of_the_weights(weights, images, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(file_identity, "file_md5", lambda path: asked.append(path) or "0" * 32)
+def test_weights_are_hashed_only_for_output_files(weights, images, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(file_identity, "file_md5", lambda path: calls.append(path) or "0" * 32)
     arguments = ["predict", images[0], "--weights", weights]
     assert densenet(*arguments, "--format", "jsonl").status == 0
     assert densenet(*arguments, "--format", "csv", "-o", "-").status == 0
-    assert asked == []
+    assert calls == []
     assert densenet(*arguments, "-o", tmp_path / "r.csv").status == 0
-    assert asked == [weights]
+    assert calls == [weights]

@@ -1,4 +1,4 @@
-"""A standard output that goes away, or is full: a status and at most a sentence, for every form of output."""
+"""Closed and full standard output, for every output format."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def densenet(arguments, stdout):
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
 
 
-def test_a_reader_that_has_gone_is_no_error(arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
-    with open(writing, "wb") as stdout:
+def test_closed_standard_output_is_no_error(arguments):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb") as stdout:
         result = densenet(arguments, stdout)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_full_disk_is_said(arguments):
+def test_full_disk_is_one_error_message(arguments):
     with open("/dev/full", "wb") as stdout:
         result = densenet(arguments, stdout)
     assert result.returncode == 4

@@ -1,4 +1,4 @@
-"""``densenet summary``: totals, formats, narrow and wide."""
+"""``densenet summary``: totals, formats, and terminal widths."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def test_every_layer():
 
 
 @pytest.mark.parametrize("variant", variants.VARIANTS)
-def test_json_adds_up(variant):
-    found = json.loads(densenet("summary", "--variant", variant, "--format", "json").out)
-    assert found["model"] == variants.get(variant).model
+def test_json_totals_are_sums(variant):
+    summary = json.loads(densenet("summary", "--variant", variant, "--format", "json").out)
+    assert summary["model"] == variants.get(variant).model
     for total in ("parameters", "trainable", "multiply_adds"):
-        assert found[total] == sum(stage[total] for stage in found["stages"])
-        assert found[total] == sum(layer[total] for stage in found["stages"] for layer in stage["layers"])
-    assert found["stages"][-1]["output_shape"] == [variants.get(variant).config.classes]
+        assert summary[total] == sum(stage[total] for stage in summary["stages"])
+        assert summary[total] == sum(layer[total] for stage in summary["stages"] for layer in stage["layers"])
+    assert summary["stages"][-1]["output_shape"] == [variants.get(variant).config.classes]
 
 
-def test_another_input_size():
+def test_input_size():
     result = densenet("summary", "--input-size", "448")
     assert "14x14x1024" in result.out
     refused = densenet("summary", "--input-size", "16")
     assert refused.status == 2 and "too small" in refused.err
 
 
-def test_an_unknown_variant_names_those_there_are():
+def test_an_unknown_variant_lists_all_variants():
     result = densenet("summary", "--variant", "12")
     assert result.status == 2 and "bc-190-40" in result.err
 
 
 @pytest.mark.parametrize("columns", ["80", "160"])
-def test_fits_the_terminal(columns):
+def test_table_fits_the_terminal(columns):
     result = run_process("summary", env={**os.environ, "COLUMNS": columns})
     lines = result.stdout.splitlines()
     assert all("Dense block" not in line or "conv)" in line for line in lines)
