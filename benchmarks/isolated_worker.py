@@ -15,6 +15,7 @@ from densenet_cli.errors import DecoderCrashedError
 from densenet_cli.images import decoding
 from densenet_cli.images.isolation import WorkerPool
 from densenet_cli.images.isolation.worker import Worker
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source, from_object
 
@@ -36,7 +37,7 @@ def main(image: str, rounds: int) -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support" / "decoders")]
     from tests.support.decoders.pillow_heif import heic
 
-    budget = decoding.DecodeBudget(700)
+    budget = DecodeBudget(700)
     source, crash = from_object(image), Source("crash", heic("abort"), "bytes")
 
     def start_worker() -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 import densenet_cli
 from densenet_cli import CheckpointError, Classifier, ImageError, UsageError, WeightsError, engines, errors, variants
 from densenet_cli.images import decoding
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import normalize
 from densenet_cli.images.previews import DisplayImage, Thumbnail
 from densenet_cli.images.sources import expand, from_object
@@ -205,7 +206,7 @@ def test_registered_variant(weights, image, tmp_path):
 @pytest.mark.parametrize("ten_crop", [False, True])
 def test_embedding_is_the_mean_of_features_and_crops(weights, image, ten_crop):
     classifier = Classifier(weights=weights, ten_crop=ten_crop)
-    pixels = decoding.load(from_object(image), classifier.preprocessing, decoding.DecodeBudget(100)).pixels
+    pixels = decoding.load(from_object(image), classifier.preprocessing, DecodeBudget(100)).pixels
     features = engines.create("onnx", weights, None, 1).run(normalize(pixels), ("features",))["features"]
     assert len(features) == (10 if ten_crop else 1)
     embedding = classifier.embed(image)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from densenet_cli import engines
 from densenet_cli.errors import DownloadFailedError, UsageError
 from densenet_cli.images import decoding, sources
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import Preprocessing, normalize
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
@@ -44,7 +45,7 @@ class Classifier:
         weights: checkpoint file (HDF5, ``.keras``, safetensors) to use instead of the variant's published weights.
         labels: file of class names, one per line, instead of the model's own.
         engine: ``onnx`` or ``tensorflow``.
-        preprocess: how to fit images to the input, a key of ``images.preprocessing.MODES``. Defaults to the model's own
+        preprocess: how to fit images to the input, one of ``images.preprocessing.MODES``. Defaults to the model's own
             mode, else ``crop``.
         input_size: side of the square input in pixels. Defaults to the model's own.
         exact: never decode a large JPEG at reduced scale.
@@ -133,7 +134,7 @@ class Classifier:
     def _choose_decoder(
         self, decode_memory: int, isolate: bool, timeout: float | None
     ) -> Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]:
-        budget = decoding.DecodeBudget(decode_memory)
+        budget = DecodeBudget(decode_memory)
         if not isolate:
             return lambda source, preprocessing, preview: decoding.load(source, preprocessing, budget, preview)
         if os.name != "posix":

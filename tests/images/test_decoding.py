@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from densenet_cli.errors import ImageTooLargeError, UnreadableImageError
-from densenet_cli.images.decoding import DecodeBudget, decode
+from densenet_cli.images.decoding import decode
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.sources import from_object
 from tests.support.hostile_images import with_size
 from tests.support.images import ENCODINGS, encode, load_error, load_pixels, photograph, rotated

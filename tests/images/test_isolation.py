@@ -25,6 +25,7 @@ from densenet_cli.errors import (
 )
 from densenet_cli.images import decoding
 from densenet_cli.images.isolation import WorkerPool, worker
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import MODES, Preprocessing
 from densenet_cli.images.previews import PREVIEWS, DisplayImage
 from densenet_cli.images.sources import Source, from_object
@@ -54,7 +55,7 @@ def start_pool():
     pools = []
 
     def start(megabytes: int = BUDGET, timeout: float | None = None) -> WorkerPool:
-        pools.append(WorkerPool(decoding.DecodeBudget(megabytes), timeout))
+        pools.append(WorkerPool(DecodeBudget(megabytes), timeout))
         return pools[-1]
 
     yield start
@@ -91,7 +92,7 @@ def is_decoded(result, color=GRAY):
 
 
 def load_in_process(source, preprocessing):
-    return decoding.load(source, preprocessing, decoding.DecodeBudget(BUDGET))
+    return decoding.load(source, preprocessing, DecodeBudget(BUDGET))
 
 
 def assert_same(pool, image, preprocessing=PREPROCESSING):
@@ -171,7 +172,7 @@ def test_every_kind_of_source(pool, tmp_path, monkeypatch):
 def test_same_preview(pool, kind):
     source = Source("x", encode(photograph("coffee"), "JPEG"), "bytes")
     isolated = pool.load(source, PREPROCESSING, kind)
-    direct = decoding.load(source, PREPROCESSING, decoding.DecodeBudget(BUDGET), kind)
+    direct = decoding.load(source, PREPROCESSING, DecodeBudget(BUDGET), kind)
     np.testing.assert_array_equal(isolated.pixels, direct.pixels)
     assert isolated.preview.to_bytes() == direct.preview.to_bytes() != b""
 

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from densenet_cli.images.decoding import DecodeBudget, load
+from densenet_cli.images.decoding import load
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
 from tests.support.images import ENCODINGS, load_pixels, photograph

@@ -16,7 +16,8 @@ import skimage.data
 from PIL import Image
 
 from densenet_cli.errors import ImageError
-from densenet_cli.images.decoding import DecodeBudget, load
+from densenet_cli.images.decoding import load
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
 

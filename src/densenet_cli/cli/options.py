@@ -53,7 +53,7 @@ MODEL_OPTIONS = {
     ),
     "preprocess": option(
         "--preprocess",
-        type=click.Choice(list(MODES)),
+        type=click.Choice(MODES),
         group="Preprocessing",
         help="How to fit images to the input: crop (resize and center-crop), squash (ignore aspect ratio), "
         "pad (letterbox), keras (match load_img).  [default: the model's mode, or crop]",

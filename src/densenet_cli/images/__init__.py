@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are decoded, what of them a network sees."""
+"""Image sources, decoding, and preprocessing."""

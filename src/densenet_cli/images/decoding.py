@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from densenet_cli._types import Box, Size, UInt8Array
     from densenet_cli.images.previews import Preview
 
-__all__ = ["DecodeBudget", "Loaded", "decode", "guard", "load", "load_bytes"]
-
 T = TypeVar("T")
 
 MAX_MESSAGE_LENGTH = 200

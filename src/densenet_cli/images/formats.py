@@ -54,7 +54,9 @@ class ImageFormat:
         except ImportError:
             if self.name != "HEIF":
                 raise
-            raise UnreadableImageError("HEIC images need another package: pip install pillow-heif") from None
+            raise UnreadableImageError(
+                "HEIC images require the pillow-heif package (pip install pillow-heif)."
+            ) from None
         image: ImageFile = getattr(module, self.plugin[1])(stream)
         _scale_transparent_color(image)
         return image
@@ -75,7 +77,9 @@ def identify_format(stream: IO[bytes]) -> ImageFormat:
     for signature, kind in UNSUPPORTED.items():
         if start.startswith(signature):
             raise UnreadableImageError(f"{kind} are not supported. Convert the file to PNG or JPEG.")
-    raise UnreadableImageError(f"Not a supported image format ({', '.join(known.name for known in IMAGE_FORMATS)}).")
+    raise UnreadableImageError(
+        f"The file is not an image in a supported format ({', '.join(known.name for known in IMAGE_FORMATS)})."
+    )
 
 
 UNSUPPORTED = {

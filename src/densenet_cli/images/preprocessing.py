@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from densenet_cli._types import Box, FloatArray, Size, UInt8Array
 
-MODES: dict[str, str] = {
-    "crop": "resize the shorter side to 256 and center-crop to 224x224, as torchvision does",
-    "squash": "resize to 224x224, ignoring the aspect ratio",
-    "pad": "fit into 224x224 and pad with the mean color (letterbox)",
-    "keras": "match keras.utils.load_img: nearest-neighbor resize, EXIF rotation ignored, alpha dropped",
-}
-"""Preprocessing mode -> description for the default input size."""
+MODES = ("crop", "squash", "pad", "keras")
+"""How to fit an image to the input. For an input size of 224:
+
+- ``crop``: resize the shorter side to 256 and center-crop to 224x224, as torchvision does.
+- ``squash``: resize to 224x224, ignoring the aspect ratio.
+- ``pad``: fit into 224x224 and pad with the mean color (letterbox).
+- ``keras``: match ``keras.utils.load_img``: nearest-neighbor resize, no EXIF rotation, alpha dropped.
+"""
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -37,10 +38,10 @@ class Preprocessing:
     """How to turn an image into the network's input.
 
     Attributes:
-        mode: a key of ``MODES``.
+        mode: one of ``MODES``.
         input_size: side of the network's square input in pixels.
         exact: decode large JPEGs at full scale. ``keras`` mode always does.
-        ten_crop: use the ten crops of Krizhevsky et al. (2012) instead of one. Only in ``crop`` mode.
+        ten_crop: take ten crops (corners, center, and their mirror images) instead of one. Only in ``crop`` mode.
 
     Raises:
         UsageError: a value is not allowed.
@@ -57,7 +58,7 @@ class Preprocessing:
         if self.input_size < 1:
             raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":
-            raise UsageError(f"`ten_crop` requires the `preprocess` mode crop, not {self.mode}.")
+            raise UsageError(f"`ten_crop` requires `preprocess` crop, not {self.mode}.")
 
     @property
     def crops(self) -> int:

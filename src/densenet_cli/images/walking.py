@@ -86,7 +86,7 @@ def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
 
 
 def walk_glob(pattern: str) -> Iterator[Entry | SkippedFiles]:
-    """Yield the files that a glob matches, and the images below the folders that it matches, each path once.
+    """Yield the files that a glob matches, and the images below the folders that it matches.
 
     ``**`` matches any number of folders, including none. A final ``**`` or ``/`` restricts the glob to folders. If
     ``**`` is followed by another part, that part matches only files, because a folder would yield its images twice.
@@ -150,7 +150,8 @@ def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, in
         yield folder, rest
     matches = re.compile(fnmatch.translate(part)).match
     for name in names:
-        if not matches(name) or name.startswith(".") > part.startswith("."):
+        is_hidden = name.startswith(".") and not part.startswith(".")
+        if is_hidden or not matches(name):
             continue
         path, is_folder = os.path.join(folder, name), name in folders
         if is_folder and (is_recursive or rest):

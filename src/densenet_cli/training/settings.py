@@ -68,9 +68,7 @@ class Settings:
     stem_width: int = _setting(64, "Output channels of the stem.", "Network", metavar="N")
     compression: float = _setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
     input_size: int = _setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
-    preprocess: str = _setting(
-        "crop", "Preprocessing mode for validation and inference.", "Network", choices=tuple(MODES)
-    )
+    preprocess: str = _setting("crop", "Preprocessing mode for validation and inference.", "Network", choices=MODES)
     sizes: tuple[Phase, ...] = _setting(
         (),
         "Train on several image sizes in turn, such as 32x5,48x4: 5 epochs at 32 pixels, then 4 at 48.",

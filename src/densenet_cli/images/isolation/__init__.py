@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from densenet_cli.errors import DecoderCrashedError, IsolationError
 from densenet_cli.images import decoding, reading
+from densenet_cli.images.memory import DecodeBudget
 
 if TYPE_CHECKING:
     from densenet_cli.images.isolation.worker import Worker
@@ -37,7 +38,7 @@ class WorkerPool:
         IsolationError: a process cannot be started.
     """
 
-    def __init__(self, budget: decoding.DecodeBudget, timeout: float | None = None) -> None:
+    def __init__(self, budget: DecodeBudget, timeout: float | None = None) -> None:
         self._budget, self._timeout = budget, timeout
         self._lock = threading.Lock()
         self._is_closed = False

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images import decoding
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.pillow_setup import configure_pillow
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.previews import PREVIEWS
@@ -130,7 +131,7 @@ class Channel:
         return data
 
 
-class ParentBudget(decoding.DecodeBudget):
+class ParentBudget(DecodeBudget):
     """The budget shared by all processes, which the parent manages."""
 
     def __init__(self, channel: Channel, megabytes: int) -> None:
@@ -147,7 +148,7 @@ class ParentBudget(decoding.DecodeBudget):
             yield
 
 
-def _decode(channel: Channel, budget: decoding.DecodeBudget) -> tuple[Header, bytes]:
+def _decode(channel: Channel, budget: DecodeBudget) -> tuple[Header, bytes]:
     """Decode the image that was just received."""
     header, origin = channel.header, channel.data
     channel.data = b""
