@@ -17,29 +17,15 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from densenet_cli.output.atomic import open_locked, output_errors, replace_file, sync, sync_path, write_all
 from densenet_cli.output.checks import file_exists_error
-from densenet_cli.output.record_formats import RECORD_FORMATS
+from densenet_cli.output.record_formats import RECORD_FORMATS, N, Record
 from densenet_cli.output.resume import ResumeState, check_settings, read_state, settings_path, write_settings
 from densenet_cli.text import escape_name, to_unicode
 
-if TYPE_CHECKING:
-    from densenet_cli.output.records import Record
-
 _CHUNK_SIZE = 1 << 20
-
-
-class Named(Protocol):
-    """A source: anything with the name that its record will have as ``source``."""
-
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-
-
-N = TypeVar("N", bound=Named)
 
 
 class FileWriter:

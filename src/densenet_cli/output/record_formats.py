@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from densenet_cli.text import escape_name
 
 CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error")
+
+
+class Named(Protocol):
+    """A source: anything with the name that its record will have as ``source``."""
+
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+class Record(Protocol):
+    """A result that can be written as JSON: a ``Prediction``, or an ``Explanation``. CSV needs a ``Prediction``."""
+
+    @property
+    def source(self) -> str:
+        """The name of the image source."""
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
 
 
 class StoredRecord(NamedTuple):

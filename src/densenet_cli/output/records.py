@@ -20,25 +20,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.checks import check_output_file, format_from_suffix
-from densenet_cli.output.record_formats import RECORD_FORMATS
+from densenet_cli.output.record_formats import RECORD_FORMATS, N, Record
 
 if TYPE_CHECKING:
     from densenet_cli._types import PathLike
-    from densenet_cli.output.record_file import N
 
 
 _STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-
-
-class Record(Protocol):
-    """A result that can be written as JSON: a ``Prediction``, or an ``Explanation``. CSV needs a ``Prediction``."""
-
-    @property
-    def source(self) -> str:
-        """The name of the image source."""
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
 
 
 class RecordWriter(Protocol):

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import open_locked, output_errors, replace_file
 from densenet_cli.output.checks import check_output_file
-from densenet_cli.output.record_file import FileWriter, N
+from densenet_cli.output.record_file import FileWriter
+from densenet_cli.output.record_formats import N
 from densenet_cli.output.records import check_records, check_resume_options
 from densenet_cli.output.resume import check_settings, settings_path, write_settings
 from densenet_cli.output.vector_formats import BATCH_ROWS, VectorFormat, VectorTable, describe, resolve_vector_format
