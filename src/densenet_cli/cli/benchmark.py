@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, option
+from densenet_cli.cli.command import FloatRange, command, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import WeightsUnavailableError
@@ -69,14 +69,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     metavar="S",
     help="Approximate duration. At least four rounds are run.",
 )
-@option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+@format_option
 @model_options(without=["batch_size", "threads"])
 def benchmark(
     batch_sizes: tuple[int, ...],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.paths import images_dir, models_dir
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
 @command(exit_statuses={0: "success", 2: "invalid usage", 3: "--verify found a damaged file", 130: "interrupted"})
 @option("--prune", is_flag=True, help="Remove stale and damaged graphs, and the decoded images of training.")
 @option("--verify", is_flag=True, help="Hash every file instead of comparing sizes and times.")
-@option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+@format_option
 def cache(prune: bool, verify: bool, format_: str) -> int:
     """Show what is stored on this machine: published weights, graphs, and decoded images.
 

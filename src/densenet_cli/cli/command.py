@@ -43,6 +43,16 @@ class Option(click.Option):
 
 
 option = partial(click.option, cls=Option)
+input_option = partial(option, group="Input")
+output_option = partial(option, group="Output")
+format_option = option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format.",
+)
 
 
 class FloatRange(click.FloatRange):

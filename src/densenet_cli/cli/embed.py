@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.options import (
     create_classifier,
@@ -21,19 +21,18 @@ from densenet_cli.text import plural
 
 @command()
 @source_options
-@option(
+@output_option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
     required=True,
     metavar="FILE",
-    group="Output",
     help="Write vectors to FILE (.npz, .npy, or .parquet), sources to FILE.sources.jsonl, and settings to "
     "FILE.meta.json.",
 )
-@option("--overwrite", is_flag=True, group="Output", help="Replace existing output files.")
-@option("--resume", is_flag=True, group="Output", help="Continue an interrupted output file, or add to a complete one.")
-@option("--retry-errors", is_flag=True, group="Output", help="With --resume, process failed images again.")
+@output_option("--overwrite", is_flag=True, help="Replace existing output files.")
+@output_option("--resume", is_flag=True, help="Continue an interrupted output file, or add to a complete one.")
+@output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @model_options(without=["labels"])
 def embed(
     source: tuple[str, ...],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, input_option, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
 from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import UsageError
@@ -32,54 +32,48 @@ CONFUSED_PAIRS = 10
 @command()
 @click.argument("folder", required=False, metavar="[FOLDER]", type=click.Path())
 @option("--restrict", is_flag=True, help="Limit predictions to the classes that occur in the dataset.")
-@option(
+@input_option(
     "--csv",
     "csv_file",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    group="Input",
     help="Read images from a CSV file with the columns path and label. Paths are relative to FOLDER, or to the CSV "
     "file's folder.",
 )
-@option(
+@output_option(
     "--format",
     "format_",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    group="Output",
     help="Format of standard output.",
 )
-@option(
+@output_option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    group="Output",
     help="Write the report to FILE as JSON.",
 )
-@option(
+@output_option(
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    group="Output",
     help="Write the report as an HTML page with images of the most confident mistakes.",
 )
-@option(
+@output_option(
     "--mistakes",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    group="Output",
     help="Write all misclassified images to a CSV file, the most confident first.",
 )
-@option(
+@output_option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    group="Output",
     help="Write a confusion matrix and a reliability diagram to FOLDER (PNG).",
 )
-@option("--overwrite", is_flag=True, group="Output", help="Replace existing output files.")
+@output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @model_options()
 def evaluate(
     folder: str | None,

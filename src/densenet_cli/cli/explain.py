@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, stdout_console
 from densenet_cli.cli.options import create_classifier, expand_sources, model_options, source_options
 
@@ -37,25 +37,23 @@ if TYPE_CHECKING:
     help="Explain this class instead: a label, WordNet ID, or index. Can be repeated.",
 )
 @source_options
-@option("--show", is_flag=True, group="Output", help="Draw the maps in the terminal.")
-@option(
+@output_option("--show", is_flag=True, help="Draw the maps in the terminal.")
+@output_option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    group="Output",
     help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png.",
 )
-@option(
+@output_option(
     "--format",
     "format_",
     type=click.Choice(["table", "json", "jsonl"]),
     default="table",
     show_default=True,
-    group="Output",
     help="Format of standard output. JSON includes the peak and the bounding box of each map.",
 )
-@option("--overwrite", is_flag=True, group="Output", help="Replace existing files in FOLDER.")
+@output_option("--overwrite", is_flag=True, help="Replace existing files in FOLDER.")
 @model_options()
 @option(
     "--input-size",

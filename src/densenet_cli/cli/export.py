@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_info, printable
 from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.export.formats import EXPORT_FORMATS
@@ -23,29 +23,26 @@ from densenet_cli.export.formats import EXPORT_FORMATS
         130: "interrupted",
     }
 )
-@option(
+@output_option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    group="Output",
     help="File to write, or folder for saved-model.",
 )
-@option(
+@output_option(
     "--format",
     "format_",
     type=click.Choice(list(EXPORT_FORMATS)),
-    group="Output",
     help="Output format.  [default: by the suffix of PATH; saved-model without a suffix]",
 )
-@option(
+@output_option(
     "--with-preprocessing",
     is_flag=True,
-    group="Output",
     help="Include the normalization in the file, so that its input is uint8 RGB, channels last.",
 )
-@option("--overwrite", is_flag=True, group="Output", help="Replace an existing file or SavedModel.")
+@output_option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
 @model_options(only=["variant", "weights", "labels", "preprocess", "offline"])
 def export(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
     """Export a model with its labels and preprocessing to a format of other tools.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import click
 
 from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, input_option, option
 from densenet_cli.cli.console import echo_info
 from densenet_cli.images.preprocessing import MODES
 from densenet_cli.text import plural
@@ -22,91 +23,83 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+model_option = partial(option, group="Model")
+preprocessing_option = partial(option, group="Preprocessing")
+performance_option = partial(option, group="Performance")
+
 MODEL_OPTIONS = {
-    "variant": option(
+    "variant": model_option(
         "--variant",
         type=click.Choice(list(variants.VARIANTS)),
-        group="Model",
         help=f"DenseNet variant.  [default: {variants.DEFAULT}, or the variant in --weights]",
     ),
-    "weights": option(
+    "weights": model_option(
         "--weights",
         type=click.Path(),
         metavar="FILE",
-        group="Model",
         help="Load this checkpoint (.h5, .keras, .safetensors) instead of the published weights.",
     ),
-    "labels": option(
+    "labels": model_option(
         "--labels",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        group="Model",
         help="Read class names from FILE, one per line, instead of using the model's.",
     ),
-    "engine": option(
+    "engine": model_option(
         "--engine",
         type=click.Choice(list(engines.ENGINES)),
         default=engines.DEFAULT,
         show_default=True,
-        group="Model",
         help="Inference engine: ONNX Runtime, or Keras on TensorFlow (slow to start).",
     ),
-    "preprocess": option(
+    "preprocess": preprocessing_option(
         "--preprocess",
         type=click.Choice(MODES),
-        group="Preprocessing",
         help="How to fit images to the input: crop (resize and center-crop), squash (ignore aspect ratio), "
         "pad (letterbox), keras (match load_img).  [default: the model's mode, or crop]",
     ),
-    "exact": option(
+    "exact": preprocessing_option(
         "--exact",
         is_flag=True,
-        group="Preprocessing",
         help="Decode large JPEGs at full resolution (slower).",
     ),
-    "ten_crop": option(
+    "ten_crop": preprocessing_option(
         "--ten-crop",
         is_flag=True,
-        group="Preprocessing",
         help="Average over ten crops of each image (crop mode only).",
     ),
-    "batch_size": option(
+    "batch_size": performance_option(
         "--batch-size",
         type=click.IntRange(1, 4096),
         default=BATCH_SIZE,
         show_default=True,
         metavar="N",
-        group="Performance",
         help="Number of images per batch.",
     ),
-    "threads": option(
+    "threads": performance_option(
         "--threads",
         type=click.IntRange(1, 1024),
         show_default="number of cores",
         metavar="N",
-        group="Performance",
         help="Number of threads for decoding and inference.",
     ),
-    "decode_memory": option(
+    "decode_memory": performance_option(
         "--decode-memory",
         type=click.IntRange(min=1),
         default=DECODE_MEMORY,
         show_default=True,
         metavar="MB",
-        group="Performance",
         help="Memory limit for concurrent decoding.",
     ),
-    "isolate": option(
+    "isolate": performance_option(
         "--isolate",
         is_flag=True,
-        group="Performance",
         help="Decode in worker processes so that a crash fails one image instead of the run.",
     ),
-    "timeout": option(
+    "timeout": performance_option(
         "--timeout",
         type=FloatRange(0, MAX_TIMEOUT, min_open=True),
         metavar="SECONDS",
-        group="Performance",
         help="Time limit for decoding one image. Implies --isolate.  [default: no limit]",
     ),
     "offline": option("--offline", is_flag=True, group=GLOBAL_GROUP, help="Never access the network."),
@@ -129,17 +122,15 @@ def model_options(only: Collection[str] = tuple(MODEL_OPTIONS), without: Collect
 def source_options(function: F) -> F:
     """Add the argument SOURCE and its options to a command, which passes their values to ``expand_sources``."""
     for decorator in (
-        option(
+        input_option(
             "--null",
             is_flag=True,
-            group="Input",
             help="Separate the sources in --files-from by NUL bytes instead of newlines.",
         ),
-        option(
+        input_option(
             "--files-from",
             type=click.Path(exists=True, dir_okay=False, allow_dash=True),
             metavar="FILE",
-            group="Input",
             help="Read sources from FILE, one per line (- for standard input).",
         ),
         click.argument("source", nargs=-1),

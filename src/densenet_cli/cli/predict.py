@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, option
+from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, stdout_console
 from densenet_cli.cli.options import (
     create_classifier,
@@ -49,31 +49,28 @@ if TYPE_CHECKING:
     help="Omit labels with a probability below P.",
 )
 @source_options
-@option(
+@output_option(
     "--format",
     "format_",
     type=click.Choice(["table", *RECORD_FORMATS]),
-    group="Output",
     help="Output format.  [default: by the suffix of --output, or table]",
 )
-@option(
+@output_option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True),
     metavar="FILE",
-    group="Output",
     help="Write results to FILE (.json, .jsonl, or .csv; - for standard output) and settings to FILE.meta.json.",
 )
-@option(
+@output_option(
     "--html",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    group="Output",
     help="Write an HTML page that shows the images with their labels.",
 )
-@option("--overwrite", is_flag=True, group="Output", help="Replace existing output files.")
-@option("--resume", is_flag=True, group="Output", help="Continue an interrupted output file (.jsonl or .csv).")
-@option("--retry-errors", is_flag=True, group="Output", help="With --resume, process failed images again.")
+@output_option("--overwrite", is_flag=True, help="Replace existing output files.")
+@output_option("--resume", is_flag=True, help="Continue an interrupted output file (.jsonl or .csv).")
+@output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @model_options()
 def predict(
     source: tuple[str, ...],

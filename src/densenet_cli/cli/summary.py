@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import stdout_console
 from densenet_cli.layers import Layer, list_layers
 
@@ -47,14 +47,7 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
     metavar="PIXELS",
     help="Height and width of the input image.  [default: the variant's input size]",
 )
-@option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+@format_option
 def summary(variant: str, every_layer: bool, input_size: int | None, format_: str) -> None:
     """Show a model's stages, output shapes, parameters, and multiply-adds.
 

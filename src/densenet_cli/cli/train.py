@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
 
@@ -108,23 +108,21 @@ def settings_options(function: F) -> F:
     help="Read settings from a recipe (TOML). Options take precedence.",
 )
 @option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded.")
-@option(
+@output_option(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
-    group="Output",
     help="Folder of the run.",
 )
-@option("--resume", is_flag=True, group="Output", help="Continue the run in the output folder.")
-@option("--overwrite", is_flag=True, group="Output", help="Replace the run in the output folder.")
-@option(
+@output_option("--resume", is_flag=True, help="Continue the run in the output folder.")
+@output_option("--overwrite", is_flag=True, help="Replace the run in the output folder.")
+@output_option(
     "--save-every",
     type=FloatRange(min=0),
     default=RunOptions.save_every,
     metavar="SECONDS",
-    group="Output",
     help=f"Save the state at this interval and after every epoch.  [default: {RunOptions.save_every:g}]",
 )
 @settings_options
