@@ -80,7 +80,7 @@ def settings_options(function: F) -> F:
     )
     epochs = option(
         "--epochs",
-        type=int,
+        type=click.IntRange(min=1),
         metavar="N",
         group="Training",
         help=f"Number of epochs, all at the input size.  [default: {DEFAULT_EPOCHS}]",
