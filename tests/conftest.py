@@ -16,6 +16,13 @@ ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_images"
 
 
+def pytest_collection_modifyitems(items):
+    """Give slow tests an hour; other tests have the limit in ``pyproject.toml``."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path, monkeypatch):
     """Keep tests away from the user's cache and weights."""

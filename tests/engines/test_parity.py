@@ -5,6 +5,7 @@ The weights are read from a file in the published format. Further tests show whi
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from densenet_cli import Classifier, engines, variants
 from densenet_cli.engines import keras_ops, onnx_graph
 from densenet_cli.layers import embedding_size
+from densenet_cli.topology import DenseNetConfig
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import onnx_outputs, random_arrays
 
@@ -27,6 +29,7 @@ LOGIT_TOLERANCE = EMBEDDING_TOLERANCE = 1e-4
 class Reference:
     """The outputs of keras.applications for the photographs, and the weights as arrays and as a file."""
 
+    config: DenseNetConfig
     arrays: Any
     file: Any
     batch: np.ndarray
@@ -53,10 +56,18 @@ def reference(request, keras, batch, tmp_path_factory):
     for model in (full, headless):
         keras_ops.set_arrays(model, arrays)
     two_outputs = keras.Model(full.input, [full.get_layer("avg_pool").output, full.output])
-    pooled, probabilities = two_outputs.predict(batch, verbose=0)
+    pooled, probabilities, embeddings = map(
+        keras.ops.convert_to_numpy, (*two_outputs(batch, training=False), headless(batch, training=False))
+    )
     head = arrays["predictions"]
     logits = pooled @ head["kernel"] + head["bias"]
-    return Reference(arrays, file, batch, logits, probabilities, headless.predict(batch, verbose=0))
+    return Reference(config, arrays, file, batch, logits, probabilities, embeddings)
+
+
+@pytest.fixture(scope="module")
+def create(reference):
+    """Return a function that creates an engine by name, once: TensorFlow takes seconds to build one."""
+    return functools.cache(lambda engine: engines.create(engine, reference.file, reference.config, threads=2))
 
 
 def test_random_weights_are_sensitive_to_mistakes(reference):
@@ -67,10 +78,8 @@ def test_random_weights_are_sensitive_to_mistakes(reference):
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_outputs_equal_keras_applications(reference, engine, request):
-    name = request.node.callspec.params["reference"]
-    engine = engines.create(engine, reference.file, variants.get(name).config, threads=2)
-    outputs = engine.run(reference.batch, ("probabilities", "logits"))
+def test_outputs_equal_keras_applications(reference, create, engine):
+    outputs = create(engine).run(reference.batch, ("probabilities", "logits"))
     assert np.abs(outputs["probabilities"] - reference.probabilities).max() <= PROBABILITY_TOLERANCE
     ranges = np.ptp(reference.logits, axis=1, keepdims=True)
     assert (np.abs(outputs["logits"] - reference.logits) / ranges).max() <= LOGIT_TOLERANCE
@@ -79,9 +88,8 @@ def test_outputs_equal_keras_applications(reference, engine, request):
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_features_and_head_give_the_logits(reference, engine, request):
-    config = variants.get(request.node.callspec.params["reference"]).config
-    tested = engines.create(engine, reference.file, config, threads=2)
+def test_features_and_head_give_the_logits(reference, create, engine):
+    tested = create(engine)
     kernel, bias = tested.head()
     outputs = tested.run(reference.batch, ("probabilities", "features"))
     features = outputs["features"]
@@ -93,7 +101,7 @@ def test_features_and_head_give_the_logits(reference, engine, request):
     assert (np.abs(logits - reference.logits) / ranges).max() <= LOGIT_TOLERANCE
     if engine == "onnx":  # the same bits for other sets of outputs, batch sizes, and numbers of threads
         np.testing.assert_array_equal(outputs["probabilities"], tested.run(reference.batch)["probabilities"])
-        single_threaded = engines.create(engine, reference.file, config, threads=1)
+        single_threaded = engines.create(engine, reference.file, reference.config, threads=1)
         for image, expected in zip(reference.batch, features, strict=True):
             np.testing.assert_array_equal(single_threaded.run(image[None], ("features",))["features"][0], expected)
 
@@ -110,13 +118,11 @@ def test_embeddings_equal_keras_applications(reference, engine, photographs):
     assert np.abs(got - reference.embeddings).max() <= EMBEDDING_TOLERANCE * np.ptp(reference.embeddings)
 
 
-def test_cached_graph_gives_the_same_bits(reference, request):
+def test_cached_graph_gives_the_same_bits(reference):
     """Compare the engine that creates the graph with engines that load it, for a batch and for single images."""
-    name = request.node.callspec.params["reference"]
-    config = variants.get(name).config
 
     def probabilities(batch, threads):
-        return engines.create("onnx", reference.file, config, threads).run(batch)["probabilities"]
+        return engines.create("onnx", reference.file, reference.config, threads).run(batch)["probabilities"]
 
     first = probabilities(reference.batch, threads=2)
     np.testing.assert_array_equal(first, probabilities(reference.batch, threads=1))
@@ -132,7 +138,7 @@ MISTAKES = ("swapped channels", "epsilon of torchvision", "epsilon of Keras", "s
 def test_comparison_detects_mistake(reference, mistake, monkeypatch):
     """Each mistake in the network changes a probability by more than 10 times the tolerance."""
     batch = reference.batch[:1]
-    config = variants.get("121").config
+    config = reference.config
     if mistake == "swapped channels":
         batch = batch[..., ::-1]
     elif mistake.startswith("epsilon"):
