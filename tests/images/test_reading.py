@@ -127,7 +127,8 @@ class TestFiles:
             os.mkfifo(path)
         elif kind == "socket":
             monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-            socket.socket(socket.AF_UNIX).bind("x.jpg")
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind("x.jpg")
         elif kind == "folder":
             path.mkdir()
         else:

@@ -1,4 +1,4 @@
-"""Decoding: from a source to the pixels that the network sees, or to an ``ImageError``, whatever the bytes are.
+"""Decoding: from a source to the pixels that the network sees, or to an ``ImageError``.
 
 Pillow and numpy are imported with the first image, so that this can happen while the network is being loaded.
 """

@@ -79,21 +79,28 @@ class Worker:
         try:
             self._connection, child_connection = socket.socketpair()
             with child_connection:
-                settings = {
-                    "path": [entry for entry in sys.path if isinstance(entry, str)],
-                    "connection": child_connection.fileno(),
-                    "decode_memory": budget.bytes // MEGABYTE,
-                }
-                self._process = subprocess.Popen(
-                    # -P: do not import modules from the current folder, which may hold files from anywhere.
-                    [sys.executable, "-P", "-c", CHILD_CODE, json.dumps(settings)],
-                    stdin=subprocess.PIPE,  # closes when this process ends, which ends the child
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[child_connection.fileno()],
-                )
+                self._process = self._start(child_connection.fileno())
         except OSError as error:
             raise IsolationError(f"Cannot start a decoding process: {error.strerror}.") from error
+
+    def _start(self, child_connection: int) -> subprocess.Popen[bytes]:
+        settings = {
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
+            "connection": child_connection,
+            "decode_memory": self._budget.bytes // MEGABYTE,
+        }
+        try:
+            return subprocess.Popen(
+                # -P: do not import modules from the current folder, which may hold files from anywhere.
+                [sys.executable, "-P", "-c", CHILD_CODE, json.dumps(settings)],
+                stdin=subprocess.PIPE,  # closes when this process ends, which ends the child
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[child_connection],
+            )
+        except OSError:
+            self._connection.close()
+            raise
 
     def wait_until_ready(self) -> None:
         """Wait until the process can decode.
