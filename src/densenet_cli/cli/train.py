@@ -93,7 +93,7 @@ def settings_options(function: F) -> F:
 @command(
     exit_statuses={
         0: "trained",
-        1: "some images cannot be decoded (see --skip-unreadable)",
+        1: "an image could not be decoded (see --skip-unreadable)",
         2: "invalid usage",
         3: "initial weights are unavailable or invalid",
         4: "output cannot be written",
