@@ -18,7 +18,7 @@ from typing import Protocol
 
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
-from densenet_cli.images.sources import LabeledSource, from_object, is_url
+from densenet_cli.images.sources import Source, from_object, is_url
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, walk
 from densenet_cli.text import plural, to_unicode
 
@@ -29,6 +29,17 @@ COLUMNS = ("path", "label")
 
 MAX_LISTED = 5
 """Names that one message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledSource(Source):
+    """An image whose class is known.
+
+    Attributes:
+        target: position of its class in the model's output.
+    """
+
+    target: int = -1
 
 
 class Dataset(Protocol):

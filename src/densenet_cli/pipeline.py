@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -47,8 +46,7 @@ class Input(NamedTuple):
     preview: Preview | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Result(Generic[S]):
+class Result(NamedTuple, Generic[S]):
     """The outcome of one source: outputs or an error.
 
     Attributes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from densenet_cli.errors import UsageError
 from densenet_cli.topology import DenseNetConfig
 
 
-@dataclass(frozen=True)
-class WeightsFile:
+class WeightsFile(NamedTuple):
     """A published checkpoint: its file name, and its MD5 as 32 hexadecimal digits."""
 
     name: str

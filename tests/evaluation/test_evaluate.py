@@ -17,10 +17,10 @@ from PIL import Image
 from sklearn import metrics
 
 from densenet_cli import Classifier
+from densenet_cli.datasets import LabeledSource
 from densenet_cli.evaluation import ImageOutcome, evaluate
 from densenet_cli.evaluation.files import mistakes_to_csv
 from densenet_cli.images import walking
-from densenet_cli.images.sources import LabeledSource
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.checkpoint import ModelMetadata

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from densenet_cli.datasets import LabeledSource
 from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.evaluation import ImageOutcome, evaluate
-from densenet_cli.images.sources import LabeledSource
 from densenet_cli.pipeline import Result
 from tests.support.fake_classifier import FakeClassifier, labeled, targets_and_probabilities
 

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from densenet_cli import labels
+from densenet_cli.datasets import LabeledSource
 from densenet_cli.errors import ImageError
 from densenet_cli.evaluation import EvaluationReport, evaluate
 from densenet_cli.images.preprocessing import Preprocessing
-from densenet_cli.images.sources import LabeledSource
 from densenet_cli.pipeline import Result
 
 

@@ -16,7 +16,7 @@ from densenet_cli.results import Failure
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.classifier import Classifier
-    from densenet_cli.images.sources import LabeledSource
+    from densenet_cli.datasets import LabeledSource
     from densenet_cli.pipeline import Result
 
 TOP_K = 5

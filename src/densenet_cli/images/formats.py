@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from densenet_cli.errors import UnreadableImageError
 
@@ -29,8 +28,7 @@ SIGNATURE_BYTES = 32
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
-class ImageFormat:
+class ImageFormat(NamedTuple):
     """A supported format.
 
     Attributes:
@@ -207,8 +205,7 @@ def has_single_scan(image: JpegImageFile) -> bool:
     return header == struct.pack(">HB", length, image.layers)
 
 
-@dataclass(frozen=True)
-class Jpeg2000Codestream:
+class Jpeg2000Codestream(NamedTuple):
     """Parameters of the part of a JPEG 2000 file that holds the pixels.
 
     Attributes:

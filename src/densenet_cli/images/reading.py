@@ -7,8 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.sources import Source, read_stream
@@ -18,8 +17,7 @@ MAX_STREAM_BYTES = 64 << 20
 """Largest image accepted from a URL, standard input, or a file object, which are held in memory."""
 
 
-@dataclass(frozen=True)
-class EncodedImage:
+class EncodedImage(NamedTuple):
     """An opened image file.
 
     Attributes:

@@ -47,17 +47,6 @@ class Source:
     error: ImageError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LabeledSource(Source):
-    """An image whose class is known.
-
-    Attributes:
-        target: position of its class in the model's output.
-    """
-
-    target: int = -1
-
-
 class StandardInput:
     """The image on standard input. A stream can be read only once, so its bytes are kept for a second ``-``."""
 

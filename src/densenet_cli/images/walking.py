@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError
 from densenet_cli.text import plural
@@ -27,8 +27,7 @@ SUFFIXES = frozenset(
 RECURSIVE = "**"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A file or folder that was found, or the reason why the search could not continue at ``path``."""
 
     path: str
@@ -36,8 +35,7 @@ class Entry:
     is_folder: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedFiles:
+class SkippedFiles(NamedTuple):
     """Number of files in a folder without an image extension. Hidden files do not count."""
 
     count: int
