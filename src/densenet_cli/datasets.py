@@ -111,7 +111,7 @@ class ClassFolders:
         for name in self.classes:
             for entry in walk(os.path.join(self._folder, name)):
                 if isinstance(entry, SkippedFiles):
-                    skipped += entry.count
+                    skipped += entry.files
                 else:
                     yield name, entry
         if skipped:

@@ -109,7 +109,7 @@ def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Itera
         else:
             for entry in _expand_path(argument):
                 if isinstance(entry, SkippedFiles):
-                    skipped += entry.count
+                    skipped += entry.files
                 else:
                     yield from_entry(entry)
     if skipped:

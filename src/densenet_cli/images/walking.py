@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 class SkippedFiles(NamedTuple):
     """Number of files in a folder without an image extension. Hidden files do not count."""
 
-    count: int
+    files: int
 
 
 Pending = tuple[str, tuple[str, ...]]
