@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
 import json
 import re
 import shlex
@@ -247,6 +249,21 @@ def test_python_examples_run(page, documented, capsys):
     assert examples
     exec(compile("\n".join(examples), str(page), "exec"), {})
     assert "class " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_import_existing_names(page):
+    for example in blocks(page, "python", "py"):
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("densenet_cli"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_repository_files_exist(page):
+    for path in re.findall(r"`((?:benchmarks|recipes|scripts|tests)/[\w/.-]+)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
 
 
 def test_readme_begins_with_the_demo():

@@ -28,50 +28,47 @@ S = TypeVar("S", bound=Source)
 BATCH_SIZE = 8
 DECODE_MEMORY = 700
 MAX_TIMEOUT = 86_400
-TOP_K = 5
 
 
 class Classifier:
     """A DenseNet with its weights and labels.
 
-    ::
-
         with Classifier("121") as classifier:
             print(classifier.predict("cat.jpg").scores[0].label)
 
     Args:
-        variant: name of a variant. Defaults to 121, or to what ``weights`` contains. Together with ``weights`` it must
-            match them.
-        weights: checkpoint file (HDF5, ``.keras``, safetensors) to use instead of the variant's published weights.
-        labels: file of class names, one per line, instead of the model's own.
-        engine: ``onnx`` or ``tensorflow``.
-        preprocess: how to fit images to the input, one of ``images.preprocessing.MODES``. Defaults to the model's own
-            mode, else ``crop``.
-        input_size: side of the square input in pixels. Defaults to the model's own.
-        exact: never decode a large JPEG at reduced scale.
-        ten_crop: average over the paper's ten crops (``crop`` mode only).
-        batch_size: number of images computed at once, at least 1.
-        threads: number of inference threads, and of decoding threads. Defaults to the number of cores.
-        decode_memory: memory limit for concurrent decoding in megabytes.
-        isolate: decode in worker processes so that a crash fails one image only. ``close`` ends them.
-        timeout: time limit for decoding one image in seconds, above 0 and at most ``MAX_TIMEOUT``; implies ``isolate``.
-        offline: never access the network, neither for weights nor for images.
-        base_url: where to download weights from, instead of the published URLs.
-        progress: called with (file name, bytes so far, total bytes or None) while weights are downloaded.
+        variant: Name of a variant, such as ``169`` or ``tiny``. Defaults to ``121``, or to the variant that ``weights``
+            contains. If both are given, they must match.
+        weights: Checkpoint file (HDF5, ``.keras``, or safetensors) to use instead of the variant's published weights.
+        labels: File of class names, one per line, to use instead of the model's labels.
+        engine: ``onnx`` (the default) or ``tensorflow``.
+        preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
+            mode, or else ``crop``.
+        input_size: Side of the square input in pixels. Defaults to the model's input size.
+        exact: Decode large JPEGs at full scale.
+        ten_crop: Average over ten crops of each image (``crop`` mode only).
+        batch_size: Number of images per batch, at least 1; 8 by default.
+        threads: Number of threads for decoding and for inference. Defaults to the number of cores.
+        decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
+        isolate: Decode in worker processes so that a crash fails one image only. ``close`` ends them.
+        timeout: Time limit for decoding one image in seconds, above 0 and at most 86,400. Implies ``isolate``.
+        offline: Never access the network, neither for weights nor for images.
+        base_url: Where to download weights from, instead of the published URLs.
+        progress: Called while weights are downloaded, with (file name, bytes so far, total bytes or None).
 
     Raises:
-        UsageError: an invalid value, or labels whose number differs from the model's classes.
-        IsolationError: no worker process can be started.
-        WeightsError: weights that are unavailable or do not fit.
+        UsageError: A value is invalid, or the number of labels differs from that of the model's classes.
+        IsolationError: No worker process can be started.
+        WeightsError: The weights are unavailable or do not fit the variant.
 
     Attributes:
-        model: the name in results: ``densenet121``, or the checkpoint's file name without its suffix.
-        weights: path of the checkpoint in use.
-        config: the network's configuration.
-        labels: one label per position of the output.
-        preprocessing: how images are fitted to the input.
-        batch_size: as given.
-        threads: number of threads in use.
+        model: Name in results, such as ``densenet121``, or the file name of the checkpoint without its suffix.
+        weights: Path of the checkpoint.
+        config: Configuration of the network.
+        labels: Labels, in the order of the output.
+        preprocessing: How images are fitted to the input.
+        batch_size: Number of images per batch.
+        threads: Number of threads.
     """
 
     _finalizer: Callable[[], object] | None = None
@@ -156,36 +153,34 @@ class Classifier:
         if self._finalizer:
             self._finalizer()
 
-    def predict(self, image: ImageInput, top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+    def predict(self, image: ImageInput, top_k: int = 5, min_prob: float = 0.0) -> Prediction:
         """Classify one image.
 
         Args:
-            image: a path, an http(s) URL, the bytes of an image file, a binary file object, a PIL image, or a uint8
+            image: A path, an http(s) URL, the bytes of an image file, a binary file object, a PIL image, or a uint8
                 RGB array of shape (height, width, 3).
-            top_k: maximum number of classes to return, at least 1.
-            min_prob: leave out classes with a lower probability, in [0, 1].
+            top_k: Maximum number of classes to return, at least 1.
+            min_prob: Leave out classes with a lower probability, in [0, 1].
 
         Raises:
-            ImageError: the image cannot be classified. The subclass tells why.
+            ImageError: The image cannot be classified. The subclass says why.
         """
         _check_selection(top_k, min_prob)
         return self.prediction(self._process(image), top_k, min_prob)
 
-    def predict_many(
-        self, images: Iterable[ImageInput], top_k: int = TOP_K, min_prob: float = 0.0
-    ) -> Iterator[Prediction]:
+    def predict_many(self, images: Iterable[ImageInput], top_k: int = 5, min_prob: float = 0.0) -> Iterator[Prediction]:
         """Classify any number of images lazily and in order, in constant memory.
 
         Args:
-            images: what ``predict`` accepts; a path may also be a folder or a glob. Iterated in a separate thread.
-            top_k: maximum number of classes per image, at least 1.
-            min_prob: leave out classes with a lower probability, in [0, 1].
+            images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
+            top_k: Maximum number of classes per image, at least 1.
+            min_prob: Leave out classes with a lower probability, in [0, 1].
 
         Yields:
-            One ``Prediction`` per image. Its ``error`` is set if the image failed.
+            A prediction per image. Its ``error`` is set if the image failed.
 
         Raises:
-            UsageError: an invalid value, or a single image instead of an iterable.
+            UsageError: A value is invalid, or ``images`` is a single image.
         """
         _check_selection(top_k, min_prob)
         results = self.stream(sources.expand_objects(images))
@@ -209,13 +204,13 @@ class Classifier:
         ``explain("cat.jpg").draw().save("cam.png")``
 
         Args:
-            image: as for ``predict``.
-            top_k: number of most probable classes to explain, at least 1.
-            classes: explain these instead: the label, WordNet id, or index of each.
+            image: As for ``predict``.
+            top_k: Number of most probable classes to explain, at least 1.
+            classes: Explain these instead: the label, WordNet id, or index of each.
 
         Raises:
-            UsageError: ``ten_crop``, or an unknown class.
-            ImageError: the image cannot be classified.
+            UsageError: A class is unknown, or the classifier uses ``ten_crop``.
+            ImageError: The image cannot be classified.
         """
         explainer = self.explainer(top_k, classes)
         return explainer(self._process(image, explainer.outputs, explainer.preview))
@@ -241,16 +236,16 @@ class Classifier:
         """Decode sources and run the network on them, lazily and in order. All other methods build on this one.
 
         Args:
-            sources: from ``images.sources.expand`` or the like; iterated in a separate thread.
-            outputs: names from ``engines.OUTPUTS``.
-            preview: the kind of preview to add to results; None for none.
-            preview_limit: number of results that get a preview, the first ones; None for all.
-            batch_size: number of images per batch; None for the classifier's.
-            threads: number of decoding threads; None for the classifier's.
+            sources: Sources, for example from ``images.sources.expand``. Iterated in a separate thread.
+            outputs: Names of outputs: ``probabilities``, ``logits``, or ``features``.
+            preview: Kind of preview to add to results (``Thumbnail`` or ``DisplayImage``), or None.
+            preview_limit: Number of results that get a preview, the first ones; None for all.
+            batch_size: Number of images per batch; None for the classifier's.
+            threads: Number of decoding threads; None for the classifier's.
 
         Yields:
-            A ``Result`` per source. Outputs are averaged over crops: ``probabilities`` and ``logits`` float32 of shape
-            (classes,), ``features`` of shape (rows, columns, channels).
+            A result per source. Its outputs are float32 arrays, averaged over crops: ``probabilities`` and ``logits``
+            of shape (classes,), and ``features`` of shape (rows, columns, channels).
         """
         crops = self.preprocessing.crops
 
@@ -274,7 +269,7 @@ class Classifier:
         """Decode one image to the network's input: normalized pixels, float32 of shape (crops, height, width, 3).
 
         Raises:
-            ImageError: the image cannot be decoded.
+            ImageError: The image cannot be decoded.
         """
         return self._load(sources.from_object(image), None).pixels
 
@@ -282,14 +277,14 @@ class Classifier:
         """Run the network on normalized pixels of shape (n, height, width, 3).
 
         Returns:
-            Name -> float32 array with n rows, for each name in ``outputs`` (from ``engines.OUTPUTS``).
+            Name -> float32 array with n rows, for each name in ``outputs``.
 
         Raises:
-            CheckpointError: the network produced NaN or infinite values.
+            CheckpointError: The network produced NaN or infinite values.
         """
         return self._model.run(pixels, tuple(outputs))
 
-    def prediction(self, result: Result[S], top_k: int = TOP_K, min_prob: float = 0.0) -> Prediction:
+    def prediction(self, result: Result[S], top_k: int = 5, min_prob: float = 0.0) -> Prediction:
         """Convert a result with ``probabilities`` to a ``Prediction``. See ``predict_many`` for the arguments."""
         if result.error:
             return Prediction(result.source.name, self.model, error=Failure.of(result.error))

@@ -36,7 +36,7 @@ class LabeledSource(Source):
     """An image whose class is known.
 
     Attributes:
-        target: position of its class in the model's output.
+        target: Position of its class in the model's output.
     """
 
     target: int = -1

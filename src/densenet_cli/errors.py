@@ -1,7 +1,5 @@
 """Exceptions raised by this package.
 
-::
-
     DensenetError                      exit status 1
     ├── UsageError (also ValueError)   exit status 2
     ├── WeightsError                   exit status 3

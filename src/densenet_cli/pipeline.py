@@ -38,8 +38,8 @@ class Input(NamedTuple):
     """The model's input for one image.
 
     Attributes:
-        pixels: normalized pixels, float32 of shape (crops, height, width, 3).
-        preview: a copy of the image to look at, if one was requested.
+        pixels: Normalized pixels, float32 of shape (crops, height, width, 3).
+        preview: A copy of the image to look at, if one was requested.
     """
 
     pixels: FloatArray
@@ -50,10 +50,10 @@ class Result(NamedTuple, Generic[S]):
     """The outcome of one source: outputs or an error.
 
     Attributes:
-        source: the source.
-        outputs: name -> array of shape (crops, ...); empty if there is an error.
-        error: why there are no outputs, else None.
-        preview: the preview, if one was requested and the image could be decoded.
+        source: The source.
+        outputs: Name -> array with a row per crop (``Classifier.stream`` averages them); empty if there is an error.
+        error: Why there are no outputs, or None.
+        preview: The preview, if one was requested and the image could be decoded.
     """
 
     source: S
@@ -86,12 +86,12 @@ def stream(
     """Yield the result of each source, in order.
 
     Args:
-        sources: anything that ``load`` accepts; walked in a separate thread, not far ahead.
-        load: called with a source and its number (from 0) in a decoding thread. Raises ``ImageError``.
-        run: called in this thread with the concatenated crops of several images; returns a row per crop.
-        batch_size: maximum number of images per call of ``run``, at least 1.
-        threads: number of decoding threads, at least 1; at most ``MAX_BATCHES_AHEAD * batch_size`` are started.
-        prepare: called once while the first images are being decoded, to load whatever ``run`` needs.
+        sources: Anything that ``load`` accepts; walked in a separate thread, not far ahead.
+        load: Called with a source and its number (from 0) in a decoding thread. Raises ``ImageError``.
+        run: Called in this thread with the concatenated crops of several images; returns a row per crop.
+        batch_size: Maximum number of images per call of ``run``, at least 1.
+        threads: Number of decoding threads, at least 1; at most ``MAX_BATCHES_AHEAD * batch_size`` are started.
+        prepare: Called once while the first images are being decoded, to load whatever ``run`` needs.
 
     Raises:
         Whatever ``sources``, ``run``, or (except ``ImageError``) ``load`` raise.

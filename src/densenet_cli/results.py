@@ -22,10 +22,10 @@ class Score:
 
     Attributes:
         rank: 1 for the most probable class.
-        index: number of the class in the model's label table, or its position in the output if there is no table.
+        index: Number of the class in the model's label table, or its position in the output if there is none.
         id: WordNet id or similar, None if the table has none.
-        label: name of the class.
-        probability: in [0, 1], the value of a float32.
+        label: Name of the class.
+        probability: In [0, 1], the value of a float32.
     """
 
     rank: int
@@ -56,7 +56,7 @@ class Failure:
 
     Attributes:
         type: ``ImageError.type``, such as ``UnreadableImage``.
-        message: what happened, one sentence.
+        message: What happened, one sentence.
     """
 
     type: str
@@ -77,9 +77,9 @@ class Prediction:
     """The most probable classes of one image, or the error that prevented its classification.
 
     Attributes:
-        source: name of the image. Bytes that are not UTF-8 are surrogates, as from ``os.fsdecode``.
-        model: name of the model.
-        scores: the most probable class first; empty if no class reaches ``min_prob``, or with an error.
+        source: Name of the image. Bytes that are not UTF-8 are surrogates, as from ``os.fsdecode``.
+        model: Name of the model.
+        scores: The most probable class first; empty if no class reaches ``min_prob``, or with an error.
         error: None unless the image could not be classified.
     """
 
@@ -131,9 +131,9 @@ class Embedding:
     """The feature vector of one image, or the error that prevented it.
 
     Attributes:
-        source: name of the image.
-        model: name of the model.
-        vector: average of the last feature maps, float32 of shape (channels,); None with an error.
+        source: Name of the image.
+        model: Name of the model.
+        vector: Average of the last feature maps, float32 of shape (channels,); None with an error.
         error: None unless the image could not be processed.
     """
 

@@ -22,13 +22,13 @@ class Machine:
     """A machine and its software.
 
     Attributes:
-        processor: name, and on Linux family, model, and vector extensions, because a virtual machine may hide the name.
-        cores: number of cores available to this process.
-        load: load average of the last minute; None if the system does not report it.
-        memory: bytes of RAM; None if the system does not report it.
-        system: operating system and architecture.
+        processor: Name, and on Linux family, model, and vector extensions, because a virtual machine may hide the name.
+        cores: Number of cores available to this process.
+        load: Load average of the last minute; None if the system does not report it.
+        memory: Bytes of RAM; None if the system does not report it.
+        system: Operating system and architecture.
         python: Python version.
-        packages: package name -> version.
+        packages: Package name -> version.
     """
 
     processor: str

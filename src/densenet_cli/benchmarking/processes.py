@@ -58,10 +58,10 @@ class ProcessResult:
     """A finished process.
 
     Attributes:
-        seconds: wall time from start to end.
-        peak_memory: peak resident memory in bytes; None if the system does not report it.
-        stdout: text that it wrote to standard output.
-        stderr: text that it wrote to standard error.
+        seconds: Wall time from start to end.
+        peak_memory: Peak resident memory in bytes; None if the system does not report it.
+        stdout: Text that it wrote to standard output.
+        stderr: Text that it wrote to standard error.
     """
 
     seconds: float
@@ -74,11 +74,11 @@ def run_process(command: Sequence[str], environment: Mapping[str, str | None] | 
     """Run a command and measure it.
 
     Args:
-        command: program and arguments. Its standard input is empty.
-        environment: changes to the environment of this process; None removes a variable.
+        command: Program and arguments. Its standard input is empty.
+        environment: Changes to the environment of this process; None removes a variable.
 
     Raises:
-        CommandFailedError: the command cannot be started, or its exit status is not 0.
+        CommandFailedError: The command cannot be started, or its exit status is not 0.
     """
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
     completed = subprocess.run(launcher, capture_output=True, env=merge_environment(environment), check=False)
@@ -109,14 +109,14 @@ class PredictBenchmark:
     """Runs ``densenet predict`` in new processes and collects the results.
 
     Args:
-        engines: engines to measure; the first one more often than the others.
+        engines: Engines to measure; the first one more often than the others.
         arguments: command-line arguments that select the model.
-        images: paths of decodable images.
-        environment: see ``run_process``.
-        folder: existing folder for a list of images.
+        images: Paths of decodable images.
+        environment: See ``run_process``.
+        folder: Existing folder for a list of images.
 
     Raises:
-        OutputError: the list of images cannot be written.
+        OutputError: The list of images cannot be written.
     """
 
     def __init__(

@@ -32,11 +32,11 @@ class Summary:
     dominated by the slowest measurement.
 
     Attributes:
-        count: number of values, at least 1.
-        median: median, in the unit of the values.
-        lower_quartile, upper_quartile: quartiles by linear interpolation (the default of NumPy and R; type 7 in Hyndman
+        count: Number of values, at least 1.
+        median: Median, in the unit of the values.
+        lower_quartile, upper_quartile: Quartiles by linear interpolation (the default of NumPy and R; type 7 in Hyndman
             and Fan, "Sample quantiles in statistical packages", The American Statistician 50, 1996).
-        minimum, maximum: smallest and largest value.
+        minimum, maximum: Smallest and largest value.
     """
 
     count: int
@@ -79,10 +79,10 @@ class BenchmarkCase:
     """One thing to measure in a process with a loaded model.
 
     Attributes:
-        engine: engine name.
-        threads: number of threads for decoding and inference.
-        stage: what is measured.
-        batch_size: images per batch; 1 for the stages ``decode`` and ``predict``, which have no batches.
+        engine: Engine name.
+        threads: Number of threads for decoding and inference.
+        stage: What is measured.
+        batch_size: Images per batch; 1 for the stages ``decode`` and ``predict``, which have no batches.
     """
 
     engine: str
@@ -96,10 +96,10 @@ class CommandTiming:
     """Time and memory of ``densenet predict`` in a new process.
 
     Attributes:
-        engine: engine name.
-        images: number of images per process.
-        seconds: wall time from start to end.
-        peak_memory: peak resident memory in bytes; None if the system does not report it.
+        engine: Engine name.
+        images: Number of images per process.
+        seconds: Wall time from start to end.
+        peak_memory: Peak resident memory in bytes; None if the system does not report it.
     """
 
     engine: str
@@ -113,9 +113,9 @@ class FastestSettings:
     """The batch size and threads with the highest end-to-end throughput.
 
     Attributes:
-        case: the fastest case.
-        throughput: its images per second.
-        default_throughput: images per second with the default settings; None if they were not measured.
+        case: The fastest case.
+        throughput: Its images per second.
+        default_throughput: Images per second with the default settings; None if they were not measured.
     """
 
     case: BenchmarkCase
@@ -140,14 +140,14 @@ class BenchmarkReport:
     """Results of a benchmark.
 
     Attributes:
-        model: model name.
-        machine: the machine.
-        images: description of the images, as JSON values.
-        settings: further settings that the results depend on, as JSON values.
-        rounds: number of rounds, without the warm-up.
-        default_settings: default batch size and threads.
-        commands: timings of whole processes.
-        times: seconds per image of each case, one value per measurement.
+        model: Model name.
+        machine: The machine.
+        images: Description of the images, as JSON values.
+        settings: Further settings that the results depend on, as JSON values.
+        rounds: Number of rounds, without the warm-up.
+        default_settings: Default batch size and threads.
+        commands: Timings of whole processes.
+        times: Seconds per image of each case, one value per measurement.
     """
 
     model: str

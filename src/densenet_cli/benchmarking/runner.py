@@ -44,14 +44,14 @@ class BenchmarkPlan:
     """What to measure.
 
     Attributes:
-        options: arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` is required.
-        arguments: the same options as command-line arguments, except the engine.
-        batch_sizes: batch sizes to measure, each with each number of threads.
-        threads: numbers of threads to measure.
-        images: image files; synthetic images if empty.
-        seconds: approximate duration. ``MIN_ROUNDS`` rounds are run regardless.
-        compare: also measure ``COMPARISON_ENGINE``, with the largest number of threads.
-        random_weights: use random weights instead of those of the variant.
+        options: Arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` is required.
+        arguments: The same options as command-line arguments, except the engine.
+        batch_sizes: Batch sizes to measure, each with each number of threads.
+        threads: Numbers of threads to measure.
+        images: Image files; synthetic images if empty.
+        seconds: Approximate duration. ``MIN_ROUNDS`` rounds are run regardless.
+        compare: Also measure ``COMPARISON_ENGINE``, with the largest number of threads.
+        random_weights: Use random weights instead of those of the variant.
     """
 
     options: Mapping[str, Any]
@@ -98,8 +98,8 @@ def run_benchmark(
     """Run a benchmark. Temporary files are removed at the end.
 
     Raises:
-        UsageError: no image can be decoded.
-        WeightsError: the weights are unavailable or invalid.
+        UsageError: No image can be decoded.
+        WeightsError: The weights are unavailable or invalid.
         CommandFailedError: ``densenet predict`` or a worker process failed.
     """
     start = time.monotonic()

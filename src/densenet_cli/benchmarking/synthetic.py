@@ -26,7 +26,7 @@ def write_images(folder: Path) -> list[Path]:
     """Write ``IMAGE_COUNT`` JPEGs to ``folder``, the same in every call, and return their paths.
 
     Raises:
-        OutputError: they cannot be written.
+        OutputError: They cannot be written.
     """
     import numpy as np
 
@@ -74,7 +74,7 @@ def write_random_weights(path: Path, config: DenseNetConfig) -> None:
     batch norms are the identity.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     import numpy as np
 

@@ -38,12 +38,12 @@ class BenchmarkWorker:
     """A worker process. Used as a context manager, it ends the process even during a measurement.
 
     Args:
-        options: arguments of ``Classifier``.
-        images: paths of the images to measure with.
-        environment: changes to the environment of this process; None removes a variable.
+        options: Arguments of ``Classifier``.
+        images: Paths of the images to measure with.
+        environment: Changes to the environment of this process; None removes a variable.
 
     Raises:
-        DensenetError: the errors of ``Classifier``.
+        DensenetError: The errors of ``Classifier``.
 
     Attributes:
         info: ``model``, ``input_size``, ``preprocess``, and ``crops`` of the classifier, ``mean_pixels`` of the images,
@@ -71,8 +71,8 @@ class BenchmarkWorker:
         """Measure a stage for about ``seconds``, but at least once.
 
         Raises:
-            CommandFailedError: the worker process ended.
-            DensenetError: the errors of ``Classifier``.
+            CommandFailedError: The worker process ended.
+            DensenetError: The errors of ``Classifier``.
         """
         response = self._request({"stage": stage, "batch_size": batch_size, "seconds": seconds})
         return [(images, elapsed) for images, elapsed in response["samples"]]

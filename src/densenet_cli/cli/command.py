@@ -101,7 +101,7 @@ class Command(click.Command):
     """A command with grouped options, ``--quiet``, and ``--verbose``.
 
     Args:
-        exit_statuses: what each exit status means, for help.
+        exit_statuses: What each exit status means, for help.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class ProgressBar:
     Args:
         kind: ``count`` (images so far and their rate), ``download`` (bytes of files), ``share`` (percentage), or
             ``steps`` (steps of an epoch, with details).
-        hidden: show nothing.
+        hidden: Show nothing.
     """
 
     def __init__(self, kind: Kind, hidden: bool = False) -> None:

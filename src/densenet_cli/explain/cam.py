@@ -45,14 +45,14 @@ class ClassMap:
     """The class activation map of one class.
 
     Attributes:
-        score: the class with its probability and its rank among all classes.
-        values: the evidence for the class in each cell, float32 (rows, columns), oriented as the upright image.
+        score: The class with its probability and its rank among all classes.
+        values: The evidence for the class in each cell, float32 (rows, columns), oriented as the upright image.
             ``values.mean() + bias`` is the logit.
-        bias: the bias of the class in the dense layer.
+        bias: The bias of the class in the dense layer.
         heat_map: ``values`` within the image, interpolated (bicubic) and scaled to [0, 1].
         peak: x and y of the center of the highest cell (of the part of it inside the image), in pixels of the
             original image.
-        box: left, top, right, and bottom of the bounding box of the connected region around the peak in which the
+        box: Left, top, right, and bottom of the bounding box of the connected region around the peak in which the
             heat map is at least 0.5, in pixels of the original image; right and bottom are exclusive.
     """
 
@@ -82,13 +82,13 @@ class Explanation:
     """The class activation maps of one image, or the error that prevented them.
 
     Attributes:
-        source: the name of the image.
-        model: the name of the model.
-        size: width and height of the original, upright image; (0, 0) with an error.
-        image: the original image, upright, at most 800 pixels per side; None with an error.
-        maps: one per class.
-        error: why the image could not be classified, or None.
-        drawing: the file that the drawing was written to, or None.
+        source: The name of the image.
+        model: The name of the model.
+        size: Width and height of the original, upright image; (0, 0) with an error.
+        image: The original image, upright, at most 800 pixels per side; None with an error.
+        maps: One per class.
+        error: Why the image could not be classified, or None.
+        drawing: The file that the drawing was written to, or None.
     """
 
     source: str
@@ -103,7 +103,7 @@ class Explanation:
         """Draw the original image next to one overlay per map.
 
         Raises:
-            ValueError: the image could not be classified.
+            ValueError: The image could not be classified.
         """
         if self.image is None:
             reason = self.error.message if self.error else "There is no image."
@@ -137,19 +137,19 @@ class Explainer:
     """Converts results of a classifier's stream to explanations.
 
     Args:
-        model: the name of the model.
-        labels: one label per position of the head.
-        preprocessing: how images are fitted to the input.
-        head: returns the dense layer: kernel (channels, classes) and bias (classes,).
-        top_k: number of most probable classes to explain.
-        classes: labels, WordNet IDs, or indices of the classes to explain instead.
+        model: The name of the model.
+        labels: One label per position of the head.
+        preprocessing: How images are fitted to the input.
+        head: Returns the dense layer: kernel (channels, classes) and bias (classes,).
+        top_k: Number of most probable classes to explain.
+        classes: Labels, WordNet IDs, or indices of the classes to explain instead.
 
     Raises:
-        UsageError: ten crops, or an unknown class.
+        UsageError: Ten crops, or an unknown class.
 
     Attributes:
-        outputs: the engine outputs that a result must have.
-        preview: the kind of preview that a result must have.
+        outputs: The engine outputs that a result must have.
+        preview: The kind of preview that a result must have.
     """
 
     outputs = ("probabilities", "features")
@@ -201,9 +201,9 @@ class _Projection:
     """Maps the cells of a class activation map to pixels of the original image.
 
     Args:
-        image_size: width and height of the upright original image.
-        window: the region of it that the network's input covers; it may extend beyond the image.
-        orientation: the EXIF orientation that the network's input still has, 1 to 8.
+        image_size: Width and height of the upright original image.
+        window: The region of it that the network's input covers; it may extend beyond the image.
+        orientation: The EXIF orientation that the network's input still has, 1 to 8.
     """
 
     def __init__(self, image_size: Size, window: Box, orientation: int) -> None:

@@ -51,8 +51,8 @@ class HeatMap:
 
     Attributes:
         values: float32 (rows, columns) in [0, 1].
-        region: left, top, right, and bottom of the covered region, in pixels of the original image.
-        image_size: width and height of the original image.
+        region: Left, top, right, and bottom of the covered region, in pixels of the original image.
+        image_size: Width and height of the original image.
     """
 
     values: FloatArray
@@ -63,7 +63,7 @@ class HeatMap:
         """Fit the map to a copy of the image.
 
         Args:
-            size: width and height of the copy.
+            size: Width and height of the copy.
 
         Returns:
             The map with levels 0 to 255 (Pillow mode ``L``), and the box that it covers in the copy.
@@ -82,9 +82,9 @@ class Panel(NamedTuple):
     """One panel of a drawing.
 
     Attributes:
-        title: first part of the caption.
-        detail: last line of the caption.
-        heat_map: the map to lay over the image; None to show the image itself.
+        title: First part of the caption.
+        detail: Last line of the caption.
+        heat_map: The map to lay over the image; None to show the image itself.
     """
 
     title: str
@@ -104,8 +104,8 @@ def draw_panels(image: Image, panels: Sequence[Panel]) -> Image:
     """Draw panels in a grid.
 
     Args:
-        image: the image that every panel shows, in RGB, at any size.
-        panels: at least one.
+        image: The image that every panel shows, in RGB, at any size.
+        panels: At least one.
 
     Returns:
         An RGB image. With two panels it is at most 1,636 pixels wide.
@@ -135,8 +135,8 @@ def overlay(photo: Image, heat_map: HeatMap) -> Image:
     """Lay a heat map over a photo, from dark (least evidence for the class) to bright (most).
 
     Args:
-        photo: the original image at any size.
-        heat_map: a map of that image.
+        photo: The original image at any size.
+        heat_map: A map of that image.
     """
     from PIL import Image
 

@@ -31,12 +31,12 @@ class ExportResult:
     """An exported file.
 
     Attributes:
-        path: the file or folder.
-        format: its format, a key of ``EXPORT_FORMATS``.
-        size: size in bytes.
-        max_difference: largest absolute difference between a probability from the file and one from the model.
-        images: number of photographs compared.
-        has_labels: whether the file contains class names.
+        path: The file or folder.
+        format: Its format, a key of ``EXPORT_FORMATS``.
+        size: Size in bytes.
+        max_difference: Largest absolute difference between a probability from the file and one from the model.
+        images: Number of photographs compared.
+        has_labels: Whether the file contains class names.
     """
 
     path: Path
@@ -60,7 +60,7 @@ def check_export(
         The name of the format.
 
     Raises:
-        UsageError: see ``export``.
+        UsageError: See ``export``.
         OutputError: ``path`` cannot be written.
     """
     path = Path(path)
@@ -86,16 +86,16 @@ def export(
     The file is loaded with its own runtime and compared with the model on photographs before it is moved to ``path``.
 
     Args:
-        classifier: a classifier without ``ten_crop``. The file describes its labels and preprocessing.
-        path: file to write, or a folder for ``saved-model``.
-        format: a key of ``EXPORT_FORMATS``. By default the suffix of ``path`` decides; no suffix means ``saved-model``.
-        with_preprocessing: include the normalization, so that the input is uint8 RGB (batch, height, width, 3).
-        overwrite: replace an existing file or SavedModel.
+        classifier: A classifier without ``ten_crop``. The file describes its labels and preprocessing.
+        path: File to write, or a folder for ``saved-model``.
+        format: A key of ``EXPORT_FORMATS``. By default the suffix of ``path`` decides; no suffix means ``saved-model``.
+        with_preprocessing: Include the normalization, so that the input is uint8 RGB (batch, height, width, 3).
+        overwrite: Replace an existing file or SavedModel.
 
     Raises:
-        UsageError: an unknown format, arguments that contradict each other, an existing ``path`` without
+        UsageError: An unknown format, arguments that contradict each other, an existing ``path`` without
             ``overwrite``, or an optional package that is not installed.
-        OutputError: the file cannot be written, or a probability differs from the model's by more than ``TOLERANCE``.
+        OutputError: The file cannot be written, or a probability differs from the model's by more than ``TOLERANCE``.
             ``path`` is then unchanged.
     """
     path = Path(path)
@@ -144,13 +144,13 @@ def max_difference(predict: Predict, pixels: UInt8Array, expected: FloatArray, *
     """Return the largest absolute difference of a probability, over the images one at a time and as one batch.
 
     Args:
-        predict: runs the exported file.
-        pixels: input of the network before normalization, uint8 (images, size, size, 3).
-        expected: probabilities from the model, (images, classes).
-        normalized: whether the file takes normalized pixels.
+        predict: Runs the exported file.
+        pixels: Input of the network before normalization, uint8 (images, size, size, 3).
+        expected: Probabilities from the model, (images, classes).
+        normalized: Whether the file takes normalized pixels.
 
     Raises:
-        OutputError: the difference is above ``TOLERANCE`` or NaN, or the output has another shape.
+        OutputError: The difference is above ``TOLERANCE`` or NaN, or the output has another shape.
     """
     import numpy as np
 

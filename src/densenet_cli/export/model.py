@@ -27,13 +27,13 @@ class ExportedModel:
     """A model to write to a file.
 
     Attributes:
-        name: model name, such as ``densenet121``.
-        arrays: the weights.
-        config: the network.
-        preprocessing: how images are prepared.
-        labels: one label per class; None if the model has none.
-        metadata: the metadata of the checkpoint.
-        with_preprocessing: whether the file normalizes pixels itself.
+        name: Model name, such as ``densenet121``.
+        arrays: The weights.
+        config: The network.
+        preprocessing: How images are prepared.
+        labels: One label per class; None if the model has none.
+        metadata: The metadata of the checkpoint.
+        with_preprocessing: Whether the file normalizes pixels itself.
     """
 
     name: str

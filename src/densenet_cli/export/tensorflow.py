@@ -23,8 +23,8 @@ def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> An
     """Build a ``keras.Model`` with the weights: ``pixels`` (batch, size, size, 3) to probabilities (batch, classes).
 
     Args:
-        model: the model.
-        named_output: return ``{"probabilities": ...}`` instead of an array.
+        model: The model.
+        named_output: Return ``{"probabilities": ...}`` instead of an array.
 
     Raises:
         UsageError: Keras already uses another backend in this process.

@@ -49,8 +49,8 @@ class Loaded(NamedTuple):
     """What is loaded of one image.
 
     Attributes:
-        pixels: what the network sees, uint8 RGB of shape (crops, input_size, input_size, 3).
-        preview: a copy to look at, None unless one was requested.
+        pixels: What the network sees, uint8 RGB of shape (crops, input_size, input_size, 3).
+        preview: A copy to look at, None unless one was requested.
     """
 
     pixels: UInt8Array
@@ -66,16 +66,16 @@ def load(
     """Load the pixels of one image as the network sees them. Thread-safe.
 
     Args:
-        source: the image.
-        preprocessing: how to fit it to the network's input.
-        budget: memory shared with the images of other threads; None for no limit.
-        preview: the kind of preview to make, if any. It never changes the pixels.
+        source: The image.
+        preprocessing: How to fit it to the network's input.
+        budget: Memory shared with the images of other threads; None for no limit.
+        preview: The kind of preview to make, if any. It never changes the pixels.
 
     Returns:
         The pixels, which ``preprocessing.normalize`` turns into the network's input, and the preview.
 
     Raises:
-        ImageError: one of its subclasses, and nothing else, whatever the image.
+        ImageError: One of its subclasses, and nothing else, whatever the image.
     """
     return Loaded(*guard(lambda: _load(source, _request(preprocessing, preprocess, preview), budget)))
 
@@ -98,13 +98,13 @@ def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | N
     """Decode one image to RGB, whole and upright. Thread-safe.
 
     Args:
-        source: the image.
-        min_side: decode a large JPEG at a reduced scale that keeps this many pixels of the shorter side. None for full
+        source: The image.
+        min_side: Decode a large JPEG at a reduced scale that keeps this many pixels of the shorter side. None for full
             scale.
-        budget: memory shared with the images of other threads until the image is decoded.
+        budget: Memory shared with the images of other threads until the image is decoded.
 
     Raises:
-        ImageError: one of its subclasses, and nothing else, whatever the image.
+        ImageError: One of its subclasses, and nothing else, whatever the image.
     """
     return guard(lambda: _load(source, _DecodeRequest(lambda decoded: decoded, min_side), budget))[0]
 
@@ -140,11 +140,11 @@ class _DecodeRequest(Generic[T]):
     """What to make of an image.
 
     Attributes:
-        use: the function that makes it from the decoded image.
-        min_side: pixels of the shorter side to keep when a JPEG is decoded at reduced scale; None for full scale.
-        resized_side: shorter side that ``use`` resizes to; 0 if it does not resize.
-        as_is: convert to RGB as Pillow does: no white background, no EXIF rotation.
-        preview: the kind of preview to make as well.
+        use: The function that makes it from the decoded image.
+        min_side: Pixels of the shorter side to keep when a JPEG is decoded at reduced scale; None for full scale.
+        resized_side: Shorter side that ``use`` resizes to; 0 if it does not resize.
+        as_is: Convert to RGB as Pillow does: no white background, no EXIF rotation.
+        preview: The kind of preview to make as well.
     """
 
     use: Callable[[DecodedImage], T]
@@ -256,9 +256,9 @@ def _decode(
     """Decode an opened image and fulfill the request.
 
     Args:
-        image: the opened image.
-        request: what to make of it.
-        reduced: the full-scale size and the box to use, for a JPEG at reduced scale.
+        image: The opened image.
+        request: What to make of it.
+        reduced: The full-scale size and the box to use, for a JPEG at reduced scale.
     """
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))

@@ -33,9 +33,9 @@ class ImageFormat(NamedTuple):
 
     Attributes:
         name: Pillow's name for it.
-        plugin: module and class of the Pillow plugin.
-        matches: whether a file's first ``SIGNATURE_BYTES`` bytes belong to this format.
-        read_size: reads width and height from the header. Given only if the plugin decodes the image, or allocates
+        plugin: Module and class of the Pillow plugin.
+        matches: Whether a file's first ``SIGNATURE_BYTES`` bytes belong to this format.
+        read_size: Reads width and height from the header. Given only if the plugin decodes the image, or allocates
             its pixels, when it opens the file.
     """
 
@@ -64,7 +64,7 @@ def identify_format(stream: IO[bytes]) -> ImageFormat:
     """Return the format of a file opened at its beginning.
 
     Raises:
-        UnreadableImageError: the format is not supported.
+        UnreadableImageError: The format is not supported.
     """
     start = stream.read(SIGNATURE_BYTES)
     if not start:
@@ -209,9 +209,9 @@ class Jpeg2000Codestream(NamedTuple):
     """Parameters of the part of a JPEG 2000 file that holds the pixels.
 
     Attributes:
-        size: width and height. The header of the enclosing file may contradict them.
-        components: number of channels.
-        min_block_pixels: size of the smallest code block. Every block has a fixed memory cost.
+        size: Width and height. The header of the enclosing file may contradict them.
+        components: Number of channels.
+        min_block_pixels: Size of the smallest code block. Every block has a fixed memory cost.
     """
 
     size: Size

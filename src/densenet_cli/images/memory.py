@@ -57,7 +57,7 @@ class DecodeBudget:
     """A number of bytes that decoding threads share. Threads wait for each other, first come, first served.
 
     Args:
-        megabytes: the limit, in units of 1,000,000 bytes.
+        megabytes: The limit, in units of 1,000,000 bytes.
     """
 
     def __init__(self, megabytes: int) -> None:
@@ -71,7 +71,7 @@ class DecodeBudget:
         """Reserve ``needed`` bytes for the duration of the context, waiting until they are free.
 
         Raises:
-            ImageTooLargeError: the budget is smaller than ``needed``.
+            ImageTooLargeError: The budget is smaller than ``needed``.
         """
         if needed > self.bytes:
             raise ImageTooLargeError(
@@ -126,9 +126,9 @@ def estimate_decode(image: Image, full_size: Size, encoded_bytes: int = 0) -> in
     """Return the bytes needed to decode an opened image, or to convert an image in memory, to RGB.
 
     Args:
-        image: the image. Decoding at reduced scale has already been configured.
-        full_size: its width and height at full scale.
-        encoded_bytes: size of its file.
+        image: The image. Decoding at reduced scale has already been configured.
+        full_size: Its width and height at full scale.
+        encoded_bytes: Size of its file.
     """
     pixels = image.width * image.height
     return max(_decoder_bytes(image, full_size, encoded_bytes), pixels * _rgb_pixel_bytes(image)) + FIXED_BYTES

@@ -38,13 +38,13 @@ class Preprocessing:
     """How to turn an image into the network's input.
 
     Attributes:
-        mode: one of ``MODES``.
-        input_size: side of the network's square input in pixels.
-        exact: decode large JPEGs at full scale. ``keras`` mode always does.
-        ten_crop: take ten crops (corners, center, and their mirror images) instead of one. Only in ``crop`` mode.
+        mode: One of ``MODES``.
+        input_size: Side of the network's square input in pixels.
+        exact: Decode large JPEGs at full scale. ``keras`` mode always does.
+        ten_crop: Take ten crops (corners, center, and their mirror images) instead of one. Only in ``crop`` mode.
 
     Raises:
-        UsageError: a value is not allowed.
+        UsageError: A value is not allowed.
     """
 
     mode: str = "crop"
@@ -88,9 +88,9 @@ class DecodedImage:
     """An RGB image, possibly decoded at reduced scale.
 
     Attributes:
-        image: the pixels.
-        size: width and height at full scale.
-        box: the part of ``image`` to use. Decoding at reduced scale pads the last column and row.
+        image: The pixels.
+        size: Width and height at full scale.
+        box: The part of ``image`` to use. Decoding at reduced scale pads the last column and row.
         orientation: EXIF orientation of ``image``, 1 to 8. It differs from 1 only in ``keras`` mode.
     """
 
@@ -130,8 +130,8 @@ def visible_box(size: Size, preprocessing: Preprocessing) -> Box:
     """Return the part of the full-scale image that the network sees, to map positions in its input back to the image.
 
     Args:
-        size: width and height of the image as ``preprocess`` gets it.
-        preprocessing: without ``ten_crop``, which has no single box.
+        size: Width and height of the image as ``preprocess`` gets it.
+        preprocessing: Without ``ten_crop``, which has no single box.
 
     Returns:
         Left, top, right, and bottom in pixels. In ``pad`` mode the box extends beyond the image on two sides.

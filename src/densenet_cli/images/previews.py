@@ -28,10 +28,10 @@ class Preview:
     """Base class of previews.
 
     Attributes:
-        max_side: maximum length of the longer side in pixels.
-        min_decoded_side: if the preview is made from a JPEG decoded at reduced scale, the shorter side keeps at least
+        max_side: Maximum length of the longer side in pixels.
+        min_decoded_side: If the preview is made from a JPEG decoded at reduced scale, the shorter side keeps at least
             this many pixels. 0 means as many as the network needs.
-        max_bytes: maximum length of ``to_bytes``.
+        max_bytes: Maximum length of ``to_bytes``.
     """
 
     max_side: ClassVar[int]
@@ -58,7 +58,7 @@ class Thumbnail(Preview):
     """A JPEG file of the image as preprocessing sees it: upright and on a white background (except in ``keras`` mode).
 
     Attributes:
-        jpeg: the file's bytes.
+        jpeg: The file's bytes.
     """
 
     max_side = 160
@@ -94,9 +94,9 @@ class DisplayImage(Preview):
     """An upright RGB copy of the image, to draw on.
 
     Attributes:
-        size: width and height of the upright image at full scale.
+        size: Width and height of the upright image at full scale.
         orientation: EXIF orientation (1 to 8) of the network's input; differs from 1 only in ``keras`` mode.
-        image: the copy, no side longer than ``max_side``.
+        image: The copy, no side longer than ``max_side``.
     """
 
     max_side = 800

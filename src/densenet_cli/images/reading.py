@@ -21,9 +21,9 @@ class EncodedImage(NamedTuple):
     """An opened image file.
 
     Attributes:
-        stream: its bytes, seekable and at the beginning.
-        size: their number.
-        bytes_in_memory: how many of them are held in memory: all or none.
+        stream: Its bytes, seekable and at the beginning.
+        size: Their number.
+        bytes_in_memory: How many of them are held in memory: all or none.
     """
 
     stream: IO[bytes]
@@ -36,9 +36,9 @@ def open_source(source: Source) -> Iterator[EncodedImage]:
     """Open a source of kind path, url, stdin, bytes, or file.
 
     Raises:
-        SourceNotFoundError, SourceUnreadableError: the file cannot be opened or is not a regular file.
-        UnreadableImageError: a stream has more than ``MAX_STREAM_BYTES`` bytes or returns text.
-        DownloadFailedError: the URL cannot be fetched.
+        SourceNotFoundError, SourceUnreadableError: The file cannot be opened or is not a regular file.
+        UnreadableImageError: A stream has more than ``MAX_STREAM_BYTES`` bytes or returns text.
+        DownloadFailedError: The URL cannot be fetched.
     """
     if source.kind == "path":
         with _open_file(source.origin) as stream:

@@ -33,12 +33,12 @@ class Source:
     """One image to process.
 
     Attributes:
-        name: the name in results: the path as given, joined with the path below it, or the URL. A name that is not
+        name: The name in results: the path as given, joined with the path below it, or the URL. A name that is not
             UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` restores them).
-        origin: where the image comes from: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image``, or a
+        origin: Where the image comes from: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image``, or a
             uint8 array of shape (height, width, 3).
-        kind: the kind of ``origin``; "nothing" if there is no image.
-        error: why there is no image, for the kind "nothing".
+        kind: The kind of ``origin``; "nothing" if there is no image.
+        error: Why there is no image, for the kind "nothing".
     """
 
     name: str
@@ -67,7 +67,7 @@ def read_stream(stream: Any, limit: int) -> bytes:
     """Read a file object to its end, in however many pieces, but stop after ``limit`` bytes have been exceeded.
 
     Raises:
-        UnreadableImageError: the file object returns text.
+        UnreadableImageError: The file object returns text.
     """
     pieces: list[bytes] = []
     remaining = limit + 1
@@ -89,9 +89,9 @@ def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Itera
     their number is logged at the end.
 
     Args:
-        arguments: files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
+        arguments: Files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
             standard input.
-        stdin: the binary stream for ``-``; None for ``sys.stdin.buffer``.
+        stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
     """
     standard_input: StandardInput | None = None
     skipped = 0
@@ -145,11 +145,11 @@ def from_object(image: ImageInput | Source) -> Source:
     """Return the source for a Python object.
 
     Args:
-        image: a path (str or ``os.PathLike``), an http(s) URL, the bytes of an image file, a binary file object, a
+        image: A path (str or ``os.PathLike``), an http(s) URL, the bytes of an image file, a binary file object, a
             ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: It is none of these.
     """
     if isinstance(image, Source):
         return image

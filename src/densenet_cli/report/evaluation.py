@@ -46,13 +46,13 @@ def write_page(path: Path, report: EvaluationReport, mistakes: Sequence[tuple[Im
     """Write the page atomically.
 
     Args:
-        path: the file, already checked with ``page.check_page``.
-        report: the results.
-        mistakes: the result of ``Mistakes.most_confident``.
+        path: The file, already checked with ``page.check_page``.
+        report: The results.
+        mistakes: The result of ``Mistakes.most_confident``.
 
     Raises:
         UsageError: ``SOURCE_DATE_EPOCH`` is not a number.
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     page = render(
         "evaluation.html",

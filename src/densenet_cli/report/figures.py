@@ -34,12 +34,12 @@ class ConfusionCell:
     """A cell of the confusion matrix.
 
     Attributes:
-        x, y: the upper left corner.
-        count: number of images.
-        opacity: grows with the square root of the share of the row, so that small shares are visible. At most 0.5,
+        x, y: The upper left corner.
+        count: Number of images.
+        opacity: Grows with the square root of the share of the row, so that small shares are visible. At most 0.5,
             to keep the count on top of it legible.
-        is_correct: whether the cell is on the diagonal.
-        description: tooltip.
+        is_correct: Whether the cell is on the diagonal.
+        description: Tooltip.
     """
 
     x: float
@@ -55,12 +55,12 @@ class ConfusionFigure:
     """A confusion matrix with class names.
 
     Attributes:
-        names: names of the rows, at most ``MAX_NAME_LENGTH`` characters each.
-        columns: names of the columns: the same, and a column for all other classes if needed.
-        cells: the cells that are not empty.
-        left, top: the upper left corner of the first cell. The names are left of it and above.
-        width, height: size of the figure.
-        total_classes: number of classes in the evaluation.
+        names: Names of the rows, at most ``MAX_NAME_LENGTH`` characters each.
+        columns: Names of the columns: the same, and a column for all other classes if needed.
+        cells: The cells that are not empty.
+        left, top: The upper left corner of the first cell. The names are left of it and above.
+        width, height: Size of the figure.
+        total_classes: Number of classes in the evaluation.
     """
 
     names: list[str]
@@ -166,11 +166,11 @@ class ReliabilityBar:
     """A bar of the reliability diagram: the images in one bin of confidence.
 
     Attributes:
-        x, width: position and width of the bar.
+        x, width: Position and width of the bar.
         accuracy, confidence: y of the accuracy and of the mean confidence.
         low, high: y of the limits of the accuracy's 95% confidence interval.
         share: y of the top of the bar in the histogram; the fullest bin has ``HISTOGRAM_HEIGHT``.
-        description: tooltip.
+        description: Tooltip.
     """
 
     x: float

@@ -51,9 +51,9 @@ def render(template: str, scripts: tuple[str, ...], **values: Any) -> str:
     """Render a page.
 
     Args:
-        template: file name of the template.
-        scripts: file names of the scripts, which are joined to one.
-        values: values for the template.
+        template: File name of the template.
+        scripts: File names of the scripts, which are joined to one.
+        values: Values for the template.
     """
     script = Markup("\n").join(map(_inline, scripts))
     return environment().get_template(template).render(script=script, policy=_policy(script), **values)
@@ -91,14 +91,14 @@ def check_page(path: str, overwrite: bool, *other_outputs: str | os.PathLike[str
     """Check that a page can be written.
 
     Args:
-        path: the file of the page.
-        overwrite: whether to replace an existing file.
-        other_outputs: the other files that the run writes; None is ignored.
+        path: The file of the page.
+        overwrite: Whether to replace an existing file.
+        other_outputs: The other files that the run writes; None is ignored.
 
     Raises:
         UsageError: ``path`` is not a file name, exists, or is one of the other outputs, or ``SOURCE_DATE_EPOCH`` is
             not a number.
-        OutputError: the folder does not exist or is not writable.
+        OutputError: The folder does not exist or is not writable.
     """
     if path in ("", "-"):
         raise UsageError("A page cannot be written to standard output. Set `html` to a file name.")
@@ -113,7 +113,7 @@ def current_time() -> datetime:
     """Return the time in UTC, or that of ``SOURCE_DATE_EPOCH`` (https://reproducible-builds.org/docs/source-date-epoch/).
 
     Raises:
-        UsageError: the variable is not a number of seconds.
+        UsageError: The variable is not a number of seconds.
     """
     value = os.environ.get(EPOCH_VARIABLE)
     if not value:

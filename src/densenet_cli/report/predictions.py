@@ -41,13 +41,13 @@ class PredictionReport:
     interruption. If it ends with another exception, no page is written.
 
     Args:
-        path: the file, already checked with ``page.check_page``.
-        model: the name of the model.
-        settings: settings of the run to show (JSON types).
+        path: The file, already checked with ``page.check_page``.
+        model: The name of the model.
+        settings: Settings of the run to show (JSON types).
 
     Raises:
         UsageError: ``SOURCE_DATE_EPOCH`` is not a number.
-        OutputError: the file cannot be written (on entry, on exit, or in ``add``).
+        OutputError: The file cannot be written (on entry, on exit, or in ``add``).
     """
 
     def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:

@@ -31,11 +31,11 @@ class WorkerPool:
     they also end by themselves when this process ends.
 
     Args:
-        budget: memory that the images of all processes share.
-        timeout: maximum seconds for decoding an image; None for no limit.
+        budget: Memory that the images of all processes share.
+        timeout: Maximum seconds for decoding an image; None for no limit.
 
     Raises:
-        IsolationError: a process cannot be started.
+        IsolationError: A process cannot be started.
     """
 
     def __init__(self, budget: DecodeBudget, timeout: float | None = None) -> None:
@@ -55,10 +55,10 @@ class WorkerPool:
         need no decoding and stay in this process.
 
         Raises:
-            DecoderCrashedError: the process ended.
-            DecodingTimedOutError: decoding took too long.
-            ImageError: as for ``decoding.load``.
-            IsolationError: a process cannot be started.
+            DecoderCrashedError: The process ended.
+            DecodingTimedOutError: Decoding took too long.
+            ImageError: As for ``decoding.load``.
+            IsolationError: A process cannot be started.
         """
         return decoding.guard(lambda: self._load(source, preprocessing, preview))
 

@@ -47,9 +47,9 @@ def main(connection: int, decode_memory: int) -> None:
     """Serve decoding requests until the parent closes the connection.
 
     Args:
-        connection: file descriptor of the socket to the parent. Standard input is a pipe that closes when the parent
+        connection: File descriptor of the socket to the parent. Standard input is a pipe that closes when the parent
             ends.
-        decode_memory: megabytes that the images of all processes share.
+        decode_memory: Megabytes that the images of all processes share.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # may reach the whole group; the parent decides
         signal.signal(number, signal.SIG_IGN)
@@ -80,11 +80,11 @@ def receive_message(read: Callable[[int], bytes], max_bytes: int) -> tuple[Heade
     """Read and validate a message.
 
     Args:
-        read: returns exactly as many bytes as requested.
-        max_bytes: maximum number of raw bytes.
+        read: Returns exactly as many bytes as requested.
+        max_bytes: Maximum number of raw bytes.
 
     Raises:
-        ValueError: the message is invalid or too long.
+        ValueError: The message is invalid or too long.
     """
     length, size = LENGTHS.unpack(read(LENGTHS.size))
     if length > MAX_HEADER_LENGTH or size > max_bytes:
@@ -102,7 +102,7 @@ class Channel:
     """Exchanges messages with the parent.
 
     Attributes:
-        header, data: the message received last.
+        header, data: The message received last.
     """
 
     def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:

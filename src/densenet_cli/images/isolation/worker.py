@@ -59,15 +59,15 @@ class Worker:
     """A process that decodes one image at a time.
 
     Args:
-        budget: memory that the images of all processes share.
-        timeout: maximum seconds for an image, not counting the wait for memory; None for no limit.
+        budget: Memory that the images of all processes share.
+        timeout: Maximum seconds for an image, not counting the wait for memory; None for no limit.
 
     Attributes:
-        images: number of images that the process was given.
-        is_usable: whether it can decode another image. False while it decodes, and forever after a failure.
+        images: Number of images that the process was given.
+        is_usable: Whether it can decode another image. False while it decodes, and forever after a failure.
 
     Raises:
-        IsolationError: the process cannot be started.
+        IsolationError: The process cannot be started.
     """
 
     def __init__(self, budget: DecodeBudget, timeout: float | None) -> None:
@@ -106,7 +106,7 @@ class Worker:
         """Wait until the process can decode.
 
         Raises:
-            IsolationError: the process failed to start.
+            IsolationError: The process failed to start.
         """
         if self._is_ready:
             return
@@ -122,13 +122,13 @@ class Worker:
 
         Args:
             kind: "path" or "bytes".
-            origin: the path in the file system's encoding, or the bytes of an image file.
-            preprocessing: how to fit the image to the network's input.
-            preview: the kind of preview to make, if any.
+            origin: The path in the file system's encoding, or the bytes of an image file.
+            preprocessing: How to fit the image to the network's input.
+            preview: The kind of preview to make, if any.
 
         Raises:
-            DecoderCrashedError, DecodingTimedOutError: the process ended or must be ended.
-            ImageError: as for ``decoding.load``.
+            DecoderCrashedError, DecodingTimedOutError: The process ended or must be ended.
+            ImageError: As for ``decoding.load``.
         """
         self.images += 1
         self.is_usable = False
@@ -223,9 +223,9 @@ class _TimedConnection:
         """Send a message and return the response, which may have up to ``max_bytes`` raw bytes.
 
         Raises:
-            TimeoutError: the time limit was exceeded.
-            OSError, EOFError: the process ended.
-            ValueError: the response is invalid.
+            TimeoutError: The time limit was exceeded.
+            OSError, EOFError: The process ended.
+            ValueError: The response is invalid.
         """
         self._started = time.monotonic()
         self._transfer(self._connection.send, pack_header(header, len(data)))
