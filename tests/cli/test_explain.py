@@ -151,7 +151,8 @@ def test_standard_input_and_input_size(weights, folder):
     data = encode(photograph(size=(80, 80)), "PNG")
     result = densenet("explain", "-", "-o", "maps", "--weights", weights, "--input-size", 64, stdin=data)
     assert result.status == 0
-    assert Image.open(folder / "maps" / "stdin.png").format == "PNG"
+    with Image.open(folder / "maps" / "stdin.png") as image:
+        assert image.format == "PNG"
 
 
 def test_json_imports_neither_fonts_nor_rich(weights, folder):
@@ -201,7 +202,8 @@ def test_interrupted_run_leaves_complete_drawings(weights, folder):
     assert err.splitlines()[-1] == "Interrupted."
     assert list(folder.glob("maps/**/*.part")) == []
     for path in folder.glob("maps/**/*.png"):
-        Image.open(path).load()
+        with Image.open(path) as image:
+            image.load()
 
 
 def test_full_disk_exits_with_status_4(weights, folder, monkeypatch):

@@ -83,7 +83,8 @@ def test_files_are_written_in_order_and_failed_images_have_none(classifier, tmp_
         assert (path is None) == (explanation.error is not None)
         if path:
             assert str(path) == f"maps/{explanation.source}.png"
-            assert Image.open(path).size == explanation.draw().size
+            with Image.open(path) as drawing:
+                assert drawing.size == explanation.draw().size
     assert sorted(path.name for path in tmp_path.rglob("*.part")) == []
 
 
@@ -96,7 +97,8 @@ def test_an_existing_file_is_an_error_or_replaced(classifier, tmp_path, monkeypa
         save(classifier, Gallery(Path("maps")), "a.png")
     assert Path("maps/a.png.png").read_text() == "mine"
     save(classifier, Gallery(Path("maps"), overwrite=True), "a.png")
-    assert Image.open("maps/a.png.png").format == "PNG"
+    with Image.open("maps/a.png.png") as drawing:
+        assert drawing.format == "PNG"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
