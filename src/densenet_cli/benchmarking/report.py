@@ -62,7 +62,7 @@ class Summary:
 
         With at least ``MIN_QUARTILE_COUNT`` values each, the interquartile ranges must not overlap. Quartiles of fewer
         values are unreliable: with four values per setting, the best of eight equal settings would be above another one
-        in a third of the cases. Fewer values must therefore not overlap at all, which happens by chance in about 5 % of
+        in a third of the cases. Fewer values must therefore not overlap at all, which happens by chance in about 5% of
         the cases (tests/benchmarking/test_report.py simulates it).
         """
         if min(self.count, other.count) < MIN_QUARTILE_COUNT:

@@ -17,7 +17,7 @@ class OnnxEngine:
     """Implements ``engines.Engine``. If the graph is cached, creating the engine only reads the cache entry.
 
     All threads compute a single image together, for the lowest latency. If a batch has several images, each thread
-    computes one at a time: no thread waits for another within an image, which increases the throughput by 10 %.
+    computes one at a time: no thread waits for another within an image, which increases the throughput by 10%.
     """
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
