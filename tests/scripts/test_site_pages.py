@@ -126,7 +126,19 @@ def url(site):
         server.shutdown()
 
 
-@pytest.mark.skipif(support.why_unavailable() is not None, reason=str(support.why_unavailable()))
+needs_browser = pytest.mark.skipif(support.why_unavailable() is not None, reason=str(support.why_unavailable()))
+
+
+@needs_browser
+def test_no_page_is_wider_than_its_window(pages, tmp_path):
+    with support.open_browser(tmp_path / "profile") as browser:
+        for path in pages:
+            for width in (1280, 390):
+                browser.open(path, width, 900)
+                assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth"), path.name
+
+
+@needs_browser
 def test_page_in_a_browser(url, tmp_path):
     """Color scheme, layout on desktop and phone, and search."""
     with support.open_browser(tmp_path / "profile") as browser:
