@@ -10,7 +10,7 @@ endif
 BIN = $(VENV)/$(SCRIPTS)
 LOWEST = $(VENV_LOWEST)/$(SCRIPTS)
 INSTALLED = $(VENV)/.installed
-PYTEST = -m pytest -n logical --maxprocesses 4 --dist loadgroup
+PYTEST = -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 

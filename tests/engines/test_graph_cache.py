@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from densenet_cli import engines
 from densenet_cli.engines import graph_cache, onnx_graph
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import TINY, random_arrays
+from tests.support.processes import exit_status
 
 IMAGES = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
@@ -197,7 +199,7 @@ def test_head_equals_that_of_the_checkpoint(weights, monkeypatch, source):
 def _store_until(step, weights, cache):
     """Create a graph and simulate a power failure after the ``step``-th fsync or rename: exit with status 7.
 
-    Files that were not synced by then keep their size but contain zeros. Exit with status 0 if there are fewer calls.
+    Files that were not synced by then keep their size but contain zeros. Return if there are fewer calls.
     """
     os.environ["DENSENET_CACHE"] = str(cache)
     synced, calls = set(), 0
@@ -223,7 +225,6 @@ def _store_until(step, weights, cache):
     os.fsync = counted(os.fsync, lambda file: synced.add(os.fstat(file).st_ino))
     os.replace = counted(os.replace, lambda *_: None)
     engines.create("onnx", weights, TINY, threads=1)
-    os._exit(0)
 
 
 def test_power_failure_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
@@ -234,13 +235,7 @@ def test_power_failure_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
     while True:
         step += 1
         cache = tmp_path / f"step{step}"
-        child = os.fork()
-        if child == 0:
-            try:
-                _store_until(step, weights, cache)
-            finally:
-                os._exit(1)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = exit_status(functools.partial(_store_until, step, weights, cache))
         monkeypatch.setenv("DENSENET_CACHE", str(cache))
         np.testing.assert_array_equal(run(weights), expected, err_msg=f"step {step}")
         assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
@@ -257,7 +252,7 @@ def _run_in_process(weights, cache, barrier, queue):
 
 
 def test_eight_processes_with_an_empty_cache(weights, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     barrier, queue = context.Barrier(8), context.Queue()
     cache = tmp_path / "shared"
     workers = [context.Process(target=_run_in_process, args=(weights, cache, barrier, queue)) for _ in range(8)]

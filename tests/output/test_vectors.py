@@ -20,6 +20,7 @@ from densenet_cli.output import atomic, record_file, vectors
 from densenet_cli.output.vector_formats import VECTOR_FORMATS
 from densenet_cli.output.vectors import check_vectors, open_vectors, parts_path, sources_path
 from densenet_cli.results import Embedding, Failure
+from tests.support.processes import exit_status
 from tests.support.small_disk import limit_file_size
 
 WIDTH = 6
@@ -193,45 +194,40 @@ def killed(work: Callable[[], object], at: int) -> bool:
 
     Returns whether there were as many steps.
     """
-    child = os.fork()
-    if not child:
-        steps = 0
+    steps = 0
 
-        def step() -> None:
-            nonlocal steps
-            if steps == at:
-                os._exit(9)
-            steps += 1
+    def step() -> None:
+        nonlocal steps
+        if steps == at:
+            os._exit(9)
+        steps += 1
 
-        def audit(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & (os.O_RDWR | os.O_WRONLY)):
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("os.rename", "os.remove") or (event == "open" and arguments[2] & (os.O_RDWR | os.O_WRONLY)):
+            step()
+
+    def stepping(read_vectors: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*arguments: Any) -> Any:
+            for batch in read_vectors(*arguments):
                 step()
+                yield batch
+            step()
 
-        def stepping(read_vectors: Callable[..., Any]) -> Callable[..., Any]:
-            def read(*arguments: Any) -> Any:
-                for batch in read_vectors(*arguments):
-                    step()
-                    yield batch
-                step()
+        return read
 
-            return read
+    def write_all(file: Any, data: bytes) -> None:
+        for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+            step()
+            file.write(half)
 
-        try:
+    def work_in_steps() -> None:
+        atomic.write_all = record_file.write_all = write_all
+        vectors._read_vectors = stepping(vectors._read_vectors)
+        os.fsync = lambda _: step()  # type: ignore[assignment]
+        sys.addaudithook(audit)
+        work()
 
-            def write_all(file: Any, data: bytes) -> None:
-                for half in (data[: len(data) // 2], data[len(data) // 2 :]):
-                    step()
-                    file.write(half)
-
-            atomic.write_all = record_file.write_all = write_all
-            vectors._read_vectors = stepping(vectors._read_vectors)
-            os.fsync = lambda _: step()  # type: ignore[assignment]
-            sys.addaudithook(audit)
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = exit_status(work_in_steps)
     assert status in (0, 9)
     return status == 9
 
@@ -378,14 +374,12 @@ def test_a_list_of_sources_that_does_not_fit(output: Path) -> None:
 def test_a_second_run_on_the_same_file_is_an_error(output: Path) -> None:
     run(output, stop_after=1)
     with open_vectors(output, SETTINGS, WIDTH, resume=True) as writer:
-        child = os.fork()
-        if not child:
-            try:
+
+        def resume() -> None:
+            with pytest.raises(OutputError, match="another run is writing it"):
                 run(output, resume=True)
-            except OutputError as error:
-                os._exit(17 if "another run is writing it" in str(error) else 1)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+
+        assert exit_status(resume) == 0
         writer.write(embed(Source("z"), repaired=False))
     np.testing.assert_array_equal(matrix(output), [vector_of("a.jpg"), vector_of("z")])
 
