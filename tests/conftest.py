@@ -47,6 +47,14 @@ def photographs() -> list[Path]:
     return paths
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint of a network of a few layers, in the published format."""
+    from tests.support.networks import tiny_weights
+
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
 @pytest.fixture
 def children() -> Callable[[], list[psutil.Process]]:
     """Return a function that lists the child processes started since the test began."""

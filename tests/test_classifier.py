@@ -24,15 +24,10 @@ from densenet_cli.images.previews import DisplayImage, Thumbnail
 from densenet_cli.images.sources import expand, from_object
 from tests.support.decoders.pillow_heif import heic
 from tests.support.images import photograph
-from tests.support.networks import TINY, tiny_weights
+from tests.support.networks import TINY
 from tests.support.servers import FaultyServer, serving
 
 DECODERS = Path(__file__).parent / "support" / "decoders"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

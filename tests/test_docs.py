@@ -24,7 +24,7 @@ from densenet_cli.output.record_formats import CSV_COLUMNS, RECORD_FORMATS
 from densenet_cli.weights import store
 from scripts import help_pages
 from tests.support import command
-from tests.support.networks import tiny_variant, tiny_weights
+from tests.support.networks import tiny_variant
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -179,11 +179,6 @@ def test_published_weights_are_as_documented():
         weights = variants.get(name).weights
         assert weights and documented[name] == [weights.name, weights.md5]
     assert re.findall(r"^- `(https://.*)`$", page.read_text(), re.MULTILINE) == list(store.BASE_URLS)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

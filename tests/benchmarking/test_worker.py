@@ -8,15 +8,9 @@ from densenet_cli.benchmarking.processes import CommandFailedError
 from densenet_cli.benchmarking.worker import BenchmarkWorker
 from densenet_cli.errors import CheckpointError
 from tests.conftest import SAMPLES
-from tests.support.networks import tiny_weights
 
 IMAGES_PER_SAMPLE = {"decode": 4, "inference": 2, "end_to_end": 40, "predict": 1}
 """Stage -> images per measurement, for a batch size of 20, two threads, and ten crops per image."""
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 def test_a_worker_measures_each_stage(tmp_path, weights):

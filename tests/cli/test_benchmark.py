@@ -15,14 +15,8 @@ import pytest
 from densenet_cli import variants
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, restore_sigint, run_process
-from tests.support.networks import tiny_weights
 
 SUMMARY = {"count", "median", "lower_quartile", "upper_quartile", "minimum", "maximum"}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -11,12 +11,7 @@ from PIL import Image
 
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet, run_process
-from tests.support.networks import TINY, random_arrays, tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
+from tests.support.networks import TINY, random_arrays
 
 
 @pytest.fixture

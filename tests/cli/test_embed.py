@@ -19,15 +19,10 @@ from densenet_cli import Classifier, variants
 from densenet_cli.layers import embedding_size
 from densenet_cli.output.vector_formats import VECTOR_FORMATS
 from tests.support.command import densenet, restore_sigint
-from tests.support.networks import TINY, tiny_weights
+from tests.support.networks import TINY
 from tests.test_docs import DOCS, blocks, rows
 
 EMBED_PAGE = DOCS / "reference" / "commands" / "embed.md"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

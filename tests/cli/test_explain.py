@@ -15,12 +15,6 @@ from PIL import Image
 from tests.conftest import SAMPLES
 from tests.support.command import densenet, restore_sigint, run_process
 from tests.support.images import encode, photograph
-from tests.support.networks import tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -17,12 +17,6 @@ import pytest
 from PIL import Image
 
 from tests.support.command import densenet
-from tests.support.networks import tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from tests.support.command import densenet
-from tests.support.networks import tiny_weights
 from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
 
@@ -29,11 +28,6 @@ def folder(tmp_path):
     (root / "017.png").unlink()
     (root / "017.png").write_bytes(b"text")
     return root
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return tiny_weights(tmp_path)
 
 
 RESULTS = """

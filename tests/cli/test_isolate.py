@@ -18,14 +18,8 @@ from tests.conftest import SAMPLES
 from tests.support.command import densenet, restore_sigint
 from tests.support.decoders.pillow_heif import heic
 from tests.support.images import encode, photograph
-from tests.support.networks import tiny_weights
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(autouse=True)

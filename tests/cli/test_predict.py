@@ -17,12 +17,7 @@ from PIL import Image
 
 from densenet_cli import Classifier
 from tests.support.command import densenet, restore_sigint, run_process
-from tests.support.networks import TINY, tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
+from tests.support.networks import TINY
 
 
 @pytest.fixture

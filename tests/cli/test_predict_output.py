@@ -9,12 +9,6 @@ from PIL import Image
 
 from densenet_cli.weights import file_identity
 from tests.support.command import densenet, run_process
-from tests.support.networks import tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

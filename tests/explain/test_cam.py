@@ -19,14 +19,9 @@ from densenet_cli.labels import placeholders
 from densenet_cli.pipeline import Result
 from tests.conftest import SAMPLES
 from tests.support.images import encode, photograph, rotated
-from tests.support.networks import TINY, tiny_weights
+from tests.support.networks import TINY
 
 LOGIT_TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)

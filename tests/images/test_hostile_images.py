@@ -13,12 +13,6 @@ from densenet_cli.classifier import DECODE_MEMORY
 from densenet_cli.images.memory import MEGABYTE
 from tests.images.fuzz_images import MAX_MEMORY, classify, run
 from tests.support.images import encode
-from tests.support.networks import tiny_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
