@@ -9,18 +9,17 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
-from densenet_cli.cli.console import Verbosity, echo_error
+from densenet_cli.cli.console import StdoutError, Verbosity, configure_streams, echo_error, standard_output
 
 COMMANDS = {
     "predict": "Classify images in files, folders, globs, and URLs.",
@@ -37,10 +36,6 @@ COMMANDS = {
 """Name -> short help. The module of a command is its name with underscores."""
 
 
-class StdoutClosedError(Exception):
-    """The reader of standard output has closed it, as ``| head`` does."""
-
-
 class LazyGroup(click.Group):
     """A group that imports a command only to run it or to show its help."""
 
@@ -55,13 +50,6 @@ class LazyGroup(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. Click itself would handle a ``BrokenPipeError`` by exiting with status 1."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise StdoutClosedError from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -107,30 +95,20 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as it is in a background job
         signal.signal(signal.SIGINT, _raise_keyboard_interrupt)
-    _configure_streams()
+    configure_streams()
     verbosity = Verbosity()
     try:
         status = densenet.main(args, prog_name="densenet", standalone_mode=False, obj=verbosity)
     except click.ClickException as error:
-        with suppress(OSError):
-            error.show()
+        error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _exit_interrupted()
-    except StdoutClosedError:
-        _discard_stdout()
+    except StdoutError:
         status = 0
-    except OSError as error:
-        # An error of an output file has a file name. An error without one is from standard output.
-        if error.errno and error.filename is None:
-            _discard_stdout()
-            echo_error(f"Error: Cannot write to standard output: {error.strerror}.")
-            status = 4
-        else:
-            status = _report_unexpected(error, verbosity.verbose)
     except Exception as error:
         status = _report_unexpected(error, verbosity.verbose)
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(_finish_stdout(status if isinstance(status, int) else 0))
 
 
 def _raise_keyboard_interrupt(_number: int, frame: FrameType | None) -> None:
@@ -146,6 +124,17 @@ def _raise_keyboard_interrupt(_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _finish_stdout(status: int) -> int:
+    """Write what is left of standard output. Return the exit status: 4 if that failed but everything else worked."""
+    with suppress(StdoutError):
+        sys.stdout.flush()
+    stream = standard_output()
+    if stream is None or stream.error is None or isinstance(stream.error, BrokenPipeError):
+        return status
+    echo_error(f"Error: Cannot write to standard output: {stream.error.strerror or stream.error}.")
+    return 4 if status in (0, 1) else status
+
+
 def _exit_interrupted() -> NoReturn:
     """Exit with status 130, without finalizing the interpreter.
 
@@ -153,24 +142,9 @@ def _exit_interrupted() -> NoReturn:
     standard output may have buffered data.
     """
     echo_error("Interrupted.")
-    with suppress(OSError, ValueError):
+    with suppress(StdoutError, ValueError):
         sys.stdout.flush()
     os._exit(130)
-
-
-def _configure_streams() -> None:
-    """Open closed standard streams on the null device, and escape characters that an encoding lacks."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the process ends)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _discard_stdout() -> None:
-    """Redirect standard output to the null device, so that the interpreter's flush at exit does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_unexpected(error: Exception, verbose: bool) -> int:

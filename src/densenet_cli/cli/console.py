@@ -1,9 +1,12 @@
-"""Output on the terminal: results go to standard output, everything else to standard error."""
+"""Standard streams: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +15,85 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from densenet_cli.results import Failure
+
+
+class StdoutError(Exception):
+    """Standard output, the only output of a command, has failed. ``StandardStream.error`` is the reason."""
+
+
+class StandardStream(io.RawIOBase):
+    """Standard output or standard error, which discards everything that is written after a failure.
+
+    So a command whose reader goes away (``| head``) still does its work, such as writing files.
+
+    Attributes:
+        error: Why writing failed, or None. A ``BrokenPipeError`` means that nobody reads the stream any more.
+        is_only_output: Whether the command produces nothing else. The first failure then raises ``StdoutError``.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._original = stream  # would close the raw stream when it is deleted
+        self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)
+        self.error: OSError | None = None
+        self.is_only_output = False
+
+    def write(self, data: Any, /) -> int | None:
+        """Write or discard bytes. Return how many, None if a non-blocking stream accepts none."""
+        if self.error is None:
+            try:
+                count: int | None = self._raw.write(data)
+                return count
+            except OSError as error:
+                self.error = error
+                if self.is_only_output:
+                    raise StdoutError from error
+        return len(data)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether the stream is a terminal."""
+        return bool(self._raw.isatty())
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return int(self._raw.fileno())
+
+
+def configure_streams() -> None:
+    """Make standard output and error a ``StandardStream``, which escapes characters that its encoding lacks.
+
+    Streams that are closed when the process starts are opened on the null device.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the process ends)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            wrapper = io.TextIOWrapper(
+                io.BufferedWriter(StandardStream(stream)),
+                stream.encoding,
+                errors="backslashreplace",
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, wrapper)
+
+
+def standard_output() -> StandardStream | None:
+    """Return the stream to which ``sys.stdout`` writes. None outside of ``cli.main``."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw if isinstance(raw, StandardStream) else None
+
+
+def end_if_stdout_fails() -> None:
+    """Let the command end when standard output fails, because it has no other output."""
+    if stream := standard_output():
+        stream.is_only_output = True
 
 
 class Verbosity:
@@ -72,9 +154,8 @@ def echo_info(message: str) -> None:
 
 
 def echo_error(message: str) -> None:
-    """Print a message to standard error, without control characters. A closed standard error is ignored."""
-    with suppress(OSError):
-        click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+    """Print a message to standard error, without control characters."""
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def echo_image_error(source: str, error: Failure) -> None:
@@ -86,12 +167,7 @@ def stdout_console(**settings: Any) -> Console:
     """Return a Rich console for standard output. Rich honors ``NO_COLOR``, pipes, and ``COLUMNS``."""
     from rich.console import Console
 
-    class StdoutConsole(Console):
-        def on_broken_pipe(self) -> None:
-            """Re-raise the error that Rich is handling. Rich would exit with status 1; ``cli.main`` exits with 0."""
-            raise
-
-    return StdoutConsole(highlight=False, markup=False, emoji=False, **settings)
+    return Console(highlight=False, markup=False, emoji=False, **settings)
 
 
 def stderr_console() -> Console:

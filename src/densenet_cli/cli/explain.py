@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.command import command, option, output_option
-from densenet_cli.cli.console import echo_image_error, stdout_console
+from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.options import create_classifier, expand_sources, model_options, source_options
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def explain(
         sources = chain([first] if first else [], sources)
     classifier = create_classifier(**model)
     failed = 0
+    if output is None:
+        end_if_stdout_fails()
     with ExitStack() as stack:
         if as_json:
             from densenet_cli.output.records import StreamWriter

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.command import FloatRange, command, option, output_option
-from densenet_cli.cli.console import echo_image_error, stdout_console
+from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.options import (
     create_classifier,
     echo_resumed,
@@ -124,6 +124,8 @@ def predict(
     preview: type[Preview] | None = None
     preview_limit: int | None = None
     failed = 0
+    if not (output or html):
+        end_if_stdout_fails()
     with ExitStack() as stack:
         if html:
             from densenet_cli.images.previews import Thumbnail
