@@ -12,14 +12,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
 from densenet_cli.images.sources import Source, from_object, is_url
-from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, walk
+from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, image_suffixes, walk
 from densenet_cli.text import plural, to_unicode
 
 logger = logging.getLogger(__name__)
@@ -69,13 +69,15 @@ class ClassFolders:
 
     Args:
         folder: The folder that contains the class folders.
+        suffixes: File name extensions of images, in addition to the known ones.
 
     Raises:
         UsageError: If the folder cannot be listed or contains no class folder.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, suffixes: Collection[str] = ()) -> None:
         self._folder = folder
+        self._suffixes = image_suffixes(suffixes)
         self._unsorted = 0
         self._empty: list[str] = []
         name = to_unicode(folder)
@@ -101,7 +103,7 @@ class ClassFolders:
                     continue
                 if _is_folder(entry):
                     classes.append(entry.name)
-                elif has_image_suffix(entry.name):
+                elif has_image_suffix(entry.name, self._suffixes):
                     self._unsorted += 1
         return tuple(sorted(classes))
 
@@ -109,7 +111,7 @@ class ClassFolders:
         """Yield each image with the name of its class, and each empty or unlistable folder with its error."""
         skipped = 0
         for name in self.classes:
-            for entry in walk(os.path.join(self._folder, name)):
+            for entry in walk(os.path.join(self._folder, name), self._suffixes):
                 if isinstance(entry, SkippedFiles):
                     skipped += entry.files
                 else:

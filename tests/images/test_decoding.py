@@ -123,6 +123,22 @@ def test_every_exif_orientation_is_undone(orientation, format):
         assert not difference.any()
 
 
+@pytest.mark.parametrize("box", [(0, 0, 40, 40), (10, 20, 30, 40)])
+def test_the_first_frame_of_an_animated_png_that_hides_its_default_image(box):
+    frame = Image.new("RGBA", (40, 40))
+    frame.paste((0, 255, 0, 255), box)
+    animation = encode(
+        Image.new("RGBA", (40, 40), "red"),
+        "PNG",
+        save_all=True,
+        default_image=True,
+        append_images=[frame, Image.new("RGBA", (40, 40), "blue")],
+    )
+    settings = {"mode": "squash", "input_size": 40}
+    assert np.array_equal(load_pixels(animation, **settings), load_pixels(encode(frame, "PNG"), **settings))
+    assert (load_pixels(animation, mode="keras") == (255, 0, 0)).all()  # what Keras reads
+
+
 def test_threads_can_decode_at_the_same_time_even_the_same_image():
     shared = Image.open(io.BytesIO(encode(photograph("rocket"), "PNG")))
     files = [encoding.encode(photograph("coffee", (80, 60))) for encoding in ENCODINGS]

@@ -94,6 +94,9 @@ SPECIAL_CASES: dict[str, Callable[[], bytes]] = {
     "PNG rotated": lambda: rotated(large(), 6, "PNG"),
     "TIFF rotated": lambda: rotated(large(), 6, "TIFF", compression="tiff_lzw"),
     "elongated": lambda: encode(photograph("coffee", (20, 70_000)), "PNG"),
+    "animated PNG with a hidden image": lambda: encode(
+        large(), "PNG", save_all=True, default_image=True, append_images=[photograph("rocket", SIZE)] * 2
+    ),
     "icon": lambda: encode(photograph("coffee", (256, 256)), "ICO"),
 }
 OVERESTIMATED = ("JPEG2000 in small precincts", "elongated")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UsageError
-from densenet_cli.images.sources import expand, expand_objects, from_object, read_list
+from densenet_cli.images.sources import expand, expand_objects, from_object, local_path, read_list
 
 
 def names(*arguments: str) -> list[str]:
@@ -85,6 +85,24 @@ class TestLists:
                 pipe.write(f"{argument}\nhalf".encode())
                 assert next(arguments).removeprefix("half") == argument
             watchdog.cancel()
+
+    def test_file_urls_and_home_folders(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", "/home/me")
+        monkeypatch.chdir(tmp_path)
+        for entry, path in (
+            ("file:///a%20b/caf%E9.jpg", os.fsdecode(b"/a b/caf\xe9.jpg")),
+            ("FILE:///x#1?.jpg", "/x#1?.jpg"),
+            ("file://localhost/x.jpg", "/x.jpg"),
+            ("file:/x.jpg", "/x.jpg"),
+            ("~/x.jpg", "/home/me/x.jpg"),
+            ("file://elsewhere/x.jpg", "file://elsewhere/x.jpg"),
+            ("a~/x.jpg", "a~/x.jpg"),
+            ("https://a/~/x", "https://a/~/x"),
+            ("-", "-"),
+        ):
+            assert local_path(entry) == path
+        (tmp_path / "~").touch()
+        assert local_path("~") == "~"
 
     def test_the_list_is_not_an_image(self):
         stream = io.BytesIO(b"a.jpg\n-\nb.jpg\n")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from densenet_cli.errors import EmptySourceError, SourceNotFoundError, SourceUnreadableError
+from densenet_cli.errors import EmptySourceError, SourceNotFoundError, SourceUnreadableError, UsageError
 from densenet_cli.images.sources import Source, expand
 
 
@@ -70,6 +70,24 @@ class TestFolders:
         assert names("p") == ["p/a.JPG", "p/b.TiFf", "p/c.heic"]
         (record,) = caplog.records
         assert record.levelname == "INFO" and "3 files" in record.getMessage()
+
+    def test_extensions_of_other_formats_that_hold_images(self, cwd):
+        files = ["p/a.mpo", "p/b.jps", "p/c.hif", "p/d.jpx", "p/e.APNG"]
+        touch(cwd, *files)
+        assert names("p") == files
+
+    def test_additional_extensions(self, cwd):
+        touch(cwd, "p/a.jpg", "p/b.DAT", "p/c.dat.txt", "p/d", "p/q/e.raw")
+        for suffixes in ([".dat", "raw"], ["DAT", ".Raw"]):
+            found = [source.name for source in expand(["p"], suffixes=suffixes)]
+            assert found == ["p/a.jpg", "p/b.DAT", "p/q/e.raw"]
+        assert [source.name for source in expand(["p/*"], suffixes=["raw"])][-1] == "p/q/e.raw"
+        assert [source.name for source in expand(["p"], suffixes=[""])] == ["p/a.jpg", "p/d"]
+
+    @pytest.mark.parametrize("suffix", [".tar.gz", "a/b", "/", "*.x.y", ".."])
+    def test_additional_extensions_are_checked(self, suffix):
+        with pytest.raises(UsageError, match="suffix"):
+            expand(["p"], suffixes=[suffix])
 
     def test_skipped_files_are_logged_once_for_all_folders(self, cwd, caplog):
         touch(cwd, "p/a.jpg", "p/x.txt", "q/y.txt", "q/b.jpg", "r/c.jpg")
@@ -237,6 +255,21 @@ class TestGlobs:
         assert names("*.jpg") == ["*.jpg"]
         (cwd / "*.jpg").unlink()
         assert names("*.jpg") == ["1.jpg", "[1].jpg"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "written"),
+        [
+            ("trip [2024]/*.jpg", "trip [[]2024]/*.jpg"),
+            ("all/a[1]/b[2]/c*", "all/a[[]1]/b[[]2]/c*"),
+            ("trip [2024]/**", "trip [[]2024]/**"),
+        ],
+    )
+    def test_without_a_match_because_of_brackets_in_a_name(self, pattern, written, cwd):
+        touch(cwd, "trip [2024]/a.jpg", "all/a[1]/b[2]/c.jpg", "other/a.jpg")
+        assert f"write {written}." in str(only_error(pattern).error)
+        assert names(written)  # as the message says
+        assert "write" not in str(only_error("other/[x]*.jpg").error)
+        assert str(cwd) in str(only_error(str(cwd / "trip [2024]/*.jpg")).error)
 
     def test_a_folder_without_images_that_matches_is_an_error(self, cwd):
         (cwd / "p/q").mkdir(parents=True)

@@ -11,7 +11,7 @@ import click
 
 from densenet_cli.cli.command import command, input_option, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
-from densenet_cli.cli.options import create_classifier, model_options
+from densenet_cli.cli.options import create_classifier, model_options, suffix_option
 from densenet_cli.errors import UsageError
 from densenet_cli.text import plural, to_unicode
 
@@ -40,6 +40,7 @@ CONFUSED_PAIRS = 10
     help="Read images from a CSV file with the columns path and label. Paths are relative to FOLDER, or to the CSV "
     "file's folder.",
 )
+@suffix_option
 @output_option(
     "--format",
     "format_",
@@ -78,6 +79,7 @@ CONFUSED_PAIRS = 10
 def evaluate(
     folder: str | None,
     csv_file: str | None,
+    suffix: tuple[str, ...],
     restrict: bool,
     format_: str,
     output: Path | None,
@@ -118,7 +120,7 @@ def evaluate(
 
         check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
-    images = _collection(folder, csv_file)
+    images = _collection(folder, csv_file, suffix)
     classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     restrict_to = sorted(set(positions.values())) if restrict else None
@@ -168,10 +170,10 @@ def evaluate(
     return 1 if report.failures else 0
 
 
-def _collection(folder: str | None, csv_file: str | None) -> Dataset:
+def _collection(folder: str | None, csv_file: str | None, suffixes: tuple[str, ...]) -> Dataset:
     from densenet_cli.datasets import ClassFolders, LabelTable
 
-    return LabelTable(csv_file, folder) if csv_file else ClassFolders(folder or "")
+    return LabelTable(csv_file, folder) if csv_file else ClassFolders(folder or "", suffixes)
 
 
 def _md5(weights: Path) -> str:

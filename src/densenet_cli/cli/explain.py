@@ -66,6 +66,7 @@ def explain(
     source: tuple[str, ...],
     files_from: str | None,
     null: bool,
+    suffix: tuple[str, ...],
     output: Path | None,
     overwrite: bool,
     show: bool,
@@ -89,7 +90,7 @@ def explain(
       densenet explain cat.jpg -o maps/ --class 'tiger cat' --class n02124075
       densenet explain photos/ --format jsonl
     """
-    sources = expand_sources(source, files_from, null)
+    sources = expand_sources(source, files_from, null, suffix)
     as_json = format_ != "table"
     if output is None and not show and not as_json:
         raise click.UsageError("No output chosen. Use --output FOLDER, --show, or --format json.")

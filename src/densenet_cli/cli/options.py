@@ -119,9 +119,18 @@ def model_options(only: Collection[str] = tuple(MODEL_OPTIONS), without: Collect
     return add
 
 
+suffix_option = input_option(
+    "--suffix",
+    multiple=True,
+    metavar="SUFFIX",
+    help="Also use files with this extension in folders, such as .img ('' for none). Can be repeated.",
+)
+
+
 def source_options(function: F) -> F:
     """Add the argument SOURCE and its options to a command, which passes their values to ``expand_sources``."""
     for decorator in (
+        suffix_option,
         input_option(
             "--null",
             is_flag=True,
@@ -139,7 +148,9 @@ def source_options(function: F) -> F:
     return function
 
 
-def expand_sources(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[Source]:
+def expand_sources(
+    source: tuple[str, ...], files_from: str | None, null: bool, suffix: tuple[str, ...] = ()
+) -> Iterator[Source]:
     """Return the images that ``source_options`` name. Folders are read while the iterator runs.
 
     Raises:
@@ -153,19 +164,19 @@ def expand_sources(source: tuple[str, ...], files_from: str | None, null: bool) 
         raise click.UsageError("Standard input can be an image (-) or a list (--files-from -), but not both.")
     from densenet_cli.images.sources import expand
 
-    return expand(_names(source, files_from, null))
+    return expand(_names(source, files_from, null), suffixes=suffix)
 
 
 def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
     """Yield the sources of the command line, then those of ``--files-from``."""
-    from densenet_cli.images.sources import read_list
+    from densenet_cli.images.sources import local_path, read_list
 
     yield from source
     if files_from == "-":
-        yield from read_list(sys.stdin.buffer, null)
+        yield from map(local_path, read_list(sys.stdin.buffer, null))
     elif files_from:
         with Path(files_from).open("rb") as file:
-            yield from read_list(file, null)
+            yield from map(local_path, read_list(file, null))
 
 
 def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def predict(
     min_prob: float,
     files_from: str | None,
     null: bool,
+    suffix: tuple[str, ...],
     format_: str | None,
     output: str | None,
     html: str | None,
@@ -101,7 +102,7 @@ def predict(
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
-    sources = expand_sources(source, files_from, null)
+    sources = expand_sources(source, files_from, null, suffix)
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.output.records import check_records, open_records, resolve_record_format
 

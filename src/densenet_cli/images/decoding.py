@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.images import memory
 from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
-from densenet_cli.images.formats import identify_format
+from densenet_cli.images.formats import identify_format, skip_hidden_image
 from densenet_cli.images.memory import UNLIMITED, DecodeBudget
 from densenet_cli.images.pillow_setup import configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
@@ -230,6 +230,8 @@ def _load_opened(
     box = _reduce_jpeg(image, request.min_side)
     needed = memory.estimate_decode(image, size, encoded.size) + request.memory_needed(image.size)
     with budget.reserve(encoded.bytes_in_memory + needed):
+        if not request.as_is:
+            skip_hidden_image(image)
         return _decode(image, request, (size, box) if box else None)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UnreadableImageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
     from PIL.JpegImagePlugin import JpegImageFile
 
@@ -187,6 +188,22 @@ IMAGE_FORMATS = (
     ),
     ImageFormat("TGA", ("PIL.TgaImagePlugin", "TgaImageFile"), _is_tga),
 )
+
+
+def skip_hidden_image(image: Image) -> None:
+    """Move an animated PNG whose default image is not part of the animation to its first frame.
+
+    Viewers show that image only if they do not know APNG.
+    """
+    if image.format != "PNG" or not getattr(image, "default_image", False):
+        return
+    from PIL import Image as pillow
+
+    opened: Any = image
+    opened.seek(1)
+    # Pillow would draw the frame over the default image, but it belongs on an empty canvas.
+    opened._prev_im = None
+    opened.im = pillow.new(image.mode, image.size, 0).im
 
 
 def has_single_scan(image: JpegImageFile) -> bool:

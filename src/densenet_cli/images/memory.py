@@ -152,6 +152,8 @@ def _decoder_bytes(image: Image, full_size: Size, encoded_bytes: int) -> int:
             return decoded
         case "JPEG":
             return decoded + _jpeg_coefficient_bytes(opened, full_size)
+        case "PNG" if getattr(image, "default_image", False):  # see formats.skip_hidden_image
+            return 2 * decoded
         case "TIFF":
             return decoded + _tiff_buffer_bytes(opened, encoded_bytes)
         case "AVIF":

@@ -7,16 +7,17 @@ happens in the same order. It opens folders but no files: decoding shows whether
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
-from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, is_glob, walk, walk_glob
+from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def read_stream(stream: Any, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Iterator[Source]:
+def expand(
+    arguments: Iterable[str], *, stdin: IO[bytes] | None = None, suffixes: Collection[str] = ()
+) -> Iterator[Source]:
     """Yield the sources that arguments name, in order.
 
     Folders are searched depth first, each folder's names sorted. Files in them without an image extension are skipped;
@@ -92,7 +95,16 @@ def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Itera
         arguments: Files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
             standard input.
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
+        suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
+            without an extension.
+
+    Raises:
+        UsageError: If a suffix is not an extension. Raised immediately.
     """
+    return _expand(arguments, stdin, image_suffixes(suffixes))
+
+
+def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozenset[str]) -> Iterator[Source]:
     standard_input: StandardInput | None = None
     skipped = 0
     for argument in arguments:
@@ -107,7 +119,7 @@ def expand(arguments: Iterable[str], *, stdin: IO[bytes] | None = None) -> Itera
         elif is_url(argument):
             yield _from_url(argument)
         else:
-            for entry in _expand_path(argument):
+            for entry in _expand_path(argument, suffixes):
                 if isinstance(entry, SkippedFiles):
                     skipped += entry.files
                 else:
@@ -212,6 +224,21 @@ def _expand_object(image: ImageInput | Source) -> Iterator[Source]:
         yield Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
 
 
+def local_path(entry: str) -> str:
+    """Return the path that an entry of a list names: ``file:///...`` and ``~/...`` are resolved.
+
+    A relative path of that name that exists takes precedence.
+    """
+    if entry.startswith("~") and not os.path.lexists(entry):
+        return os.path.expanduser(entry)
+    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", entry, re.IGNORECASE | re.DOTALL)
+    if not match or os.path.lexists(entry):
+        return entry
+    from urllib.parse import unquote_to_bytes
+
+    return os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))
+
+
 def is_url(argument: str) -> bool:
     """Return whether an argument is an http or https URL."""
     return argument[:8].lower().startswith(("http://", "https://"))
@@ -228,7 +255,7 @@ def from_entry(entry: Entry) -> Source:
     return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
 
 
-def _expand_path(argument: str) -> Iterator[Entry | SkippedFiles]:
+def _expand_path(argument: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder, the matches of a glob, or one error."""
     try:
         mode = os.stat(argument).st_mode
@@ -236,10 +263,10 @@ def _expand_path(argument: str) -> Iterator[Entry | SkippedFiles]:
         if os.path.lexists(argument):
             yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
         elif is_glob(argument):
-            yield from walk_glob(argument)
+            yield from walk_glob(argument, suffixes)
         else:
             yield Entry(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
         yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
     else:
-        yield from walk(argument) if stat.S_ISDIR(mode) else (Entry(argument),)
+        yield from walk(argument, suffixes) if stat.S_ISDIR(mode) else (Entry(argument),)

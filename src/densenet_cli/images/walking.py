@@ -9,17 +9,17 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError
-from densenet_cli.text import plural
+from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
+from densenet_cli.text import plural, to_unicode
 
 SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "avif", "heic", "heif"),
-        *("jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "tga", "ico"),
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "jps", "png", "apng", "gif", "webp", "bmp", "tif", "tiff"),
+        *("avif", "heic", "heif", "hif", "jp2", "j2k", "jpx", "ppm", "pgm", "pbm", "pnm", "tga", "ico"),
     )
 )
 """File name extensions of images in a folder, in lower case. Pillow's own list includes .h5, .mpg, and .eps."""
@@ -51,9 +51,23 @@ def describe_os_error(error: OSError | ValueError) -> str:
     return f"{message[:1].upper()}{message[1:]}."
 
 
-def has_image_suffix(path: str) -> bool:
+def image_suffixes(extra: Collection[str] = ()) -> frozenset[str]:
+    """Return ``SUFFIXES`` and those in ``extra``, in lower case and with a dot. An empty one means no extension.
+
+    Raises:
+        UsageError: If a suffix in ``extra`` cannot be the extension of a file name.
+    """
+    names = {suffix.lower().removeprefix(".") for suffix in extra}
+    suffixes = {f".{name}" if name else "" for name in names}
+    for suffix in suffixes:
+        if os.path.splitext(f"x{suffix}") != ("x", suffix):
+            raise UsageError(f"`suffix` must be a file name extension such as .img, not {suffix!r}.")
+    return SUFFIXES.union(suffixes)
+
+
+def has_image_suffix(path: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Return whether a file name has an image extension, in upper or lower case."""
-    return os.path.splitext(path)[1].lower() in SUFFIXES
+    return os.path.splitext(path)[1].lower() in suffixes
 
 
 def is_glob(argument: str) -> bool:
@@ -61,7 +75,7 @@ def is_glob(argument: str) -> bool:
     return any(character in argument for character in "*?[")
 
 
-def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
+def walk(folder: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
     """Yield the images below a folder, depth first, each folder's names sorted.
 
     Symbolic links to folders are followed, but no folder is searched twice. Hidden files and folders are ignored. A
@@ -71,7 +85,7 @@ def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
     is_empty = True
     skipped = 0
     for entry in _search(folder, (RECURSIVE,)):
-        if entry.error is None and not has_image_suffix(entry.path):
+        if entry.error is None and not has_image_suffix(entry.path, suffixes):
             skipped += 1
             continue
         is_empty = False
@@ -83,7 +97,7 @@ def walk(folder: str) -> Iterator[Entry | SkippedFiles]:
         yield SkippedFiles(skipped)
 
 
-def walk_glob(pattern: str) -> Iterator[Entry | SkippedFiles]:
+def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
     """Yield the files that a glob matches, and the images below the folders that it matches.
 
     ``**`` matches any number of folders, including none. A final ``**`` or ``/`` restricts the glob to folders. If
@@ -106,9 +120,24 @@ def walk_glob(pattern: str) -> Iterator[Entry | SkippedFiles]:
         if not entry.is_folder:
             yield entry
         elif not is_recursive or _add_folder(entry.path, searched):
-            yield from walk(entry.path)
+            yield from walk(entry.path, suffixes)
     if is_empty:
-        yield Entry(pattern, SourceNotFoundError("No file or folder matches the pattern."))
+        yield Entry(pattern, SourceNotFoundError(f"No file or folder matches the pattern.{_escape_hint(pattern)}"))
+
+
+def _escape_hint(pattern: str) -> str:
+    """Return how to write a pattern whose brackets are part of a name, or nothing if no such file exists."""
+    folder = pattern[: len(pattern) - len(pattern.lstrip("/"))]
+    parts = [part for part in pattern.split("/") if part]
+    for position, part in enumerate(parts):
+        path = os.path.join(folder, part)
+        if is_glob(part) and not os.path.lexists(path):
+            break
+        folder, parts[position] = path, part.replace("[", "[[]")
+    escaped = pattern[: len(pattern) - len(pattern.lstrip("/"))] + "/".join(parts) + "/" * pattern.endswith("/")
+    if escaped == pattern:
+        return ""
+    return f" Brackets are a set of characters. To match {to_unicode(folder)}, write {to_unicode(escaped)}."
 
 
 def _search(folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
