@@ -23,7 +23,7 @@ from densenet_cli.evaluation.files import mistakes_to_csv
 from densenet_cli.images import walking
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors
-from densenet_cli.weights.checkpoint import ModelMetadata
+from densenet_cli.weights.contents import ModelMetadata
 from tests.support.command import densenet, restore_sigint
 from tests.support.networks import TINY, probabilities_of, random_arrays
 

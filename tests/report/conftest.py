@@ -62,7 +62,7 @@ def weights(tmp_path_factory):
     """A small network whose file name and class names contain markup."""
     from densenet_cli.labels import ClassLabel
     from densenet_cli.weights import safetensors
-    from densenet_cli.weights.checkpoint import ModelMetadata
+    from densenet_cli.weights.contents import ModelMetadata
 
     labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(LABELS))
     metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, training={}, accuracy={})

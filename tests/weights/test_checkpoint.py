@@ -17,7 +17,7 @@ from densenet_cli.labels import ClassLabel
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors
-from densenet_cli.weights.checkpoint import ModelMetadata
+from densenet_cli.weights.contents import ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 

@@ -202,15 +202,16 @@ def test_unwritable_cache_only_prevents_caching(path, monkeypatch):
 
 def test_prune_without_a_cache(monkeypatch):
     monkeypatch.setenv("DENSENET_CACHE", os.devnull)
-    assert file_identity.prune_checksums() == []
+    file_identity.prune_checksums()
 
 
 def test_prune_deletes_records_of_changed_files(path):
     path.write_bytes(DATA)
     store.get_file(TINY)
-    assert file_identity.prune_checksums() == []
+    file_identity.prune_checksums()
+    assert len(list(file_identity.checksums_dir().iterdir())) == 1
     path.write_bytes(b"")
-    assert len(file_identity.prune_checksums()) == 1
+    file_identity.prune_checksums()
     assert not list(file_identity.checksums_dir().iterdir())
 
 

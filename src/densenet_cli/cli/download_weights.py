@@ -101,12 +101,8 @@ def download_weights(
     failures: list[WeightsUnavailableError] = []
     if verify:
         statuses = _for_each(chosen, store.verify, failures)
-        failures += [
-            store.wrong_file_error(file.variant, file.path, file.md5) for file in statuses if file.state == "wrong"
-        ]
-        failures += [
-            store.missing_file_error(file.variant, file.path) for file in statuses if variants and file.size is None
-        ]
+        failures += [store.wrong_file_error(file) for file in statuses if file.state == "wrong"]
+        failures += [store.missing_file_error(file) for file in statuses if variants and file.size is None]
     else:
         if not only_list:
             _download(chosen, base_url, force, failures)

@@ -17,16 +17,7 @@ from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import recognition
-from densenet_cli.weights.contents import (
-    Arrays,
-    Checkpoint,
-    CheckpointContents,
-    ModelMetadata,
-    StoredLayers,
-    pickle_error,
-)
-
-__all__ = ["Arrays", "Checkpoint", "ModelMetadata", "read"]
+from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers, pickle_error
 
 MAX_FILE_SIZE = 2 << 30
 """Bytes. The largest network with the state of an optimizer needs less than a quarter."""
@@ -62,7 +53,7 @@ def read(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:
 
 
 def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
-    # The readers are imported when they are needed: h5py alone takes 35 ms.
+    # The readers are imported when they are needed.
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError("It is not a regular file.")
@@ -70,14 +61,11 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
         raise CheckpointError(f"It has {status.st_size:,} bytes; the limit is {MAX_FILE_SIZE:,}.")
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+    is_hdf5 = head.startswith(b"\x89HDF\r\n\x1a\n")
+    if is_hdf5 or head.startswith(b"PK"):
         from densenet_cli.weights import keras_formats
 
-        return keras_formats.open_hdf5(path)
-    if head.startswith(b"PK"):
-        from densenet_cli.weights import keras_formats
-
-        return keras_formats.open_archive(path)
+        return keras_formats.open_contents(path if is_hdf5 else keras_formats.read_archive(path))
     if head[8:9] == b"{":
         from densenet_cli.weights import safetensors
 
@@ -90,17 +78,18 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
 def _validate(contents: CheckpointContents, config: DenseNetConfig | None) -> Checkpoint:
     stored = contents.layers
     _check_types_and_size(stored, contents.available_bytes)
-    if not contents.has_layer_names:
-        from densenet_cli.weights import keras_formats
-
-        stored = keras_formats.name_layers_by_order(stored)
     shapes = {layer: {name: array.shape for name, array in arrays.items()} for layer, arrays in stored.items()}
     if config is None:
         config = recognition.infer_config(shapes, contents.config)
     else:
         recognition.check_architecture(shapes)
         config = config.with_classes(recognition.count_classes(shapes))
-    _check_shapes(shapes, _expected_shapes(config, contents.metadata))
+    try:
+        layers.list_layers(config, contents.metadata.input_size)  # checks the input size
+        expected = layers.array_shapes(config)
+    except UsageError as error:
+        raise CheckpointError(f"The configuration is invalid. {error}") from error
+    _check_shapes(shapes, expected)
     if contents.config is not None and contents.config.stem != config.stem:  # stems can differ in stride only
         raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
     arrays = _read_arrays(stored, contents.bn_epsilon)
@@ -118,15 +107,6 @@ def _check_types_and_size(stored: StoredLayers, available_bytes: int) -> None:
             size += math.prod(array.shape) * ITEM_SIZES[array.dtype]
     if count > MAX_ARRAYS or size > available_bytes:
         raise CheckpointError(f"The file declares {count:,} arrays of {size:,} bytes, more than it contains.")
-
-
-def _expected_shapes(config: DenseNetConfig, metadata: ModelMetadata) -> dict[str, ArrayShapes]:
-    """Return the shapes that a checkpoint of ``config`` contains, after a check of the input size."""
-    try:
-        layers.list_layers(config, metadata.input_size)
-        return layers.array_shapes(config)
-    except UsageError as error:
-        raise CheckpointError(f"The configuration is invalid. {error}") from error
 
 
 def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> None:

@@ -94,7 +94,6 @@ class CheckpointContents:
     Attributes:
         layers: The arrays.
         available_bytes: The size of the data that contains the arrays, and so the limit for their total size.
-        has_layer_names: Whether the names of ``layers`` identify them. Otherwise only their order does.
         config: The configuration that the file states, or None.
         metadata: What else the file states.
         bn_epsilon: The value that the network adds to the variances in the file.
@@ -102,7 +101,6 @@ class CheckpointContents:
 
     layers: StoredLayers
     available_bytes: int
-    has_layer_names: bool = True
     config: DenseNetConfig | None = None
     metadata: ModelMetadata = field(default_factory=ModelMetadata)
     bn_epsilon: float = BN_EPSILON

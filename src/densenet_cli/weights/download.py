@@ -6,7 +6,6 @@ is needed. If the partial file belongs to something else, the MD5 shows it and t
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -17,9 +16,11 @@ from urllib.parse import urlsplit
 
 from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, TransferError, open_url
 from densenet_cli.output import atomic
+from densenet_cli.weights.file_identity import hash_md5
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
+    from densenet_cli.variants import WeightsFile
 
 TIMEOUTS = Timeouts(connect=10, read=30, total=None)
 
@@ -34,15 +35,14 @@ MAX_SIZE = 1 << 32
 """Bytes. Stops an endless response; every DenseNet checkpoint is much smaller."""
 
 
-def download_file(name: str, url: str, partial: Path, md5: str, progress: DownloadProgress | None = None) -> None:
+def download_file(url: str, partial: Path, expected: WeightsFile, progress: DownloadProgress | None) -> None:
     """Complete the file ``partial`` from ``url``.
 
     Args:
-        name: The name to pass to ``progress``.
         url: An http, https, or file URL.
         partial: The partial file, which need not exist. It is kept if the transfer stops, and deleted if it is complete
             but has the wrong MD5.
-        md5: The expected MD5, 32 hexadecimal digits.
+        expected: The complete file.
         progress: Called after each chunk.
 
     Raises:
@@ -51,22 +51,22 @@ def download_file(name: str, url: str, partial: Path, md5: str, progress: Downlo
     """
     delays = iter(RETRY_DELAYS)
     restarted = False
-    while not _is_complete(partial, md5):
+    while not _is_complete(partial, expected):
         size_before = _size(partial)
         try:
-            _continue(name, url, partial, progress)
+            _continue(url, partial, expected.name, progress)
         except TransferError as error:
             if _size(partial) - size_before >= MIN_PROGRESS:
                 delays = iter(RETRY_DELAYS)
             delay = next(delays, None)
-            if _is_complete(partial, md5):
+            if _is_complete(partial, expected):
                 return
             if delay is None or not error.transient:
                 raise
             time.sleep(delay)
             continue
-        if not _is_complete(partial, md5):
-            content = f"{_size(partial):,} bytes with MD5 {_md5(partial)}, expected {md5}"
+        if not _is_complete(partial, expected):
+            content = f"{_size(partial):,} bytes with MD5 {hash_md5(partial)}, expected {expected.md5}"
             partial.unlink()
             if restarted or not size_before:
                 raise TransferError(f"the server sent a different file ({content})")
@@ -80,7 +80,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _continue(name: str, url: str, partial: Path, progress: DownloadProgress | None) -> None:
+def _continue(url: str, partial: Path, name: str, progress: DownloadProgress | None) -> None:
     """Append to ``partial``. If the server ignores the range, overwrite it without truncating it before the end."""
     with _open(url, _size(partial)) as body, _open_partial(partial) as file:
         file.seek(body.start)
@@ -113,30 +113,29 @@ def _open(url: str, start: int) -> Iterator[Body]:
     path = Path(url2pathname(urlsplit(url).path))
     if not path.is_file():
         raise TransferError("the file does not exist")
-    try:
+    with _read_errors():
         file = path.open("rb")
-    except OSError as error:
-        raise TransferError(f"cannot read the file: {error.strerror}") from error
     with file:
         total = os.fstat(file.fileno()).st_size
         start = min(start, total)
-        yield Body(start, total, _chunks(file, start))
-
-
-def _chunks(file: IO[bytes], start: int) -> Iterator[bytes]:
-    try:
         file.seek(start)
+        yield Body(start, total, _chunks(file))
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with _read_errors():
         while chunk := file.read(CHUNK_SIZE):
             yield chunk
+
+
+@contextmanager
+def _read_errors() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise TransferError(f"cannot read the file: {error.strerror}") from error
 
 
-def _is_complete(partial: Path, md5: str) -> bool:
-    return _size(partial) > 0 and _md5(partial) == md5
-
-
-def _md5(path: Path) -> str:
+def _is_complete(partial: Path, expected: WeightsFile) -> bool:
     # Read back from the disk instead of computed during the transfer, because this is the check that decides.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return _size(partial) > 0 and hash_md5(partial) == expected.md5

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from densenet_cli.paths import cache_dir
 
@@ -29,8 +28,7 @@ def digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True)
-class FileIdentity:
+class FileIdentity(NamedTuple):
     """The path, size, and times of a file.
 
     Attributes:
@@ -56,7 +54,7 @@ class FileIdentity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FileIdentity:
@@ -66,8 +64,7 @@ class FileIdentity:
 
     def key(self) -> str:
         """Return a hash of all fields, 32 hexadecimal digits."""
-        fields = (self.path, self.size, self.mtime_ns, self.ctime_ns, self.inode)
-        return digest(os.fsencode("\0".join(map(str, fields))))
+        return digest(os.fsencode("\0".join(map(str, self))))
 
 
 def checksums_dir() -> Path:
@@ -75,10 +72,11 @@ def checksums_dir() -> Path:
     return cache_dir() / "verified"
 
 
-def cached_md5(identity: FileIdentity) -> str | None:
-    """Return the cached MD5 of the file with this identity, 32 hexadecimal digits, or None."""
+def cached_md5(path: Path) -> str | None:
+    """Return the cached MD5 of a file, 32 hexadecimal digits, or None. Raises ``OSError`` if the file is missing."""
+    record = checksums_dir() / FileIdentity.of(path).key()
     try:
-        md5 = (checksums_dir() / identity.key()).read_bytes().partition(b"\n")[0]
+        md5 = record.read_bytes().partition(b"\n")[0]
     except OSError:
         return None
     return md5.decode() if len(md5) == 32 and md5.isalnum() and md5.isascii() else None
@@ -97,13 +95,18 @@ def cache_md5(identity: FileIdentity, md5: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def compute_md5(path: Path) -> str:
-    """Read a file and compute and cache its MD5. 80 MB take 0.1 s. Raises ``OSError``."""
+def hash_md5(path: Path) -> str:
+    """Read a file and return its MD5. Raises ``OSError``."""
     import hashlib
 
-    before = FileIdentity.of(path)
     with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def compute_md5(path: Path) -> str:
+    """Read a file and compute and cache its MD5. 80 MB take 0.1 s. Raises ``OSError``."""
+    before = FileIdentity.of(path)
+    md5 = hash_md5(path)
     if FileIdentity.of(path) == before:
         cache_md5(before, md5)
     return md5
@@ -111,19 +114,16 @@ def compute_md5(path: Path) -> str:
 
 def file_md5(path: Path) -> str:
     """Return the MD5 of a file, from the cache if possible. Raises ``OSError``."""
-    return cached_md5(FileIdentity.of(path)) or compute_md5(path)
+    return cached_md5(path) or compute_md5(path)
 
 
-def prune_checksums() -> list[Path]:
-    """Delete the records of files that were deleted or changed, and return the deleted records."""
-    deleted = []
+def prune_checksums() -> None:
+    """Delete the records of files that were deleted or changed, as far as possible."""
     with suppress(OSError):
         for record in sorted(checksums_dir().iterdir()):
             if not _is_current(record):
                 with suppress(OSError):
                     record.unlink()
-                    deleted.append(record)
-    return deleted
 
 
 def _is_current(record: Path) -> bool:

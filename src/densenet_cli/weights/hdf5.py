@@ -18,7 +18,8 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -59,56 +60,47 @@ H5PY_ERRORS = (
 @contextmanager
 def open_file(source: Path | bytes) -> Iterator[Group]:
     """Open an HDF5 file, given its path or its bytes, and yield the root group."""
-    if isinstance(source, bytes):
-        with _open_handle(BytesIO(source)) as handle:
-            yield Group(handle, "", _File(source))
-    else:
-        with (
-            source.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            _open_handle(source) as handle,
-        ):
-            yield Group(handle, "", _File(data))
-
-
-@contextmanager
-def _open_handle(source: Path | BytesIO) -> Iterator[Any]:
     from h5py import h5f, h5fd, h5p
 
     access = h5p.create(h5p.FILE_ACCESS)
     # Closing the file closes its objects, even if a traceback refers to them.
     access.set_fclose_degree(h5f.CLOSE_STRONG)
-    if isinstance(source, BytesIO):
-        access.set_fileobj_driver(h5fd.fileobj_driver, source)
-    else:
-        # The file is only read, and some file systems have no locks.
-        access.set_file_locking(False, True)
+    with ExitStack() as stack:
+        data: FileBytes
+        if isinstance(source, bytes):
+            name, data = b"archive", source
+            access.set_fileobj_driver(h5fd.fileobj_driver, stack.enter_context(BytesIO(source)))
+        else:
+            name = os.fsencode(source)
+            file = stack.enter_context(source.open("rb"))
+            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            # The file is only read, and some file systems have no locks.
+            access.set_file_locking(False, True)
+        with _damage_errors():
+            handle = h5f.open(name, h5f.ACC_RDONLY, fapl=access)
+        stack.callback(handle.close)
+        yield Group(handle, "", _File(data))
+
+
+@contextmanager
+def _damage_errors() -> Iterator[None]:
     try:
-        name = b"archive" if isinstance(source, BytesIO) else os.fsencode(source)
-        handle = h5f.open(name, h5f.ACC_RDONLY, fapl=access)
+        yield
     except H5PY_ERRORS as error:
         raise damaged_file_error(error) from error
-    try:
-        yield handle
-    finally:
-        handle.close()
 
 
+@dataclass
 class _File:
     """The bytes of an open file, and the number of objects opened in it."""
 
-    def __init__(self, data: FileBytes) -> None:
-        self.data = data
-        self.objects = 0
-
-    def count_object(self) -> None:
-        self.objects += 1
-        if self.objects > MAX_OBJECTS:  # for example because a group contains itself
-            raise _too_many_objects()
+    data: FileBytes
+    objects: int = 0
 
 
-def _too_many_objects() -> CheckpointError:
-    return CheckpointError(f"The file has more than {MAX_OBJECTS:,} groups and datasets.")
+def _check_object_count(objects: int) -> None:
+    if objects > MAX_OBJECTS:
+        raise CheckpointError(f"The file has more than {MAX_OBJECTS:,} groups and datasets.")
 
 
 class Group:
@@ -126,12 +118,9 @@ class Group:
 
     def members(self) -> Iterator[tuple[str, Group | StoredArray]]:
         """Yield the name of each group and dataset in this group, and the group or dataset."""
-        try:
-            if self._handle.get_num_objs() > MAX_OBJECTS:
-                raise _too_many_objects()
+        with _damage_errors():
+            _check_object_count(self._handle.get_num_objs())
             names = [name.decode() for name in self._handle]
-        except H5PY_ERRORS as error:
-            raise damaged_file_error(error) from error
         for name in names:
             yield name, self.get(name)
 
@@ -147,10 +136,8 @@ class Group:
 
     def has(self, name: str) -> bool:
         """Return whether the group has a member ``name``."""
-        try:
+        with _damage_errors():
             return bool(self._handle.links.exists(name.encode()))
-        except H5PY_ERRORS as error:
-            raise damaged_file_error(error) from error
 
     def group(self, name: str) -> Group:
         """Return the subgroup ``name``."""
@@ -163,16 +150,15 @@ class Group:
         """Return the member ``name``."""
         from h5py import h5d, h5g, h5l, h5o
 
-        self._file.count_object()
+        self._file.objects += 1
+        _check_object_count(self._file.objects)  # A group can contain itself.
         path = self._member_path(name)
-        try:
+        with _damage_errors():
             if self._handle.links.get_info(name.encode()).type != h5l.TYPE_HARD:
                 raise CheckpointError(f"The HDF5 object {path} is a soft or external link. These are not followed.")
             member = h5o.open(self._handle, name.encode())
             if isinstance(member, h5d.DatasetID):
                 return self._array(member, path)
-        except H5PY_ERRORS as error:
-            raise damaged_file_error(error) from error
         if not isinstance(member, h5g.GroupID):
             raise CheckpointError(f"The HDF5 object {path} is neither a group nor a dataset.")
         if path.count("/") > MAX_DEPTH:
@@ -183,19 +169,15 @@ class Group:
         """Return whether the group has an attribute ``name``, without reading its value."""
         from h5py import h5a
 
-        try:
+        with _damage_errors():
             return bool(h5a.exists(self._handle, name.encode()))
-        except H5PY_ERRORS as error:
-            raise damaged_file_error(error) from error
 
     def string_attribute(self, name: str) -> str:
         """Return the value of the string attribute ``name``."""
         from h5py import h5o
 
-        try:
+        with _damage_errors():
             return read_string_attribute(self._file.data, h5o.get_info(self._handle).addr, name)
-        except H5PY_ERRORS as error:
-            raise damaged_file_error(error) from error
 
     def _array(self, dataset: Any, path: str) -> StoredArray:
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.get_offset()

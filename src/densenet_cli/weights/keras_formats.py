@@ -59,20 +59,14 @@ ZIP_END_RECORD_SIZE, ZIP64_LOCATOR_SIZE, MAX_ZIP_COMMENT = 22, 20, 65535
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[CheckpointContents]:
-    """Open an HDF5 checkpoint. Raises ``CheckpointError`` if it is invalid."""
-    with hdf5.open_file(path) as root:
+def open_contents(source: Path | bytes) -> Iterator[CheckpointContents]:
+    """Open an HDF5 checkpoint, given its path or its bytes. Raises ``CheckpointError`` if it is invalid."""
+    with hdf5.open_file(source) as root:
         yield _contents(root)
 
 
-@contextmanager
-def open_archive(path: Path) -> Iterator[CheckpointContents]:
-    """Open a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
-    with hdf5.open_file(_read_archive_member(path)) as root:
-        yield _contents(root)
-
-
-def _read_archive_member(path: Path) -> bytes:
+def read_archive(path: Path) -> bytes:
+    """Return the HDF5 checkpoint in a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
     _check_zip_directory(path)
     try:
         with ZipFile(path) as archive:
@@ -156,7 +150,7 @@ def _numbered_contents(root: Group) -> CheckpointContents:
         if variables.has_attribute("name"):
             layer_names[group_name] = variables.string_attribute("name")
     if len(layer_names) < len(layers):
-        return CheckpointContents(layers, root.file_size, has_layer_names=False)
+        return CheckpointContents(_name_layers_by_order(layers), root.file_size)
     if len(set(layer_names.values())) < len(layers):
         raise CheckpointError("Two layers have the same name.")
     named = {OLD_LAYER_NAMES.get(layer_names[name], layer_names[name]): arrays for name, arrays in layers.items()}
@@ -169,17 +163,11 @@ def _class_and_number(group_name: str) -> tuple[str, int]:
     return (match[1], int(match[2] or 0)) if match else (group_name, 0)
 
 
-def name_layers_by_order(layers: StoredLayers) -> StoredLayers:
-    """Rename the layers of a file without layer names to Keras' names for a DenseNet.
+def _name_layers_by_order(layers: StoredLayers) -> StoredLayers:
+    """Rename layers, which are in the order of creation within each class, to Keras' names for a DenseNet.
 
     The first convolution is the stem. After it, a 1x1 followed by a 3x3 convolution is a layer of a dense block, and a
     1x1 followed by another 1x1 is a transition.
-
-    Args:
-        layers: The layers, grouped by class and in the order of creation within each class.
-
-    Raises:
-        CheckpointError: If the order is not that of a DenseNet.
     """
     groups: dict[str, list[str]] = {"conv2d": [], "batch_normalization": [], "dense": []}
     for group_name in layers:

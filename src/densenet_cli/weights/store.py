@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -79,18 +79,16 @@ def get_file(
     """
     if variant.packaged:
         return DATA_DIR / variant.packaged
-    file = _published_file(variant)
-    path = models_dir() / file.name
-    md5 = _file_md5(path)
-    if md5 is None:
-        if offline:
-            raise WeightsUnavailableError(
-                f"{_missing(variant, path)}\nDownloads are disabled by `offline`.\n{_alternatives(variant)}"
-            )
-        return download(variant, base_url=base_url, progress=progress)
-    if md5 != file.md5:
-        raise wrong_file_error(variant, path, md5)
-    return path
+    current = _status(variant, file_identity.file_md5)
+    if current.state == "wrong":
+        raise wrong_file_error(current)
+    if current.state == "ready":
+        return current.path
+    if offline:
+        raise WeightsUnavailableError(
+            f"{missing_file_error(current)}\nDownloads are disabled by `offline`.\n{_alternatives(variant)}"
+        )
+    return download(variant, base_url=base_url, progress=progress)
 
 
 def download(
@@ -124,18 +122,17 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Checked before locking, because the lock file cannot be created in a read-only folder.
-        if not force and _file_md5(path) == file.md5:
+        if not force and _status(variant, file_identity.file_md5).state == "ready":
             return path
         with locked(path.with_name(f".{path.name}.lock"), on_wait=report_progress):
-            md5 = _file_md5(path)
-            if md5 == file.md5 and not force:
+            current = _status(variant, file_identity.file_md5)
+            if current.state == "ready" and not force:
                 return path
-            has_other_contents = md5 not in (None, file.md5)
-            if has_other_contents and not force:
-                raise wrong_file_error(variant, path, md5)
-            _download_partial(variant, urls, path, progress)
-            if has_other_contents:
-                path.replace(path.with_name(f"{path.name}.{md5}.old"))
+            if current.state == "wrong" and not force:
+                raise wrong_file_error(current)
+            _download_partial(current, urls, progress)
+            if current.state == "wrong":
+                path.replace(path.with_name(f"{path.name}.{current.md5}.old"))
             _partial_path(path).replace(path)
             sync_path(path.parent)
             file_identity.cache_md5(FileIdentity.of(path), file.md5)
@@ -146,26 +143,23 @@ def download(
 
 def status(variant: Variant) -> Status:
     """Return the state of a variant's weights without reading the file. Raises ``WeightsUnavailableError``."""
-    path = models_dir() / _published_file(variant).name
-    try:
-        identity = FileIdentity.of(path)
-    except FileNotFoundError:
-        return Status(variant, path, None, None, _partial_size(path))
-    except OSError as error:
-        raise _read_error(path, error) from error
-    return Status(variant, path, identity.size, file_identity.cached_md5(identity), _partial_size(path))
+    return _status(variant, file_identity.cached_md5)
 
 
 def verify(variant: Variant) -> Status:
     """Return the state of a variant's weights with a newly computed MD5. Raises ``WeightsUnavailableError``."""
+    return _status(variant, file_identity.compute_md5)
+
+
+def _status(variant: Variant, get_md5: Callable[[Path], str | None]) -> Status:
     path = models_dir() / _published_file(variant).name
     try:
-        md5 = file_identity.compute_md5(path)
-        return Status(variant, path, path.stat().st_size, md5, _partial_size(path))
+        md5, size = get_md5(path), path.stat().st_size
     except FileNotFoundError:
-        return Status(variant, path, None, None, _partial_size(path))
+        md5 = size = None
     except OSError as error:
-        raise _read_error(path, error) from error
+        raise WeightsUnavailableError(f"Cannot read {path}: {error.strerror}.") from error
+    return Status(variant, path, size, md5, _partial_size(path))
 
 
 def base_urls(base_url: str | None) -> tuple[str, ...]:
@@ -191,31 +185,21 @@ def _published_file(variant: Variant) -> WeightsFile:
     return variant.weights
 
 
-def _file_md5(path: Path) -> str | None:
-    """Return the MD5 of a file, or None if it does not exist."""
-    try:
-        return file_identity.file_md5(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _read_error(path, error) from error
-
-
-def _download_partial(variant: Variant, urls: tuple[str, ...], path: Path, progress: DownloadProgress | None) -> None:
+def _download_partial(current: Status, urls: tuple[str, ...], progress: DownloadProgress | None) -> None:
     """Complete the partial file from the first base URL that provides it."""
     from densenet_cli.http import TransferError, redact, shorten
     from densenet_cli.weights.download import download_file
 
-    file = _published_file(variant)
+    file = _published_file(current.variant)
     errors: dict[str, str] = {}
     for base_url in urls:
         url = f"{base_url.rstrip('/')}/{file.name}"
         try:
-            return download_file(file.name, url, _partial_path(path), file.md5, progress)
+            return download_file(url, _partial_path(current.path), file, progress)
         except TransferError as error:
             errors[shorten(redact(url))] = str(error)
     attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in errors.items())
-    raise WeightsUnavailableError(f"{_missing(variant, path)}\nTried:{attempts}\n{_alternatives(variant)}")
+    raise WeightsUnavailableError(f"{missing_file_error(current)}\nTried:{attempts}\n{_alternatives(current.variant)}")
 
 
 def _partial_path(path: Path) -> Path:
@@ -229,25 +213,24 @@ def _partial_size(path: Path) -> int:
         return 0
 
 
-def missing_file_error(variant: Variant, path: Path) -> WeightsUnavailableError:
+def missing_file_error(status: Status) -> WeightsUnavailableError:
     """Return the error for weights that are not on this machine."""
-    return WeightsUnavailableError(_missing(variant, path))
-
-
-def wrong_file_error(variant: Variant, path: Path, md5: str | None) -> WeightsUnavailableError:
-    """Return the error for a file with the name of published weights and another ``md5``."""
-    expected = _published_file(variant).md5
-    commands = {
-        f"densenet download-weights {variant.name} --force": "download the published file and rename this one",
-        "densenet predict ... --weights FILE": "use another checkpoint, or this one",
-    }
     return WeightsUnavailableError(
-        f"{path} is not the published file: expected MD5 {expected}, found {md5}.\n{_try_one_of(commands)}"
+        f"The weights of {status.variant.model} are not on this machine: {status.path} does not exist."
     )
 
 
-def _read_error(path: Path, error: OSError) -> WeightsUnavailableError:
-    return WeightsUnavailableError(f"Cannot read {path}: {error.strerror}.")
+def wrong_file_error(status: Status) -> WeightsUnavailableError:
+    """Return the error for a file that has the name of published weights but other contents."""
+    name, expected = status.variant.name, _published_file(status.variant).md5
+    commands = {
+        f"densenet download-weights {name} --force": "download the published file and rename this one",
+        "densenet predict ... --weights FILE": "use another checkpoint, or this one",
+    }
+    return WeightsUnavailableError(
+        f"{status.path} is not the published file: expected MD5 {expected}, found {status.md5}.\n"
+        f"{_try_one_of(commands)}"
+    )
 
 
 def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
@@ -259,10 +242,6 @@ def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
     return WeightsUnavailableError(
         f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder."
     )
-
-
-def _missing(variant: Variant, path: Path) -> str:
-    return f"The weights of {variant.model} are not on this machine: {path} does not exist."
 
 
 def _alternatives(variant: Variant) -> str:
