@@ -96,9 +96,7 @@ def is_valid(name: str) -> bool:
 def _parse(lines: Iterable[str]) -> Labels:
     return tuple(
         ClassLabel(index, wordnet_id or None, name)
-        for index, (wordnet_id, _, name) in enumerate(
-            line.partition("\t") if "\t" in line else ("", "", line) for line in lines
-        )
+        for index, (wordnet_id, _, name) in enumerate(line.rpartition("\t") for line in lines)
     )
 
 

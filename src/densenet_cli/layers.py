@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from densenet_cli.errors import UsageError
@@ -38,14 +39,7 @@ class Layer:
     @property
     def parameters(self) -> int:
         """The number of parameters, including the moving statistics of batch normalization, as Keras counts them."""
-        return sum(_product(shape) for shape in self.arrays.values())
-
-
-def _product(shape: Shape) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
+        return sum(math.prod(shape) for shape in self.arrays.values())
 
 
 class ShapeOps:
@@ -78,7 +72,7 @@ class ShapeOps:
         if stride > 1:
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         shape = (kernel, kernel, channels, filters)
-        weights = _product(shape)
+        weights = math.prod(shape)
         return self._add(name, "Conv2D", (height, width, filters), {"kernel": shape}, weights, weights * height * width)
 
     def batch_norm(self, x: Shape, name: str) -> Shape:

@@ -30,7 +30,6 @@ from densenet_cli.weights.file_identity import FileIdentity, digest
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
-    from densenet_cli.weights.contents import Checkpoint
 
 MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npy", "entry.json"
 TEMP_PREFIX = ".new-"
@@ -84,40 +83,31 @@ def get_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
     Raises:
         CheckpointError: If the checkpoint cannot be used.
     """
-    identity = _identify(weights)
+    try:
+        identity = FileIdentity.of(weights)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {weights}: {error.strerror or error}.") from error
     folder = graphs_dir() / _key(identity, config)
-    graph = _load(folder)
-    if graph:
-        return graph
-    checkpoint, model = _emit(weights, config)
+    if cached := _load(folder):
+        return cached
+    graph = create_graph(weights, config)
     with suppress(OSError):
-        _store(folder, model, checkpoint, identity)
-        graph = _load(folder)
-    return graph or _graph_in_memory(model, checkpoint)
+        _store(folder, graph, identity)
+        return _load(folder) or graph
+    return graph
 
 
 def create_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
     """Create the graph of a checkpoint in memory. See ``get_graph``."""
-    checkpoint, model = _emit(weights, config)
-    return _graph_in_memory(model, checkpoint)
-
-
-def _graph_in_memory(model: bytes, checkpoint: Checkpoint) -> CachedGraph:
-    return CachedGraph(model, _head(checkpoint), False, checkpoint.config, checkpoint.metadata)
-
-
-def _head(checkpoint: Checkpoint) -> FloatArray:
     import numpy as np
 
-    layer = checkpoint.arrays["predictions"]
-    return np.vstack([layer["kernel"], layer["bias"]]).astype(np.float32)
+    from densenet_cli.engines import onnx_graph
+    from densenet_cli.weights import checkpoint
 
-
-def _identify(weights: Path) -> FileIdentity:
-    try:
-        return FileIdentity.of(weights)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {weights}: {error.strerror or error}.") from error
+    loaded = checkpoint.read(weights, config)
+    model = onnx_graph.emit(loaded.arrays, loaded.config)
+    layer = loaded.arrays["predictions"]
+    return CachedGraph(model, np.vstack([layer["kernel"], layer["bias"]]), False, loaded.config, loaded.metadata)
 
 
 def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
@@ -142,19 +132,15 @@ def _instruction_set() -> str:
     return sys.platform + " " + " ".join(name for name, available in features.items() if available)
 
 
-def _emit(weights: Path, config: DenseNetConfig | None) -> tuple[Checkpoint, bytes]:
-    from densenet_cli.engines import onnx_graph
-    from densenet_cli.weights import checkpoint
-
-    loaded = checkpoint.read(weights, config)
-    return loaded, onnx_graph.emit(loaded.arrays, loaded.config)
-
-
 def _load(folder: Path) -> CachedGraph | None:
     """Return the graph in ``folder``, or None if it does not exist or does not match its entry."""
     try:
         entry = json.loads((folder / ENTRY_FILE).read_bytes())
-        if not _is_intact(folder, entry["stamps"]):
+        stamps = entry["stamps"]
+        # The files that must exist depend on LAYOUT_VERSION; an older version had no head.
+        if not {MODEL_FILE, DATA_FILE} <= stamps.keys():
+            return None
+        if any(_stamp(folder / name) != stamp for name, stamp in stamps.items()):
             return None
         config, metadata = DenseNetConfig.from_dict(entry["config"]), ModelMetadata.from_dict(entry["metadata"])
         return CachedGraph(str(folder / MODEL_FILE), folder / HEAD_FILE, True, config, metadata)
@@ -168,17 +154,8 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _is_intact(folder: Path, stamps: dict[str, list[int]]) -> bool:
-    """Return whether the files match their stamps. Raises ``OSError`` if one is missing.
-
-    The files that must exist depend on ``LAYOUT_VERSION``; an older version had no head.
-    """
-    required = {MODEL_FILE, DATA_FILE}
-    return required <= stamps.keys() and all(_stamp(folder / name) == stamp for name, stamp in stamps.items())
-
-
-def _store(folder: Path, model: bytes, checkpoint: Checkpoint, identity: FileIdentity) -> None:
-    """Optimize ``model`` and write it to ``folder``. Raises ``OSError``."""
+def _store(folder: Path, graph: CachedGraph, identity: FileIdentity) -> None:
+    """Optimize a graph and write it to ``folder``. Raises ``OSError``."""
     import shutil
     import tempfile
 
@@ -187,15 +164,15 @@ def _store(folder: Path, model: bytes, checkpoint: Checkpoint, identity: FileIde
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
-        _optimize(model, temporary)
-        np.save(temporary / HEAD_FILE, _head(checkpoint), allow_pickle=False)
+        _optimize(graph.model, temporary)
+        np.save(temporary / HEAD_FILE, graph.load_head(), allow_pickle=False)
         names = (MODEL_FILE, DATA_FILE, HEAD_FILE)
         for name in names:
             atomic.sync_path(temporary / name)
         entry = {
             "weights": identity.to_dict(),
-            "config": checkpoint.config.to_dict(),
-            "metadata": checkpoint.metadata.to_dict(),
+            "config": graph.config.to_dict(),
+            "metadata": graph.metadata.to_dict(),
             "stamps": {name: _stamp(temporary / name) for name in names},
             "sha256": {name: _sha256(temporary / name) for name in names},
         }
@@ -209,7 +186,7 @@ def _store(folder: Path, model: bytes, checkpoint: Checkpoint, identity: FileIde
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _optimize(model: bytes, folder: Path) -> None:
+def _optimize(model: str | bytes, folder: Path) -> None:
     """Let ONNX Runtime optimize a model completely and write the result."""
     import onnxruntime
 
@@ -295,7 +272,7 @@ def _age(folder: Path) -> float:
 
 def _is_current(folder: Path, identity: FileIdentity, entry: dict[str, Any]) -> bool:
     try:
-        if FileIdentity.of(Path(identity.path)) != identity:
+        if FileIdentity.of(identity.path) != identity:
             return False
     except OSError:
         return False

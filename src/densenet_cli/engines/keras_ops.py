@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, Outputs, build
 
@@ -81,8 +82,6 @@ def set_arrays(model: keras.Model, arrays: Arrays) -> None:
 
 def get_arrays(model: keras.Model) -> Arrays:
     """Return the weights of a model as float32, by layer and array name."""
-    import numpy as np
-
     return {
         layer.name: {
             weight.name: np.asarray(value, dtype=np.float32)

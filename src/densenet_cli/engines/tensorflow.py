@@ -89,4 +89,4 @@ class TensorFlowEngine:
     def head(self) -> tuple[FloatArray, FloatArray]:
         """See ``engines.Engine.head``."""
         layer = self._arrays["predictions"]
-        return np.asarray(layer["kernel"], np.float32), np.asarray(layer["bias"], np.float32)
+        return layer["kernel"], layer["bias"]

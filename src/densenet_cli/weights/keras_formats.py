@@ -175,8 +175,8 @@ def _name_layers_by_order(layers: StoredLayers) -> StoredLayers:
         if not match:
             raise CheckpointError(f"Layer {group_name} is not part of a DenseNet.")
         groups[match[1]].append(group_name)
-    kernel_sizes = [layers[name]["kernel"].shape[0] if "kernel" in layers[name] else 0 for name in groups["conv2d"]]
-    convs, norms = _conv_and_norm_names(kernel_sizes)
+    kernels = [layers[name].get("kernel") for name in groups["conv2d"]]
+    convs, norms = _conv_and_norm_names([kernel.shape[0] if kernel and kernel.shape else 0 for kernel in kernels])
     if len(groups["batch_normalization"]) == len(norms) + 1:
         norms.insert(0, "conv1_bn")
     names = {"conv2d": convs, "batch_normalization": norms, "dense": ["predictions"]}

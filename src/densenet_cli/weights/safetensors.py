@@ -239,10 +239,9 @@ def serialize(
 
 
 def _metadata_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
-    labels = metadata.labels and [[label.index, label.id, label.name] for label in metadata.labels]
     values = {
         "config": config.to_dict(),
-        "labels": labels,
+        "labels": metadata.to_dict()["labels"],
         "preprocess": metadata.preprocess,
         "input_size": metadata.input_size,
         "bn_epsilon": bn_epsilon,
