@@ -18,8 +18,9 @@ from typing import Protocol
 
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
-from densenet_cli.images.sources import Source, from_object, is_url
+from densenet_cli.images.sources import Source, from_object
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, image_suffixes, walk
+from densenet_cli.paths import is_url
 from densenet_cli.text import plural, to_unicode
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The folders outside the package: the cache, which may be deleted at any time, and the weights of Keras."""
+"""Paths and URLs; the folders for the cache, which may be deleted at any time, and for the weights of Keras."""
 
 from __future__ import annotations
 
@@ -6,6 +6,29 @@ import os
 from pathlib import Path
 
 from densenet_cli.errors import UsageError
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is an http or https URL."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def normalize_path(path: str, folder: str) -> str:
+    """Return an absolute path that is the same for all spellings of ``path``.
+
+    Symbolic links are not resolved. ``..`` after one is kept, because it does not lead back.
+
+    Args:
+        path: A path, absolute or relative to ``folder``.
+        folder: An absolute path.
+    """
+    result = os.sep
+    for part in os.path.join(folder, path).split(os.sep):
+        if part == os.pardir and not os.path.islink(result) and os.path.basename(result) != os.pardir:
+            result = os.path.dirname(result)
+        elif part not in ("", os.curdir):
+            result = os.path.join(result, part)
+    return result
 
 
 def cache_dir() -> Path:

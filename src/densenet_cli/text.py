@@ -27,6 +27,18 @@ def escape_name(name: str) -> str:
     return to_unicode(name.replace("\\", "\\\\"))
 
 
+def unescape_name(name: str) -> str:
+    r"""Return the name from which ``escape_name`` made an escaped one."""
+    if "\\" not in name:
+        return name
+    import re
+
+    def restore(escape: re.Match[str]) -> str:
+        return "\\" if escape[1] == "\\" else chr(0xDC00 + int(escape[1][1:], 16))
+
+    return re.sub(r"\\(\\|x[89a-f][0-9a-f])", restore, name)
+
+
 def source_fields(name: str) -> dict[str, Any]:
     """Return the first fields of a record in JSON: ``source``, and ``source_bytes`` if the name is not UTF-8."""
     if _is_unicode(name):

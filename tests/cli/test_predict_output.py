@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -31,6 +32,27 @@ def test_resuming_with_fewer_sources_keeps_all_records(weights, images, tmp_path
     assert densenet("predict", images[2], *arguments, "--resume").status == 0
     text = output.read_text()
     assert all(str(image) in text for image in images)
+
+
+@pytest.mark.parametrize("name", ["predict.csv", "predict.jsonl", "embed.npz"])
+def test_one_image_is_one_record_however_it_is_spelled(weights, images, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for image in images:
+        image.rename(tmp_path / "photos" / image.name)
+    Path("photos/bad.png").touch()
+    Path("list").write_text("./photos\n")
+    arguments = [name.partition(".")[0], "--weights", weights, "-o", name]
+    assert densenet(*arguments, "photos").status == 1
+    files = {path.name: path.read_bytes() for path in tmp_path.glob(f"{name}*")}
+    assert b'"photos/cat.png"' in files.get(f"{name}.sources.jsonl", b'"photos/cat.png"')
+    for spelling in (["./photos"], [tmp_path / "photos"], ["photos/"], ["photos/../photos/*.png"]):
+        result = densenet(*arguments, *spelling, "--resume")
+        assert result.status == 1 and "4 sources already done" in result.err
+    assert densenet(*arguments, "--files-from", "list", "--resume").status == 1
+    monkeypatch.chdir(tmp_path / "photos")
+    assert densenet(*arguments[:-1], tmp_path / name, "../photos", "--resume").status == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.glob(f"{name}*")} == files
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])

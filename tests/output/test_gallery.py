@@ -51,6 +51,12 @@ def test_no_two_images_have_the_same_file():
     assert paths[4] == "maps/1.jpg-2.png"
 
 
+def test_spellings_of_a_path_have_one_file():
+    here = os.getcwd()
+    for name in ("a/1.jpg", "./a/1.jpg", f"{here}/a/1.jpg", "a/../a/1.jpg", f"../{os.path.basename(here)}/a/1.jpg"):
+        assert reserve(name) == ["maps/a/1.jpg.png"]
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=[])), max_size=20))
 def test_all_files_are_inside_the_folder(names):
     paths = reserve(*names, folder="/somewhere/maps")

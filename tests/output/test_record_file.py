@@ -82,7 +82,7 @@ def test_settings_are_written_before_the_first_record(output: Path) -> None:
     with file_writer(output) as records:
         records.write(PREDICTIONS[0])
         meta = output.with_name(output.name + ".meta.json")
-        assert json.loads(meta.read_text()) == SETTINGS
+        assert json.loads(meta.read_text()) == {**SETTINGS, "working_directory": str(Path.cwd())}
     assert {path.name for path in output.parent.iterdir()} == {output.name, meta.name}
 
 

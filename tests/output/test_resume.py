@@ -385,4 +385,98 @@ def test_killed_at_random_moments(output: Path) -> None:
     assert kills == 3
     subprocess.run([sys.executable, "-c", CHILD, str(output)], cwd=ROOT, check=True)
     assert output.read_bytes() == expected.read_bytes()
-    assert json.loads(output.with_name(output.name + ".meta.json").read_text()) == SETTINGS
+    meta = json.loads(output.with_name(output.name + ".meta.json").read_text())
+    assert meta == {**SETTINGS, "working_directory": str(ROOT)}
+
+
+SPELLINGS = [
+    "photos/{}",
+    "./photos/{}",
+    "photos//{}",
+    "{cwd}/photos/{}",
+    "photos/../photos/{}",
+    "../{here}/photos/./{}",
+]
+NAMES = ["1.jpg", "é \\x41.jpg", "bad\udcff.jpg"]
+
+
+def spelled(spelling: str, folder: Path) -> list[Source]:
+    return [Source(spelling.format(name, cwd=folder, here=folder.name)) for name in NAMES]
+
+
+class TestSpellings:
+    """One image is one record, however its path is spelled."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "wörk"
+        (folder / "photos").mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        return folder
+
+    @pytest.mark.parametrize("first", SPELLINGS)
+    def test_all_spellings_resume_each_other(self, output: Path, folder: Path, first: str) -> None:
+        run(output, spelled(first, folder))
+        complete = output.read_bytes()
+        for spelling in SPELLINGS:
+            assert run(output, spelled(spelling, folder), resume=True) == []
+        assert output.read_bytes() == complete
+
+    def test_an_interrupted_file(self, output: Path, folder: Path) -> None:
+        run(output, spelled("photos/{}", folder))
+        complete = output.read_bytes()
+        for cut in range(len(complete)):
+            output.write_bytes(complete[:cut])
+            run(output, spelled("./photos/{}", folder), resume=True)
+            run(output, spelled("photos/{}", folder), resume=True)
+            data = output.read_bytes()
+            assert data.count(b"1.jpg") == complete.count(b"1.jpg") and data.count(b"bad") == complete.count(b"bad")
+
+    def test_a_last_record_that_may_be_incomplete_keeps_its_name(self, tmp_path: Path) -> None:
+        fewer_rows = TestFewerRowsThanTopK()
+        fewer_rows.run(tmp_path / "out.csv", ["a", "b"])
+        complete = (tmp_path / "out.csv").read_bytes()
+        assert fewer_rows.run(tmp_path / "out.csv", ["./a", "./b"], resume=True) == ["b"]
+        assert (tmp_path / "out.csv").read_bytes() == complete
+
+    def test_failed_sources_are_processed_again(self, output: Path, folder: Path) -> None:
+        run(output, [Source("bad"), Source("a")])
+        assert run(output, [Source("./a"), Source("./bad")], resume=True, retry_errors=True) == ["./bad"]
+
+    def test_other_sources_are_compared_as_they_are(self, output: Path) -> None:
+        names = ["-", "./-", "https://a.org//x", "https://a.org/x", "a", "a/b", "/", "//x"]
+        run(output, [Source(name) for name in names])
+        assert run(output, [Source(name) for name in [*names, "https://a.org/./x"]], resume=True) == [
+            "https://a.org/./x"
+        ]
+
+    def test_a_source_given_twice_has_two_records(self, output: Path) -> None:
+        assert run(output, [Source("a"), Source("./a")]) == ["a", "./a"]
+        assert run(output, [Source("./a"), Source("a"), Source("b")], resume=True) == ["b"]
+        assert run(output, [Source("b"), Source("./b")], resume=True) == ["./b"]
+
+    def test_dots_after_a_link_do_not_lead_back(self, output: Path, folder: Path) -> None:
+        (folder / "elsewhere" / "below").mkdir(parents=True)
+        (folder / "link\\").symlink_to("elsewhere/below")
+        run(output, [Source("1.jpg")])
+        assert run(output, [Source("link\\/../1.jpg"), Source("photos/../1.jpg")], resume=True) == ["link\\/../1.jpg"]
+
+    def test_from_another_working_directory(self, output: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run(output, [Source("1.jpg"), Source("photos/2.jpg")])
+        monkeypatch.chdir(folder / "photos")
+        sources = [Source(name) for name in ("../1.jpg", "2.jpg", "1.jpg")]
+        assert run(output, sources, resume=True) == [str(folder / "photos" / "1.jpg")]
+        assert run(output, sources, resume=True) == []
+        monkeypatch.chdir(folder)
+        assert run(output, [Source("photos/1.jpg"), Source("1.jpg")], resume=True) == []
+
+    def test_a_moved_working_directory(self, output: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run(output, [Source("photos/2.jpg")])
+        folder.rename(folder.parent / "moved")
+        monkeypatch.chdir(folder.parent / "moved")
+        assert run(output, [Source("./photos/2.jpg"), Source("a")], resume=True) == ["a"]
+
+    def test_a_file_of_an_earlier_version(self, output: Path, folder: Path) -> None:
+        run(output, spelled("photos/{}", folder))
+        output.with_name(output.name + ".meta.json").write_text(json.dumps(SETTINGS))
+        assert run(output, spelled("{cwd}/photos/{}", folder), resume=True) == []

@@ -103,7 +103,8 @@ def test_every_format_contains_the_vectors(output: Path) -> None:
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, VECTORS)
     assert list(files(output)) == [output.name, f"{output.name}.meta.json", f"{output.name}.sources.jsonl"]
-    assert json.loads(files(output)[f"{output.name}.meta.json"]) == SETTINGS
+    meta = json.loads(files(output)[f"{output.name}.meta.json"])
+    assert meta == {**SETTINGS, "working_directory": str(Path.cwd())}
 
 
 def test_the_list_of_sources_has_a_row_or_an_error_for_each(output: Path) -> None:

@@ -18,6 +18,7 @@ from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
+from densenet_cli.paths import is_url
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -237,11 +238,6 @@ def local_path(entry: str) -> str:
     from urllib.parse import unquote_to_bytes
 
     return os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))
-
-
-def is_url(argument: str) -> bool:
-    """Return whether an argument is an http or https URL."""
-    return argument[:8].lower().startswith(("http://", "https://"))
 
 
 def _from_url(url: str) -> Source:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_folder, file_exists_error
+from densenet_cli.paths import normalize_path
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
@@ -136,11 +137,20 @@ def _save(drawable: Drawable, path: Path) -> Path:
 
 
 def _path_parts(source: str) -> list[str]:
-    """Return folder names and a file name for a path, a URL, or another name. They are safe on any system."""
+    """Return folder names and a file name for a path, a URL, or another name. They are safe on any system.
+
+    They are the same for all spellings of a path below the working directory.
+    """
     if source == "-":
         return ["stdin"]
     scheme, separator, rest = source.partition("://")
-    parts = (rest if separator and scheme.isalpha() else source).replace(os.sep, "/").split("/")
+    if separator and scheme.isalpha():
+        source = rest
+    else:
+        folder = str(Path.cwd()).rstrip(os.sep) + os.sep
+        path = normalize_path(source, folder)
+        source = path.removeprefix(folder) if path.startswith(folder) else source
+    parts = source.replace(os.sep, "/").split("/")
     return [_safe_name(part) for part in parts if part not in ("", ".")] or ["image"]
 
 

@@ -16,14 +16,23 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from densenet_cli.output.atomic import open_locked, output_errors, replace_file, sync, sync_path, write_all
 from densenet_cli.output.checks import file_exists_error
 from densenet_cli.output.record_formats import RECORD_FORMATS, N, Record
-from densenet_cli.output.resume import ResumeState, check_settings, read_state, settings_path, write_settings
-from densenet_cli.text import escape_name, to_unicode
+from densenet_cli.output.resume import (
+    ResumeState,
+    SourceKeys,
+    check_settings,
+    read_state,
+    settings_path,
+    write_settings,
+)
+from densenet_cli.paths import is_url
+from densenet_cli.text import escape_name, to_unicode, unescape_name
 
 _CHUNK_SIZE = 1 << 20
 
@@ -33,6 +42,9 @@ class FileWriter:
 
     Entering it raises UsageError if the file exists and is to be neither resumed nor overwritten, or was written with
     other settings; and OutputError if it cannot be written, another run is writing it, or it contains no records.
+
+    Attributes:
+        folder: Where the relative names in the file start: the working directory of the run that created it.
     """
 
     def __init__(
@@ -47,6 +59,8 @@ class FileWriter:
     ) -> None:
         self.recorded = 0
         self.recorded_errors = 0
+        self.folder = self._working_directory = os.getcwd()
+        self._key = SourceKeys(self.folder)
         self._path = path
         self._target = Path(os.path.realpath(path))
         self._format_name = format_name
@@ -80,12 +94,14 @@ class FileWriter:
             raise file_exists_error(self._path, can_resume=self._format.read is not None)
         if size == 0 or self._overwrite:
             return
-        check_settings(self._path, self._settings)
+        self.folder = check_settings(self._path, self._settings)
+        self._key = SourceKeys(self.folder)
         with open(self._file.fileno(), "rb", closefd=False) as file:
             self._state = read_state(
                 file,
                 to_unicode(str(self._path)),
                 self._format_name,
+                self._key,
                 max_rows=self._settings.get("top_k"),
                 retry_errors=self._retry_errors,
             )
@@ -98,20 +114,31 @@ class FileWriter:
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
         """Yield the sources without a record, in order, and then those whose error records are dropped.
 
-        A source that is given twice gets two records.
+        A source that is given twice gets two records. All spellings of a path are the same source. If relative names
+        in the file do not start at the working directory, relative names of new sources are made absolute.
         """
         done, retried = self._state.done.copy(), self._state.retried.copy()
+        ambiguous = self._state.ambiguous
         last = []
         for source in sources:
-            key = hash(escape_name(source.name))
+            name = self._recorded_name(source.name)
+            key = self._key(escape_name(name))
             if done.get(key):
                 done[key] -= 1
             elif retried.get(key):
                 retried[key] -= 1
-                last.append(source)
+                last.append(_rename(source, name))
             else:
-                yield source
+                if ambiguous and self._key(ambiguous.source) == key:
+                    name = unescape_name(ambiguous.source)
+                yield _rename(source, name)
         yield from last
+
+    def _recorded_name(self, name: str) -> str:
+        """Return the name for the record of a source: absolute if relative names mean something else in the file."""
+        if self.folder == self._working_directory or name == "-" or is_url(name):
+            return name
+        return os.path.join(self._working_directory, name)
 
     def write(self, record: Record) -> None:
         """Write a record completely, or leave the file as it was and raise OutputError."""
@@ -122,7 +149,7 @@ class FileWriter:
         with self._output_errors():
             self._start()
             self._append(record)
-        if (ambiguous := self._state.ambiguous) and ambiguous.key == hash(escape_name(source)):
+        if (ambiguous := self._state.ambiguous) and self._key(ambiguous.source) == self._key(escape_name(source)):
             self._ambiguous_data = b""
 
     def delete(self) -> None:
@@ -157,7 +184,7 @@ class FileWriter:
             self._file.truncate(size)
         if size == 0:
             sync(self._file)
-            write_settings(self._path, self._settings)
+            write_settings(self._path, self._settings, self.folder)
         self._end = size
         self._started = True
 
@@ -211,3 +238,7 @@ class FileWriter:
             if self._format.read:
                 hint += " Use `resume` to continue."
         return output_errors(self._path, hint)
+
+
+def _rename(source: N, name: str) -> N:
+    return source if name == source.name else replace(source, name=name)  # type: ignore[type-var]

@@ -46,11 +46,6 @@ class StoredRecord(NamedTuple):
     failed: bool
     ambiguous: bool = False
 
-    @property
-    def key(self) -> int:
-        """The key under which ``ResumeState`` counts the source."""
-        return hash(self.source)
-
 
 Reader: TypeAlias = Callable[[BinaryIO, int, "int | None"], Iterator[StoredRecord]]
 """Called with a file after its head, the offset there, and the maximum number of rows per record (None: unknown).

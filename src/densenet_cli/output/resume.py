@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import replace_file
 from densenet_cli.output.record_formats import RECORD_FORMATS, InvalidRecordError, StoredRecord
-from densenet_cli.text import to_unicode
+from densenet_cli.paths import is_url, normalize_path
+from densenet_cli.text import to_unicode, unescape_name
 
 MAX_COMPARISON_LENGTH = 200
 """Characters. Values of a setting that are longer are not shown in a message."""
+
+WORKING_DIRECTORY = "working_directory"
+"""Key beside the settings of a file: where its relative names start."""
+
+
+class SourceKeys:
+    """Computes the key of a source: the same for all spellings of a path, relative or absolute.
+
+    Args:
+        folder: Where relative names start.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._normalize_parent = lru_cache(maxsize=1024)(lambda path: normalize_path(path, folder))
+
+    def __call__(self, escaped: str) -> int:
+        """Return the key of a name that ``escape_name`` escaped."""
+        name = unescape_name(escaped)
+        if name == "-" or is_url(name):
+            return hash(name)
+        parent, last = os.path.split(name)
+        if last in ("", os.curdir, os.pardir):
+            return hash(normalize_path(name, self._folder))
+        return hash(os.path.join(self._normalize_parent(parent), last))
 
 
 @dataclass(slots=True)
@@ -23,8 +51,8 @@ class ResumeState:
 
     Attributes:
         ranges: The bytes to keep, as (start, stop), in order and not adjacent.
-        done: Hash of a source's escaped name -> number of its records. A hundred thousand take about 10 MB, and two of
-            them share a hash with a probability below 10**-9.
+        done: Key of a source (``SourceKeys``) -> number of its records. A hundred thousand take about 10 MB, and two of
+            them share a key with a probability below 10**-9.
         retried: The same for error records that are dropped.
         errors: Number of error records that are kept.
         ambiguous: The last record, if it may be incomplete. It is not counted in the other attributes.
@@ -54,13 +82,22 @@ class ResumeState:
             self.ranges.append((start, stop))
 
 
-def read_state(file: BinaryIO, name: str, format_name: str, *, max_rows: int | None, retry_errors: bool) -> ResumeState:
+def read_state(
+    file: BinaryIO,
+    name: str,
+    format_name: str,
+    key: Callable[[str], int],
+    *,
+    max_rows: int | None,
+    retry_errors: bool,
+) -> ResumeState:
     """Read a file of records from its start. An incomplete record at the end is not kept.
 
     Args:
         file: The file, at its start.
         name: Its name in messages.
         format_name: A key of ``RECORD_FORMATS`` that can be resumed.
+        key: Returns the key of an escaped name.
         max_rows: Maximum number of CSV rows per record, None if unknown.
         retry_errors: Whether to drop the error records.
 
@@ -84,10 +121,10 @@ def read_state(file: BinaryIO, name: str, format_name: str, *, max_rows: int | N
             if record.ambiguous:
                 state.ambiguous = record
             elif record.failed and retry_errors:
-                state.retried[record.key] = state.retried.get(record.key, 0) + 1
+                _count(state.retried, key(record.source))
             else:
                 state.keep(record.start, record.stop)
-                state.done[record.key] = state.done.get(record.key, 0) + 1
+                _count(state.done, key(record.source))
                 state.errors += record.failed
     except InvalidRecordError as error:
         raise OutputError(
@@ -96,18 +133,26 @@ def read_state(file: BinaryIO, name: str, format_name: str, *, max_rows: int | N
     return state
 
 
+def _count(counts: dict[int, int], key: int) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
 def settings_path(output: Path) -> Path:
     """Return the file with the settings of an output file: ``FILE.meta.json`` beside it."""
     return output.with_name(f"{output.name}.meta.json")
 
 
-def write_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings (JSON types) of an output file. Raises OSError."""
-    replace_file(settings_path(output), json.dumps(dict(settings), indent=2).encode() + b"\n").close()
+def write_settings(output: Path, settings: Mapping[str, Any], folder: str) -> None:
+    """Write the settings (JSON types) of an output file, and where its relative names start. Raises OSError."""
+    contents = {**settings, WORKING_DIRECTORY: folder}
+    replace_file(settings_path(output), json.dumps(contents, indent=2).encode() + b"\n").close()
 
 
-def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     """Check that an output file was written with the same settings.
+
+    Returns:
+        The folder where its relative names start: the current one if the original one is unknown or does not exist.
 
     Raises:
         UsageError: The settings differ, or those of the file are unknown.
@@ -124,6 +169,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise UsageError(f"{file_name} is damaged. Use `overwrite` to replace {name}.")
+    folder = stored.pop(WORKING_DIRECTORY, None)
     current = json.loads(json.dumps(dict(settings)))
     missing = object()
     differences = [
@@ -136,6 +182,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
             f"{name} was written with other settings: {', '.join(differences)}. "
             "Use the same settings to continue it, or `overwrite` to replace it."
         )
+    return folder if isinstance(folder, str) and os.path.isdir(folder) else os.getcwd()
 
 
 def _comparison(current: object, stored: object) -> str:

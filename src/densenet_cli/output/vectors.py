@@ -116,7 +116,7 @@ def open_vectors(
     with FileWriter(parts, "jsonl", settings, resume=resume, overwrite=overwrite, retry_errors=retry_errors) as records:
         writer = VectorWriter(records)
         yield writer
-        writer.rows = _assemble(path, format_, settings, width)
+        writer.rows = _assemble(path, format_, settings, records.folder, width)
         records.delete()
 
 
@@ -150,13 +150,13 @@ def _has_data(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
 
 
-def _assemble(path: Path, format_: VectorFormat, settings: Mapping[str, Any], width: int) -> int:
+def _assemble(path: Path, format_: VectorFormat, settings: Mapping[str, Any], folder: str, width: int) -> int:
     """Write the list of sources, the settings, and the vector file, in this order. Return the number of vectors."""
     parts, sources = parts_path(path), sources_path(path)
     listing = _SourceList(parts)
     with output_errors(path, f"All vectors are kept in {_name(parts)}. Use `resume` to assemble them."):
         replace_file(sources, listing.lines()).close()
-        write_settings(path, settings)
+        write_settings(path, settings, folder)
         table = VectorTable(
             listing.rows,
             width,
@@ -172,7 +172,7 @@ def _assemble(path: Path, format_: VectorFormat, settings: Mapping[str, Any], wi
 
 def _restore_parts(path: Path, format_: VectorFormat, settings: Mapping[str, Any], width: int) -> None:
     """Write the parts from which a complete file was assembled. Until they are complete, it is not changed."""
-    check_settings(path, settings)
+    folder = check_settings(path, settings)
     parts, sources = parts_path(path), sources_path(path)
     if not sources.is_file():
         raise UsageError(
@@ -184,7 +184,7 @@ def _restore_parts(path: Path, format_: VectorFormat, settings: Mapping[str, Any
             if lock.seek(0, os.SEEK_END):  # another run has restored them
                 return
             try:
-                write_settings(parts, settings)
+                write_settings(parts, settings, folder)
                 replace_file(parts, _restored_lines(sources, format_.read(file, width))).close()
             except BaseException as error:
                 if created:
