@@ -81,14 +81,21 @@ def test_json_record_is_as_documented() -> None:
     assert Prediction("a", "m").to_json() == '{"source": "a", "model": "m", "predictions": []}'
 
 
+def test_notes_are_fields_of_json() -> None:
+    assert Prediction("a", "m", notes=("truncated",)).to_dict() == {
+        "source": "a", "model": "m", "predictions": [], "truncated": True,
+    }  # fmt: skip
+
+
 def test_csv_rows_are_as_documented() -> None:
-    assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error\n"
+    assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error,notes\n"
     assert CAT.to_csv() == (
-        "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,\n"
-        'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,\n'
+        "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,,\n"
+        'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,,\n'
     )
-    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: The file is empty.\n"
-    assert Prediction("a", "m").to_csv() == "a,m,,,,,,\n"
+    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: The file is empty.,\n"
+    assert Prediction("a", "m").to_csv() == "a,m,,,,,,,\n"
+    assert Prediction("a", "m", notes=("truncated",)).to_csv() == "a,m,,,,,,,truncated\n"
 
 
 @pytest.mark.parametrize(

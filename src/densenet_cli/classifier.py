@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -47,6 +48,7 @@ class Classifier:
         input_size: Side of the square input in pixels. Defaults to the model's input size.
         exact: Decode large JPEGs at full scale.
         ten_crop: Average over ten crops of each image (``crop`` mode only).
+        truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
         batch_size: Number of images per batch, at least 1; 8 by default.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
@@ -84,6 +86,7 @@ class Classifier:
         input_size: int | None = None,
         exact: bool = False,
         ten_crop: bool = False,
+        truncated: str = "refuse",
         batch_size: int = BATCH_SIZE,
         threads: int | None = None,
         decode_memory: int = DECODE_MEMORY,
@@ -99,7 +102,9 @@ class Classifier:
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         # Invalid values are rejected before anything is downloaded.
-        Preprocessing(preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop)
+        preprocessing = Preprocessing(
+            preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop, truncated
+        )
         self.batch_size = batch_size
         self.threads = threads or available_cores()
         self._offline = offline
@@ -117,11 +122,10 @@ class Classifier:
         self.model, self.weights, self.labels = self._model.name, self._model.weights, self._model.labels
         self.config = self._model.engine.config
         metadata = self._model.engine.metadata
-        self.preprocessing = Preprocessing(
-            preprocess or metadata.preprocess or "crop",
-            input_size or metadata.input_size or self.config.input_size,
-            exact,
-            ten_crop,
+        self.preprocessing = replace(
+            preprocessing,
+            mode=preprocess or metadata.preprocess or "crop",
+            input_size=input_size or metadata.input_size or self.config.input_size,
         )
         if input_size:
             from densenet_cli.layers import list_layers
@@ -263,7 +267,7 @@ class Classifier:
         for result in results:
             # The mean over a single crop is that crop, bit for bit.
             means = {name: rows.mean(axis=0) for name, rows in result.outputs.items()}
-            yield Result(result.source, means, result.error, result.preview)
+            yield result._replace(outputs=means)
 
     def load(self, image: ImageInput | Source) -> FloatArray:
         """Decode one image to the network's input: normalized pixels, float32 of shape (crops, height, width, 3).
@@ -295,13 +299,14 @@ class Classifier:
             for rank, position in enumerate(best, start=1)
             if probabilities[position] >= min_prob
         )
-        return Prediction(result.source.name, self.model, tuple(scores))
+        return Prediction(result.source.name, self.model, tuple(scores), notes=result.notes)
 
     def embedding(self, result: Result[S]) -> Embedding:
         """Convert a result with ``features`` to an ``Embedding``."""
         if result.error:
             return Embedding(result.source.name, self.model, error=Failure.of(result.error))
-        return Embedding(result.source.name, self.model, result.outputs["features"].mean(axis=(0, 1)))
+        vector = result.outputs["features"].mean(axis=(0, 1))
+        return Embedding(result.source.name, self.model, vector, notes=result.notes)
 
     def explainer(self, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explainer:
         """Return a callable that converts results to explanations. See ``explain`` for the arguments.
@@ -331,7 +336,7 @@ class Classifier:
         if self._offline and source.kind == "url":
             raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
         loaded = self._decode(source, self.preprocessing, preview)
-        return Input(normalize(loaded.pixels), loaded.preview)
+        return Input(normalize(loaded.pixels), loaded.preview, loaded.notes)
 
 
 def _check_selection(top_k: int, min_prob: float) -> None:

@@ -40,10 +40,12 @@ class Input(NamedTuple):
     Attributes:
         pixels: Normalized pixels, float32 of shape (crops, height, width, 3).
         preview: A copy of the image to look at, if one was requested.
+        notes: What the result should say about the image; see ``images.decoding.NOTES``.
     """
 
     pixels: FloatArray
     preview: Preview | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Result(NamedTuple, Generic[S]):
@@ -54,12 +56,14 @@ class Result(NamedTuple, Generic[S]):
         outputs: Name -> array with a row per crop (``Classifier.stream`` averages them); empty if there is an error.
         error: Why there are no outputs, or None.
         preview: The preview, if one was requested and the image could be decoded.
+        notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """
 
     source: S
     outputs: dict[str, FloatArray]
     error: ImageError | None = None
     preview: Preview | None = None
+    notes: tuple[str, ...] = ()
 
 
 class _Slot(Generic[S]):
@@ -120,7 +124,7 @@ def _run(batch: list[_Slot[S]], run: Callable[[FloatArray], dict[str, FloatArray
         if isinstance(slot.loaded, ImageError):
             yield Result(slot.source, {}, slot.loaded)
         else:
-            yield Result(slot.source, next(outputs), preview=slot.loaded.preview)
+            yield Result(slot.source, next(outputs), preview=slot.loaded.preview, notes=slot.loaded.notes)
 
 
 class _Feed(Generic[S]):

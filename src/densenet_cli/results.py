@@ -81,12 +81,14 @@ class Prediction:
         model: Name of the model.
         scores: The most probable class first; empty if no class reaches ``min_prob``, or with an error.
         error: None unless the image could not be classified.
+        notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """
 
     source: str
     model: str
     scores: tuple[Score, ...] = ()
     error: Failure | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types. A probability that is not finite is None."""
@@ -95,7 +97,7 @@ class Prediction:
             record["error"] = self.error.to_dict()
         else:
             record["predictions"] = [score.to_dict() for score in self.scores]
-        return record
+        return {**record, **dict.fromkeys(self.notes, True)}
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without a newline."""
@@ -105,9 +107,10 @@ class Prediction:
         """Return the CSV rows of the record: one per class, or a single one if there is an error or no class."""
         first = (escape_name(self.source), to_unicode(self.model))
         if self.error is not None:
-            return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}")]
+            return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}", "")]
+        notes = " ".join(self.notes)
         if not self.scores:
-            return [(*first, "", "", "", "", "", "")]
+            return [(*first, "", "", "", "", "", "", notes)]
         return [
             (
                 *first,
@@ -117,6 +120,7 @@ class Prediction:
                 to_unicode(score.label),
                 "" if (probability := shortest_float(score.probability)) is None else repr(probability),
                 "",
+                notes,
             )
             for score in self.scores
         ]
@@ -135,9 +139,11 @@ class Embedding:
         model: Name of the model.
         vector: Average of the last feature maps, float32 of shape (channels,); None with an error.
         error: None unless the image could not be processed.
+        notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """
 
     source: str
     model: str
     vector: FloatArray | None = None
     error: Failure | None = None
+    notes: tuple[str, ...] = ()

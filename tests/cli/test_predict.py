@@ -17,6 +17,7 @@ from PIL import Image
 
 from densenet_cli import Classifier
 from tests.support.command import densenet, restore_sigint, run_process
+from tests.support.images import encode, photograph
 from tests.support.networks import TINY
 
 
@@ -78,7 +79,7 @@ def test_json_is_an_array(weights, folder):
 def test_csv(weights, folder):
     result = densenet("predict", folder, "--weights", weights, "--format", "csv", "-k", "2")
     rows = list(csv.DictReader(io.StringIO(result.out)))
-    assert list(rows[0]) == ["source", "model", "rank", "index", "id", "label", "probability", "error"]
+    assert list(rows[0]) == ["source", "model", "rank", "index", "id", "label", "probability", "error", "notes"]
     assert len(rows) == 4 * 2 + 1
     assert [row["error"][:16] for row in rows if row["error"]] == ["UnreadableImage:"]
 
@@ -214,7 +215,7 @@ def test_a_closed_pipe_ends_the_run_quietly(weights, folder):
     script = f"'{sys.executable}' -m densenet_cli predict {many} --weights {weights} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr == ""
-    assert result.stdout == "source,model,rank,index,id,label,probability,error\n"
+    assert result.stdout == "source,model,rank,index,id,label,probability,error,notes\n"
 
 
 HEAVY = {"numpy", "PIL", "rich", "onnxruntime", "tensorflow", "keras", "h5py", "onnx", "requests"}
@@ -306,3 +307,21 @@ def test_the_home_folder_is_not_written(weights, image, tmp_path):
     environment |= {"HOME": str(home), "DENSENET_CACHE": str(tmp_path / "elsewhere")}
     assert run_process("predict", image, "--weights", weights, env=environment).returncode == 0
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("isolate", [[], ["--isolate"]], ids=["", "isolated"])
+def test_truncated_images_are_accepted_on_request_and_marked(weights, tmp_path, isolate):
+    data = encode(photograph(), "JPEG")
+    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "whole.jpg").write_bytes(data[:-2])
+    options = (tmp_path, "--weights", weights, "-k", 1, *isolate)
+    refused = json.loads(densenet("predict", *options, "--format", "json").out)
+    assert [record.get("error") is None for record in refused] == [False, True]
+    accepted = json.loads(densenet("predict", *options, "--truncated", "accept", "--format", "json").out)
+    assert [record.get("truncated") for record in accepted] == [True, None]
+    output = tmp_path / "x.csv"
+    result = densenet("predict", *options, "--truncated", "accept", "-o", output)
+    assert [line.rpartition(",")[2] for line in output.read_text().splitlines()] == ["notes", "truncated", ""]
+    assert "1 image ended early" in result.err
+    assert json.loads((tmp_path / "x.csv.meta.json").read_text())["truncated"] == "accept"
+    assert "truncated" in densenet("predict", *options, "-o", output, "--resume").err

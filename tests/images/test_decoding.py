@@ -16,8 +16,10 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from densenet_cli.errors import ImageTooLargeError, UnreadableImageError
-from densenet_cli.images.decoding import decode
+from densenet_cli.images.decoding import decode, load
 from densenet_cli.images.memory import DecodeBudget
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.previews import DisplayImage, Thumbnail
 from densenet_cli.images.sources import from_object
 from tests.support.hostile_images import with_size
 from tests.support.images import ENCODINGS, encode, load_error, load_pixels, photograph, rotated
@@ -31,6 +33,53 @@ class TestDamagedImages:
         data = encoding.encode(photograph("coffee", (120, 90)))
         for length in (len(data) // 2, len(data) // 3, 20):
             assert type(load_error(data[:length])) is UnreadableImageError
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_rows": 1}], ids=str
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_a_jpeg_that_lacks_only_its_end_marker_is_complete(self, mode, options):
+        photo = photograph("coffee", (333, 290))
+        data = encode(photo.convert(mode), "JPEG", **options)
+        assert data.endswith(b"\xff\xd9")
+        for accept in ("refuse", "accept"):
+            for missing in (1, 2):
+                source = from_object(data[:-missing])
+                loaded = load(source, Preprocessing(truncated=accept))
+                assert np.array_equal(loaded.pixels, load_pixels(data)) and loaded.notes == ()
+        assert np.array_equal(load_pixels(data[:-2], input_size=64), load_pixels(data, input_size=64))  # reduced
+        assert np.array_equal(load_pixels(data[:-2], mode="keras"), load_pixels(data, mode="keras"))
+
+    def test_a_progressive_jpeg_that_lacks_whole_scans_is_truncated(self):
+        data = encode(photograph("coffee", (333, 290)), "JPEG", progressive=True)
+        scans = [index for index in range(len(data)) if data.startswith(b"\xff\xda", index)]
+        assert len(scans) > 5
+        for start in scans[1:]:
+            for end in (data.rindex(b"\xff\xc4", 0, start), start, start + 4):
+                assert type(load_error(data[:end])) is UnreadableImageError
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"])
+    def test_a_truncated_image_that_is_accepted_is_marked(self, format):
+        photo = photograph("coffee", (300, 290))
+        data = encode(photo, format, **({"interlace": 0} if format == "GIF" else {}))
+        half = data[: len(data) // 2]
+        assert type(load_error(half)) is UnreadableImageError
+        loaded = load(from_object(half), Preprocessing(truncated="accept", mode="squash", input_size=290))
+        assert loaded.notes == ("truncated",)
+        whole = load_pixels(data, mode="squash", input_size=290)
+        pixels, expected = loaded.pixels[0], whole[0]
+        if format == "BMP":  # begins with the last row
+            pixels, expected = pixels[::-1], expected[::-1]
+        assert np.abs(pixels[:64].astype(int) - expected[:64]).mean() < 3
+        assert (pixels[-8:] == pixels[-1, -1]).all()  # missing
+        assert load(from_object(data), Preprocessing(truncated="accept")).notes == ()
+
+    def test_a_large_truncated_jpeg_with_a_preview(self):
+        data = encode(photograph("coffee", (3000, 2000)), "JPEG")
+        for kind in (Thumbnail, DisplayImage):
+            loaded = load(from_object(data[:-2]), Preprocessing(), preview=kind)
+            assert loaded.preview == load(from_object(data), Preprocessing(), preview=kind).preview
+            assert load(from_object(data[:-9999]), Preprocessing(truncated="accept"), preview=kind).notes
 
     @pytest.mark.parametrize("name", ["MemoryError", "RecursionError", "OverflowError", "SyntaxError", "KeyError"])
     def test_any_exception_of_a_decoder(self, name, monkeypatch):

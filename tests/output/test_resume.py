@@ -319,7 +319,7 @@ def test_unknown_settings_are_an_error(output: Path, meta: bytes | None, message
         b"{}\n",
         b'{"a": 1}\n',
         b"[" * 100_000 + b"\n",
-        b"a,b,2,,,,,\n",
+        b"a,b,2,,,,,,\n",
         b'a"b\n"\n',
     ],
 )

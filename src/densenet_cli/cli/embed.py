@@ -9,6 +9,7 @@ import click
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.options import (
+    NoteCounter,
     create_classifier,
     echo_resumed,
     expand_sources,
@@ -70,8 +71,9 @@ def embed(
     try:
         with open_vectors(output, model_settings(classifier, model["engine"]), width, **output_options) as vectors:
             echo_resumed(vectors.recorded)
-            with ProgressBar("count") as progress:
+            with NoteCounter() as notes, ProgressBar("count") as progress:
                 for result in classifier.stream(vectors.pending(sources), ("features",)):
+                    notes.add(result.notes)
                     embedding = classifier.embedding(result)
                     vectors.write(embedding)
                     if embedding.error:

@@ -11,7 +11,7 @@ import click
 
 from densenet_cli.cli.command import command, input_option, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
-from densenet_cli.cli.options import create_classifier, model_options, suffix_option
+from densenet_cli.cli.options import NoteCounter, create_classifier, model_options, suffix_option
 from densenet_cli.errors import UsageError
 from densenet_cli.text import plural, to_unicode
 
@@ -132,10 +132,11 @@ def evaluate(
     preview = Thumbnail if worst else None
     interrupted = False
     try:
-        with ProgressBar("count") as progress:
+        with NoteCounter() as notes, ProgressBar("count") as progress:
             for result in classifier.stream(images.sources(positions), preview=preview):
                 outcome = ImageOutcome.from_result(result, restrict_to)
                 metrics.add(outcome)
+                notes.add(result.notes)
                 if worst:
                     worst.add(outcome, result.preview)
                 if outcome.error:

@@ -15,7 +15,7 @@ import click
 
 from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
-from densenet_cli.cli.options import create_classifier, expand_sources, model_options, source_options
+from densenet_cli.cli.options import NoteCounter, create_classifier, expand_sources, model_options, source_options
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
@@ -124,6 +124,7 @@ def explain(
             from densenet_cli.cli.render import print_explanation
 
             write = partial(print_explanation, stdout_console(), draw_maps=show)
+        notes = stack.enter_context(NoteCounter())
         progress = stack.enter_context(ProgressBar("count", hidden=output is None and sys.stdout.isatty()))
         explainer = classifier.explainer(top_k or 1, classes or None)
         results = classifier.stream(sources, explainer.outputs, preview=explainer.preview)
@@ -134,6 +135,7 @@ def explain(
             explanations = (replace(explanation, drawing=path) for explanation, path in saved)
         for explanation in explanations:
             write(explanation)
+            notes.add(explanation.notes)
             if explanation.error:
                 failed += 1
                 echo_image_error(explanation.source, explanation.error)

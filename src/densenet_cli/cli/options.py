@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
@@ -14,7 +15,7 @@ from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, input_option, option
 from densenet_cli.cli.console import echo_info
-from densenet_cli.images.preprocessing import MODES
+from densenet_cli.images.preprocessing import MODES, TRUNCATED
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ MODEL_OPTIONS = {
         "--ten-crop",
         is_flag=True,
         help="Average over ten crops of each image (crop mode only).",
+    ),
+    "truncated": preprocessing_option(
+        "--truncated",
+        type=click.Choice(TRUNCATED),
+        default=TRUNCATED[0],
+        show_default=True,
+        help="Whether to use what there is of an image whose file ends early. Its record is marked.",
     ),
     "batch_size": performance_option(
         "--batch-size",
@@ -192,7 +200,26 @@ def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
         "input_size": preprocessing.input_size,
         "exact": preprocessing.exact,
         "ten_crop": preprocessing.ten_crop,
+        "truncated": preprocessing.truncated,
     }
+
+
+class NoteCounter:
+    """Counts what results say about their images, to print it at the end of a run."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, notes: Iterable[str]) -> None:
+        """Count the notes of one result."""
+        self._counts.update(notes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if count := self._counts["truncated"]:
+            echo_info(f"{plural(count, 'image')} ended early. What is missing counts as gray or black.")
 
 
 def echo_resumed(count: int) -> None:

@@ -14,6 +14,7 @@ import click
 from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.options import (
+    NoteCounter,
     create_classifier,
     echo_resumed,
     expand_sources,
@@ -147,8 +148,10 @@ def predict(
             from densenet_cli.cli.render import print_prediction
 
             write = partial(print_prediction, stdout_console())
+        notes = stack.enter_context(NoteCounter())
         progress = stack.enter_context(ProgressBar("count", hidden=not output and sys.stdout.isatty()))
         for result in classifier.stream(sources, preview=preview, preview_limit=preview_limit):
+            notes.add(result.notes)
             prediction = classifier.prediction(result, top_k, min_prob)
             write(prediction)
             if page:

@@ -147,6 +147,7 @@ class MetricsAccumulator:
                 "input_size": preprocessing.input_size,
                 "exact": preprocessing.exact,
                 "ten_crop": preprocessing.ten_crop,
+                "truncated": preprocessing.truncated,
             },
             competing_classes=len(classifier.labels if restrict_to is None else restrict_to),
             images=self.images,

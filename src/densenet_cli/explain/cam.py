@@ -89,6 +89,7 @@ class Explanation:
         maps: One per class.
         error: Why the image could not be classified, or None.
         drawing: The file that the drawing was written to, or None.
+        notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """
 
     source: str
@@ -98,6 +99,7 @@ class Explanation:
     maps: tuple[ClassMap, ...] = ()
     error: Failure | None = None
     drawing: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def draw(self) -> Image:
         """Draw the original image next to one overlay per map.
@@ -126,7 +128,7 @@ class Explanation:
             record["maps"] = [map_.to_dict() for map_ in self.maps]
             if self.drawing is not None:
                 record["drawing"] = to_unicode(str(self.drawing))
-        return record
+        return {**record, **dict.fromkeys(self.notes, True)}
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
@@ -194,7 +196,7 @@ class Explainer:
             values = projection.to_upright(features @ kernel[:, position])
             heat_map = projection.heat_map(values)
             maps.append(ClassMap(score, values, float(bias[position]), heat_map, *projection.locate(values, heat_map)))
-        return Explanation(name, self._model, original.size, original.image, tuple(maps))
+        return Explanation(name, self._model, original.size, original.image, tuple(maps), notes=result.notes)
 
 
 class _Projection:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.images import memory
 from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
-from densenet_cli.images.formats import identify_format, skip_hidden_image
+from densenet_cli.images.formats import JPEG, identify_format, skip_hidden_image
 from densenet_cli.images.memory import UNLIMITED, DecodeBudget
 from densenet_cli.images.pillow_setup import configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
-from densenet_cli.images.reading import EncodedImage, open_source
+from densenet_cli.images.reading import EncodedImage, load_truncated, open_source
 from densenet_cli.images.sources import Source
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from densenet_cli.images.previews import Preview
 
 T = TypeVar("T")
+
+NOTES = ("truncated",)
+"""What a result can say about its image, in the order of output:
+
+- ``truncated``: the file ends early, and what is missing is gray or black.
+"""
 
 MAX_MESSAGE_LENGTH = 200
 
@@ -51,10 +57,12 @@ class Loaded(NamedTuple):
     Attributes:
         pixels: What the network sees, uint8 RGB of shape (crops, input_size, input_size, 3).
         preview: A copy to look at, None unless one was requested.
+        notes: Those of ``NOTES`` that apply to the image.
     """
 
     pixels: UInt8Array
     preview: Preview | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -72,12 +80,14 @@ def load(
         preview: The kind of preview to make, if any. It never changes the pixels.
 
     Returns:
-        The pixels, which ``preprocessing.normalize`` turns into the network's input, and the preview.
+        The pixels, which ``preprocessing.normalize`` turns into the network's input, the preview, and notes.
 
     Raises:
         ImageError: One of its subclasses, and nothing else, whatever the image.
     """
-    return Loaded(*guard(lambda: _load(source, _request(preprocessing, preprocess, preview), budget)))
+    request = _request(preprocessing, preprocess, preview)
+    pixels, made = guard(lambda: _load(source, request, budget))
+    return Loaded(pixels, made, request.sorted_notes())
 
 
 def load_bytes(
@@ -85,13 +95,15 @@ def load_bytes(
     preprocessing: Preprocessing,
     budget: DecodeBudget | None = None,
     preview: type[Preview] | None = None,
-) -> tuple[bytes, Preview | None]:
+) -> tuple[bytes, Preview | None, tuple[str, ...]]:
     """Like ``load``, with the pixels as bytes. Imports numpy only for images of more than 8 bits."""
 
     def use(decoded: DecodedImage, preprocessing: Preprocessing) -> bytes:
         return b"".join(crop.tobytes() for crop in make_crops(decoded, preprocessing))
 
-    return guard(lambda: _load(source, _request(preprocessing, use, preview), budget))
+    request = _request(preprocessing, use, preview)
+    pixels, made = guard(lambda: _load(source, request, budget))
+    return pixels, made, request.sorted_notes()
 
 
 def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | None = None) -> DecodedImage:
@@ -145,6 +157,8 @@ class _DecodeRequest(Generic[T]):
         resized_side: Shorter side that ``use`` resizes to; 0 if it does not resize.
         as_is: Convert to RGB as Pillow does: no white background, no EXIF rotation.
         preview: The kind of preview to make as well.
+        accept_truncated: Whether to use what there is of an image whose file ends early.
+        notes: Those of ``NOTES`` that apply. Decoding adds them.
     """
 
     use: Callable[[DecodedImage], T]
@@ -152,6 +166,12 @@ class _DecodeRequest(Generic[T]):
     resized_side: int = 0
     as_is: bool = False
     preview: type[Preview] | None = None
+    accept_truncated: bool = False
+    notes: set[str] = field(default_factory=set)
+
+    def sorted_notes(self) -> tuple[str, ...]:
+        """Return the notes in the order of output."""
+        return tuple(note for note in NOTES if note in self.notes)
 
     def fulfill(self, decoded: DecodedImage) -> tuple[T, Preview | None]:
         """Use the decoded image and make its preview."""
@@ -173,7 +193,14 @@ class _DecodeRequest(Generic[T]):
         min_side = self.preview.min_decoded_side
         if _jpeg_reduction(image.size, min_side or self.min_side) >= _jpeg_reduction(image.size, self.min_side):
             return None
-        return _DecodeRequest(lambda decoded: None, min_side, as_is=self.as_is, preview=self.preview)
+        return _DecodeRequest(
+            lambda decoded: None,
+            min_side,
+            as_is=self.as_is,
+            preview=self.preview,
+            accept_truncated=self.accept_truncated,
+            notes=self.notes,
+        )
 
 
 def _request(
@@ -186,6 +213,7 @@ def _request(
         preprocessing.resize_side,
         as_is=preprocessing.mode == "keras",
         preview=preview,
+        accept_truncated=preprocessing.truncated == "accept",
     )
 
 
@@ -226,12 +254,26 @@ def _load_opened(
     image: Image, request: _DecodeRequest[T], encoded: EncodedImage, budget: DecodeBudget
 ) -> tuple[T, Preview | None]:
     """Reserve memory for an opened file and decode it."""
+
+    def reopen() -> Image:
+        again = JPEG.open(encoded.stream)
+        _reduce_jpeg(again, request.min_side)
+        return again
+
     size = image.size
     box = _reduce_jpeg(image, request.min_side)
     needed = memory.estimate_decode(image, size, encoded.size) + request.memory_needed(image.size)
     with budget.reserve(encoded.bytes_in_memory + needed):
         if not request.as_is:
             skip_hidden_image(image)
+        try:
+            image.load()
+        except OSError as error:
+            image, is_incomplete = load_truncated(image, error, reopen)
+            if is_incomplete:
+                if not request.accept_truncated:
+                    raise
+                request.notes.add("truncated")
         return _decode(image, request, (size, box) if box else None)
 
 

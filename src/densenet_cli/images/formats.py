@@ -158,8 +158,9 @@ def read_icon_size(stream: IO[bytes]) -> Size:
     return width, height
 
 
+JPEG = ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff"))
 IMAGE_FORMATS = (
-    ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff")),
+    JPEG,
     ImageFormat("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
     ImageFormat("GIF", ("PIL.GifImagePlugin", "GifImageFile"), lambda start: start.startswith((b"GIF87a", b"GIF89a"))),
     ImageFormat("WEBP", ("PIL.WebPImagePlugin", "WebPImageFile"), _is_webp, read_webp_size),

@@ -22,6 +22,9 @@ MODES = ("crop", "squash", "pad", "keras")
 - ``keras``: match ``keras.utils.load_img``: nearest-neighbor resize, no EXIF rotation, alpha dropped.
 """
 
+TRUNCATED = ("refuse", "accept")
+"""What to do with an image whose file ends early: report an error, or use what there is and note it in the result."""
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation per RGB channel, for pixels in [0, 1]. Keras and torchvision use the same."""
@@ -42,6 +45,7 @@ class Preprocessing:
         input_size: Side of the network's square input in pixels.
         exact: Decode large JPEGs at full scale. ``keras`` mode always does.
         ten_crop: Take ten crops (corners, center, and their mirror images) instead of one. Only in ``crop`` mode.
+        truncated: One of ``TRUNCATED``.
 
     Raises:
         UsageError: A value is not allowed.
@@ -51,10 +55,13 @@ class Preprocessing:
     input_size: int = 224
     exact: bool = False
     ten_crop: bool = False
+    truncated: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"`preprocess` must be one of {', '.join(MODES)}, not {self.mode!r}.")
+        if self.truncated not in TRUNCATED:
+            raise UsageError(f"`truncated` must be one of {', '.join(TRUNCATED)}, not {self.truncated!r}.")
         if self.input_size < 1:
             raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":

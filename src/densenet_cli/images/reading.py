@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.sources import Source, read_stream
 from densenet_cli.images.walking import describe_os_error
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_STREAM_BYTES = 64 << 20
 """Largest image accepted from a URL, standard input, or a file object, which are held in memory."""
@@ -97,3 +102,69 @@ def read_source(source: Source) -> bytes:
     if len(data) > MAX_STREAM_BYTES:
         raise UnreadableImageError(f"The stream is longer than the limit of {MAX_STREAM_BYTES >> 20} MiB.")
     return data
+
+
+JPEG_END = b"\xff\xd9"
+OTHER_DATA = bytes(range(255))
+"""More of an image, whatever its encoding. It contains no marker."""
+
+MARKER = re.compile(rb"\xff+[^\0\xd0-\xd7\xff]")
+
+ROWS = 64
+
+
+def load_truncated(image: Image, error: OSError, reopen: Callable[[], Image]) -> tuple[Image, bool]:
+    """Decode what there is of an image, after decoding it has failed with ``error``.
+
+    A JPEG is complete without its end marker if its pixels do not depend on what follows.
+
+    Args:
+        image: The image that could not be decoded. Its pixels are incomplete.
+        error: The exception. It is raised again unless it means that the file ends early.
+        reopen: Opens the image again.
+
+    Returns:
+        The decoded image, and whether anything is missing. Missing pixels are gray or black.
+    """
+    if not str(error).startswith("image file is truncated"):
+        raise error
+    if image.format == "JPEG":
+        stream: Any = reopen().fp  # type: ignore[attr-defined]
+        stream.seek(0)
+        data = stream.read()
+        digest = _load_with_end(reopen(), OTHER_DATA + JPEG_END)[1]
+        image, digest_with_end = _load_with_end(reopen(), JPEG_END)
+        return image, digest != digest_with_end or not _has_all_scans(data)
+    opened: Any = image
+    opened.tile = []  # Pillow has decoded what there is
+    return image, True
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Return whether the scans in a JPEG file cover every coefficient of every channel to its last bit."""
+    missing: dict[int, set[int]] = {}
+    position = 2
+    while match := MARKER.search(data, position):
+        kind, start = data[match.end() - 1], match.end()
+        body = data[start + 2 : start + int.from_bytes(data[start : start + 2], "big")]
+        position = start + 2 + len(body)
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(body) > 6:  # frame header
+            missing = {identifier: set(range(64)) for identifier in body[6::3]}
+        elif kind == 0xDA and len(body) > 3:  # scan header: channels, first and last coefficient, bits left out
+            first, last, bits = body[-3:]
+            for identifier in body[1:-3:2]:
+                if bits & 15 == 0:
+                    missing.get(identifier, set()).difference_update(range(first, last + 1))
+    return not any(missing.values())
+
+
+def _load_with_end(image: Image, end: bytes) -> tuple[Image, bytes]:
+    """Decode a JPEG as if ``end`` followed its file. Return it and a digest of its pixels."""
+    opened: Any = image
+    file, ends = opened.fp, iter([end])
+    opened.load_read = lambda size: file.read(size) or next(ends, b"")
+    image.load()
+    digest = hashlib.sha256()
+    for top in range(0, image.height, ROWS):
+        digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
+    return image, digest.digest()

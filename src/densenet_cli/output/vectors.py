@@ -52,6 +52,10 @@ class VectorRecord(Protocol):
     def error(self) -> _Error | None:
         """The error, or None."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say about the image."""
+
 
 class _Error(Protocol):
     def to_dict(self) -> dict[str, str]:
@@ -200,7 +204,7 @@ def _restore_parts(path: Path, format_: VectorFormat, settings: Mapping[str, Any
 
 
 def _encode_part(record: VectorRecord) -> str:
-    fields = source_fields(record.source)
+    fields = {**source_fields(record.source), **dict.fromkeys(record.notes, True)}
     if record.error is not None:
         return json_line({**fields, "error": record.error.to_dict()}) + "\n"
     assert record.vector is not None

@@ -155,10 +155,11 @@ def _decode(channel: Channel, budget: DecodeBudget) -> tuple[Header, bytes]:
     preview_kind = PREVIEWS[header["preview"]] if header["preview"] else None
     source = Source("", os.fsdecode(origin) if header["kind"] == "path" else origin, header["kind"])
     try:
-        pixels, preview = decoding.load_bytes(source, Preprocessing(**header["preprocessing"]), budget, preview_kind)
+        preprocessing = Preprocessing(**header["preprocessing"])
+        pixels, preview, notes = decoding.load_bytes(source, preprocessing, budget, preview_kind)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}, b""
-    return {"pixels": len(pixels)}, pixels + (preview.to_bytes() if preview else b"")
+    return {"pixels": len(pixels), "notes": notes}, pixels + (preview.to_bytes() if preview else b"")
 
 
 def end_with_parent(lifeline: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import (
     DecoderCrashedError,
@@ -25,7 +25,7 @@ from densenet_cli.errors import (
     SourceUnreadableError,
     UnreadableImageError,
 )
-from densenet_cli.images.decoding import Loaded
+from densenet_cli.images.decoding import NOTES, Loaded
 from densenet_cli.images.isolation.child import Header, pack_header, receive_message
 from densenet_cli.images.memory import MEGABYTE, DecodeBudget
 
@@ -137,7 +137,7 @@ class Worker:
             if "error" in header:
                 failure = CHILD_ERRORS.get(header["error"], UnreadableImageError)(str(header["message"]))
             else:
-                failure, loaded = None, _parse_pixels(data, preprocessing, preview)
+                failure, loaded = None, _parse_pixels(data, preprocessing, preview, header["notes"])
         except TimeoutError:
             raise DecodingTimedOutError(f"Decoding took longer than {self._timeout:g} s.") from None
         except (OSError, EOFError):
@@ -276,7 +276,7 @@ def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
 
 
-def _parse_pixels(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
+def _parse_pixels(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None, notes: Any) -> Loaded:
     """Parse a response: the pixels, then the preview. Raises ``ValueError`` if it is not what was requested."""
     import numpy as np
 
@@ -284,7 +284,7 @@ def _parse_pixels(data: bytes, preprocessing: Preprocessing, preview: type[Previ
     size = prod(shape)
     made = preview.from_bytes(data[size:]) if preview else None
     pixels = np.frombuffer(data[:size] if preview else data, np.uint8).reshape(shape)
-    return Loaded(pixels, made)
+    return Loaded(pixels, made, tuple(note for note in NOTES if note in notes))
 
 
 def _current_folder() -> bytes:
