@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli.evaluation import files, plots
+from densenet_cli.evaluation import plots
 from densenet_cli.labels import ClassLabel
 from tests.support.fake_classifier import FakeClassifier
 
@@ -27,9 +27,9 @@ def pixels_of(png):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 60, 300, 1200])
-@pytest.mark.parametrize("name", list(plots.PLOTS))
-def test_any_number_of_classes(classes, name):
-    pixels = pixels_of(plots.PLOTS[name](random_report(classes, images=2 * classes)))
+@pytest.mark.parametrize("draw", [plots.draw_confusion_matrix, plots.draw_reliability_diagram])
+def test_any_number_of_classes(classes, draw):
+    pixels = pixels_of(draw(random_report(classes, images=2 * classes)))
     assert min(pixels.shape[:2]) > 400
     assert max(pixels.shape[:2]) < 4000
     assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 20
@@ -37,9 +37,5 @@ def test_any_number_of_classes(classes, name):
 
 def test_any_names():
     names = ["$x^", "a" * 300, "\\frac{", "猫", "$\\alpha$", "%", "\udcff", "<b>", "{}", "_"]
-    for draw in plots.PLOTS.values():
+    for draw in (plots.draw_confusion_matrix, plots.draw_reliability_diagram):
         pixels_of(draw(random_report(10, names=names)))
-
-
-def test_file_names_are_those_that_are_checked():
-    assert tuple(plots.PLOTS) == files.PLOTS

@@ -204,17 +204,12 @@ def train(
             cache_limit=cache_limit,
             save_every=save_every,
             skip_unreadable=skip_unreadable,
+            on_decoded=partial(progress.update, "Decoding"),
             on_step=partial(show_step, progress),
             on_epoch=_echo_epoch,
         )
         with session.open_run(
-            run_paths,
-            settings,
-            run_options,
-            resume=resume,
-            overwrite=overwrite,
-            offline=offline,
-            on_decoded=partial(progress.update, "Decoding"),
+            run_paths, settings, run_options, resume=resume, overwrite=overwrite, offline=offline
         ) as run:
             with _stop_on_signals(run.stop):
                 run.train()

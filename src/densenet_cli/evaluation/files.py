@@ -14,8 +14,8 @@ from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_file, format_from_suffix
 from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
-PLOTS = ("confusion_matrix.png", "reliability_diagram.png")
-"""The keys of ``plots.PLOTS``, repeated so that ``check`` does not import matplotlib. A test compares them."""
+PLOTS = {"confusion_matrix.png": "draw_confusion_matrix", "reliability_diagram.png": "draw_reliability_diagram"}
+"""File name -> function in ``plots``, by name, so that ``check`` does not import matplotlib."""
 
 MISTAKE_COLUMNS = (
     "source",
@@ -57,8 +57,6 @@ class EvaluationFiles:
         for path, format_name in ((self.report, "json"), (self.mistakes, "csv")):
             if path:
                 format_from_suffix(path, {format_name: f".{format_name}"})
-        for path in (self.report, self.mistakes):
-            if path:
                 check_output_file(path, self.overwrite)
         if self.plots:
             for name in PLOTS:
@@ -75,8 +73,8 @@ class EvaluationFiles:
 
             with output_errors(self.plots):
                 self.plots.mkdir(parents=True, exist_ok=True)
-            for name, draw in plots.PLOTS.items():
-                write_file(self.plots / name, draw(report))
+            for name, function in PLOTS.items():
+                write_file(self.plots / name, getattr(plots, function)(report))
 
 
 def report_to_json(report: EvaluationReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import DensenetError
@@ -111,8 +112,7 @@ class MetricsAccumulator:
         self._top_k = 0
         self._negative_log_likelihood = 0.0
         self._confusion: Counter[tuple[int, int]] = Counter()
-        edges = zip(statistics.BIN_EDGES, statistics.BIN_EDGES[1:], strict=False)
-        self._bins = tuple(CalibrationBin(low, high) for low, high in edges)
+        self._bins = tuple(CalibrationBin(low, high) for low, high in pairwise(statistics.BIN_EDGES))
 
     def add(self, outcome: ImageOutcome) -> None:
         """Add the outcome of one image."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,9 +42,10 @@ def draw_confusion_matrix(report: EvaluationReport) -> bytes:
     step, counts = report.confusion_matrix(MAX_CELLS)
     names = [_abbreviate(metrics) for metrics in report.classes[::step]]
     rows, columns = counts.shape
+    has_counts = rows <= MAX_CLASSES_WITH_COUNTS
     shares = np.ma.masked_equal(counts / counts.sum(axis=1, keepdims=True), 0)
     # Sizes are in inches. The layout is computed here because matplotlib takes 20 seconds to measure 1,000 names.
-    if rows <= MAX_CLASSES_WITH_COUNTS:
+    if has_counts:
         cell, font_size = 0.42, 9.0
     elif rows <= MAX_CLASSES_WITH_NAMES:
         cell, font_size = 0.075, 4.6
@@ -54,34 +54,20 @@ def draw_confusion_matrix(report: EvaluationReport) -> bytes:
     width, height = max(cell * columns, 3.5), max(cell * rows, 3.5)
     margin = 0.6 + max(map(len, (*names, OTHER_CLASSES))) * font_size * 0.6 / 72
     size = (margin + width + 1.3, margin + height + 0.6)
-    figure = Figure(figsize=size, dpi=120 if rows <= MAX_CLASSES_WITH_COUNTS else 150)
+    figure = Figure(figsize=size, dpi=120 if has_counts else 150)
     axes = figure.add_axes((margin / size[0], margin / size[1], width / size[0], height / size[1]))
     # The square root makes a share of 1% visible next to a diagonal of nearly 100%.
-    image = axes.imshow(
-        shares,
-        cmap="Blues" if rows <= MAX_CLASSES_WITH_COUNTS else "magma_r",
-        norm=PowerNorm(0.5, 0, 1),
-        interpolation="nearest",
-        aspect="auto",
-    )
-    if rows <= MAX_CLASSES_WITH_COUNTS:
+    norm, color_map = PowerNorm(0.5, 0, 1), "Blues" if has_counts else "magma_r"
+    image = axes.imshow(shares, cmap=color_map, norm=norm, interpolation="nearest", aspect="auto")
+    if has_counts:
         _draw_counts(axes, counts, shares)
     else:
         _draw_grid(axes, rows)
     _draw_names(axes, names, columns > rows, font_size)
     bar_height = min(height, 6.0)
-    color_bar = figure.colorbar(
-        image,
-        cax=figure.add_axes(
-            (
-                (margin + width + 0.25) / size[0],
-                (margin + height - bar_height) / size[1],
-                0.18 / size[0],
-                bar_height / size[1],
-            )
-        ),
-        ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1],
-    )
+    left, bottom = margin + width + 0.25, margin + height - bar_height
+    bar_axes = figure.add_axes((left / size[0], bottom / size[1], 0.18 / size[0], bar_height / size[1]))
+    color_bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     color_bar.ax.yaxis.set_major_formatter(_format_percent)
     color_bar.set_label("share of the images of the true class")
     color_bar.outline.set_visible(False)
@@ -130,8 +116,7 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
     accuracies = np.array([bin.accuracy for bin in bins])
     gaps = np.array([bin.confidence for bin in bins]) - accuracies
     low, high = np.array([Proportion(bin.correct, bin.images).interval for bin in bins]).T
-    edge: dict[str, Any] = {"linewidth": 0.8}
-    upper.bar(centers, accuracies, width, color=BAR_COLOR, edgecolor="white", label="accuracy", **edge)
+    upper.bar(centers, accuracies, width, color=BAR_COLOR, edgecolor="white", linewidth=0.8, label="accuracy")
     upper.bar(
         centers,
         gaps,
@@ -140,8 +125,8 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
         color=GAP_COLOR,
         alpha=0.35,
         edgecolor=GAP_COLOR,
+        linewidth=0.8,
         label="gap between confidence and accuracy",
-        **edge,
     )
     upper.errorbar(
         centers,
@@ -161,7 +146,7 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
         upper, f"{report.model}: {report.images:,} images, {report.calibration_error:.1%} expected calibration error"
     )
     shares = [bin.images / report.images for bin in bins]
-    lower.bar(centers, shares, width, color=MUTED_COLOR, edgecolor="white", **edge)
+    lower.bar(centers, shares, width, color=MUTED_COLOR, edgecolor="white", linewidth=0.8)
     lower.set_xlim(0, 1)
     lower.set_xlabel("confidence (probability of the predicted class)")
     lower.set_ylabel("share of images")
@@ -172,13 +157,6 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
     return _to_png(figure)
-
-
-PLOTS: dict[str, Callable[[EvaluationReport], bytes]] = {
-    "confusion_matrix.png": draw_confusion_matrix,
-    "reliability_diagram.png": draw_reliability_diagram,
-}
-"""File name -> function that draws the plot as PNG."""
 
 
 def _format_percent(value: float, _position: float) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.evaluation import statistics
 from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.results import Failure, Prediction
@@ -105,8 +104,11 @@ class EvaluationReport:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error over 15 bins, in [0, 1]."""
-        return statistics.calibration_error(self.bins)
+        """Expected calibration error, in [0, 1]: the mean gap between confidence and accuracy over all images.
+
+        Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with 15 bins of equal width.
+        """
+        return sum(abs(bin.confidence_sum - bin.correct) for bin in self.bins) / self.images
 
     @cached_property
     def classes(self) -> tuple[ClassMetrics, ...]:

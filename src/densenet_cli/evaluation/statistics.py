@@ -100,14 +100,6 @@ def bin_index(confidence: float) -> int:
     return min(max(bisect_left(BIN_EDGES, confidence) - 1, 0), BINS - 1)
 
 
-def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
-    """Return the expected calibration error, in [0, 1]: the mean gap between confidence and accuracy over all images.
-
-    Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with 15 bins of equal width.
-    """
-    return sum(abs(bin.confidence_sum - bin.correct) for bin in bins) / sum(bin.images for bin in bins)
-
-
 def negative_log_likelihood(probability: float) -> float:
     """Return minus the natural logarithm of the probability of the true class, in nats; at most 87.3."""
     return -math.log(max(probability, MIN_PROBABILITY))

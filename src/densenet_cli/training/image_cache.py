@@ -15,6 +15,7 @@ import numpy as np
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images.decoding import decode
+from densenet_cli.images.memory import MEGABYTE
 from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.sources import Source
 from densenet_cli.output.atomic import output_errors, sync, write_file
@@ -39,8 +40,6 @@ RECORD = np.dtype(
 SAMPLE_SIZE = 64
 """Number of images to decode for an estimate of the size of all."""
 
-MEGABYTE = 1_000_000
-
 CHUNK_PER_THREAD = 32
 """Images per thread to decode before any of them is written."""
 
@@ -52,12 +51,7 @@ class Images(Protocol):
 
 
 def open_images(
-    paths: Sequence[str],
-    min_side: int,
-    folder: Path,
-    max_megabytes: int,
-    threads: int,
-    progress: ProgressCallback,
+    paths: Sequence[str], min_side: int, folder: Path, max_megabytes: int, threads: int, progress: ProgressCallback
 ) -> Images:
     """Return decoded images: from a cache file, which is written if it is missing, or decoded on demand.
 

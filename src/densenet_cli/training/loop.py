@@ -61,10 +61,10 @@ class TrainingRun:
         self._validation = validation
         self._folder = folder
         self._batches = TrainingBatches(training, settings, options.threads, options.skip_unreadable)
-        self._config = settings.config(len(labels))
         keras.utils.set_random_seed(settings.seed)
-        self._network = network.build(self._config, settings.precision)
-        self._averaged_network = network.build(self._config, "float32")
+        config = settings.config(len(labels))
+        self._network = network.build(config, settings.precision)
+        self._averaged_network = network.build(config, "float32")
         self._class_weights = _class_weights(training, len(labels)) if settings.class_weights else None
         network.set_arrays(self._network, initial_arrays or {})
         network.freeze(self._network, settings.freeze if settings.is_frozen_at(state.epoch) else "")
@@ -186,7 +186,7 @@ class TrainingRun:
         if metrics.top1 > state.best_accuracy:
             state.best_accuracy, state.best_epoch = metrics.top1, state.epoch
             arrays = keras_ops.get_arrays(self._averaged_network)
-            run_files.write_model(self._folder, arrays, self._config, self._labels, settings, metrics, state.epoch)
+            run_files.write_model(self._folder, arrays, self._labels, settings, metrics, state.epoch)
         state.stopped_early = 0 < settings.patience <= state.epoch - state.best_epoch
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
             network.freeze(self._network, "")

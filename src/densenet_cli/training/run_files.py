@@ -19,7 +19,6 @@ import numpy as np
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.output.atomic import write_file
-from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import Settings
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
@@ -150,13 +149,7 @@ def _format(value: float) -> str:
 
 
 def write_model(
-    folder: Path,
-    arrays: Arrays,
-    config: DenseNetConfig,
-    labels: Labels,
-    settings: Settings,
-    metrics: ValidationMetrics,
-    epoch: int,
+    folder: Path, arrays: Arrays, labels: Labels, settings: Settings, metrics: ValidationMetrics, epoch: int
 ) -> None:
     """Write the model as it is after ``epoch`` epochs. Raises ``OutputError``."""
     metadata = ModelMetadata(
@@ -166,7 +159,7 @@ def write_model(
         training={**settings.to_dict(), "trained_epochs": epoch},
         accuracy={"validation": asdict(metrics)},
     )
-    safetensors.write(folder / MODEL_FILE, arrays, config, metadata)
+    safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)
 
 
 def draw_curves(path: Path, history: list[dict[str, float]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,6 @@ def open_run(
     resume: bool = False,
     overwrite: bool = False,
     offline: bool = False,
-    on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[TrainingRun]:
     """Open a run. The output folder is locked while the ``with`` block runs.
 
@@ -49,7 +48,6 @@ def open_run(
         resume: Continue the run in the output folder, which must have the same settings and images.
         overwrite: Replace the run in the output folder.
         offline: Do not download initial weights.
-        on_decoded: Called with the number of decoded images and the number of all images.
 
     Raises:
         UsageError: If the class folders are unsuitable, the output folder contains a run, or the run to resume does
@@ -61,9 +59,15 @@ def open_run(
         raise UsageError("Use either `resume` or `overwrite`.")
     state = run_files.load_state(paths.output) if resume else None
     if state:
-        _check_settings(state, settings)
-    elif not overwrite:
-        _check_empty(paths.output)
+        if differences := settings.differences(Settings.from_dict(state.settings)):
+            raise UsageError(
+                f"The run was started with different settings: {'; '.join(differences)}. Resume it without changing "
+                "them."
+            )
+    elif not overwrite and any((paths.output / name).exists() for name in (run_files.STATE_FILE, run_files.MODEL_FILE)):
+        raise UsageError(
+            f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
+        )
     training = datasets.list_images(str(paths.train))
     validation = datasets.list_images(str(paths.val), training.classes) if paths.val else None
     class_labels = labels.from_class_names(training.classes)
@@ -71,7 +75,7 @@ def open_run(
     if state and state.fingerprint != fingerprint:
         raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images and `val`.")
     with _lock(paths.output):
-        subsets = _open_subsets(paths, training, validation, settings, options, on_decoded)
+        subsets = _open_subsets(paths, training, validation, settings, options)
         # Importing Keras takes seconds, so everything else is checked first.
         import_keras()
         from densenet_cli.training import network
@@ -86,19 +90,6 @@ def open_run(
             _delete_run(paths.output)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
-
-
-def _check_settings(state: RunState, settings: Settings) -> None:
-    if differences := settings.differences(Settings.from_dict(state.settings)):
-        raise UsageError(
-            f"The run was started with different settings: {'; '.join(differences)}. Resume it without changing them."
-        )
-
-
-def _check_empty(output: Path) -> None:
-    for name in (run_files.STATE_FILE, run_files.MODEL_FILE):
-        if (output / name).exists():
-            raise UsageError(f"There is a run in {output}. Use `resume` to continue it or `overwrite` to start again.")
 
 
 def _delete_run(output: Path) -> None:
@@ -119,12 +110,7 @@ def _lock(output: Path) -> Iterator[None]:
 
 
 def _open_subsets(
-    paths: RunPaths,
-    training: ImageList,
-    validation: ImageList | None,
-    settings: Settings,
-    options: RunOptions,
-    on_decoded: Callable[[int, int], None],
+    paths: RunPaths, training: ImageList, validation: ImageList | None, settings: Settings, options: RunOptions
 ) -> tuple[Subset, Subset]:
     """Return the training and the validation images."""
     max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
@@ -132,7 +118,9 @@ def _open_subsets(
     min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
     subsets = []
     for image_list in filter(None, (training, validation)):
-        images = open_images(image_list.paths, min_side, paths.cache, options.cache_limit, options.threads, on_decoded)
+        images = open_images(
+            image_list.paths, min_side, paths.cache, options.cache_limit, options.threads, options.on_decoded
+        )
         readable = _readable_indices(image_list, images, options.skip_unreadable)
         subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
     if validation is None:

@@ -53,8 +53,7 @@ class Settings:
     """Everything that determines the result of a run, except its images.
 
     The metadata of a field describes it: ``help``; ``group``, a heading for related settings; and, where they apply,
-    ``choices``, ``range`` (a ``Range``), ``metavar``, and ``shown_default`` (what to
-    show instead of the default).
+    ``choices``, ``range`` (a ``Range``), ``metavar``, and ``shown_default`` (what to show instead of the default).
 
     Raises:
         UsageError: If a value is not allowed.
@@ -235,13 +234,7 @@ class Settings:
         return [f"{name} is {theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
 
 
-_TYPE_NAMES = {
-    list: "a list of integers",
-    str: "a string",
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-}
+_TYPE_NAMES = {list: "a list of integers", str: "a string", bool: "true or false", int: "an integer", float: "a number"}
 
 
 def _has_type(value: Any, expected: type) -> bool:
@@ -298,6 +291,7 @@ class RunOptions:
             epoch.
         save_every: Seconds between two checkpoints of the state within an epoch.
         skip_unreadable: Skip images that cannot be decoded.
+        on_decoded: Called with the number of decoded images and the number of all images.
         on_step: Called after each step.
         on_epoch: Called after each epoch with its row of the log.
     """
@@ -306,5 +300,6 @@ class RunOptions:
     cache_limit: int = 8000
     save_every: float = 180.0
     skip_unreadable: bool = False
+    on_decoded: Callable[[int, int], None] = lambda done, total: None
     on_step: Callable[[StepInfo], None] = lambda info: None
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None
