@@ -16,6 +16,7 @@ from PIL import Image
 
 from densenet_cli.errors import ImageTooLargeError
 from densenet_cli.images.memory import MEGABYTE, DecodeBudget
+from tests.support.color_profiles import cmyk_profile, gray_profile, rgb_profile
 from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, photograph, rotated
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +98,13 @@ SPECIAL_CASES: dict[str, Callable[[], bytes]] = {
     "animated PNG with a hidden image": lambda: encode(
         large(), "PNG", save_all=True, default_image=True, append_images=[photograph("rocket", SIZE)] * 2
     ),
+    "RGB with a color profile": lambda: encode(large(), "PNG", icc_profile=rgb_profile()),
+    "RGBA with a color profile": lambda: encode(large("RGBA"), "PNG", icc_profile=rgb_profile()),
+    "P with a color profile": lambda: encode(large("P"), "PNG", icc_profile=rgb_profile()),
+    "P transparent with a color profile": lambda: encode(large("P transparent"), "PNG", icc_profile=rgb_profile()),
+    "L with a color profile": lambda: encode(large("L"), "PNG", icc_profile=gray_profile()),
+    "LA with a color profile": lambda: encode(large("LA"), "PNG", icc_profile=gray_profile()),
+    "CMYK with a color profile": lambda: encode(large("CMYK"), "JPEG", icc_profile=cmyk_profile()),
     "icon": lambda: encode(photograph("coffee", (256, 256)), "ICO"),
 }
 OVERESTIMATED = ("JPEG2000 in small precincts", "elongated")

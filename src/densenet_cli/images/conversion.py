@@ -1,10 +1,11 @@
-"""Pixel conversions: 16 and 32 bits to 8, any Pillow mode to RGB on a white background, and EXIF orientation."""
+"""Pixel conversions: 16 and 32 bits to 8, any Pillow mode to sRGB on a white background, and EXIF orientation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from densenet_cli.images import color
 from densenet_cli.images.preprocessing import DecodedImage
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ TRANSPOSE_METHODS = {
 
 
 def to_rgb(image: Image) -> Image:
-    """Convert an image to RGB, with transparency on white. An opaque RGB image is returned unchanged."""
+    """Convert an image to RGB, with transparency on white, and colors to sRGB if it has another profile.
+
+    An opaque sRGB image is returned unchanged.
+    """
     image.load()
+    profile = color.find_converter(image)
     if image.mode in DEEP_MODES:
         image = to_8_bit(image)
     if is_transparent(image):
-        return _on_white(image)
+        return _on_white(image, profile)
+    if profile:
+        return profile.to_srgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -53,10 +60,12 @@ def is_transparent(image: Image) -> bool:
     return image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
 
 
-def _on_white(image: Image) -> Image:
+def _on_white(image: Image, profile: color.ProfileConverter | None) -> Image:
     from PIL import Image as pillow
 
     layer = image if image.mode in ("RGBA", "LA") else image.convert("LA" if image.mode == "La" else "RGBA")
+    if profile:
+        layer = profile.to_srgb(layer)
     canvas = pillow.new("RGB", image.size, WHITE)
     canvas.paste(layer, (0, 0), layer)
     return canvas

@@ -34,6 +34,9 @@ NOTES = ("truncated",)
 - ``truncated``: the file ends early, and what is missing is gray or black.
 """
 
+PIXELS_VERSION = 2
+"""Part of the keys of caches of decoded images. Increment it when files decode to other pixels than before."""
+
 MAX_MESSAGE_LENGTH = 200
 
 INVALID_HEADER = "The image is damaged: invalid header."

@@ -15,6 +15,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 from densenet_cli.errors import ImageTooLargeError
+from densenet_cli.images import color
 from densenet_cli.images.conversion import DEEP_MODES, SIXTEEN_BIT_MODES, exif_orientation, is_transparent
 from densenet_cli.images.formats import has_single_scan, read_jpeg2000_codestream
 from densenet_cli.images.preprocessing import WORKSPACE_PIXELS, resized_size
@@ -176,6 +177,8 @@ def _rgb_pixel_bytes(image: Image) -> int:
         needed = source + 4 + (0 if image.mode in ("RGBA", "LA") else 4)
     else:
         needed = source + (0 if image.mode == "RGB" else 4)
+    if converter := color.find_converter(image):
+        needed += converter.pixel_bytes(image.mode)
     return max(needed, 8 if _may_be_rotated(image) else 0)
 
 

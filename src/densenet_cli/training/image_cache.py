@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from densenet_cli.errors import ImageError
-from densenet_cli.images.decoding import decode
+from densenet_cli.images.decoding import PIXELS_VERSION, decode
 from densenet_cli.images.memory import MEGABYTE
 from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.sources import Source
@@ -119,7 +119,7 @@ class MappedImages:
 
 def _cache_key(paths: Sequence[str], min_side: int) -> str:
     """Return a file name that depends on the image files, their contents, and how they are decoded."""
-    digest = hashlib.sha256(json.dumps([RECORD.descr, min_side]).encode())
+    digest = hashlib.sha256(json.dumps([RECORD.descr, min_side, PIXELS_VERSION]).encode())
     for path in paths:
         try:
             digest.update(FileIdentity.of(path).key().encode())
