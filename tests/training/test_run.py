@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from densenet_cli.training import recipes, session
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
 from densenet_cli.training.settings import Phase, RunOptions, Settings
 from densenet_cli.weights import checkpoint
+from tests.support.command import densenet
 from tests.training.images import SETTINGS, write_digits
 
 SHORT = replace(SETTINGS, sizes=(Phase(8, 2),), averaging=0)
@@ -199,6 +201,100 @@ def test_early_stopping(digits, tmp_path, keras):
     assert len(state.history) < 9
     resumed = train(run_paths(digits, tmp_path / "run"), settings, resume=True)
     assert resumed.history == state.history
+
+
+def test_a_finished_run_is_trained_for_longer(digits, tmp_path, keras):
+    paths = run_paths(digits, tmp_path / "run")
+    two = train(paths, SHORT)
+    shutil.copytree(paths.output, tmp_path / "copy")
+    longer = replace(SHORT, sizes=(Phase(8, 2), Phase(12, 2)))
+    four = train(paths, longer, resume=True, options=RunOptions(threads=3))
+    assert four.history[:2] == two.history and len(four.history) == 4
+    assert [row["size"] for row in four.history] == [8, 8, 12, 12]
+    # The learning rates are those of a run of four epochs: after the second, half of a cosine with a warmup is left.
+    rates = [row["learning_rate"] for row in four.history]
+    assert rates == [SHORT.learning_rate_at(1), 0, longer.learning_rate_at(3), 0]
+    assert recipes.read(paths.output / "settings.toml")["sizes"] == "8x2,12x2"
+    assert Settings.from_dict(load_state(paths.output).settings) == longer
+    # An interruption does not change the result, and settings need not be repeated.
+    other = run_paths(digits, tmp_path / "copy")
+    train(other, longer, stop_at=(3, 5), resume=True)
+    saved = Settings.from_dict(load_state(other.output).settings)
+    assert_same_arrays(train(other, saved, resume=True), four)
+
+
+def test_a_larger_patience_continues_a_run_that_stopped_early(digits, tmp_path, keras):
+    settings = replace(SHORT, sizes=(Phase(8, 6),), learning_rate=1e-9, warmup=0, patience=1)
+    paths = run_paths(digits, tmp_path / "run")
+    stopped = train(paths, settings)
+    assert stopped.stopped_early and stopped.epoch < 6
+    state = train(paths, replace(settings, patience=0), resume=True)
+    assert (state.epoch, state.stopped_early) == (6, False)
+    assert state.history[: stopped.epoch] == stopped.history
+
+
+def test_the_command_names_options_as_the_user_typed_them(digits, tmp_path, keras):
+    recipes.write(tmp_path / "recipe.toml", SHORT)
+    arguments = ["train", digits, "-o", tmp_path / "run"]
+    assert densenet(*arguments, "--config", tmp_path / "recipe.toml").status == 0
+    done = densenet(*arguments, "--resume")
+    assert done.status == 0 and "--epochs" in done.err
+    for options, name in [
+        (["--epochs", "1"], "--epochs"),
+        (["--learning-rate", "0.3", "--epochs", "3"], "--learning-rate"),
+        (["--variant", "121"], "--variant"),
+        (["--from", "tiny"], "--from"),
+    ]:
+        refused = densenet(*arguments, "--resume", *options)
+        assert refused.status == 2 and name in refused.err, refused.err
+        assert "sizes is" not in refused.err
+    longer = densenet(*arguments, "--resume", "--epochs", "3", "--threads", "1", "--save-every", "9", "--patience", "7")
+    assert longer.status == 0, longer.err
+    assert len(load_state(tmp_path / "run").history) == 3
+
+
+@pytest.mark.parametrize("cache_limit", [8000, 0])
+def test_skipped_images_are_counted_and_listed(digits, tmp_path, keras, cache_limit):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits, folder)
+    bad = sorted(f"digits/{digit}/{number:03}.png" for digit in (2, 7) for number in (0, 40))
+    for name in bad:
+        (tmp_path / name).write_bytes(b"no image")
+    val = tmp_path / "val"
+    shutil.copytree(digits / "1", val / "1")
+    (val / "1" / "000.png").write_bytes(b"no image")
+    expected = [*bad, "val/1/000.png"]
+    paths = RunPaths(folder, val, tmp_path / "run", tmp_path / "cache")
+    options = RunOptions(cache_limit=cache_limit, skip_unreadable=True)
+    # An epoch leaves out an incomplete batch, so not every image is decoded on demand in the first one.
+    settings = replace(SHORT, batch_size=2)
+    train(paths, settings, stop_at=(1, 30), options=options)
+    state = train(paths, settings, resume=True, options=options)
+    assert sorted(state.skipped) == expected == sorted(load_state(paths.output).skipped)
+    with (paths.output / "skipped.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == expected and all(
+        "000.png" in r["error"] or "040" in r["error"] for r in rows
+    )
+    log = np.genfromtxt(paths.output / "log.csv", delimiter=",", names=True)
+    assert log["skipped"].tolist() == [5, 5]
+    training = checkpoint.read(paths.output / "model.safetensors").metadata.training
+    assert (training["skipped"], training["skipped_images"]) == (5, expected)
+
+
+def test_the_command_prints_the_number_of_skipped_images(digits, tmp_path, keras):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits, folder)
+    (folder / "4" / "050.png").write_bytes(b"no image")
+    recipes.write(tmp_path / "recipe.toml", SHORT)
+    arguments = ["train", folder, "-o", tmp_path / "run", "--config", tmp_path / "recipe.toml", "--skip-unreadable"]
+    result = densenet(*arguments, "--verbose")
+    assert result.status == 0
+    assert "1 image " in result.err.splitlines()[-1] and "skipped.csv" in result.err.splitlines()[-1]
+    assert result.err.count("050.png") == 1
+    (folder / "4" / "050.png").write_bytes((folder / "4" / "051.png").read_bytes())
+    assert densenet(*arguments, "--overwrite").status == 0
+    assert not (tmp_path / "run" / "skipped.csv").exists()
 
 
 def test_a_loss_that_diverges_ends_the_run(digits, tmp_path, keras):

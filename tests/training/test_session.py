@@ -14,7 +14,7 @@ from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import atomic
 from densenet_cli.training import run_files, session
 from densenet_cli.training.run_files import RunPaths
-from densenet_cli.training.settings import RunOptions
+from densenet_cli.training.settings import RunOptions, parse_sizes
 from tests.training.images import SETTINGS
 
 
@@ -116,9 +116,27 @@ def test_a_run_is_not_overwritten(tmp_path):
 def test_resuming_with_other_settings(tmp_path):
     paths, before = start_run(tmp_path)
     message = error_of(paths, replace(SETTINGS, seed=9, learning_rate=0.3), resume=True)
-    assert "learning_rate is 0.1, not 0.3" in message
-    assert "seed is 3, not 9" in message
+    assert "`learning_rate` is 0.1, not 0.3" in message
+    assert "`seed` is 3, not 9" in message
     assert (paths.output / run_files.STATE_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "patience", "named"),
+    [
+        ("12x2", 0, "`epochs`"),  # the run is in its third epoch
+        ("12x2,12x1", 0, "`sizes`"),  # which has 16 pixels
+        ("16x3", 0, "`sizes`"),
+        ("12x2,16x5", 1, "`patience`"),  # the best epoch is the first
+    ],
+)
+def test_resuming_with_past_epochs_that_differ(tmp_path, sizes, patience, named):
+    paths, _ = start_run(tmp_path)
+    state = run_files.load_state(paths.output)
+    state.epoch, state.batch, state.best_epoch = 2, 1, 1
+    run_files.save_state(paths.output, state)
+    message = error_of(paths, replace(SETTINGS, sizes=parse_sizes(sizes), patience=patience), resume=True)
+    assert named in message
 
 
 def test_resuming_with_other_images(tmp_path):

@@ -132,7 +132,25 @@ def test_resuming_keeps_the_settings_and_reports_differences():
     saved = recipes.resolve({}, {"variant": "bc-100-12", "epochs": 7, "seed": 4})
     assert recipes.resolve_resumed(saved.to_dict(), {}, {}) == saved
     other = recipes.resolve_resumed(saved.to_dict(), {}, {"seed": 5, "epochs": 8})
-    assert saved.differences(other) == ["sizes is '32x8', not '32x7'", "seed is 5, not 4"]
+    assert saved.differences(other) == ["`sizes` is '32x8', not '32x7'", "`seed` is 5, not 4"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "sizes"), [(1, "8x1"), (3, "8x3"), (5, "8x3,12x2"), (7, "8x3,12x4"), (12, "8x3,12x9")]
+)
+def test_epochs_of_a_resumed_run_are_the_total(epochs, sizes):
+    saved = recipes.resolve({}, {"variant": "bc-100-12", "sizes": "8x3,12x4"}).to_dict()
+    assert recipes.resolve_resumed(saved, {}, {"epochs": epochs}).to_dict() == {**saved, "sizes": sizes}
+    assert recipes.resolve_resumed(saved, {"epochs": epochs}, {}).to_dict() == {**saved, "sizes": sizes}
+
+
+def test_the_variant_of_a_resumed_run_may_be_repeated():
+    options = {"variant": "bc-100-12", "growth_rate": 24, "input_size": 64}
+    saved = recipes.resolve({}, options)
+    assert recipes.resolve_resumed(saved.to_dict(), {}, options) == saved
+    for variant in ("bc-100-12", "121"):
+        with pytest.raises(UsageError, match="`variant`"):
+            recipes.resolve_resumed(saved.to_dict(), {}, {"variant": variant})
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)

@@ -16,6 +16,7 @@ import click
 from densenet_cli import variants
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
+from densenet_cli.text import plural
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def settings_options(function: F) -> F:
     metavar="FILE",
     help="Read settings from a recipe (TOML). Options take precedence.",
 )
-@option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded.")
+@option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded, and list them in skipped.csv.")
 @output_option(
     "-o",
     "--output",
@@ -177,7 +178,7 @@ def train(
 
     FOLDER contains one folder of images per class. The output folder contains model.safetensors (the best model so
     far, for all other commands), log.csv, curves.png, settings.toml (a recipe for --config), and the state of the
-    run. With --resume, an interrupted run continues with its settings.
+    run. With --resume, an interrupted run continues with its settings, and a finished one with more --epochs.
 
     \b
     Examples:
@@ -211,6 +212,9 @@ def train(
         with session.open_run(
             run_paths, settings, run_options, resume=resume, overwrite=overwrite, offline=offline
         ) as run:
+            if run.is_finished:
+                longer = "--patience" if run.state.stopped_early else "--epochs"
+                echo_info(f"The run is finished. To train for longer, use a larger {longer}.")
             with _stop_on_signals(run.stop):
                 run.train()
             run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
@@ -221,6 +225,9 @@ def train(
     state = run.state
     accuracy = f"validation accuracy {state.best_accuracy:.1%} in epoch {state.best_epoch} of {state.epoch}"
     echo_info(f"Wrote {printable(str(output / run_files.MODEL_FILE))} ({accuracy}).")
+    if state.skipped:
+        skipped = plural(len(state.skipped), "image")
+        echo_info(f"Skipped {skipped} that cannot be decoded. See {printable(str(output / run_files.SKIPPED_FILE))}.")
     return 0
 
 

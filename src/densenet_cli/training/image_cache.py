@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from densenet_cli.weights.file_identity import FileIdentity
 if TYPE_CHECKING:
     RecordArray = np.ndarray[Any, np.dtype[np.void]]
     ProgressCallback = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
 
 RECORD = np.dtype(
     [
@@ -115,6 +118,35 @@ class MappedImages:
         pixels = self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
         full, box = record["full"].tolist(), record["box"].tolist()
         return DecodedImage(Image.fromarray(pixels), (full[0], full[1]), (box[0], box[1], box[2], box[3]))
+
+
+class SkippableImages:
+    """Images that remember which of them could not be decoded.
+
+    Args:
+        images: The images.
+        names: Their names.
+        skipped: Name -> error message, to which images are added. Threads may do so at the same time.
+    """
+
+    def __init__(self, images: Images, names: Sequence[str], skipped: dict[str, str]) -> None:
+        self._images = images
+        self._names = names
+        self._skipped = skipped
+
+    def __getitem__(self, index: int, /) -> DecodedImage:
+        try:
+            return self._images[index]
+        except ImageError as error:
+            self.skip(index, str(error))
+            raise
+
+    def skip(self, index: int, message: str) -> None:
+        """Note that an image cannot be decoded."""
+        name = self._names[index]
+        if name not in self._skipped:
+            logger.info("Skipped %s", message)
+            self._skipped[name] = message
 
 
 def _cache_key(paths: Sequence[str], min_side: int) -> str:

@@ -179,6 +179,7 @@ class TrainingRun:
             "val_accuracy": metrics.top1,
             "val_top5": metrics.top5,
             "seconds": state.seconds,
+            "skipped": len(state.skipped),
         }
         state.history.append(row)
         state.epoch, state.batch = state.epoch + 1, 0
@@ -186,8 +187,10 @@ class TrainingRun:
         if metrics.top1 > state.best_accuracy:
             state.best_accuracy, state.best_epoch = metrics.top1, state.epoch
             arrays = keras_ops.get_arrays(self._averaged_network)
-            run_files.write_model(self._folder, arrays, self._labels, settings, metrics, state.epoch)
-        state.stopped_early = 0 < settings.patience <= state.epoch - state.best_epoch
+            run_files.write_model(
+                self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped)
+            )
+        state.stopped_early = settings.stops_early(state.epoch, state.best_epoch)
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
             network.freeze(self._network, "")
             network.compile_for_training(self._network, settings)

@@ -10,7 +10,7 @@ from typing import Any
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Settings
+from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Phase, Settings, format_sizes, parse_sizes
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,6 +45,9 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
         WeightsError: If the checkpoint cannot be used.
     """
     values = _merge(recipe, options)
+    variant = values.pop("variant", None)
+    if variant is not None:
+        values = {**_network_settings(variants.get(variant).config), **values}
     start = values.get("start", FROM_SCRATCH)
     if start != FROM_SCRATCH:
         defaults = _network_settings(_start_config(start))
@@ -56,8 +59,33 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
 
 
 def resolve_resumed(saved: dict[str, Any], recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
-    """Return the settings for a resumed run: ``saved``, overridden by ``recipe`` and ``options`` as in ``resolve``."""
-    return _with_sizes({**saved, **_merge(recipe, options)})
+    """Return the settings for a resumed run: ``saved``, overridden by ``recipe`` and ``options`` as in ``resolve``.
+
+    Unlike there, ``epochs`` is the new number of epochs in total: the last phases are cut, or the last one is extended.
+
+    Raises:
+        UsageError: If a value is not allowed, or ``variant`` is not the network of the run.
+    """
+    given = _merge(recipe, options)
+    variant, epochs = given.pop("variant", None), given.pop("epochs", None)
+    if variant is not None:
+        network = {**_network_settings(variants.get(variant).config), **given}
+        if any(network[name] != saved[name] for name in ARCHITECTURE):
+            raise UsageError(f"`variant` cannot be {variant}: the run has another network.")
+    values = {**saved, **given}
+    if epochs is not None:
+        values["sizes"] = format_sizes(_change_epochs(parse_sizes(values["sizes"]), epochs))
+    return Settings.from_dict(values)
+
+
+def _change_epochs(phases: tuple[Phase, ...], epochs: int) -> tuple[Phase, ...]:
+    changed = []
+    for phase in phases:
+        count = epochs if phase is phases[-1] else min(phase.epochs, epochs)
+        if count > 0:
+            changed.append(Phase(phase.size, count))
+        epochs -= count
+    return tuple(changed)
 
 
 def _merge(recipe: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -68,9 +96,7 @@ def _merge(recipe: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         recipe = {name: value for name, value in recipe.items() if name != "sizes"}
     elif "sizes" in options:
         recipe = {name: value for name, value in recipe.items() if name != "epochs"}
-    values = {**recipe, **options}
-    variant = values.pop("variant", None)
-    return {**_network_settings(variants.get(variant).config), **values} if variant is not None else values
+    return {**recipe, **options}
 
 
 def _with_sizes(values: dict[str, Any]) -> Settings:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import zipfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.output.atomic import write_file
+from densenet_cli.text import csv_line
 from densenet_cli.training.settings import Settings
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
@@ -30,13 +32,22 @@ STATE_FILE = "state.npz"
 LOG_FILE = "log.csv"
 MODEL_FILE = "model.safetensors"
 CURVES_FILE = "curves.png"
+SKIPPED_FILE = "skipped.csv"
 SETTINGS_FILE = "settings.toml"
+RESULT_FILES = (STATE_FILE, MODEL_FILE, LOG_FILE, CURVES_FILE, SKIPPED_FILE)
 
 METADATA_ENTRY = "metadata"
 """Entry of the state file that contains everything except arrays, as JSON."""
 
-LOG_COLUMNS = ("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds")
-"""``epoch`` counts from 1. ``seconds`` is the training time since the start of the run, without interruptions."""
+LOG_COLUMNS = (
+    *("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds"),
+    "skipped",
+)
+"""``epoch`` counts from 1. ``seconds`` is the training time since the start of the run, without interruptions.
+``skipped`` is the number of images so far that could not be decoded."""
+
+MAX_SKIPPED_NAMES = 1000
+"""Names of skipped images in a model, whose header is limited in size. ``SKIPPED_FILE`` lists all."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class RunState:
         best_epoch: Epoch of the highest validation accuracy, counted from 1.
         stopped_early: Whether training ended for lack of improvement.
         average_updates: Number of updates of the averaged weights.
+        skipped: Images that could not be decoded and were skipped: name -> error message.
         history: A row of the log for each finished epoch.
         arrays: Weights, optimizer variables, and averaged weights by name.
     """
@@ -88,6 +100,7 @@ class RunState:
     best_epoch: int = 0
     stopped_early: bool = False
     average_updates: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = field(default_factory=dict)
 
@@ -109,11 +122,15 @@ class ValidationMetrics:
 
 
 def save_state(folder: Path, state: RunState) -> None:
-    """Replace the state in ``folder``. Raises ``OutputError``."""
-    metadata = json.dumps(asdict(replace(state, arrays={}))).encode()
+    """Replace the state in ``folder``, and the list of skipped images. Raises ``OutputError``."""
+    skipped = dict(state.skipped)  # threads add to it
+    metadata = json.dumps(asdict(replace(state, arrays={}, skipped=skipped))).encode()
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **state.arrays, **{METADATA_ENTRY: np.frombuffer(metadata, np.uint8)})
     write_file(folder / STATE_FILE, buffer.getvalue())
+    if skipped:
+        lines = [csv_line(("image", "error")), *map(csv_line, sorted(skipped.items()))]
+        write_file(folder / SKIPPED_FILE, "".join(lines).encode())
 
 
 def load_state(folder: Path) -> RunState:
@@ -140,7 +157,7 @@ def write_log(folder: Path, history: list[dict[str, float]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _format(row[name]) for name in LOG_COLUMNS} for row in history)
+    writer.writerows({name: _format(row.get(name, 0)) for name in LOG_COLUMNS} for row in history)
     write_file(folder / LOG_FILE, text.getvalue().encode())
 
 
@@ -149,14 +166,21 @@ def _format(value: float) -> str:
 
 
 def write_model(
-    folder: Path, arrays: Arrays, labels: Labels, settings: Settings, metrics: ValidationMetrics, epoch: int
+    folder: Path,
+    arrays: Arrays,
+    labels: Labels,
+    settings: Settings,
+    metrics: ValidationMetrics,
+    epoch: int,
+    skipped: Collection[str] = (),
 ) -> None:
-    """Write the model as it is after ``epoch`` epochs. Raises ``OutputError``."""
+    """Write the model as it is after ``epoch`` epochs, without the images named ``skipped``. Raises ``OutputError``."""
+    names = sorted(skipped)[:MAX_SKIPPED_NAMES]
     metadata = ModelMetadata(
         labels,
         settings.preprocess,
         settings.input_size,
-        training={**settings.to_dict(), "trained_epochs": epoch},
+        training={**settings.to_dict(), "trained_epochs": epoch, "skipped": len(skipped), "skipped_images": names},
         accuracy={"validation": asdict(metrics)},
     )
     safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)

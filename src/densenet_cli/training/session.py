@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,19 @@ from densenet_cli.datasets import ImageList
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
+from densenet_cli.text import to_unicode
 from densenet_cli.training import recipes, run_files
 from densenet_cli.training.batches import Subset, split_validation
-from densenet_cli.training.image_cache import Images, MappedImages, open_images
+from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
 from densenet_cli.training.run_files import RunPaths, RunState
 from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
 
 if TYPE_CHECKING:
     from densenet_cli._types import IntArray
     from densenet_cli.training.loop import TrainingRun
+
+CHANGEABLE = ("sizes", "patience")
+"""Settings that a resumed run may change, as far as its past epochs do not depend on them."""
 
 MAX_LISTED = 5
 """Unreadable images that one message lists."""
@@ -45,7 +50,8 @@ def open_run(
         paths: The folders of the run.
         settings: The settings, which determine the result.
         options: Options that do not affect the result.
-        resume: Continue the run in the output folder, which must have the same settings and images.
+        resume: Continue the run in the output folder, which must have the same images and settings, except those in
+            ``CHANGEABLE``.
         overwrite: Replace the run in the output folder.
         offline: Do not download initial weights.
 
@@ -59,11 +65,7 @@ def open_run(
         raise UsageError("Use either `resume` or `overwrite`.")
     state = run_files.load_state(paths.output) if resume else None
     if state:
-        if differences := settings.differences(Settings.from_dict(state.settings)):
-            raise UsageError(
-                f"The run was started with different settings: {'; '.join(differences)}. Resume it without changing "
-                "them."
-            )
+        is_changed = _change_settings(state, settings)
     elif not overwrite and any((paths.output / name).exists() for name in (run_files.STATE_FILE, run_files.MODEL_FILE)):
         raise UsageError(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
@@ -75,7 +77,8 @@ def open_run(
     if state and state.fingerprint != fingerprint:
         raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images and `val`.")
     with _lock(paths.output):
-        subsets = _open_subsets(paths, training, validation, settings, options)
+        skipped = state.skipped if state else {}
+        subsets = _open_subsets(paths, training, validation, settings, options, skipped)
         # Importing Keras takes seconds, so everything else is checked first.
         import_keras()
         from densenet_cli.training import network
@@ -86,15 +89,44 @@ def open_run(
             if settings.start != FROM_SCRATCH:
                 config = settings.config(len(class_labels))
                 initial_arrays = network.load_initial_arrays(settings.start, config, class_labels, offline)
-            state = RunState(settings.to_dict(), list(training.classes), fingerprint)
+            state = RunState(settings.to_dict(), list(training.classes), fingerprint, skipped=skipped)
             _delete_run(paths.output)
+        elif is_changed:
+            run_files.save_state(paths.output, state)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
 
 
+def _change_settings(state: RunState, settings: Settings) -> bool:
+    """Change the settings of a state. Return whether any differs.
+
+    Raises:
+        UsageError: If a setting must not change, or the run would not continue.
+    """
+    saved = Settings.from_dict(state.settings)
+    if differences := settings.differences(replace(saved, **{name: getattr(settings, name) for name in CHANGEABLE})):
+        raise UsageError(
+            f"The run was started with different settings: {'; '.join(differences)}. Only `epochs`, `sizes`, and "
+            "`patience` can be changed."
+        )
+    started = state.epoch + (state.batch > 0)
+    if settings.epochs < started:
+        raise UsageError(f"The run is in epoch {started} already. Use at least {started} `epochs`.")
+    if any(settings.size_at(epoch) != saved.size_at(epoch) for epoch in range(started)):
+        raise UsageError(f"`sizes` must begin with the epochs that were trained already ({state.settings['sizes']}).")
+    state.stopped_early = settings.stops_early(state.epoch, state.best_epoch)
+    if state.stopped_early and settings.epochs > saved.epochs:
+        raise UsageError(
+            f"The run stopped because the last {state.epoch - state.best_epoch} epochs brought no improvement. Use a "
+            "larger `patience`, or 0 to never stop early."
+        )
+    state.settings = settings.to_dict()
+    return settings != saved
+
+
 def _delete_run(output: Path) -> None:
     """Delete the files of an earlier run. The state is first, so that an incomplete run cannot be resumed."""
-    for name in (run_files.STATE_FILE, run_files.MODEL_FILE, run_files.LOG_FILE, run_files.CURVES_FILE):
+    for name in run_files.RESULT_FILES:
         (output / name).unlink(missing_ok=True)
 
 
@@ -110,9 +142,14 @@ def _lock(output: Path) -> Iterator[None]:
 
 
 def _open_subsets(
-    paths: RunPaths, training: ImageList, validation: ImageList | None, settings: Settings, options: RunOptions
+    paths: RunPaths,
+    training: ImageList,
+    validation: ImageList | None,
+    settings: Settings,
+    options: RunOptions,
+    skipped: dict[str, str],
 ) -> tuple[Subset, Subset]:
-    """Return the training and the validation images."""
+    """Return the training and the validation images. Images that cannot be decoded are added to ``skipped``."""
     max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
     # Neither the smallest random crop nor the center crop (224 of 256) may enlarge a JPEG decoded at reduced scale.
     min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
@@ -121,20 +158,30 @@ def _open_subsets(
         images = open_images(
             image_list.paths, min_side, paths.cache, options.cache_limit, options.threads, options.on_decoded
         )
-        readable = _readable_indices(image_list, images, options.skip_unreadable)
+        errors = images.errors() if isinstance(images, MappedImages) else {}
+        readable = _readable_indices(image_list, errors, options.skip_unreadable)
+        if options.skip_unreadable:
+            images = SkippableImages(images, _relative_names(image_list), skipped)
+            for index, message in errors.items():
+                images.skip(index, message)
         subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
     if validation is None:
         return split_validation(subsets[0], training.classes, settings.validation, settings.seed)
     return subsets[0], subsets[1]
 
 
-def _readable_indices(image_list: ImageList, images: Images, skip_unreadable: bool) -> IntArray:
-    """Return the indices of the images that were decoded; all indices if images are decoded on demand.
+def _relative_names(image_list: ImageList) -> list[str]:
+    """Return the path of each image from the name of the dataset's folder, such as ``photos/cat/1.jpg``."""
+    folder = Path(image_list.folder)
+    return [to_unicode(str(folder.absolute().name / Path(path).relative_to(folder))) for path in image_list.paths]
+
+
+def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unreadable: bool) -> IntArray:
+    """Return the indices of the images without an error.
 
     Raises:
         UsageError: If an image cannot be decoded and ``skip_unreadable`` is false, or a class has no other images.
     """
-    errors = images.errors() if isinstance(images, MappedImages) else {}
     if errors and not skip_unreadable:
         listed = " ".join(list(errors.values())[:MAX_LISTED])
         more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""

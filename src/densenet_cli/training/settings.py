@@ -184,6 +184,10 @@ class Settings:
         """Return whether the layers up to ``freeze`` are frozen in ``epoch``, counted from 0."""
         return bool(self.freeze) and (not self.unfreeze_after or epoch < self.unfreeze_after)
 
+    def stops_early(self, epoch: int, best_epoch: int) -> bool:
+        """Return whether training stops after ``epoch`` epochs, since it has not improved after ``best_epoch``."""
+        return 0 < self.patience <= epoch - best_epoch
+
     def learning_rate_at(self, progress: float) -> float:
         """Return the learning rate after ``progress`` epochs, which may be a fraction.
 
@@ -229,9 +233,9 @@ class Settings:
         return cls(**values)
 
     def differences(self, other: Settings) -> list[str]:
-        """Return how ``other`` differs, such as ``["seed is 1, not 0"]`` if its seed is 1."""
+        """Return how ``other`` differs, such as ``["`seed` is 1, not 0"]`` if its seed is 1."""
         mine, theirs = self.to_dict(), other.to_dict()
-        return [f"{name} is {theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
+        return [f"`{name}` is {theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
 
 
 _TYPE_NAMES = {list: "a list of integers", str: "a string", bool: "true or false", int: "an integer", float: "a number"}
