@@ -49,6 +49,8 @@ class Classifier:
         exact: Decode large JPEGs at full scale.
         ten_crop: Average over ten crops of each image (``crop`` mode only).
         truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
+        bit_depth: Range of values from black to white, for images of more than 8 bits: ``auto``, ``full``, a number of
+            bits, or ``LOW:HIGH``.
         batch_size: Number of images per batch, at least 1; 8 by default.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
@@ -87,6 +89,7 @@ class Classifier:
         exact: bool = False,
         ten_crop: bool = False,
         truncated: str = "refuse",
+        bit_depth: str = "auto",
         batch_size: int = BATCH_SIZE,
         threads: int | None = None,
         decode_memory: int = DECODE_MEMORY,
@@ -103,7 +106,7 @@ class Classifier:
             raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         # Invalid values are rejected before anything is downloaded.
         preprocessing = Preprocessing(
-            preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop, truncated
+            preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop, truncated, bit_depth
         )
         self.batch_size = batch_size
         self.threads = threads or available_cores()

@@ -325,3 +325,16 @@ def test_truncated_images_are_accepted_on_request_and_marked(weights, tmp_path, 
     assert "1 image ended early" in result.err
     assert json.loads((tmp_path / "x.csv.meta.json").read_text())["truncated"] == "accept"
     assert "truncated" in densenet("predict", *options, "-o", output, "--resume").err
+
+
+def test_bit_depth(weights, tmp_path):
+    gray = np.asarray(photograph().convert("L")).astype(np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.tif")
+    options = (tmp_path, "--weights", weights, "--format", "json")
+    dark = densenet("predict", *options, "--bit-depth", "full")
+    assert [record.get("narrow_range") for record in json.loads(dark.out)] == [True]
+    assert "1 image" in dark.err and "--bit-depth" in dark.err
+    automatic = densenet("predict", *options)
+    assert automatic.err == "" and automatic.out == densenet("predict", *options, "--bit-depth", "0:255").out
+    invalid = densenet("predict", *options, "--bit-depth", "lots")
+    assert invalid.status == 2 and "--bit-depth" in invalid.err

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from densenet_cli.errors import UsageError
 from densenet_cli.images.conversion import to_rgb
+from densenet_cli.images.decoding import load
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.sources import from_object
 from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, gray16, load_pixels, photograph, png
 
 PHOTO = photograph("coffee", (96, 64))
@@ -107,9 +111,12 @@ def test_16_bit_files_match_8_bits(format):
     assert np.array_equal(load_pixels(sixteen_bit), load_pixels(eight_bit))
 
 
-def test_dark_16_bit_image_stays_dark():
+def test_dark_16_bit_image_stays_dark_if_it_says_so():
+    dark = np.arange(64).reshape(8, 8) // 2
+    assert np.array_equal(rgb(png(dark * 257, 16, 0))[..., 0], dark)  # 8 bits expanded to 16, two ways
+    assert np.abs(rgb(png(dark * 256, 16, 0))[..., 0].astype(int) - dark).max() <= 1
     levels = np.full((8, 8), 255)
-    assert (rgb(png(levels, 16, 0)) == 1).all()
+    assert (load_pixels(png(levels, 16, 0), bit_depth="full") == 1).all()
     pgm = b"P5 8 8 65535\n" + levels.astype(">u2").tobytes()
     assert (rgb(pgm) == 1).all()
 
@@ -124,9 +131,11 @@ def test_16_bits_round_to_the_nearest_level():
     ("values", "levels"),
     [
         ([-1, 0, 1], [0, 128, 255]),
-        ([0, 500, 1000], [0, 128, 255]),
-        ([100, 300], [0, 255]),
-        ([300, 300], [0, 0]),
+        ([0, 500, 1000], [0, 125, 249]),
+        ([100, 300], [25, 75]),
+        ([300, 300], [75, 75]),
+        ([0, 35_000, 70_000], [0, 128, 255]),
+        ([70_000, 70_000], [0, 0]),
         ([0, 1], [0, 255]),
         ([0, 0.5], [0, 128]),
         ([0, 128, 255], [0, 128, 255]),
@@ -140,6 +149,109 @@ def test_16_bits_round_to_the_nearest_level():
 def test_floats(values, levels):
     image = Image.fromarray(np.array([values], np.float32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == levels
+
+
+CONTAINERS = {"16 bits": np.uint16, "32 bits": np.int32, "float": np.float32}
+
+
+@pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_same_numbers_give_the_same_levels_in_every_container(bits, container):
+    values = np.linspace(0, 2**bits - 1, 4096).reshape(64, 64).astype(np.int64)
+    expected = np.rint(values * 255 / (2**bits - 1))
+    for bit_depth in ("auto", str(bits), f"0:{2**bits - 1}"):
+        notes = set()
+        levels = np.asarray(to_rgb(Image.fromarray(values.astype(container)), bit_depth, notes))[..., 0]
+        assert np.abs(levels - expected).max() <= (1 if bits == 16 else 0) and not notes
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_12_bit_photograph_in_16_bits(format):
+    gray = np.asarray(photograph("coffee").convert("L")).astype(float)
+    values = np.rint(gray / 255 * 4095).astype(np.uint16)
+    actual = load_pixels(encode(Image.fromarray(values), format)).astype(int)
+    assert np.abs(actual - load_pixels(encode(photograph("coffee").convert("L"), "PNG"))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "bit_depth", "levels"),
+    [
+        ([0, 100, 65535], "full", [0, 0, 255]),
+        ([0, 2048, 4095, 60000], "12", [0, 128, 255, 255]),
+        ([0, 1000, 1500, 2000, 9999], "1000:2000", [0, 0, 128, 255, 255]),
+        ([0, 1], "auto", [0, 255]),
+    ],
+)
+def test_chosen_range(values, bit_depth, levels):
+    image = Image.fromarray(np.array([values], np.uint16))
+    assert np.asarray(to_rgb(image, bit_depth))[0, :, 0].tolist() == levels
+
+
+def test_the_whole_range_of_a_data_type():
+    assert np.asarray(to_rgb(Image.fromarray(np.array([[0, 2**30]], np.int32)), "full"))[0, :, 0].tolist() == [0, 128]
+    assert np.asarray(to_rgb(Image.fromarray(np.array([[-1, 0.5]], np.float32)), "full"))[0, :, 0].tolist() == [0, 128]
+
+
+@pytest.mark.parametrize("bit_depth", ["", "0", "33", "x", "5:", ":5", "9:1", "1:1", "nan:1", "0:inf", "1.5"])
+def test_a_range_is_checked(bit_depth):
+    with pytest.raises(UsageError, match="bit_depth"):
+        Preprocessing(bit_depth=bit_depth)
+
+
+def test_keras_mode_has_no_range():
+    with pytest.raises(UsageError, match="keras"):
+        Preprocessing("keras", bit_depth="12")
+
+
+def tiff(values: np.ndarray, no_data: str | None = None) -> bytes:
+    return encode(Image.fromarray(values), "TIFF", tiffinfo={42113: no_data} if no_data else {})
+
+
+@pytest.mark.parametrize("container", [np.int32, np.float32])
+def test_no_data_values_do_not_count(container):
+    values = np.linspace(0, 1023, 64).reshape(8, 8).astype(container)
+    expected = rgb(tiff(values))
+    values[0, 0] = -9999  # was 0
+    assert np.array_equal(rgb(tiff(values)), expected)
+    assert np.array_equal(rgb(tiff(values, "-9999")), expected)
+    values[0, 0] = 30_000
+    assert np.array_equal(rgb(tiff(values, "30000")), expected)
+    assert not np.array_equal(rgb(tiff(values)), expected)
+
+
+def test_no_data_in_16_bits_and_as_the_lowest_float():
+    values = np.linspace(0, 1023, 64).reshape(8, 8)
+    deep = values.astype(np.uint16)
+    expected = rgb(tiff(deep))
+    deep[0, 0] = 65535
+    assert np.array_equal(rgb(tiff(deep, "65535")), expected)
+    lowest = values.astype(np.int64).astype(np.float32)
+    lowest[0, 0] = np.finfo(np.float32).min
+    assert np.array_equal(rgb(tiff(lowest)), expected)
+    assert np.array_equal(rgb(tiff(lowest, "-3.4028234663852886e+38")), expected)
+    assert np.array_equal(rgb(tiff(lowest, "not a number")), expected)
+
+
+def test_an_image_of_nothing_but_no_data():
+    assert (rgb(tiff(np.full((8, 8), -9999, np.int32), "-9999")) == 0).all()
+    assert rgb(tiff(np.full((8, 8), -9999, np.int32))).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "bit_depth", "noted"),
+    [
+        ([0, 4000], "auto", False),
+        ([0, 4000], "full", True),
+        ([3000, 3200], "auto", True),
+        ([0, 16], "8", False),
+        ([0, 15], "8", True),
+        ([0, 60000], "10", False),
+    ],
+)
+def test_a_narrow_range_is_noted(values, bit_depth, noted):
+    data = encode(Image.fromarray(np.array([values] * 2, np.uint16)), "PNG")
+    notes = load(from_object(data), Preprocessing(bit_depth=bit_depth)).notes
+    assert notes == (("narrow_range",) if noted else ())
 
 
 @pytest.mark.filterwarnings("error")

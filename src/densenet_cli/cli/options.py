@@ -69,6 +69,14 @@ MODEL_OPTIONS = {
         is_flag=True,
         help="Average over ten crops of each image (crop mode only).",
     ),
+    "bit_depth": preprocessing_option(
+        "--bit-depth",
+        default="auto",
+        show_default=True,
+        metavar="auto|full|N|LO:HI",
+        help="Values from black to white in images of more than 8 bits: by the image's values, the whole data type, "
+        "N bits, or a range.",
+    ),
     "truncated": preprocessing_option(
         "--truncated",
         type=click.Choice(TRUNCATED),
@@ -201,6 +209,7 @@ def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
         "exact": preprocessing.exact,
         "ten_crop": preprocessing.ten_crop,
         "truncated": preprocessing.truncated,
+        "bit_depth": preprocessing.bit_depth,
     }
 
 
@@ -220,6 +229,11 @@ class NoteCounter:
     def __exit__(self, *_: object) -> None:
         if count := self._counts["truncated"]:
             echo_info(f"{plural(count, 'image')} ended early. What is missing counts as gray or black.")
+        if count := self._counts["narrow_range"]:
+            echo_info(
+                f"{plural(count, 'image')} took up less than a sixteenth of the range from black to white. "
+                "Set the range with --bit-depth."
+            )
 
 
 def echo_resumed(count: int) -> None:

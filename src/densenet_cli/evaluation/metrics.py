@@ -148,6 +148,7 @@ class MetricsAccumulator:
                 "exact": preprocessing.exact,
                 "ten_crop": preprocessing.ten_crop,
                 "truncated": preprocessing.truncated,
+                "bit_depth": preprocessing.bit_depth,
             },
             competing_classes=len(classifier.labels if restrict_to is None else restrict_to),
             images=self.images,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.images import color
-from densenet_cli.images.preprocessing import DecodedImage
+from densenet_cli.images.preprocessing import DecodedImage, parse_bit_depth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +21,19 @@ DEEP_MODES = SIXTEEN_BIT_MODES | {"I", "F"}
 
 BAND_PIXELS = 1 << 16
 """Pixels to convert to 8 bits at a time. The intermediate arrays take several times the memory of the pixels."""
+
+AUTOMATIC_LIMITS = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
+"""The largest values of the usual ranges: binary images and floats to 1, and the bits of screens and cameras."""
+
+EXPANSION_FACTORS = (257, 256)
+"""If all values are multiples of one of these, 8 bits were expanded to 16, and a low maximum means a dark image."""
+
+MIN_RANGE_DIVISOR = 16
+"""An image that takes up less than this part of its range appears nearly uniform, mostly black."""
+
+GDAL_NO_DATA_TAG = 42113
+USUAL_NO_DATA = (-9999.0, -32768.0, -3.4028234663852886e38)
+"""If the minimum of an image is one of these, it means that there is no value."""
 
 ORIENTATION_TAG = 0x0112
 
@@ -35,15 +49,15 @@ TRANSPOSE_METHODS = {
 """EXIF orientation -> member of ``PIL.Image.Transpose`` that turns the image upright."""
 
 
-def to_rgb(image: Image) -> Image:
+def to_rgb(image: Image, bit_depth: str = "auto", notes: set[str] | None = None) -> Image:
     """Convert an image to RGB, with transparency on white, and colors to sRGB if it has another profile.
 
-    An opaque sRGB image is returned unchanged.
+    An opaque sRGB image is returned unchanged. ``bit_depth`` and ``notes`` are those of ``to_8_bit``.
     """
     image.load()
     profile = color.find_converter(image)
     if image.mode in DEEP_MODES:
-        image = to_8_bit(image)
+        image = to_8_bit(image, bit_depth, notes)
     if is_transparent(image):
         return _on_white(image, profile)
     if profile:
@@ -71,57 +85,105 @@ def _on_white(image: Image, profile: color.ProfileConverter | None) -> Image:
     return canvas
 
 
-def to_8_bit(image: Image) -> Image:
-    """Convert an image of mode I;16, I, or F to mode L.
+def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = None) -> Image:
+    """Convert an image of mode I;16, I, or F to mode L. The same numbers give the same levels in every mode.
 
-    - 16-bit values are divided by 257, so that 65535 becomes 255.
-    - 32-bit integers count as 8-bit if none exceeds 255, and as 16-bit if none exceeds 65535.
-    - Floats count as [0, 1] if none exceeds 1, and as [0, 255] if none exceeds 255.
-    - Otherwise, and if some values are negative, the range from the minimum to the maximum is mapped to [0, 255].
+    Values beyond the range that ``bit_depth`` selects become the nearest end. NaN and no-data values become 0. A
+    transparent color (PNG) becomes white.
 
-    NaN counts as the minimum, and an infinity as the end of the range that it exceeds. A transparent color (PNG)
-    becomes white.
+    Args:
+        image: The image.
+        bit_depth: See ``Preprocessing``.
+        notes: ``narrow_range`` is added if the values take up less than a sixteenth of the range.
     """
     import numpy as np
     from PIL import Image as pillow
 
-    minimum, maximum, factor = _value_scale(image)
     transparent = image.info.get("transparency")
+    no_data, minimum, maximum = _measure_values(image)
+    low, high = _select_range(image, bit_depth, minimum, maximum)
+    if notes is not None and min(maximum, high) - max(minimum, low) < (high - low) / MIN_RANGE_DIVISOR:
+        notes.add("narrow_range")
+    # Division by 257 and multiplication by 255 / 65535 round differently.
+    factor = 1 / 257 if high - low == 65535 else 255 / (high - low) if high > low else 0
     result = pillow.new("L", image.size)
     for top, band in _bands(image):
         with np.errstate(invalid="ignore"):  # signaling NaN
             values = band.astype(np.float64)
-        np.nan_to_num(values, copy=False, nan=minimum, posinf=maximum, neginf=minimum)
-        levels = np.rint((values - minimum) * factor).astype(np.uint8)
+        np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
+        levels = np.rint((values.clip(low, high) - low) * factor).astype(np.uint8)
+        levels[_equal_any(band, no_data)] = 0
         if isinstance(transparent, int):
             levels[band == transparent] = 255
         result.paste(pillow.fromarray(levels), (0, top))
     return result
 
 
-def _value_scale(image: Image) -> tuple[float, float, float]:
-    """Return the value that becomes 0, the value that becomes 255, and 255 divided by their difference."""
-    # Pillow expands PGM files of more than 8 bits to 16, but gives them mode I.
-    if image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PPM"):
-        return 0, 65535, 1 / 257
-    minimum, maximum = _value_range(image)
-    if minimum >= 0:
-        for limit in (255, 65535) if image.mode == "I" else (1, 255):
-            if maximum <= limit:
-                return 0, limit, 255 / limit
-    return minimum, maximum, 255 / (maximum - minimum) if maximum > minimum else 0
+def _select_range(image: Image, bit_depth: str, minimum: float, maximum: float) -> tuple[float, float]:
+    """Return the values that become 0 and 255.
+
+    ``auto`` is the smallest of ``AUTOMATIC_LIMITS`` that no value exceeds, or from the minimum to the maximum if there
+    is none, or if some values are negative.
+    """
+    if image.mode == "I" and image.format == "PPM":  # Pillow has scaled the maximum that the file states to 65535
+        return 0, 65535
+    if bit_depth == "full":
+        return 0, {"I": 2**31 - 1, "F": 1}.get(image.mode, 65535)
+    if bit_depth != "auto":
+        return parse_bit_depth(bit_depth)
+    if minimum < 0 or maximum > AUTOMATIC_LIMITS[-1]:
+        return minimum, maximum
+    limit = next(limit for limit in AUTOMATIC_LIMITS if maximum <= limit)
+    if limit > 255 and any(_are_multiples(image, factor) for factor in EXPANSION_FACTORS):
+        limit = AUTOMATIC_LIMITS[-1]
+    return 0, limit
 
 
-def _value_range(image: Image) -> tuple[float, float]:
-    """Return the minimum and maximum of the finite values, or (0, 0) if there are none."""
+def _are_multiples(image: Image, factor: int) -> bool:
+    return not any((band % factor).any() for _, band in _bands(image))
+
+
+def _measure_values(image: Image) -> tuple[list[float], float, float]:
+    """Return the no-data values of an image, and the minimum and maximum of its other finite values, or 0 and 0."""
+    transparent = image.info.get("transparency")
+    no_data = _tagged_no_data(image)
+    minimum, maximum = _value_range(image, [*no_data, *([transparent] if isinstance(transparent, int) else [])])
+    if image.mode in ("I", "F") and minimum in USUAL_NO_DATA:
+        others = _value_range(image, [*no_data, minimum])
+        if others[0] <= others[1]:
+            return [*no_data, minimum], *others
+    return no_data, *((minimum, maximum) if minimum <= maximum else (0.0, 0.0))
+
+
+def _tagged_no_data(image: Image) -> list[float]:
+    """Return the no-data value that GDAL stores in a TIFF file, if there is one."""
+    tags: Any = getattr(image, "tag_v2", {})
+    with suppress(ValueError):
+        return [float(str(tags.get(GDAL_NO_DATA_TAG, "")).strip("\0 "))]
+    return []
+
+
+def _value_range(image: Image, excluded: list[float]) -> tuple[float, float]:
+    """Return the minimum and maximum of the finite values other than ``excluded``, or infinity and -infinity."""
     import numpy as np
 
     minimum, maximum = np.inf, -np.inf
     for _, band in _bands(image):
-        finite = band[np.isfinite(band)]
-        if finite.size:
-            minimum, maximum = min(minimum, float(finite.min())), max(maximum, float(finite.max()))
-    return (minimum, maximum) if minimum <= maximum else (0.0, 0.0)
+        values = band[np.isfinite(band) & ~_equal_any(band, excluded)]
+        if values.size:
+            minimum, maximum = min(minimum, float(values.min())), max(maximum, float(values.max()))
+    return minimum, maximum
+
+
+def _equal_any(band: NDArray[Any], values: list[float]) -> NDArray[Any]:
+    """Return where a band has one of the values, which are rounded to the precision of the band."""
+    import numpy as np
+
+    equal = np.zeros(band.shape, bool)
+    for value in values:
+        with np.errstate(over="ignore"):
+            equal |= band == (np.float32(value) if band.dtype.kind == "f" else value)
+    return equal
 
 
 def _bands(image: Image) -> Iterator[tuple[int, NDArray[Any]]]:

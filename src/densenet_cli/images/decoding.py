@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NOTES = ("truncated",)
+NOTES = ("truncated", "narrow_range")
 """What a result can say about its image, in the order of output:
 
 - ``truncated``: the file ends early, and what is missing is gray or black.
+- ``narrow_range``: the values take up less than a sixteenth of the range from black to white.
 """
 
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Part of the keys of caches of decoded images. Increment it when files decode to other pixels than before."""
 
 MAX_MESSAGE_LENGTH = 200
@@ -160,6 +161,7 @@ class _DecodeRequest(Generic[T]):
         resized_side: Shorter side that ``use`` resizes to; 0 if it does not resize.
         as_is: Convert to RGB as Pillow does: no white background, no EXIF rotation.
         preview: The kind of preview to make as well.
+        bit_depth: See ``Preprocessing``.
         accept_truncated: Whether to use what there is of an image whose file ends early.
         notes: Those of ``NOTES`` that apply. Decoding adds them.
     """
@@ -169,6 +171,7 @@ class _DecodeRequest(Generic[T]):
     resized_side: int = 0
     as_is: bool = False
     preview: type[Preview] | None = None
+    bit_depth: str = "auto"
     accept_truncated: bool = False
     notes: set[str] = field(default_factory=set)
 
@@ -201,6 +204,7 @@ class _DecodeRequest(Generic[T]):
             min_side,
             as_is=self.as_is,
             preview=self.preview,
+            bit_depth=self.bit_depth,
             accept_truncated=self.accept_truncated,
             notes=self.notes,
         )
@@ -216,6 +220,7 @@ def _request(
         preprocessing.resize_side,
         as_is=preprocessing.mode == "keras",
         preview=preview,
+        bit_depth=preprocessing.bit_depth,
         accept_truncated=preprocessing.truncated == "accept",
     )
 
@@ -314,7 +319,7 @@ def _decode(
     if request.as_is:
         image = image if image.mode == "RGB" else image.convert("RGB")
         return request.fulfill(DecodedImage(image, size, box, orientation))
-    image = to_rgb(image)
+    image = to_rgb(image, request.bit_depth, request.notes)
     return request.fulfill(to_upright(DecodedImage(image, size, box), orientation))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from math import inf
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import UsageError
@@ -46,6 +48,8 @@ class Preprocessing:
         exact: Decode large JPEGs at full scale. ``keras`` mode always does.
         ten_crop: Take ten crops (corners, center, and their mirror images) instead of one. Only in ``crop`` mode.
         truncated: One of ``TRUNCATED``.
+        bit_depth: The range of values that becomes black to white, for images of more than 8 bits with one channel:
+            ``auto`` (from the values), ``full`` (of the data type), a number of bits, or ``LOW:HIGH``.
 
     Raises:
         UsageError: A value is not allowed.
@@ -56,12 +60,17 @@ class Preprocessing:
     exact: bool = False
     ten_crop: bool = False
     truncated: str = "refuse"
+    bit_depth: str = "auto"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"`preprocess` must be one of {', '.join(MODES)}, not {self.mode!r}.")
         if self.truncated not in TRUNCATED:
             raise UsageError(f"`truncated` must be one of {', '.join(TRUNCATED)}, not {self.truncated!r}.")
+        if self.bit_depth not in ("auto", "full"):
+            parse_bit_depth(self.bit_depth)
+        if self.bit_depth != "auto" and self.mode == "keras":
+            raise UsageError("`bit_depth` cannot be used with `preprocess` keras, which clips values as Keras does.")
         if self.input_size < 1:
             raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":
@@ -88,6 +97,23 @@ class Preprocessing:
         if self.exact or self.mode == "keras":
             return None
         return 2 * (self.resize_side if self.mode == "crop" else self.input_size)
+
+
+def parse_bit_depth(text: str) -> tuple[float, float]:
+    """Return the range of values that a number of bits or ``LOW:HIGH`` stands for.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    low, separator, high = text.partition(":")
+    with suppress(ValueError):
+        if not separator and 1 <= int(text) <= 32:
+            return 0, 2 ** int(text) - 1
+        if separator and -inf < float(low) < float(high) < inf:
+            return float(low), float(high)
+    raise UsageError(
+        f"`bit_depth` must be auto, full, a number of bits from 1 to 32, or a range such as 0:4000, not {text!r}."
+    )
 
 
 @dataclass(frozen=True)
