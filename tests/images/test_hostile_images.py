@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from densenet_cli.classifier import DECODE_MEMORY
 from densenet_cli.images.memory import MEGABYTE
-from tests.images.fuzz_images import MAX_MEMORY, classify, run
+from tests.images.fuzz_images import MAX_MEMORY, check, classify, run
 from tests.support.images import encode
 
 
@@ -47,6 +46,6 @@ def test_the_largest_images_with_many_threads_stay_below_a_gigabyte(weights, tmp
         for copy in range(1, 4):
             os.link(folder / f"0-{number}.png", folder / f"{copy}-{number}.png")
     report = classify(str(folder), weights, "--threads", "64")
-    assert (report["status"], report["err"]) == (0, "")
-    assert len([json.loads(line) for line in report["out"].splitlines()]) == 4 * len(LARGEST)
+    assert report["status"] == 0
+    assert check([f"{copy}-{number}.png" for copy in range(4) for number in range(len(LARGEST))], report)
     assert report["memory"] <= DECODE_MEMORY * MEGABYTE + OVERHEAD <= MAX_MEMORY

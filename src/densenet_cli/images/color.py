@@ -6,7 +6,6 @@ profiles are converted with Little CMS (``PIL.ImageCms``, imported only then).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import threading
@@ -109,6 +108,8 @@ def find_converter(image: Image) -> ProfileConverter | None:
         return None
     if image.mode not in MODES.get(profile[16:20], ()):
         return None
+    import hashlib  # a millisecond, which images without a profile need not wait for
+
     key = hashlib.sha256(profile).digest()
     with _lock:
         if key not in _converters:

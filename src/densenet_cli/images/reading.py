@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -160,6 +159,8 @@ def _has_all_scans(data: bytes) -> bool:
 
 def _load_with_end(image: Image, end: bytes) -> tuple[Image, bytes]:
     """Decode a JPEG as if ``end`` followed its file. Return it and a digest of its pixels."""
+    import hashlib
+
     opened: Any = image
     file, ends = opened.fp, iter([end])
     opened.load_read = lambda size: file.read(size) or next(ends, b"")
