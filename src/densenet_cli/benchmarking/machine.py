@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from densenet_cli.pipeline import available_cores
 
 VECTOR_EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 """CPU flags in ``/proc/cpuinfo`` that affect the speed of a network."""
@@ -44,15 +45,9 @@ class Machine:
         """Whether other processes used a considerable part of the cores."""
         return self.load is not None and self.load > self.cores / 4
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON values."""
-        return asdict(self)
-
 
 def describe_machine(packages: Iterable[str]) -> Machine:
     """Describe this machine, with the versions of these installed distributions."""
-    from densenet_cli.pipeline import available_cores
-
     return Machine(
         _processor(),
         available_cores(),

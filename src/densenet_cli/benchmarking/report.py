@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from densenet_cli.benchmarking.machine import Machine
@@ -68,10 +68,6 @@ class Summary:
         if min(self.count, other.count) < MIN_QUARTILE_COUNT:
             return self.minimum > other.maximum
         return self.lower_quartile > other.upper_quartile
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Return the attributes as JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, order=True)
@@ -166,7 +162,7 @@ class BenchmarkReport:
 
     def throughput(self, case: BenchmarkCase) -> Summary | None:
         """Return images per second; None if the case was not measured."""
-        return Summary.of(1 / time for time in self.times[case]) if case in self.times else None
+        return _throughput(self.times[case]) if case in self.times else None
 
     def latency(self, case: BenchmarkCase) -> Summary | None:
         """Return seconds per image; None if the case was not measured."""
@@ -177,7 +173,7 @@ class BenchmarkReport:
         """The fastest settings of the requested engine; None if only one was measured."""
         engine = self.engines[0]
         rates = {
-            case: Summary.of(1 / time for time in times)
+            case: _throughput(times)
             for case, times in self.times.items()
             if case.stage == "end_to_end" and case.engine == engine
         }
@@ -190,9 +186,10 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values (see the reference of ``benchmark``)."""
+        fastest = self.fastest
         return {
             "model": to_unicode(self.model),
-            "machine": self.machine.to_dict(),
+            "machine": asdict(self.machine),
             "images": dict(self.images),
             "settings": dict(self.settings),
             "rounds": self.rounds,
@@ -200,43 +197,39 @@ class BenchmarkReport:
                 {
                     "engine": command.engine,
                     "images": command.images,
-                    "seconds": command.seconds.to_dict(),
-                    "peak_bytes": command.peak_memory.to_dict() if command.peak_memory else None,
+                    "seconds": asdict(command.seconds),
+                    "peak_bytes": asdict(command.peak_memory) if command.peak_memory else None,
                 }
                 for command in self.commands
             ],
             "latency": [
-                {
-                    "engine": case.engine,
-                    "stage": case.stage,
-                    "threads": case.threads,
-                    "seconds": Summary.of(times).to_dict(),
-                }
+                {**_case_to_dict(case), "seconds": asdict(Summary.of(times))}
                 for case, times in self.times.items()
                 if case.stage == "predict" or (case.stage == "inference" and case.batch_size == 1)
             ],
             "throughput": [
                 {
-                    "engine": case.engine,
-                    "stage": case.stage,
-                    "threads": case.threads,
+                    **_case_to_dict(case),
                     "batch_size": None if case.stage == "decode" else case.batch_size,
-                    "images_per_second": Summary.of(1 / time for time in times).to_dict(),
+                    "images_per_second": asdict(_throughput(times)),
                 }
                 for case, times in self.times.items()
                 if case.stage != "predict"
             ],
-            "fastest": _fastest_to_dict(self.fastest),
+            "fastest": fastest
+            and {
+                "batch_size": fastest.case.batch_size,
+                "threads": fastest.case.threads,
+                "images_per_second": fastest.throughput.median,
+                "speedup": fastest.speedup,
+                "recommended": fastest.is_recommended,
+            },
         }
 
 
-def _fastest_to_dict(fastest: FastestSettings | None) -> dict[str, Any] | None:
-    if fastest is None:
-        return None
-    return {
-        "batch_size": fastest.case.batch_size,
-        "threads": fastest.case.threads,
-        "images_per_second": fastest.throughput.median,
-        "speedup": fastest.speedup,
-        "recommended": fastest.is_recommended,
-    }
+def _case_to_dict(case: BenchmarkCase) -> dict[str, Any]:
+    return {"engine": case.engine, "stage": case.stage, "threads": case.threads}
+
+
+def _throughput(times: Iterable[float]) -> Summary:
+    return Summary.of(1 / time for time in times)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import output_errors
 from densenet_cli.topology import DenseNetConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
+from densenet_cli.weights import safetensors
 
 IMAGE_COUNT = 8
 IMAGE_SIZE = (500, 375)
@@ -28,8 +27,6 @@ def write_images(folder: Path) -> list[Path]:
     Raises:
         OutputError: They cannot be written.
     """
-    import numpy as np
-
     rng = np.random.default_rng(0)
     paths = [folder / f"image-{number:02d}.jpg" for number in range(IMAGE_COUNT)]
     with output_errors(folder):
@@ -38,16 +35,13 @@ def write_images(folder: Path) -> list[Path]:
     return paths
 
 
-def make_image(rng: np.random.Generator) -> Image:
+def make_image(rng: np.random.Generator) -> Image.Image:
     """Make an RGB image of noise with the statistics of a photograph.
 
     The amplitudes of a photograph are inversely proportional to the frequency (Field, "Relations between the statistics
     of natural images and the response properties of cortical cells", JOSA A 4, 1987), and its colors vary less than its
     brightness. The time to decode a JPEG depends on its size in bits, which is about that of a photograph.
     """
-    import numpy as np
-    from PIL import Image
-
     brightness = 45 * _noise(rng, 1.1)[..., None]
     colors = 14 * np.stack([_noise(rng, 1.4) for _ in range(3)], axis=-1)
     grain = GRAIN * rng.standard_normal((*IMAGE_SIZE[::-1], 3))
@@ -56,8 +50,6 @@ def make_image(rng: np.random.Generator) -> Image:
 
 def _noise(rng: np.random.Generator, exponent: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return 1/f**exponent noise with mean 0 and standard deviation 1, (height, width)."""
-    import numpy as np
-
     width, height = IMAGE_SIZE
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf  # zero mean
@@ -76,10 +68,6 @@ def write_random_weights(path: Path, config: DenseNetConfig) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    import numpy as np
-
-    from densenet_cli.weights import safetensors
-
     rng = np.random.default_rng(0)
 
     def random_array(name: str, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from densenet_cli.engines import graph_cache
 from densenet_cli.topology import DenseNetConfig
 
@@ -42,8 +44,6 @@ class OnnxEngine:
 
     def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``. An image gives the same bits in every batch and with any number of threads."""
-        import numpy as np
-
         self.load()
         threads = min(self._threads, len(batch))
         if threads == 1:
@@ -97,8 +97,6 @@ def _join(threads: list[threading.Thread]) -> None:
 
 
 def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-    import numpy as np
-
     pixels = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
     results: list[FloatArray] = session.run(list(outputs), {"pixels": pixels})
     # Features have their channels first. The memory layout must be the same for every batch size, because the order in

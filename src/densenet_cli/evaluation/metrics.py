@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from densenet_cli.errors import DensenetError
 from densenet_cli.evaluation import statistics
 from densenet_cli.evaluation.report import EvaluationReport
@@ -89,8 +91,6 @@ class ImageOutcome:
 
 def _restrict(probabilities: FloatArray, positions: Sequence[int]) -> FloatArray:
     """Return probabilities that sum to 1 over ``positions``, and are -1 elsewhere so that they rank last."""
-    import numpy as np
-
     selected = probabilities[list(positions)]
     total = selected.sum()
     restricted = np.full_like(probabilities, -1)

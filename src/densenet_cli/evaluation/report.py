@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.results import Failure, Prediction
@@ -165,8 +167,6 @@ class EvaluationReport:
             are predicted classes, in the order of the head. If images were predicted as a class without images, they
             are counted in an additional last column.
         """
-        import numpy as np
-
         step = -(-len(self.classes) // max_rows)
         row_of = {metrics.position: number // step for number, metrics in enumerate(self.classes)}
         rows = -(-len(self.classes) // step)

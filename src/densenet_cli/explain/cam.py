@@ -16,6 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from densenet_cli.errors import UsageError
 from densenet_cli.explain.drawing import HeatMap, Panel, draw_panels
 from densenet_cli.images.conversion import TRANSPOSE_METHODS
@@ -26,8 +29,6 @@ from densenet_cli.results import Failure, Score
 from densenet_cli.text import json_line, source_fields, to_unicode
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from densenet_cli._types import BoolArray, Box, FloatArray, Size
     from densenet_cli.labels import Labels
     from densenet_cli.pipeline import Result
@@ -95,13 +96,13 @@ class Explanation:
     source: str
     model: str
     size: Size = (0, 0)
-    image: Image | None = None
+    image: Image.Image | None = None
     maps: tuple[ClassMap, ...] = ()
     error: Failure | None = None
     drawing: Path | None = None
     notes: tuple[str, ...] = ()
 
-    def draw(self) -> Image:
+    def draw(self) -> Image.Image:
         """Draw the original image next to one overlay per map.
 
         Raises:
@@ -218,17 +219,12 @@ class _Projection:
 
     def to_upright(self, values: FloatArray) -> FloatArray:
         """Rotate a map to the orientation of the upright image."""
-        import numpy as np
-        from PIL import Image
-
         if self._orientation == 1:
             return values
         return np.asarray(Image.fromarray(values).transpose(Image.Transpose[TRANSPOSE_METHODS[self._orientation]]))
 
     def heat_map(self, values: FloatArray) -> HeatMap:
         """Interpolate an upright map within the image and scale it to [0, 1]. A constant map becomes 1 everywhere."""
-        import numpy as np
-
         samples = self._resample(values, "BICUBIC")
         low, high = samples.min(), samples.max()
         levels = (samples - low) / (high - low) if high > low else np.ones_like(samples)
@@ -236,9 +232,6 @@ class _Projection:
 
     def _resample(self, values: FloatArray, method: str) -> FloatArray:
         """Sample the part of a map inside the image at ``SAMPLES_PER_CELL``."""
-        import numpy as np
-        from PIL import Image
-
         cells = Image.fromarray(values)
         left, top, right, bottom = self._window
         columns_per_pixel, rows_per_pixel = cells.width / (right - left), cells.height / (bottom - top)
@@ -254,8 +247,6 @@ class _Projection:
 
     def locate(self, values: FloatArray, heat_map: HeatMap) -> tuple[tuple[int, int], PixelBox]:
         """Return ``ClassMap.peak`` and ``ClassMap.box`` of an upright map."""
-        import numpy as np
-
         rows, columns = heat_map.values.shape
         cells = self._resample(values, "NEAREST")
         peak_cell = _connected_region(cells == cells.max(), *divmod(int(cells.argmax()), columns))
@@ -284,8 +275,6 @@ def _sample_count(cells: float) -> int:
 
 def _connected_region(mask: BoolArray, row: int, column: int) -> BoolArray:
     """Return the part of ``mask`` that is connected (4-neighborhood) to the given point of it."""
-    import numpy as np
-
     region = np.zeros_like(mask)
     region[row, column] = True
     size = 0

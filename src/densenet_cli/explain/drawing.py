@@ -10,15 +10,14 @@ from math import ceil, log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from PIL import Image, ImageDraw, ImageFont
+
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
-
     from densenet_cli._types import Box, FloatArray, Size
 
-    Font = FreeTypeFont | ImageFont
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 COLORMAP_FILE = Path(__file__).parent.parent / "data" / "inferno.txt"
 OVERLAY_ALPHA = 0.6
@@ -59,7 +58,7 @@ class HeatMap:
     region: Box
     image_size: Size
 
-    def resize(self, size: Size) -> tuple[Image, tuple[int, int, int, int]]:
+    def resize(self, size: Size) -> tuple[Image.Image, tuple[int, int, int, int]]:
         """Fit the map to a copy of the image.
 
         Args:
@@ -68,8 +67,6 @@ class HeatMap:
         Returns:
             The map with levels 0 to 255 (Pillow mode ``L``), and the box that it covers in the copy.
         """
-        from PIL import Image
-
         x_scale, y_scale = size[0] / self.image_size[0], size[1] / self.image_size[1]
         left, top, right, bottom = self.region
         corner = min(round(left * x_scale), size[0] - 1), min(round(top * y_scale), size[1] - 1)
@@ -100,7 +97,7 @@ class CaptionLine(NamedTuple):
     color: str
 
 
-def draw_panels(image: Image, panels: Sequence[Panel]) -> Image:
+def draw_panels(image: Image.Image, panels: Sequence[Panel]) -> Image.Image:
     """Draw panels in a grid.
 
     Args:
@@ -110,8 +107,6 @@ def draw_panels(image: Image, panels: Sequence[Panel]) -> Image:
     Returns:
         An RGB image. With two panels it is at most 1,636 pixels wide.
     """
-    from PIL import Image, ImageDraw
-
     photo = _resize_to_panel(image, len(panels))
     width = max(photo.width, MIN_PANEL_WIDTH)
     font_size = 20 if width >= 400 else 16
@@ -131,15 +126,13 @@ def draw_panels(image: Image, panels: Sequence[Panel]) -> Image:
     return drawing
 
 
-def overlay(photo: Image, heat_map: HeatMap) -> Image:
+def overlay(photo: Image.Image, heat_map: HeatMap) -> Image.Image:
     """Lay a heat map over a photo, from dark (least evidence for the class) to bright (most).
 
     Args:
         photo: The original image at any size.
         heat_map: A map of that image.
     """
-    from PIL import Image
-
     heat, box = heat_map.resize(photo.size)
     heat.putpalette(_colormap())
     gray = photo.convert("L")
@@ -154,16 +147,16 @@ def _colormap() -> bytes:
     return bytes.fromhex(COLORMAP_FILE.read_text(encoding="ascii"))
 
 
-def _resize_to_panel(image: Image, panels: int) -> Image:
+def _resize_to_panel(image: Image.Image, panels: int) -> Image.Image:
     """Resize the image to the size of a panel. The more panels, the smaller each is."""
-    from PIL.Image import Resampling
-
     longer_side = max(image.size)
     max_side = MAX_PANEL_SIDE if panels <= 4 else max(MIN_PANEL_SIDE, MAX_PANEL_SIDE * 2 // ceil(panels**0.5))
     scale = min(max(longer_side, MIN_PANEL_SIDE), max_side) / longer_side
     if scale == 1:
         return image
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Resampling.BICUBIC)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC
+    )
 
 
 def _column_count(panels: int, width: int, height: int) -> int:
@@ -189,15 +182,11 @@ def caption(panel: Panel, font_size: int, width: int) -> list[CaptionLine]:
 
 @cache
 def _default_font(size: int) -> Font:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
 
 
 @cache
 def _system_fonts(size: int) -> list[Font]:
-    from PIL import ImageFont
-
     fonts: list[Font] = []
     for name in SYSTEM_FONTS:
         try:

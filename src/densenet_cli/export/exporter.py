@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.export.formats import EXPORT_FORMATS, check_export_path, resolve_format
+from densenet_cli.export.formats import EXPORT_FORMATS, check_export_path
+from densenet_cli.labels import placeholders
 from densenet_cli.output.atomic import replace_path
-from densenet_cli.output.checks import check_package
+from densenet_cli.output.checks import check_package, format_from_suffix
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, PathLike, UInt8Array
@@ -48,11 +49,7 @@ class ExportResult:
 
 
 def check_export(
-    path: PathLike,
-    format: str | None = None,
-    *,
-    with_preprocessing: bool = False,
-    overwrite: bool = False,
+    path: PathLike, format: str | None = None, *, with_preprocessing: bool = False, overwrite: bool = False
 ) -> str:
     """Check the arguments of ``export`` without a model, before any expensive work.
 
@@ -64,7 +61,8 @@ def check_export(
         OutputError: ``path`` cannot be written.
     """
     path = Path(path)
-    name = resolve_format(path, format)
+    suffixes = {name: export_format.suffix for name, export_format in EXPORT_FORMATS.items()}
+    name = format_from_suffix(path, suffixes, format, can_be_given=True)
     if with_preprocessing and not EXPORT_FORMATS[name].supports_preprocessing:
         raise UsageError(f"The format {name} stores only arrays and cannot include preprocessing. Use another format.")
     check_export_path(path, name, overwrite)
@@ -176,16 +174,9 @@ def max_difference(predict: Predict, pixels: UInt8Array, expected: FloatArray, *
 
 
 def _exported_model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:
-    from densenet_cli.export.model import ExportedModel, real_labels
+    from densenet_cli.export.model import ExportedModel
     from densenet_cli.weights import checkpoint
 
     contents = checkpoint.read(classifier.weights, classifier.config)
-    return ExportedModel(
-        classifier.model,
-        contents.arrays,
-        contents.config,
-        classifier.preprocessing,
-        real_labels(classifier.labels),
-        contents.metadata,
-        with_preprocessing,
-    )
+    labels = None if classifier.labels == placeholders(len(classifier.labels)) else classifier.labels
+    return ExportedModel(classifier.model, contents, classifier.preprocessing, labels, with_preprocessing)

@@ -1,4 +1,4 @@
-"""The export formats: a table of suffixes and exporters, and choosing a format from a path."""
+"""The export formats: a table of suffixes and exporters, and checking the path to export to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from densenet_cli.errors import UsageError
-from densenet_cli.output.checks import check_parent_folder, file_exists_error, format_from_suffix
+from densenet_cli.output.checks import check_parent_folder, file_exists_error
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
@@ -81,16 +81,6 @@ EXPORT_FORMATS = {
     "keras": ExportFormat("densenet_cli.export.tensorflow:KerasExporter", ".keras"),
 }
 """Format name -> format."""
-
-
-def resolve_format(path: Path, name: str | None) -> str:
-    """Return the format name for ``path``: ``name`` if given, else by suffix. A path without a suffix is a SavedModel.
-
-    Raises:
-        UsageError: ``name`` is unknown or contradicts the suffix, or the suffix is unknown and ``name`` is None.
-    """
-    suffixes = {key: format_.suffix for key, format_ in EXPORT_FORMATS.items()}
-    return format_from_suffix(path, suffixes, name, can_be_given=True)
 
 
 def check_export_path(path: Path, format: str, overwrite: bool) -> None:

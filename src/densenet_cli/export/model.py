@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
-from densenet_cli import labels
 from densenet_cli.images.preprocessing import MEAN, PAD_COLOR, STD, Preprocessing
-from densenet_cli.weights.contents import Arrays, ModelMetadata
 
 if TYPE_CHECKING:
     from densenet_cli.labels import Labels
-    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.contents import Checkpoint
 
 PRODUCER = "densenet-cli"
 INPUT = "pixels"
@@ -28,20 +28,16 @@ class ExportedModel:
 
     Attributes:
         name: Model name, such as ``densenet121``.
-        arrays: The weights.
-        config: The network.
+        checkpoint: The network and its weights.
         preprocessing: How images are prepared.
         labels: One label per class; None if the model has none.
-        metadata: The metadata of the checkpoint.
         with_preprocessing: Whether the file normalizes pixels itself.
     """
 
     name: str
-    arrays: Arrays
-    config: DenseNetConfig
+    checkpoint: Checkpoint
     preprocessing: Preprocessing
     labels: Labels | None
-    metadata: ModelMetadata
     with_preprocessing: bool
 
     @property
@@ -65,7 +61,7 @@ class ExportedModel:
         """
         description: dict[str, Any] = {
             "model": self.name,
-            "config": self.config.to_dict(),
+            "config": self.checkpoint.config.to_dict(),
             "preprocessing": self._describe_preprocessing(),
         }
         if self.labels:
@@ -86,6 +82,12 @@ class ExportedModel:
         if self.labels:
             files[LABELS_FILE] = "".join(f"{label.name}\n" for label in self.labels).encode()
         return files
+
+    def append_files(self, path: Path) -> None:
+        """Append ``files`` to a zip archive, or to another file as a zip archive."""
+        with ZipFile(path, "a") as archive:
+            for name, content in self.files.items():
+                archive.writestr(name, content)
 
     def _describe_preprocessing(self) -> dict[str, Any]:
         mode, size = self.preprocessing.mode, self.size
@@ -108,11 +110,6 @@ class ExportedModel:
             "std": list(STD),
             "normalization_included": self.with_preprocessing,
         }
-
-
-def real_labels(model_labels: Labels) -> Labels | None:
-    """Return the labels, or None for the placeholders of a model without labels."""
-    return None if model_labels == labels.placeholders(len(model_labels)) else model_labels
 
 
 def producer() -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from densenet_cli.engines.onnx_graph import INPUT, emit
 from densenet_cli.export.model import ExportedModel, producer
 from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
-    import onnx
-
     from densenet_cli._types import FloatArray, UInt8Array
     from densenet_cli.export.formats import Predict
 
@@ -28,9 +30,7 @@ class OnnxExporter:
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the ONNX file."""
-        import onnx
-
-        proto = onnx.load_from_string(emit(model.arrays, model.config))
+        proto = onnx.load_from_string(emit(model.checkpoint.arrays, model.checkpoint.config))
         graph = proto.graph
         outputs = {output.name: output for output in graph.output}
         del graph.output[:]
@@ -87,9 +87,6 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
 
 def _prepend_normalization(graph: onnx.GraphProto) -> None:
     """Make the input uint8, channels last, by the same steps in the same order as ``preprocessing.normalize``."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
     for node in graph.node:
         node.input[:] = ["normalized" if name == INPUT else name for name in node.input]
     constants = {"levels": 255.0, "mean": MEAN, "std": STD}

@@ -5,13 +5,13 @@ The metadata holds the description, and the key ``densenet`` that makes the file
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.engines.onnx_graph import emit
 from densenet_cli.export.onnx import load_onnx
 from densenet_cli.weights import checkpoint, safetensors
-from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
     from densenet_cli.export.formats import Predict
@@ -23,12 +23,12 @@ class SafetensorsExporter:
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the safetensors file."""
-        metadata = ModelMetadata(
-            model.labels, model.preprocessing.mode, model.size, model.metadata.training, model.metadata.accuracy
+        arrays, config = model.checkpoint.arrays, model.checkpoint.config
+        metadata = replace(
+            model.checkpoint.metadata, labels=model.labels, preprocess=model.preprocessing.mode, input_size=model.size
         )
         properties = {"format": "pt", **model.properties}  # transformers and diffusers require "format"
-        data = safetensors.serialize(model.arrays, model.config, metadata, for_torch=True, properties=properties)
-        path.write_bytes(data)
+        path.write_bytes(safetensors.serialize(arrays, config, metadata, for_torch=True, properties=properties))
 
     def load(self, model: ExportedModel, path: Path) -> Predict:
         """Read the file as a checkpoint and run it with ONNX Runtime, because PyTorch may not be installed."""

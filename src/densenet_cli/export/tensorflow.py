@@ -6,7 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
 
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
@@ -45,10 +44,10 @@ def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> An
     if model.with_preprocessing:
         x = keras.layers.Rescaling(1 / 255, name="to_unit")(x)
         x = keras.layers.Normalization(mean=MEAN, variance=[std**2 for std in STD], name="normalize")(x)
-    probabilities = build(keras_ops.KerasOps(), model.config, x).probabilities
+    probabilities = build(keras_ops.KerasOps(), model.checkpoint.config, x).probabilities
     outputs = {"probabilities": probabilities} if named_output else probabilities
     network = keras.Model(pixels, outputs, name="densenet")
-    keras_ops.set_arrays(network, model.arrays)
+    keras_ops.set_arrays(network, model.checkpoint.arrays)
     return network
 
 
@@ -61,9 +60,7 @@ class KerasExporter:
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the Keras file."""
         build_keras_model(model).save(path)
-        with ZipFile(path, "a") as archive:
-            for name, content in model.files.items():
-                archive.writestr(name, content)
+        model.append_files(path)
 
     def load(self, model: ExportedModel, path: Path) -> Predict:
         """Load the file with Keras."""

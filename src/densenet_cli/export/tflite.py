@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
 
 from densenet_cli.engines.tensorflow import silenced
 from densenet_cli.errors import OutputError
@@ -64,9 +63,7 @@ class TFLiteExporter:
                 f"model in {tempfile.gettempdir()}."
             ) from error
         path.write_bytes(add_metadata(converted, model))
-        with ZipFile(path, "a") as archive:
-            for name, content in model.files.items():
-                archive.writestr(name, content)
+        model.append_files(path)
 
     def load(self, model: ExportedModel, path: Path) -> Predict:
         """Load the file with LiteRT."""

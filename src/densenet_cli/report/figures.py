@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
+import numpy as np
+from PIL import Image
+
 from densenet_cli.evaluation.statistics import Proportion
 from densenet_cli.text import to_printable
 
@@ -58,19 +61,16 @@ class ConfusionFigure:
         names: Names of the rows, at most ``MAX_NAME_LENGTH`` characters each.
         columns: Names of the columns: the same, and a column for all other classes if needed.
         cells: The cells that are not empty.
-        left, top: The upper left corner of the first cell. The names are left of it and above.
+        margin: Space for the names, left of the first cell and above it.
         width, height: Size of the figure.
-        total_classes: Number of classes in the evaluation.
     """
 
     names: list[str]
     columns: list[str]
     cells: list[ConfusionCell]
-    left: float
-    top: float
+    margin: float
     width: float
     height: float
-    total_classes: int
 
 
 def confusion_figure(report: EvaluationReport) -> ConfusionFigure:
@@ -104,7 +104,7 @@ def confusion_figure(report: EvaluationReport) -> ConfusionFigure:
         for (row, column), count in sorted(counts.items())
     ]
     width, height = margin + CELL_SIZE * len(columns) + 1, margin + CELL_SIZE * len(names) + 1
-    return ConfusionFigure(names, columns, cells, margin, margin, width, height, len(report.classes))
+    return ConfusionFigure(names, columns, cells, margin, width, height)
 
 
 def _select_classes(report: EvaluationReport) -> set[int]:
@@ -139,9 +139,6 @@ def confusion_heat_map(report: EvaluationReport) -> bytes | None:
     """
     if len(report.classes) <= MAX_NAMED_CLASSES:
         return None
-    import numpy as np
-    from PIL import Image
-
     _, counts = report.confusion_matrix(MAX_HEAT_MAP_SIDE)
     shares = counts / counts.sum(axis=1, keepdims=True)
     # Palette indices 0 to 127 are shades of one color, 128 to 255 of the other.

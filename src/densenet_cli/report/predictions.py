@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from markupsafe import Markup
@@ -82,7 +81,7 @@ class PredictionReport:
         with output_errors(self._path):
             self._file.write(row.encode())
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
             if kind is None or issubclass(kind, KeyboardInterrupt):
                 write_file(self._path, self._render(is_interrupted=kind is not None))

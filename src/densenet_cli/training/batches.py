@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL.Image import Resampling
 
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, normalize, preprocess
@@ -237,6 +238,4 @@ def _center_square(decoded: DecodedImage) -> Box:
 
 
 def _resize(decoded: DecodedImage, box: Box, size: int) -> UInt8Array:
-    from PIL.Image import Resampling
-
     return np.asarray(decoded.image.resize((size, size), Resampling.BILINEAR, box))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images.decoding import PIXELS_VERSION, decode
@@ -109,8 +110,6 @@ class MappedImages:
         }
 
     def __getitem__(self, index: int, /) -> DecodedImage:
-        from PIL import Image
-
         record = self._records[index]
         if record["error"]:
             raise ImageError(record["error"].decode(errors="ignore"))

@@ -12,6 +12,8 @@ import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
+
 from densenet_cli import layers
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
@@ -141,8 +143,6 @@ def _variant_hint(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShape
 
 def _read_arrays(stored: StoredLayers, bn_epsilon: float) -> Arrays:
     """Read and validate the values, and adapt the variances to ``BN_EPSILON``: variance + epsilon stays the same."""
-    import numpy as np
-
     arrays: Arrays = {}
     for layer, stored_arrays in stored.items():
         arrays[layer] = {}

@@ -25,6 +25,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from h5py import h5a, h5d, h5f, h5fd, h5g, h5l, h5o, h5p
+
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.contents import StoredArray, damaged_file_error
 
@@ -60,8 +63,6 @@ H5PY_ERRORS = (
 @contextmanager
 def open_file(source: Path | bytes) -> Iterator[Group]:
     """Open an HDF5 file, given its path or its bytes, and yield the root group."""
-    from h5py import h5f, h5fd, h5p
-
     access = h5p.create(h5p.FILE_ACCESS)
     # Closing the file closes its objects, even if a traceback refers to them.
     access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -148,8 +149,6 @@ class Group:
 
     def get(self, name: str) -> Group | StoredArray:
         """Return the member ``name``."""
-        from h5py import h5d, h5g, h5l, h5o
-
         self._file.objects += 1
         _check_object_count(self._file.objects)  # A group can contain itself.
         path = self._member_path(name)
@@ -167,15 +166,11 @@ class Group:
 
     def has_attribute(self, name: str) -> bool:
         """Return whether the group has an attribute ``name``, without reading its value."""
-        from h5py import h5a
-
         with _damage_errors():
             return bool(h5a.exists(self._handle, name.encode()))
 
     def string_attribute(self, name: str) -> str:
         """Return the value of the string attribute ``name``."""
-        from h5py import h5o
-
         with _damage_errors():
             return read_string_attribute(self._file.data, h5o.get_info(self._handle).addr, name)
 
@@ -194,8 +189,6 @@ class Group:
 
 
 def _read_array(data: FileBytes, offset: int, shape: tuple[int, ...], dtype: Any) -> FloatArray:
-    import numpy as np
-
     values: Any = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
     if dtype.name == "void16":
         # bfloat16 is the upper half of a float32.

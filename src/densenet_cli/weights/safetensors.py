@@ -15,6 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
 from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, Labels, is_valid
 from densenet_cli.layers import array_shapes
@@ -81,8 +85,6 @@ def torchvision_names(config: DenseNetConfig) -> dict[str, str]:
 @contextmanager
 def open_contents(path: Path) -> Iterator[CheckpointContents]:
     """Open a ``.safetensors`` checkpoint. Raises ``CheckpointError`` if it is invalid."""
-    from safetensors import SafetensorError, safe_open
-
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
     if header_size > MAX_HEADER_SIZE:
@@ -119,8 +121,6 @@ def _keras_layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read(file: Any, name: str, dtype: str) -> FloatArray:
-    import numpy as np
-
     if dtype == "BF16":
         import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
     values: FloatArray = file.get_tensor(name).astype(np.float32, copy=False)
@@ -208,9 +208,6 @@ def serialize(
     Raises:
         ValueError: If the arrays do not match ``config``, or are not finite in ``dtype``.
     """
-    import numpy as np
-    from safetensors.numpy import save
-
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")
     shapes = {layer: {name: values.shape for name, values in named.items()} for layer, named in arrays.items()}
