@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from densenet_cli.errors import DownloadFailedError
+from densenet_cli.text import to_printable
 
 CHUNK_SIZE = 64 * 1024
 MAX_REDIRECTS = 10
@@ -115,7 +116,7 @@ def redact(url: str) -> str:
         redacted = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     except ValueError:
         redacted = url.rpartition("@")[2]
-    return _escape(redacted)
+    return to_printable(redacted)
 
 
 def shorten(text: str) -> str:
@@ -214,7 +215,7 @@ def _request(session: Any, url: str, start: int, timeouts: Timeouts) -> Any:
     for _ in range(MAX_REDIRECTS + 1):
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https"):
-            raise TransferError(f"the URL scheme '{_escape(scheme)[:20]}' is not supported; use http or https")
+            raise TransferError(f"the URL scheme '{to_printable(scheme)[:20]}' is not supported; use http or https")
         headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
         response = session.get(url, headers=headers, stream=True, timeout=(timeouts.connect, timeouts.read))
         status = response.status_code
@@ -307,7 +308,7 @@ def _transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
         return TransferError("cannot resolve the host name; check the network connection")
     if has(requests.exceptions.SSLError):
         problem = next((str(cause.verify_message) for cause in causes if hasattr(cause, "verify_message")), "")
-        return TransferError("the TLS connection failed" + (f": {shorten(_escape(problem))}" if problem else ""))
+        return TransferError("the TLS connection failed" + (f": {shorten(to_printable(problem))}" if problem else ""))
     if has(ConnectionRefusedError):
         return TransferError("the server refused the connection")
     if has(requests.exceptions.ContentDecodingError, urllib3.DecodeError):
@@ -318,7 +319,7 @@ def _transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
         return TransferError("the server closed the connection early", transient=True)
     os_error = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
     if os_error:
-        return TransferError(shorten(_escape(str(os_error.strerror)).lower()))
+        return TransferError(shorten(to_printable(str(os_error.strerror)).lower()))
     if has(ValueError):
         return TransferError("the URL is invalid")
     return TransferError("cannot connect to the server")
@@ -334,8 +335,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(cause))
             yield cause
             queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-
-
-def _escape(text: str) -> str:
-    """Escape line breaks, terminal control sequences, and other unprintable characters."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -15,6 +15,9 @@ Shape = tuple[int, ...]
 ArrayShapes = dict[str, Shape]
 """Array name -> shape, in Keras' layout."""
 
+BN_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
+"""The arrays of a batch norm, in Keras' order."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -77,7 +80,7 @@ class ShapeOps:
 
     def batch_norm(self, x: Shape, name: str) -> Shape:
         shape = (x[-1],)
-        arrays: ArrayShapes = dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), shape)
+        arrays: ArrayShapes = dict.fromkeys(BN_ARRAYS, shape)
         return self._add(name, "BatchNormalization", x, arrays, trainable_parameters=2 * x[-1])
 
     def relu(self, x: Shape, name: str) -> Shape:

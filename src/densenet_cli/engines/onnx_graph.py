@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from densenet_cli.engines import OUTPUTS
 from densenet_cli.errors import CheckpointError
+from densenet_cli.layers import BN_ARRAYS
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, build
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 INPUT = "pixels"
 OPSET = 17
 IR_VERSION = 8
-
-BN_ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from math import ceil, log
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
     from densenet_cli._types import Box, FloatArray, Size
 
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+    Font = FreeTypeFont | ImageFont
 
 COLORMAP_FILE = Path(__file__).parent.parent / "data" / "inferno.txt"
 OVERLAY_ALPHA = 0.6
@@ -107,6 +109,8 @@ def draw_panels(image: Image.Image, panels: Sequence[Panel]) -> Image.Image:
     Returns:
         An RGB image. With two panels it is at most 1,636 pixels wide.
     """
+    from PIL import ImageDraw
+
     photo = _resize_to_panel(image, len(panels))
     width = max(photo.width, MIN_PANEL_WIDTH)
     font_size = 20 if width >= 400 else 16
@@ -182,11 +186,15 @@ def caption(panel: Panel, font_size: int, width: int) -> list[CaptionLine]:
 
 @cache
 def _default_font(size: int) -> Font:
+    from PIL import ImageFont
+
     return ImageFont.load_default(size)
 
 
 @cache
 def _system_fonts(size: int) -> list[Font]:
+    from PIL import ImageFont
+
     fonts: list[Font] = []
     for name in SYSTEM_FONTS:
         try:

@@ -140,10 +140,7 @@ class Settings:
         shown_default="never",
     )
     precision: str = _setting(
-        "float32",
-        "Keras dtype policy.",
-        "Training",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        "float32", "Keras dtype policy.", "Training", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
     seed: int = _setting(0, "Random seed.", "Training", metavar="N", range=Range(0, 2**32))
 

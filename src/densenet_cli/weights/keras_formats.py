@@ -22,6 +22,7 @@ from zipfile import BadZipFile, ZipFile
 from zlib import error as ZlibError
 
 from densenet_cli.errors import CheckpointError
+from densenet_cli.layers import BN_ARRAYS
 from densenet_cli.weights import hdf5
 from densenet_cli.weights.contents import (
     CheckpointContents,
@@ -35,11 +36,7 @@ from densenet_cli.weights.hdf5 import Group
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
 """Layer names in the published files -> in current versions of Keras."""
 
-ARRAY_NAMES = {
-    "conv2d": ("kernel",),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-    "dense": ("kernel", "bias"),
-}
+ARRAY_NAMES = {"conv2d": ("kernel",), "batch_normalization": BN_ARRAYS, "dense": ("kernel", "bias")}
 """Layer class in ``.weights.h5`` -> the names of its arrays, by number."""
 
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
