@@ -73,7 +73,7 @@ class ClassFolders:
         suffixes: File name extensions of images, in addition to the known ones.
 
     Raises:
-        UsageError: If the folder cannot be listed or contains no class folder.
+        UsageError: The folder cannot be listed or contains no class folder.
     """
 
     def __init__(self, folder: str, suffixes: Collection[str] = ()) -> None:
@@ -148,7 +148,7 @@ class LabelTable:
         folder: The folder that relative paths start from; None for the file's own folder.
 
     Raises:
-        UsageError: If the file cannot be read, has no rows, or lacks a column or a value.
+        UsageError: The file cannot be read, has no rows, or lacks a column or a value.
     """
 
     def __init__(self, file: str, folder: str | None = None) -> None:
@@ -231,7 +231,7 @@ def list_images(folder: str, classes: tuple[str, ...] | None = None) -> ImageLis
         classes: The classes of the training images, if the images are for validation. Some may be missing.
 
     Raises:
-        UsageError: If there are fewer than two classes, a class has no images or is not in ``classes``, a folder
+        UsageError: There are fewer than two classes, a class has no images or is not in ``classes``, a folder
             cannot be listed, or a class name is not a valid label.
     """
     class_folders = ClassFolders(folder)

@@ -70,7 +70,7 @@ def fetch(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts()) -> bytes
     """Return the body of an http or https URL.
 
     Raises:
-        DownloadFailedError: If the transfer fails or the body has more than ``max_bytes`` bytes.
+        DownloadFailedError: The transfer fails or the body has more than ``max_bytes`` bytes.
     """
     try:
         with open_url(url, timeouts=timeouts) as body:
@@ -97,7 +97,7 @@ def open_url(url: str, *, start: int = 0, timeouts: Timeouts = Timeouts()) -> It
         timeouts: The time limits.
 
     Raises:
-        TransferError: If there is no successful response.
+        TransferError: There is no successful response.
     """
     with Deadline(timeouts.total) as deadline, _session(deadline) as session:
         with _convert_errors(timeouts, deadline):

@@ -70,7 +70,7 @@ def read_file(path: str | Path, classes: int) -> Labels:
         classes: The number of labels that it must contain.
 
     Raises:
-        UsageError: If the file cannot be read, has another number of lines, or contains an invalid name.
+        UsageError: The file cannot be read, has another number of lines, or contains an invalid name.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -134,7 +134,7 @@ class ClassResolver:
         """Return the position of the class ``name``.
 
         Raises:
-            UsageError: If no class or more than one class matches.
+            UsageError: No class or more than one class matches.
         """
         positions = self.candidates(name)
         if not positions:
@@ -154,7 +154,7 @@ class ClassResolver:
             description: What the names are, for messages, such as "class folders in val".
 
         Raises:
-            UsageError: If a name matches no class or more than one class.
+            UsageError: A name matches no class or more than one class.
         """
         candidates = {name: self.candidates(name) for name in names}
         if unknown := [name for name, positions in candidates.items() if not positions]:

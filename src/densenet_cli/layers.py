@@ -119,7 +119,7 @@ def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[L
         input_size: Side length of the square input image in pixels, or None for the configuration's.
 
     Raises:
-        UsageError: If the image is too small, so that a layer would have an empty output.
+        UsageError: The image is too small, so that a layer would have an empty output.
     """
     size = input_size or config.input_size
     ops = ShapeOps()

@@ -29,8 +29,8 @@ class Model:
         progress: Called while weights are downloaded.
 
     Raises:
-        UsageError: If the variant or engine does not exist, or the label file does not fit.
-        WeightsError: If the weights are not available or do not fit.
+        UsageError: The variant or engine does not exist, or the label file does not fit.
+        WeightsError: The weights are not available or do not fit.
 
     Attributes:
         name: The name in results: ``densenet121``, or the file name of the checkpoint without its suffix.
@@ -76,7 +76,7 @@ class Model:
         """Return the named outputs of the network for a batch. See ``engines.Engine.run``.
 
         Raises:
-            CheckpointError: If the network produces NaN or infinite values.
+            CheckpointError: The network produces NaN or infinite values.
         """
         import numpy as np
 

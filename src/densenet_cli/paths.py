@@ -54,7 +54,7 @@ def models_dir() -> Path:
     It may not exist.
 
     Raises:
-        UsageError: If there is no home folder.
+        UsageError: There is no home folder.
     """
     home = os.environ.get("KERAS_HOME")
     try:

@@ -53,7 +53,7 @@ class DenseNetConfig:
         input_size: Side length in pixels of the square input image (>= 1).
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: A value is outside its range.
     """
 
     blocks: tuple[int, ...]

@@ -110,7 +110,7 @@ class PredictBenchmark:
 
     Args:
         engines: Engines to measure; the first one more often than the others.
-        arguments: command-line arguments that select the model.
+        arguments: Command-line arguments that select the model.
         images: Paths of decodable images.
         environment: See ``run_process``.
         folder: Existing folder for a list of images.

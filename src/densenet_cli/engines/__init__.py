@@ -81,8 +81,8 @@ def create(name: str, weights: Path, config: DenseNetConfig | None, threads: int
         threads: The number of threads to compute with, at least 1.
 
     Raises:
-        UsageError: If the engine does not exist.
-        CheckpointError: If the checkpoint cannot be used.
+        UsageError: The engine does not exist.
+        CheckpointError: The checkpoint cannot be used.
     """
     if name not in ENGINES:
         raise UsageError(f"Unknown engine {name!r}. Choose from {', '.join(ENGINES)}.")

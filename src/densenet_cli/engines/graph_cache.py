@@ -81,7 +81,7 @@ def get_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
         config: The network that it must contain, or None to infer it.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be used.
+        CheckpointError: The checkpoint cannot be used.
     """
     try:
         identity = FileIdentity.of(weights)

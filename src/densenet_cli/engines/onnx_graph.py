@@ -185,7 +185,7 @@ def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
         config: The configuration of the network.
 
     Raises:
-        CheckpointError: If a folded weight exceeds the range of float32.
+        CheckpointError: A folded weight exceeds the range of float32.
     """
     ops = OnnxOps(arrays)
     outputs = build(ops, config, Tensor(INPUT, 3))

@@ -51,8 +51,8 @@ class EvaluationFiles:
         """Check the paths before any work.
 
         Raises:
-            UsageError: If a suffix is wrong or a file exists.
-            OutputError: If a folder is missing or read-only.
+            UsageError: A suffix is wrong or a file exists.
+            OutputError: A folder is missing or read-only.
         """
         for path, format_name in ((self.report, "json"), (self.mistakes, "csv")):
             if path:

@@ -36,8 +36,8 @@ def evaluate(
         restrict_to: Positions of the classes that can be predicted; None for all.
 
     Raises:
-        DensenetError: If no image could be classified.
-        CheckpointError: If the network produced NaN or infinite values.
+        DensenetError: No image could be classified.
+        CheckpointError: The network produced NaN or infinite values.
     """
     metrics = MetricsAccumulator()
     for result in classifier.stream(sources):
@@ -132,7 +132,7 @@ class MetricsAccumulator:
         """Return the report. ``restrict_to`` must be the same as for the outcomes.
 
         Raises:
-            DensenetError: If no image was classified.
+            DensenetError: No image was classified.
         """
         if not self.images:
             failed = f": all {len(self.failures):,} images failed" if self.failures else ""

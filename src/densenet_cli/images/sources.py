@@ -100,7 +100,7 @@ def expand(
             without an extension.
 
     Raises:
-        UsageError: If a suffix is not an extension. Raised immediately.
+        UsageError: A suffix is not an extension. Raised immediately.
     """
     return _expand(arguments, stdin, image_suffixes(suffixes))
 

@@ -55,7 +55,7 @@ def image_suffixes(extra: Collection[str] = ()) -> frozenset[str]:
     """Return ``SUFFIXES`` and those in ``extra``, in lower case and with a dot. An empty one means no extension.
 
     Raises:
-        UsageError: If a suffix in ``extra`` cannot be the extension of a file name.
+        UsageError: A suffix in ``extra`` cannot be the extension of a file name.
     """
     names = {suffix.lower().removeprefix(".") for suffix in extra}
     suffixes = {f".{name}" if name else "" for name in names}

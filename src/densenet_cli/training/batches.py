@@ -71,7 +71,7 @@ def split_validation(subset: Subset, classes: tuple[str, ...], per_class: int, s
         The training subset and the validation subset.
 
     Raises:
-        UsageError: If a class has fewer than ``MIN_CLASS_SIZE`` images.
+        UsageError: A class has fewer than ``MIN_CLASS_SIZE`` images.
     """
     generator = np.random.default_rng(seed)
     is_validation = np.zeros(len(subset), dtype=bool)
@@ -118,7 +118,7 @@ class TrainingBatches:
         """Return batch ``number`` of ``epoch``, both counted from 0.
 
         Raises:
-            ImageError: If an image cannot be decoded.
+            ImageError: An image cannot be decoded.
         """
         settings, size = self._settings, self._settings.size_at(epoch)
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(self._subset))
@@ -165,7 +165,7 @@ def validation_batches(
     """Yield all images in order, preprocessed as for inference.
 
     Raises:
-        ImageError: If an image cannot be decoded, unless ``skip_unreadable`` is true.
+        ImageError: An image cannot be decoded, unless ``skip_unreadable`` is true.
     """
 
     def load(index: int) -> UInt8Array | None:

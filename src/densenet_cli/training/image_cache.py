@@ -68,7 +68,7 @@ def open_images(
         progress: Called with the number of decoded images and the number of all images.
 
     Raises:
-        OutputError: If the cache file cannot be written.
+        OutputError: The cache file cannot be written.
     """
     images = DecodedOnDemand(paths, min_side)
     base = folder / _cache_key(paths, min_side)

@@ -88,9 +88,9 @@ class TrainingRun:
         """Train until the end of the run, or until ``stop`` is called. The state is saved in any case, if possible.
 
         Raises:
-            ImageError: If an image cannot be decoded.
-            OutputError: If a file cannot be written.
-            UsageError: If the loss becomes NaN or infinite.
+            ImageError: An image cannot be decoded.
+            OutputError: A file cannot be written.
+            UsageError: The loss becomes NaN or infinite.
         """
         while not self.is_finished:
             self._train_epoch()

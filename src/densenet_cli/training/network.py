@@ -60,7 +60,7 @@ def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offl
     The head is left out unless the checkpoint has exactly the labels ``labels``.
 
     Raises:
-        WeightsError: If the weights are unavailable or belong to another network.
+        WeightsError: The weights are unavailable or belong to another network.
     """
     from densenet_cli.weights import checkpoint, store
 

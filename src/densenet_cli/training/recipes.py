@@ -41,8 +41,8 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
         options: Values that take precedence over the recipe.
 
     Raises:
-        UsageError: If a value is not allowed or contradicts the checkpoint.
-        WeightsError: If the checkpoint cannot be used.
+        UsageError: A value is not allowed or contradicts the checkpoint.
+        WeightsError: The checkpoint cannot be used.
     """
     values = _merge(recipe, options)
     variant = values.pop("variant", None)
@@ -64,7 +64,7 @@ def resolve_resumed(saved: dict[str, Any], recipe: dict[str, Any], options: dict
     Unlike there, ``epochs`` is the new number of epochs in total: the last phases are cut, or the last one is extended.
 
     Raises:
-        UsageError: If a value is not allowed, or ``variant`` is not the network of the run.
+        UsageError: A value is not allowed, or ``variant`` is not the network of the run.
     """
     given = _merge(recipe, options)
     variant, epochs = given.pop("variant", None), given.pop("epochs", None)

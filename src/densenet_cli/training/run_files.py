@@ -5,7 +5,6 @@ Each file is replaced atomically, so it is complete even if the process is kille
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import zipfile
@@ -137,7 +136,7 @@ def load_state(folder: Path) -> RunState:
     """Load the state in ``folder``.
 
     Raises:
-        UsageError: If there is no state, or it is damaged or of another version.
+        UsageError: There is no state, or it is damaged or of another version.
     """
     path = folder / STATE_FILE
     try:
@@ -154,11 +153,8 @@ def load_state(folder: Path) -> RunState:
 
 def write_log(folder: Path, history: list[dict[str, float]]) -> None:
     """Write one CSV row with ``LOG_COLUMNS`` for each epoch in ``history``. Raises ``OutputError``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _format(row.get(name, 0)) for name in LOG_COLUMNS} for row in history)
-    write_file(folder / LOG_FILE, text.getvalue().encode())
+    rows = (tuple(_format(row.get(name, 0)) for name in LOG_COLUMNS) for row in history)
+    write_file(folder / LOG_FILE, "".join(map(csv_line, (LOG_COLUMNS, *rows))).encode())
 
 
 def _format(value: float) -> str:

@@ -56,10 +56,10 @@ def open_run(
         offline: Do not download initial weights.
 
     Raises:
-        UsageError: If the class folders are unsuitable, the output folder contains a run, or the run to resume does
+        UsageError: The class folders are unsuitable, the output folder contains a run, or the run to resume does
             not exist or differs. Nothing on disk is changed then.
-        WeightsError: If the initial weights are unavailable or do not fit the network.
-        OutputError: If a file cannot be written.
+        WeightsError: The initial weights are unavailable or do not fit the network.
+        OutputError: A file cannot be written.
     """
     if resume and overwrite:
         raise UsageError("Use either `resume` or `overwrite`.")
@@ -101,7 +101,7 @@ def _change_settings(state: RunState, settings: Settings) -> bool:
     """Change the settings of a state. Return whether any differs.
 
     Raises:
-        UsageError: If a setting must not change, or the run would not continue.
+        UsageError: A setting must not change, or the run would not continue.
     """
     saved = Settings.from_dict(state.settings)
     if differences := settings.differences(replace(saved, **{name: getattr(settings, name) for name in CHANGEABLE})):
@@ -180,7 +180,7 @@ def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unread
     """Return the indices of the images without an error.
 
     Raises:
-        UsageError: If an image cannot be decoded and ``skip_unreadable`` is false, or a class has no other images.
+        UsageError: An image cannot be decoded and ``skip_unreadable`` is false, or a class has no other images.
     """
     if errors and not skip_unreadable:
         listed = " ".join(list(errors.values())[:MAX_LISTED])

@@ -56,7 +56,7 @@ class Settings:
     ``choices``, ``range`` (a ``Range``), ``metavar``, and ``shown_default`` (what to show instead of the default).
 
     Raises:
-        UsageError: If a value is not allowed.
+        UsageError: A value is not allowed.
     """
 
     blocks: tuple[int, ...] = _setting(
@@ -214,7 +214,7 @@ class Settings:
         """Return the settings that ``to_dict`` stored. Missing ones get their defaults.
 
         Raises:
-            UsageError: If a name is unknown or a value is not allowed.
+            UsageError: A name is unknown or a value is not allowed.
         """
         types = {setting.name: type(setting.default) for setting in fields(cls)} | {"blocks": list, "sizes": str}
         for name, value in values.items():

@@ -40,7 +40,7 @@ def read(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:
         The checkpoint. Its ``config`` has the number of classes of the head in the file.
 
     Raises:
-        CheckpointError: If the file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
+        CheckpointError: The file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
             type, or value. The message is one line and contains the path.
     """
     try:

@@ -46,7 +46,7 @@ def download_file(url: str, partial: Path, expected: WeightsFile, progress: Down
         progress: Called after each chunk.
 
     Raises:
-        TransferError: If the URL does not provide the file.
+        TransferError: The URL does not provide the file.
         OSError: If ``partial`` cannot be written.
     """
     delays = iter(RETRY_DELAYS)

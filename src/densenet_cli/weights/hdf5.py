@@ -207,7 +207,7 @@ def read_string_attribute(data: FileBytes, header: int, name: str) -> str:
         name: The name of the attribute.
 
     Raises:
-        ValueError: If the attribute does not exist or is malformed.
+        ValueError: The attribute does not exist or is malformed.
     """
     for message in _attribute_messages(data, header):
         if message[:1] not in (b"\1", b"\2", b"\3"):

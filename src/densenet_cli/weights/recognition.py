@@ -29,7 +29,7 @@ def infer_config(shapes: dict[str, ArrayShapes], stated: DenseNetConfig | None) 
         stated: The configuration that the file states, or None.
 
     Raises:
-        CheckpointError: If an essential layer is missing, the stem is ambiguous, or the layers contradict ``stated``.
+        CheckpointError: An essential layer is missing, the stem is ambiguous, or the layers contradict ``stated``.
     """
     check_architecture(shapes)
     blocks = _blocks(shapes)

@@ -206,7 +206,7 @@ def serialize(
         properties: More entries for the metadata of the file.
 
     Raises:
-        ValueError: If the arrays do not match ``config``, or are not finite in ``dtype``.
+        ValueError: The arrays do not match ``config``, or are not finite in ``dtype``.
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")

@@ -75,7 +75,7 @@ def get_file(
         progress: See ``download``.
 
     Raises:
-        WeightsUnavailableError: If there are no weights, they cannot be downloaded, or the file has other contents.
+        WeightsUnavailableError: There are no weights, they cannot be downloaded, or the file has other contents.
     """
     if variant.packaged:
         return DATA_DIR / variant.packaged
@@ -109,7 +109,7 @@ def download(
 
     Raises:
         UsageError: If ``base_url`` or ``$DENSENET_BASE_URL`` is not such a URL.
-        WeightsUnavailableError: If the download fails. The message lists the URLs, the errors, and the alternatives.
+        WeightsUnavailableError: The download fails. The message lists the URLs, the errors, and the alternatives.
     """
     file = _published_file(variant)
     urls = base_urls(base_url)
@@ -166,7 +166,7 @@ def base_urls(base_url: str | None) -> tuple[str, ...]:
     """Return the URLs to try: ``base_url``, else ``$DENSENET_BASE_URL``, else ``BASE_URLS``.
 
     Raises:
-        UsageError: If the given one is not an http, https, or file URL.
+        UsageError: The given one is not an http, https, or file URL.
     """
     given = base_url or os.environ.get("DENSENET_BASE_URL")
     if not given:
