@@ -112,6 +112,8 @@ def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = Non
             values = band.astype(np.float64)
         np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
         levels = np.rint((values.clip(low, high) - low) * factor).astype(np.uint8)
+        if image.info.get("white_is_zero"):  # see tiff.py
+            levels = 255 - levels
         levels[_equal_any(band, no_data)] = 0
         if isinstance(transparent, int):
             levels[band == transparent] = 255
@@ -127,8 +129,11 @@ def _select_range(image: Image, bit_depth: str, minimum: float, maximum: float) 
     """
     if image.mode == "I" and image.format == "PPM":  # Pillow has scaled the maximum that the file states to 65535
         return 0, 65535
+    if image.info.get("bits") == 12 and bit_depth in ("auto", "full"):  # see tiff.py
+        return 0, 4095
     if bit_depth == "full":
-        return 0, {"I": 2**31 - 1, "F": 1}.get(image.mode, 65535)
+        int_max = 2**32 - 1 if image.info.get("unsigned") else 2**31 - 1
+        return 0, {"I": int_max, "F": 1}.get(image.mode, 65535)
     if bit_depth != "auto":
         return parse_bit_depth(bit_depth)
     if minimum < 0 or maximum > AUTOMATIC_LIMITS[-1]:
@@ -192,7 +197,8 @@ def _bands(image: Image) -> Iterator[tuple[int, NDArray[Any]]]:
 
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        band = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        yield top, band.view(np.uint32) if image.info.get("unsigned") else band
 
 
 def exif_orientation(image: Image) -> int:

@@ -271,6 +271,8 @@ def _load_opened(
     size = image.size
     box = _reduce_jpeg(image, request.min_side)
     needed = memory.estimate_decode(image, size, encoded.size) + request.memory_needed(image.size)
+    if request.as_is and getattr(image, "is_corrected", False):
+        raise UnreadableImageError("Keras's load_img misreads this TIFF image. Use another preprocessing mode.")
     with budget.reserve(encoded.bytes_in_memory + needed):
         if not request.as_is:
             skip_hidden_image(image)

@@ -167,7 +167,7 @@ IMAGE_FORMATS = (
     ImageFormat("BMP", ("PIL.BmpImagePlugin", "BmpImageFile"), lambda start: start.startswith(b"BM")),
     ImageFormat(
         "TIFF",
-        ("PIL.TiffImagePlugin", "TiffImageFile"),
+        ("densenet_cli.images.tiff", "CheckedTiffImage"),
         lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     ),
     ImageFormat("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _has_brand(b"avif", b"avis")),
