@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from densenet_cli.errors import ImageTooLargeError
@@ -73,6 +75,17 @@ def run_length_bmp() -> bytes:
     return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + info + palette + data
 
 
+def tiff(pixels: np.ndarray, **options: str | None) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, **{"photometric": "minisblack", **options})
+    return file.getvalue()
+
+
+def tiff_planes(compression: str | None) -> bytes:
+    planes = np.moveaxis(np.asarray(large()).astype("u2") * 257, -1, 0)
+    return tiff(planes, photometric="rgb", planarconfig="separate", compression=compression)
+
+
 def large(mode: str = "RGB") -> Image.Image:
     return PILLOW_MODES[mode](photograph("coffee", SIZE))
 
@@ -89,6 +102,10 @@ SPECIAL_CASES: dict[str, Callable[[], bytes]] = {
     "PPM of 1000 levels": netpbm(b"P6", 3, ">u2", 1000),
     "BMP run-length encoded": run_length_bmp,
     "TIFF in one strip": lambda: encode(large(), "TIFF", compression="tiff_lzw", tiffinfo={278: SIZE[1]}),
+    "TIFF of 16-bit planes": lambda: tiff_planes(None),
+    "TIFF of compressed 16-bit planes": lambda: tiff_planes("deflate"),
+    "TIFF of unsigned 32-bit integers": lambda: tiff(np.arange(SIZE[0] * SIZE[1], dtype="u4").reshape(SIZE) * 3000),
+    "TIFF of 16 bits with 0 as white": lambda: tiff(np.zeros(SIZE, "u2"), photometric="miniswhite"),
     "GIF animation": lambda: animation("GIF", frames=2, size=SMALL),
     "WebP animation": lambda: animation("WEBP", frames=2, size=SIZE),
     "JPEG rotated": lambda: rotated(large(), 6),

@@ -2,9 +2,7 @@
 
 Pillow derives a raw mode from a TIFF's tags and unpacks the samples accordingly. For some combinations of bit depth,
 byte order, and planes, the raw mode does not fit the data, and the result is noise without an error. So the tags are
-read here a second time, and each page's raw mode is compared with them.
-
-This module imports Pillow. It is imported with the first TIFF.
+read here a second time, and each page's raw mode is compared with them. The module is imported with the first TIFF.
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ from densenet_cli.errors import UnreadableImageError
 
 INVALID_HEADER = "The image is damaged: invalid TIFF header."
 CAMERA_RAW = "Camera raw files are not supported: only their preview could be read."
-ONLY_A_PREVIEW = (
-    "The first image in the TIFF file is only a reduced preview or a mask, and the full image cannot be read."
-)
+ONLY_A_PREVIEW = "Only a reduced preview of the image in the TIFF file could be read."
 
 MAX_PAGES, MAX_SUB_PAGES, MAX_ENTRIES, MAX_VALUES = 64, 16, 512, 64
 """Limits of the search for the full image: pages, parts of a page, tags of a page, and values of a tag."""
@@ -58,8 +54,7 @@ COLOR_SPACES |= {YCBCR: "YCbCr", LAB: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32844
 UNCOMPRESSED = (1, 32771)
 COMMON_COMPRESSIONS = (*UNCOMPRESSED, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 OTHER_COMPRESSIONS = {33003: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA"}
-OTHER_COMPRESSIONS |= {34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP"}
-OTHER_COMPRESSIONS |= {50002: "JPEG XL", 52546: "JPEG XL"}
+OTHER_COMPRESSIONS |= {34933: "PNG", 34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 
 PLANAR_UNCOMPRESSED = {(RGB,), (RGB, 2), (CMYK,)}
 PLANAR_COMPRESSED = {(RGB,), (RGB, 1), (RGB, 2), (CMYK,), (YCBCR,)}
@@ -141,10 +136,8 @@ class Page(NamedTuple):
         """Describe the layout, for example "13 samples of 16 bits (floating-point, grayscale)"."""
         count = "1 sample" if self.samples == 1 else f"{self.samples} samples"
         bits = f"{self.bits} {'bit' if self.bits == 1 else 'bits'}" if self.bits else "different bit depths"
-        details = [
-            SAMPLE_FORMATS.get(self.sample_format, "different sample formats"),
-            COLOR_SPACES.get(self.color_space, "unknown color space"),
-        ]
+        sample_format = SAMPLE_FORMATS.get(self.sample_format, "different sample formats")
+        details = [sample_format, COLOR_SPACES.get(self.color_space, "unknown color space")]
         if self.has_planes:
             details.append("separate planes")
         if self.compression not in COMMON_COMPRESSIONS:
@@ -257,37 +250,16 @@ class CheckedTiffImage(TiffImageFile):
         self._match(page)
 
     def _match(self, page: Page) -> None:
-        """Compare how the current page is going to be unpacked with its tags."""
-        self.is_corrected = False
-        by_libtiff = self.tile[0].codec_name == "libtiff"
+        """Compare how the current page is going to be unpacked with its tags, and correct it."""
+        tiles: Any = self.tile
+        by_libtiff = tiles[0].codec_name == "libtiff"
         order = sys.byteorder if by_libtiff else "big" if self.tag_v2.prefix == b"MM" else "little"
-        if page.has_planes:
-            if not by_libtiff:
-                self._match_planes(page, order)
-        elif page.color_space != YCBCR:
-            raw_mode = _raw_mode(self.tile[0])
-            samples, bits, sample_format, unpacked_order = _unpacked_as(raw_mode)
-            is_swapped = bits in (16, 32) and unpacked_order != order
-            if (samples, bits, sample_format) != (page.samples, page.bits, page.sample_format) or (
-                is_swapped and raw_mode not in NATIVE_RAW_MODES
-            ):
-                raise _unsupported(page)
-            if is_swapped:
-                self._set_raw_modes([NATIVE_RAW_MODES[raw_mode]])
+        self.is_corrected = False
+        if page.color_space != YCBCR and not (by_libtiff and page.has_planes):  # which libtiff converts, or Pillow
+            raw_modes = {tile.args[0]: _correct_raw_mode(tile.args[0], page, order) for tile in tiles}
+            self.is_corrected = any(raw_mode != corrected for raw_mode, corrected in raw_modes.items())
+            self.tile = [tile._replace(args=(raw_modes[tile.args[0]], *tile.args[1:])) for tile in tiles]
         self._note_meaning(page)
-
-    def _match_planes(self, page: Page, order: str) -> None:
-        """Correct the raw modes of 16-bit planes, which Pillow takes for 8-bit ones."""
-        if page.bits == 16 and self.mode in ("RGB", "RGBA"):
-            suffix = ";16B" if order == "big" else ";16L"
-            self._set_raw_modes([_raw_mode(tile) + suffix for tile in self.tile])
-        elif page.bits != 8:
-            raise _unsupported(page)
-
-    def _set_raw_modes(self, raw_modes: list[str]) -> None:
-        pairs: Any = zip(self.tile, raw_modes, strict=True)
-        self.tile = [tile._replace(args=(raw_mode, *tile.args[1:])) for tile, raw_mode in pairs]
-        self.is_corrected = True
 
     def _note_meaning(self, page: Page) -> None:
         """Note for the conversion to 8 bits what the mode does not tell, and correct 8-bit color maps."""
@@ -344,8 +316,21 @@ def _is_unknown_layout(error: Exception) -> bool:
     return isinstance(error, LookupError) or isinstance(error.__cause__, LookupError) or str(error) in messages
 
 
-def _raw_mode(tile: Any) -> str:
-    return str(tile.args[0])
+def _correct_raw_mode(raw_mode: str, page: Page, order: str) -> str:
+    """Return the raw mode that unpacks a page's samples, which come in the byte order ``order``.
+
+    Pillow's own is wrong for compressed samples in the other byte order, and for uncompressed planes of 16 bits.
+    """
+    samples, bits, sample_format, unpacked_order = _unpacked_as(raw_mode)
+    expected = 1 if page.has_planes else page.samples, page.bits, page.sample_format
+    if page.has_planes and page.bits == 16 and raw_mode in ("R", "G", "B", "A"):
+        return f"{raw_mode};16{order[0].upper()}"
+    if (samples, bits, sample_format) == expected:
+        if bits not in (16, 32) or unpacked_order == order:
+            return raw_mode
+        if raw_mode in NATIVE_RAW_MODES:
+            return NATIVE_RAW_MODES[raw_mode]
+    raise _unsupported(page)
 
 
 def _unpacked_as(raw_mode: str) -> tuple[int, int, int, str]:
@@ -354,8 +339,7 @@ def _unpacked_as(raw_mode: str) -> tuple[int, int, int, str]:
     bits = "".join(character for character in layout if character.isdigit())
     sample_format = 3 if "F" in layout else 2 if "S" in layout else 1
     order = "big" if "B" in layout else sys.byteorder if "N" in layout else "little"
-    samples = 3 if base == "YCbCr" else len(base)
-    return samples, int(bits) if bits else 1 if base == "1" else 8, sample_format, order
+    return len(base), int(bits) if bits else 1 if base == "1" else 8, sample_format, order
 
 
 def _is_codec_available(compression: int) -> bool:
