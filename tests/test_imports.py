@@ -17,6 +17,7 @@ LAYERS = (
     {"engines", "images", "weights"},
     {"output"},
     {"http", "labels", "layers", "paths", "topology", "variants"},
+    {"textfiles"},
     {"text"},
     {"_types", "errors"},
 )

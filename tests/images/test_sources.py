@@ -68,6 +68,11 @@ class TestLists:
         expected = [b"a.jpg", b"sub/b c.jpg", b"caf\xe9.jpg", b"last"]
         assert [os.fsencode(name) for name in read_list(io.BytesIO(data))] == expected
 
+    def test_a_byte_order_mark_is_no_part_of_the_first_name(self):
+        for encoding in ("utf-8-sig", "utf-16"):
+            assert list(read_list(io.BytesIO("a.jpg\r\ncafé.jpg\r\n".encode(encoding)))) == ["a.jpg", "café.jpg"]
+        assert list(read_list(io.BytesIO(b"\xef\xbb\xbfa\0"), null=True)) == ["\ufeffa"]
+
     def test_nul_terminated(self):
         assert list(read_list(io.BytesIO(b"two\nlines.jpg\0\0b.jpg\r\0"), null=True)) == ["two\nlines.jpg", "b.jpg\r"]
 

@@ -20,6 +20,7 @@ from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadabl
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
 from densenet_cli.paths import is_url
 from densenet_cli.text import plural
+from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
@@ -136,22 +137,21 @@ def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
     """Yield the arguments in a binary stream, one per line or NUL-terminated string. Empty ones are ignored.
 
     Each argument is yielded as soon as it is complete, however slowly the others arrive.
+
+    Args:
+        file: the stream. Lines are text as in ``textfiles``; NUL-terminated strings are the bytes of paths.
+        null: whether NUL bytes instead of line ends separate the arguments.
     """
     _list_streams.add(file)
-    read = getattr(file, "read1", file.read)
-    separator = b"\0" if null else b"\n"
+    return filter(None, _read_null_terminated(file) if null else read_lines(file))
+
+
+def _read_null_terminated(file: IO[bytes]) -> Iterator[str]:
     rest = b""
-    while chunk := read(1 << 16):
-        *items, rest = (rest + chunk).split(separator)
-        for item in items:
-            yield from _decode_argument(item, null)
-    yield from _decode_argument(rest, null)
-
-
-def _decode_argument(item: bytes, null: bool) -> Iterator[str]:
-    item = item if null else item.removesuffix(b"\r")
-    if item:
-        yield os.fsdecode(item)
+    for chunk in read_chunks(file):
+        *items, rest = (rest + chunk).split(b"\0")
+        yield from map(os.fsdecode, items)
+    yield os.fsdecode(rest)
 
 
 def from_object(image: ImageInput | Source) -> Source:

@@ -1,0 +1,101 @@
+"""Text files from users: lists and tables, in UTF-8 or UTF-16, with any line endings.
+
+A byte order mark decides the encoding; without one, it is UTF-8. Lines end with LF, CR, or CRLF.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from densenet_cli._types import PathLike
+from densenet_cli.errors import UsageError
+from densenet_cli.text import to_unicode
+
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+CHUNK_SIZE = 1 << 16
+
+
+def read_text(path: PathLike) -> str:
+    r"""Return the text of a file, with ``\n`` as line ending.
+
+    Raises:
+        UsageError: If the file cannot be read or is not text.
+    """
+    name = to_unicode(str(path))
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read {name}: {error.strerror}.") from None
+    encoding, start = _find_encoding(data)
+    try:
+        text = data[start:].decode(encoding)
+    except UnicodeError:
+        raise UsageError(f"{name} is not {encoding.upper()} text. Save it as UTF-8.") from None
+    if "\0" in text:
+        raise UsageError(f"{name} contains null bytes, so it is not text. Save it as UTF-8.")
+    return re.sub(r"\r\n?", "\n", text)
+
+
+def read_lines(file: IO[bytes]) -> Iterator[str]:
+    """Yield the lines of a binary stream without their ends, each as soon as it is complete.
+
+    Bytes that are not UTF-8 become surrogate escapes, because paths can contain any bytes. Invalid UTF-16 becomes
+    U+FFFD.
+    """
+    rest = ""
+    ended_with_cr = False
+    for text in _decode(file):
+        if ended_with_cr and text[0] == "\n":
+            text = text[1:]
+        ended_with_cr = text.endswith("\r")
+        *lines, rest = re.split(r"\r\n?|\n", rest + text)
+        yield from lines
+    if rest:
+        yield rest
+
+
+def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a binary stream contains, as soon as it arrives."""
+    read = getattr(file, "read1", file.read)
+    while chunk := read(CHUNK_SIZE):
+        yield chunk
+
+
+def _decode(file: IO[bytes]) -> Iterator[str]:
+    """Yield pieces of text, none of them empty, as soon as they arrive."""
+    decoder: codecs.IncrementalDecoder | None = None
+    start = b""
+    for chunk in read_chunks(file):
+        if decoder is None:
+            start += chunk
+            if any(mark.startswith(start) and mark != start for mark in BYTE_ORDER_MARKS):
+                continue  # The stream may begin with a mark that has not arrived completely.
+            decoder, chunk = _create_decoder(start)
+        if text := decoder.decode(chunk):
+            yield text
+    if decoder is None:
+        decoder, start = _create_decoder(start)
+    else:
+        start = b""
+    if text := decoder.decode(start, final=True):
+        yield text
+
+
+def _create_decoder(start: bytes) -> tuple[codecs.IncrementalDecoder, bytes]:
+    """Return a decoder for a stream that begins with ``start``, and ``start`` without its byte order mark."""
+    encoding, length = _find_encoding(start)
+    errors = "surrogateescape" if encoding == "utf-8" else "replace"
+    return codecs.getincrementaldecoder(encoding)(errors), start[length:]
+
+
+def _find_encoding(data: bytes) -> tuple[str, int]:
+    """Return the encoding of data and the length of its byte order mark."""
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return encoding, len(mark)
+    return "utf-8", 0
