@@ -138,9 +138,6 @@ def test_a_subset_of_imagenet_keeps_its_indices():
 
 
 def test_custom_labels():
-    digits = resolver("3", "1", "2")
-    assert digits.candidates("3") == [0]  # a name takes precedence over an index
-    assert digits.candidates("0") == [0]
     assert resolver("Cat", "cat").resolve_all(["cat", "Cat"], "x") == {"cat": 1, "Cat": 0}
     with pytest.raises(UsageError, match="'CAT' matches"):
         resolver("Cat", "cat").resolve_all(["CAT"], "x")
@@ -151,10 +148,47 @@ def test_custom_labels():
         assert resolver("a", "b").candidates(hostile) == []
 
 
+def test_positions_are_not_used_if_the_model_has_names():
+    digits = resolver("1", "2", "3")
+    assert digits.resolve_all(["3", "1"], "x") == {"3": 2, "1": 0}
+    assert digits.candidates("0") == digits.candidates("02") == []
+    with pytest.raises(UsageError, match=r"1 of 2 .*'0'.*Positions are used only"):
+        digits.resolve_all(["0", "1"], "class folders in val")
+    with pytest.raises(UsageError, match=r"'02'.*'2'"):
+        digits.resolve("02")
+    assert resolver("cat", "dog").candidates("1") == []
+
+
+def test_indices_of_labels_that_are_not_imagenets_are_not_used():
+    own_order = ClassResolver((ClassLabel(0, "n02124075", "Egyptian cat"), ClassLabel(1, "n01440764", "tench")))
+    assert own_order.candidates("0") == own_order.candidates("285") == []
+    assert own_order.candidates("n02124075") == [0]
+
+
+def test_an_integer_is_an_index():
+    assert resolver("2", "1").resolve(1) == 1
+    assert ClassResolver(imagenet()[280:]).resolve(285) == 5
+    with pytest.raises(UsageError, match="9"):
+        resolver("2", "1").resolve(9)
+
+
+@pytest.mark.parametrize(
+    ("names", "rules"),
+    [(["285", "egyptian_cat"], "index.*name"), (["n02124075", "285"], "WordNet.*index"), (["1", "tench", "01"], "pad")],
+)
+def test_two_names_for_one_class_by_different_rules_are_an_error(names, rules):
+    with pytest.raises(UsageError, match=rules) as raised:
+        IMAGENET.resolve_all(names, "class folders in val")
+    assert repr(names[0]) in str(raised.value) and repr(names[-1]) in str(raised.value)
+    assert IMAGENET.resolve_all(["sea_lion", "Sea lion"], "x") == {"sea_lion": 150, "Sea lion": 150}
+
+
 def test_unknown_names_are_listed():
     with pytest.raises(UsageError) as raised:
         resolver("cat", "dog").resolve_all(["cat", "cow", "bad\udcff"], "class folders in val")
     message = str(raised.value)
+    with pytest.raises(UsageError, match=r"'cta' \(did you mean 'cat'\?\), 'xyz'"):
+        resolver("cat", "dog").resolve_all(["cta", "xyz"], "labels in a.csv")
     assert message.startswith("2 of 3 class folders in val")
     assert "only 2" in message
     assert "'cow'" in message and r"'bad\udcff'" in message

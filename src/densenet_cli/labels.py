@@ -14,6 +14,9 @@ IMAGENET_FILE = Path(__file__).parent / "data" / "imagenet.tsv"
 MAX_LISTED = 5
 """Names that one message lists."""
 
+MAX_DIGITS = 9
+"""Digits of an index. Leading zeros count."""
+
 AMBIGUOUS_NAMES = {"crane": ("n02012849", "n03126707"), "maillot": ("n03710637", "n03710721")}
 """Names that the label tables of Keras and timm give to two ImageNet classes.
 
@@ -104,13 +107,18 @@ class ClassResolver:
     """Resolve class names to positions in the head.
 
     A name is a WordNet ID, a readable name, or an index, tried in this order. Underscores in a readable name stand
-    for spaces, and case is ignored unless two classes differ only in case.
+    for spaces, and case and the Unicode normalization form are ignored unless two classes differ only in them.
+
+    Indices are accepted if the model has no names, or ImageNet's labels, whose numbers are published. They are not
+    accepted otherwise, because the position of a name in a list is not part of the name: of the classes "1" and "2",
+    a folder "0" means neither.
     """
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._ids = {label.id.casefold(): position for position, label in enumerate(labels) if label.id}
-        self._indices = {str(label.index): position for position, label in enumerate(labels)}
+        self._indices = {label.index: position for position, label in enumerate(labels)}
+        self._has_indices = labels == placeholders(len(labels)) or _are_imagenet(labels)
         self._names: dict[str, list[int]] = {}
         self._normalized: dict[str, list[int]] = {}
         for position, label in enumerate(labels):
@@ -123,25 +131,35 @@ class ClassResolver:
 
     def candidates(self, name: str) -> list[int]:
         """Return the positions that ``name`` matches: none, one, or several if it is ambiguous."""
-        if (position := self._ids.get(name.casefold())) is not None:
-            return [position]
-        if positions := self._names.get(name) or self._normalized.get(_normalize(name)):
-            return positions
-        position = self._indices.get(name.lstrip("0") or name[:1])
-        return [] if position is None else [position]
+        return self._match(name)[0]
 
-    def resolve(self, name: str) -> int:
-        """Return the position of the class ``name``.
+    def _match(self, name: str) -> tuple[list[int], str]:
+        """Return the positions that ``name`` matches, and by what."""
+        if (position := self._ids.get(name.casefold())) is not None:
+            return [position], "WordNet ID"
+        if positions := self._names.get(name) or self._normalized.get(_normalize(name)):
+            return positions, "name"
+        if self._has_indices and name.isascii() and name.isdecimal() and len(name) <= MAX_DIGITS:
+            position = self._indices.get(int(name))
+            return [] if position is None else [position], "index" if str(int(name)) == name else "zero-padded index"
+        return [], ""
+
+    def resolve(self, name: str | int) -> int:
+        """Return the position of the class ``name``. An integer is an index, whatever the names are.
 
         Raises:
             UsageError: No class or more than one class matches.
         """
+        if isinstance(name, int):
+            if name not in self._indices:
+                raise UsageError(f"The model has no class with the index {name}.")
+            return self._indices[name]
         positions = self.candidates(name)
         if not positions:
             if similar := self._similar(name):
                 hint = f"Did you mean {' or '.join(map(repr, similar))}?"
             else:
-                hint = f"Use a WordNet ID, label, or index. The classes are {self._list_classes()}."
+                hint = f"{self._describe_names()} The classes are {self._list_classes()}."
             raise UsageError(f"The model has no class {name!r}. {hint}")
         self._check_unambiguous(name, positions)
         return positions[0]
@@ -154,23 +172,49 @@ class ClassResolver:
             description: What the names are, for messages, such as "class folders in val".
 
         Raises:
-            UsageError: A name matches no class or more than one class.
+            UsageError: A name matches no class or more than one class, or two names match one class by different
+                rules, such as its name and its index.
         """
-        candidates = {name: self.candidates(name) for name in names}
-        if unknown := [name for name, positions in candidates.items() if not positions]:
-            size = f", which has only {len(self._labels):,}" if len(candidates) > len(self._labels) else ""
+        matches = {name: self._match(name) for name in names}
+        if unknown := [name for name, (positions, _) in matches.items() if not positions]:
+            size = f", which has only {len(self._labels):,}" if len(matches) > len(self._labels) else ""
             raise UsageError(
-                f"{len(unknown):,} of {len(candidates):,} {description} match no class of the model{size}: "
-                f"{_join(unknown)}. Use WordNet IDs, labels, or indices. The classes are {self._list_classes()}."
+                f"{len(unknown):,} of {len(matches):,} {description} match no class of the model{size}: "
+                f"{self._list_unknown(unknown)}. {self._describe_names()} The classes are {self._list_classes()}."
             )
-        for name, positions in candidates.items():
+        names_by_position: dict[int, tuple[str, str]] = {}
+        for name, (positions, rule) in matches.items():
             self._check_unambiguous(name, positions)
-        return {name: positions[0] for name, positions in candidates.items()}
+            other, other_rule = names_by_position.setdefault(positions[0], (name, rule))
+            if rule != other_rule:
+                label = _describe(self._labels[positions[0]])
+                raise UsageError(
+                    f"Two of the {description} match {label}: {other!r} by its {other_rule} and {name!r} by its "
+                    f"{rule}. Rename or merge them."
+                )
+        return {name: positions[0] for name, (positions, _) in matches.items()}
 
     def _check_unambiguous(self, name: str, positions: list[int]) -> None:
         if len(positions) > 1:
             choices = " and ".join(_describe(self._labels[position]) for position in positions)
-            raise UsageError(f"{name!r} matches {choices}. Use a WordNet ID or an index.")
+            hint = f" {self._describe_names()}" if self._ids or self._has_indices else ""
+            raise UsageError(f"{name!r} matches {choices}.{hint}")
+
+    def _describe_names(self) -> str:
+        """Return what a class can be named by, as a sentence."""
+        if not self._has_indices:
+            ids = "WordNet IDs or " if self._ids else ""
+            return f"Use {ids}labels. Positions are used only for models without labels."
+        return f"Use {'WordNet IDs, labels,' if self._ids else 'labels'} or indices."
+
+    def _list_unknown(self, names: list[str]) -> str:
+        """Return the names, each with the label that resembles it most."""
+        listed = []
+        for name in names[:MAX_LISTED]:
+            similar = self._similar(name)[:1]
+            listed.append(f"{name!r} (did you mean {similar[0]!r}?)" if similar else repr(name))
+        more = f", and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+        return ", ".join(listed) + more
 
     def _similar(self, name: str) -> list[str]:
         """Return up to ``MAX_LISTED`` labels that resemble or contain ``name``, else WordNet IDs that resemble it."""
@@ -188,10 +232,17 @@ class ClassResolver:
         return _join([label.name for label in self._labels])
 
 
+def _are_imagenet(labels: Labels) -> bool:
+    """Return whether each label has the index and the ID of an ImageNet class."""
+    table = imagenet()
+    return all(0 <= label.index < len(table) and table[label.index].id == label.id for label in labels)
+
+
 def _normalize(name: str) -> str:
     import unicodedata
 
-    return unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
+    folded = unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
+    return unicodedata.normalize("NFC", folded)
 
 
 def _join(names: list[str]) -> str:

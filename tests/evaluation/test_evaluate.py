@@ -28,7 +28,7 @@ from tests.support.command import densenet, restore_sigint
 from tests.support.networks import TINY, probabilities_of, random_arrays
 
 LABELS = ("ant", "Bee", "sea cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
-TARGETS = {"sea_cow": 2, "ELK": 4, "6": 6, "hen": 7}
+TARGETS = {"sea_cow": 2, "ELK": 4, "gnu": 6, "hen": 7}
 """Class folder -> position of its class."""
 
 
@@ -141,7 +141,7 @@ def test_csv(weights, images, tmp_path, expected):
             [("Label", "note", "PATH"), *((LABELS[t], "x", p) for p, t in zip(paths, targets, strict=True))]
         )
     relative = tmp_path / "relative.csv"
-    lines = [f"{os.path.relpath(p, images)},{t}\n" for p, t in zip(paths, targets, strict=True)]
+    lines = [f"{os.path.relpath(p, images)},{LABELS[t]}\n" for p, t in zip(paths, targets, strict=True)]
     relative.write_text("path,label\n\n" + "".join(lines))
     beside = images.parent / "beside.csv"
     beside.write_text("path,label\n" + "".join(f"val/{line}" for line in lines))
@@ -229,6 +229,24 @@ def test_one_class(weights, tmp_path):
     rejected = densenet("evaluate", tmp_path / "val", "--weights", weights, "--restrict")
     assert rejected.status == 2
     assert "--restrict" in rejected.err
+
+
+def test_positions_are_not_used_for_a_model_with_names(images, tmp_path):
+    names = ("1", "2", "3", *"abcdefg")
+    weights = write_model(tmp_path / "m.safetensors", tuple(ClassLabel(n, None, name) for n, name in enumerate(names)))
+    for folders in (("0", "1"), ("02", "1")):
+        root = tmp_path / folders[0]
+        for name in folders:
+            (root / name).mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(root / name / "1.png")
+        result = densenet("evaluate", root, "--weights", weights)
+        assert (result.status, result.out) == (2, "")
+        assert repr(folders[0]) in result.err
+    image = tmp_path / "0" / "1" / "1.png"
+    explained = densenet("explain", image, "--class", "02", "--format", "json", "--weights", weights)
+    assert (explained.status, explained.out) == (2, "")
+    assert "'2'" in explained.err
+    assert densenet("explain", image, "--class", "2", "--format", "json", "--weights", weights).status == 0
 
 
 def test_unsuitable_folders(weights, images, tmp_path):

@@ -177,7 +177,7 @@ class Explainer:
         self._positions: list[int] | None = None
         if classes is not None:
             resolver = ClassResolver(labels)
-            self._positions = list(dict.fromkeys(resolver.resolve(str(name)) for name in classes))
+            self._positions = list(dict.fromkeys(map(resolver.resolve, classes)))
 
     def __call__(self, result: Result[Any]) -> Explanation:
         """Explain one result."""
