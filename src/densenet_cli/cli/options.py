@@ -199,17 +199,11 @@ def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
     """Return the settings that the model's outputs depend on, as JSON types."""
     from densenet_cli.weights.file_identity import file_md5
 
-    preprocessing = classifier.preprocessing
     return {
         "model": classifier.model,
         "weights_md5": file_md5(classifier.weights),
         "engine": engine,
-        "preprocess": preprocessing.mode,
-        "input_size": preprocessing.input_size,
-        "exact": preprocessing.exact,
-        "ten_crop": preprocessing.ten_crop,
-        "truncated": preprocessing.truncated,
-        "bit_depth": preprocessing.bit_depth,
+        **classifier.preprocessing.to_dict(),
     }
 
 

@@ -138,18 +138,10 @@ class MetricsAccumulator:
             failed = f": all {len(self.failures):,} images failed" if self.failures else ""
             raise DensenetError(f"No images to evaluate{failed}.")
         correct = sum(count for (target, predicted), count in self._confusion.items() if target == predicted)
-        preprocessing = classifier.preprocessing
         return EvaluationReport(
             model=classifier.model,
             labels=classifier.labels,
-            settings={
-                "preprocess": preprocessing.mode,
-                "input_size": preprocessing.input_size,
-                "exact": preprocessing.exact,
-                "ten_crop": preprocessing.ten_crop,
-                "truncated": preprocessing.truncated,
-                "bit_depth": preprocessing.bit_depth,
-            },
+            settings=classifier.preprocessing.to_dict(),
             competing_classes=len(classifier.labels if restrict_to is None else restrict_to),
             images=self.images,
             failures=tuple(self.failures),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import UsageError
 
@@ -75,6 +75,11 @@ class Preprocessing:
             raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":
             raise UsageError(f"`ten_crop` requires `preprocess` crop, not {self.mode}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types, under the names of the parameters of ``Classifier``."""
+        fields = asdict(self)
+        return {"preprocess": fields.pop("mode"), **fields}
 
     @property
     def crops(self) -> int:
