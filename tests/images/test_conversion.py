@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -293,3 +294,18 @@ def test_first_frame_of_an_animation_is_used(format):
     pixels = load_pixels(animation(format))[0].astype(int)
     first = load_pixels(photograph("chelsea", (120, 80)))[0]
     assert np.abs(pixels - first).mean() < 6
+
+
+@pytest.mark.parametrize("format", ["BMP", "TGA"])
+def test_an_alpha_channel_of_zeros_is_ignored(format):
+    """Programs that write 32 bits per pixel without transparency leave the fourth byte at 0."""
+    layer = photograph("coffee", (40, 40)).convert("RGBA")
+    layer.putalpha(0)
+    if format == "TGA":
+        data = encode(layer, "TGA")
+    else:
+        pixels = np.asarray(layer)[::-1, :, [2, 1, 0, 3]].tobytes()
+        masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+        header = struct.pack("<IiiHHIIiiII", 56, 40, 40, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+        data = b"BM" + struct.pack("<IHHI", 70 + len(pixels), 0, 0, 70) + header + pixels
+    assert np.array_equal(rgb(data), np.asarray(layer)[..., :3])

@@ -16,7 +16,7 @@ from PIL import Image
 from densenet_cli.errors import ImageError, UnreadableImageError
 from densenet_cli.images.decoding import decode
 from densenet_cli.images.sources import Source
-from densenet_cli.images.tiff import CAMERA_RAW, ONLY_A_PREVIEW
+from densenet_cli.images.tiff import ONLY_A_PREVIEW
 from tests.support.images import load_error, load_pixels, photograph
 
 SIZE = (40, 27)
@@ -238,6 +238,7 @@ def raw_like(*pages: dict[str, Any], **common: Any) -> bytes:
     return file.getvalue()
 
 
+CAMERA_RAW = "Camera raw files are not supported: only their preview could be read."
 SENSOR = {"photometric": 32803, "extratags": [(33421, 3, 2, (2, 2), True), (33422, 1, 4, (0, 1, 1, 2), True)]}
 
 

@@ -58,6 +58,8 @@ def to_rgb(image: Image, bit_depth: str = "auto", notes: set[str] | None = None)
     profile = color.find_converter(image)
     if image.mode in DEEP_MODES:
         image = to_8_bit(image, bit_depth, notes)
+    if _has_unused_alpha(image):
+        image = image.convert("RGB")
     if is_transparent(image):
         return _on_white(image, profile)
     if profile:
@@ -72,6 +74,14 @@ def is_transparent(image: Image) -> bool:
     if image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
         return True
     return image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+
+
+def _has_unused_alpha(image: Image) -> bool:
+    """Return whether every pixel would be transparent in a format whose alpha channel often holds only zeros."""
+    if image.format not in ("BMP", "TGA") or image.mode != "RGBA":
+        return False
+    extrema: Any = image.getextrema()
+    return bool(extrema[3] == (0, 0))
 
 
 def _on_white(image: Image, profile: color.ProfileConverter | None) -> Image:

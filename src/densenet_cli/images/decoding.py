@@ -5,6 +5,7 @@ Pillow and numpy are imported with the first image, so that this can happen whil
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.images import memory
 from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
-from densenet_cli.images.formats import JPEG, identify_format, skip_hidden_image
+from densenet_cli.images.formats import JPEG, identify_format
 from densenet_cli.images.memory import UNLIMITED, DecodeBudget
 from densenet_cli.images.pillow_setup import configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
-from densenet_cli.images.reading import EncodedImage, load_truncated, open_source
+from densenet_cli.images.reading import EncodedImage, load_truncated, open_source, skip_hidden_image
 from densenet_cli.images.sources import Source
 
 if TYPE_CHECKING:
@@ -44,15 +45,14 @@ INVALID_HEADER = "The image is damaged: invalid header."
 
 MESSAGES = {
     "MemoryError": "Not enough memory to decode the image.",
-    "RecursionError": INVALID_HEADER,
-    "KeyError": INVALID_HEADER,
-    "IndexError": INVALID_HEADER,
-    "TypeError": INVALID_HEADER,
-    "AttributeError": INVALID_HEADER,
-    "AssertionError": INVALID_HEADER,
-    "error": INVALID_HEADER,  # struct.error
+    **dict.fromkeys(("RecursionError", "KeyError", "IndexError", "TypeError", "AttributeError"), INVALID_HEADER),
+    **dict.fromkeys(("AssertionError", "error"), INVALID_HEADER),  # struct.error
 }
 """Exception name -> message, for exceptions of decoders whose own message says nothing about the image."""
+
+
+UNSUPPORTED_MESSAGE = re.compile("unsupported|not( yet)? supported|cannot handle", re.IGNORECASE)
+"""What decoders say about intact images that they cannot decode."""
 
 
 class Loaded(NamedTuple):
@@ -148,7 +148,8 @@ def _describe_error(error: Exception) -> str:
         message = f"{message[:MAX_MESSAGE_LENGTH]}..."
     if isinstance(error, ImportError):
         return f"Cannot import Pillow: {message.rstrip('.')}."
-    return f"The image is damaged: {message.rstrip('.') or name}."
+    verdict = "of an unsupported kind" if UNSUPPORTED_MESSAGE.search(message) else "damaged"
+    return f"The image is {verdict}: {message.rstrip('.') or name}."
 
 
 @dataclass(frozen=True)

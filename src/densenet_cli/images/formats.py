@@ -13,19 +13,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from densenet_cli.errors import UnreadableImageError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
-    from PIL.JpegImagePlugin import JpegImageFile
 
     from densenet_cli._types import Size
 
-SIGNATURE_BYTES = 32
+SIGNATURE_BYTES = 512
 
+AVIF = b"avif", b"avis"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -56,6 +55,8 @@ class ImageFormat(NamedTuple):
             raise UnreadableImageError(
                 "HEIC images require the pillow-heif package (pip install pillow-heif)."
             ) from None
+        if self.name == "JPEG2000":
+            _check_jpeg2000(stream)
         image: ImageFile = getattr(module, self.plugin[1])(stream)
         _scale_transparent_color(image)
         return image
@@ -73,30 +74,111 @@ def identify_format(stream: IO[bytes]) -> ImageFormat:
     for image_format in IMAGE_FORMATS:
         if image_format.matches(start):
             return image_format
-    for signature, kind in UNSUPPORTED.items():
-        if start.startswith(signature):
-            raise UnreadableImageError(f"{kind} are not supported. Convert the file to PNG or JPEG.")
+    for kind, offset, *signatures in UNSUPPORTED:
+        if start.startswith(tuple(signatures), offset):
+            raise unsupported(kind)
+    if text_kind := _identify_text(start):
+        raise unsupported(text_kind)
     raise UnreadableImageError(
         f"The file is not an image in a supported format ({', '.join(known.name for known in IMAGE_FORMATS)})."
     )
 
 
-UNSUPPORTED = {
-    b"%!PS": "PostScript files",
-    b"\xc5\xd0\xd3\xc6": "PostScript files",
-    b"%PDF": "PDF documents",
-    b"8BPS": "Photoshop files",
-    b"<svg": "SVG drawings",
-    b"<?xml": "XML files",
-    b"<!DOCTYPE": "Web pages",
-    b"<html": "Web pages",
-    b"\x1a\x45\xdf\xa3": "Videos",
+def unsupported(kind: str) -> UnreadableImageError:
+    """Return the error for a kind of file that is not supported."""
+    return UnreadableImageError(f"{kind} are not supported{ADVICE.get(kind, '. Convert the file to PNG or JPEG.')}")
+
+
+UNSUPPORTED = (
+    ("PostScript files", 0, b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    ("PDF documents", 0, b"%PDF"),
+    ("Photoshop files", 0, b"8BPS"),
+    ("GIMP files", 0, b"gimp xcf"),
+    ("DICOM files", 128, b"DICM"),
+    ("JPEG XL images", 0, b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ("JPEG-LS images", 0, b"\xff\xd8\xff\xf7"),
+    ("JPEG XR images", 0, b"II\xbc"),
+    ("QOI images", 0, b"qoif"),
+    ("OpenEXR images", 0, b"v/1\x01"),
+    ("Radiance HDR images", 0, b"#?RADIANCE", b"#?RGBE"),
+    ("DDS textures", 0, b"DDS "),
+    ("PAM and color PFM images", 0, b"P7\n", b"PF\n"),
+    ("DjVu documents", 0, b"AT&TFORM"),
+    ("FITS files", 0, b"SIMPLE  ="),
+    ("HDF5 files", 0, b"\x89HDF"),
+    ("NumPy arrays", 0, b"\x93NUMPY"),
+    ("Camera raw files", 0, b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM"),
+    ("Camera raw files", 4, b"ftypcrx "),
+    ("Camera raw files", 6, b"HEAPCCDR"),
+    ("Camera raw files", 8, b"CR\2\0", b"IIII", b"MMMM"),
+    ("Videos", 0, b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11"),
+    ("Videos", 4, b"ftyp", b"moov", b"mdat", b"wide"),
+    ("Videos", 8, b"AVI "),
+    ("Archives", 0, b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\7", b"BZh"),
+    ("Archives", 0, b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"),
+    ("Archives", 257, b"ustar"),
+)
+"""Files that people take for images: name in the error message, offset, and signatures."""
+
+TEXTS = (
+    ("Git LFS pointers", b"version https://git-lfs"),
+    ("SVG drawings", b"<svg", b"<!doctype svg"),
+    ("Web pages", b"<!doctype html", b"<html", b"<head", b"<body", b"<script"),
+    ("XML files", b"<?xml", b"<!doctype"),
+    ("JSON files", b"{", b"["),
+)
+"""Names of text files, and how they begin in lower case, without white space and a byte order mark."""
+
+ADVICE = {
+    "Camera raw files": ": only their preview could be read.",
+    "Archives": ". Extract the images.",
+    "Videos": ". Extract frames as PNG or JPEG.",
+    "Git LFS pointers": ". Run git lfs pull to download the image.",
+    "Web pages": ". The file may be the error message of a download.",
+    "XML files": ".",
+    "JSON files": ".",
 }
-"""Signatures of files that people take for images, to name them in the error message."""
+
+
+def _identify_text(start: bytes) -> str | None:
+    """Return the kind of a text file, UTF-8 or UTF-16, by how it begins, or None."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
+        start = start[2:].replace(b"\0", b"")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"\0" in text:
+        return None
+    if text.startswith((b"<?xml", b"<!--")):  # what follows tells more
+        text = next((tag for tag in (b"<svg", b"<html") if tag in text), b"<?xml")
+    return next((kind for kind, *signatures in TEXTS if text.startswith(tuple(signatures))), None)
 
 
 def _has_brand(*brands: bytes) -> Callable[[bytes], bool]:
     return lambda start: start[4:8] == b"ftyp" and start[8:12] in brands
+
+
+def _is_avif(start: bytes) -> bool:
+    """Return whether the main brand is AVIF's, or a general one and AVIF's is among the compatible brands."""
+    brands = start[8 : int.from_bytes(start[:4], "big")]
+    return start[4:8] == b"ftyp" and (
+        brands[:4] in AVIF or (brands[:4] in (b"mif1", b"msf1") and any(b in brands for b in AVIF))
+    )
+
+
+def _is_jpeg(start: bytes) -> bool:
+    return start.startswith(b"\xff\xd8\xff") and start[3:4] != b"\xf7"  # JPEG-LS
+
+
+def _is_tiff(start: bytes) -> bool:
+    """Check that the file is not one of the camera raw formats that begin like a TIFF."""
+    return start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and start[8:12] not in (
+        b"CR\2\0",
+        b"IIII",
+        b"MMMM",
+    )
+
+
+def _is_ppm(start: bytes) -> bool:
+    return start[:1] == b"P" and start[1:2] in b"123456f" and start[2:3] in b" \t\r\n#"
 
 
 def _is_webp(start: bytes) -> bool:
@@ -158,7 +240,7 @@ def read_icon_size(stream: IO[bytes]) -> Size:
     return width, height
 
 
-JPEG = ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), lambda start: start.startswith(b"\xff\xd8\xff"))
+JPEG = ImageFormat("JPEG", ("PIL.JpegImagePlugin", "JpegImageFile"), _is_jpeg)
 IMAGE_FORMATS = (
     JPEG,
     ImageFormat("PNG", ("PIL.PngImagePlugin", "PngImageFile"), lambda start: start.startswith(PNG_SIGNATURE)),
@@ -168,9 +250,9 @@ IMAGE_FORMATS = (
     ImageFormat(
         "TIFF",
         ("densenet_cli.images.tiff", "CheckedTiffImage"),
-        lambda start: start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+        _is_tiff,
     ),
-    ImageFormat("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _has_brand(b"avif", b"avis")),
+    ImageFormat("AVIF", ("PIL.AvifImagePlugin", "AvifImageFile"), _is_avif),
     ImageFormat(
         "HEIF",
         ("pillow_heif", "HeifImageFile"),
@@ -181,46 +263,12 @@ IMAGE_FORMATS = (
         ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
         lambda start: start.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
     ),
-    ImageFormat(
-        "PPM", ("PIL.PpmImagePlugin", "PpmImageFile"), lambda start: start[:1] == b"P" and start[1:2] in b"123456f"
-    ),
+    ImageFormat("PPM", ("PIL.PpmImagePlugin", "PpmImageFile"), _is_ppm),
     ImageFormat(
         "ICO", ("PIL.IcoImagePlugin", "IcoImageFile"), lambda start: start.startswith(b"\0\0\1\0"), read_icon_size
     ),
     ImageFormat("TGA", ("PIL.TgaImagePlugin", "TgaImageFile"), _is_tga),
 )
-
-
-def skip_hidden_image(image: Image) -> None:
-    """Move an animated PNG whose default image is not part of the animation to its first frame.
-
-    Viewers show that image only if they do not know APNG.
-    """
-    if image.format != "PNG" or not getattr(image, "default_image", False):
-        return
-    from PIL import Image as pillow
-
-    opened: Any = image
-    opened.seek(1)
-    # Pillow would draw the frame over the default image, but it belongs on an empty canvas.
-    opened._prev_im = None
-    opened.im = pillow.new(image.mode, image.size, 0).im
-
-
-def has_single_scan(image: JpegImageFile) -> bool:
-    """Return whether a freshly opened JPEG is decoded row by row.
-
-    Otherwise (progressive, or one scan per channel) libjpeg holds the coefficients of the whole image.
-    """
-    if "progressive" in image.info or "progression" in image.info or image.fp is None:
-        return False
-    # Pillow stops after the header of the first scan, which begins with its length and the number of its channels.
-    end = image.fp.tell()
-    length = 6 + 2 * image.layers
-    image.fp.seek(end - length)
-    header = image.fp.read(3)
-    image.fp.seek(end)
-    return header == struct.pack(">HB", length, image.layers)
 
 
 class Jpeg2000Codestream(NamedTuple):
@@ -229,11 +277,13 @@ class Jpeg2000Codestream(NamedTuple):
     Attributes:
         size: Width and height. The header of the enclosing file may contradict them.
         components: Number of channels.
+        bits: Largest number of bits per sample.
         min_block_pixels: Size of the smallest code block. Every block has a fixed memory cost.
     """
 
     size: Size
     components: int
+    bits: int
     min_block_pixels: int
 
 
@@ -241,20 +291,29 @@ def read_jpeg2000_codestream(stream: IO[bytes]) -> Jpeg2000Codestream:
     """Parse the main header of the codestream in a JPEG 2000 file."""
     _seek_codestream(stream)
     size = (0, 0)
-    components, min_block = 0, 64 * 64
+    components, bits, min_block = 0, 0, 64 * 64
     while (marker := stream.read(2)) not in (b"\xff\x90", b"\xff\xd9", b""):  # first tile, or end
         (length,) = struct.unpack(">H", stream.read(2))
         body = stream.read(length - 2)
         if marker == b"\xff\x51":  # SIZ: image size
             right, bottom, left, top = struct.unpack_from(">IIII", body, 2)
             (components,) = struct.unpack_from(">H", body, 34)
+            bits = max((depth & 127) + 1 for depth in body[36 : 36 + 3 * components : 3])
             size = right - left, bottom - top
         elif marker == b"\xff\x52":  # COD: default coding style
             min_block = min(min_block, _min_block_pixels(body[5:], bool(body[0] & 1)))
         elif marker == b"\xff\x53":  # COC: coding style of one channel
             start = 1 if components < 257 else 2
             min_block = min(min_block, _min_block_pixels(body[start + 1 :], bool(body[start] & 1)))
-    return Jpeg2000Codestream(size, components, min_block)
+    return Jpeg2000Codestream(size, components, bits, min_block)
+
+
+def _check_jpeg2000(stream: IO[bytes]) -> None:
+    """Refuse colors of more than 8 bits, whose brightest values Pillow turns into 0, and more than four channels."""
+    codestream = read_jpeg2000_codestream(stream)
+    stream.seek(0)
+    if codestream.components > 4 or (codestream.components > 1 and codestream.bits > 8):
+        raise unsupported(f"JPEG 2000 images with {codestream.components} channels of {codestream.bits} bits")
 
 
 def _min_block_pixels(parameters: bytes, has_precincts: bool) -> int:

@@ -6,6 +6,7 @@ and rounded up. ``tests/images/test_memory.py`` measures them again.
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 from collections import deque
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from densenet_cli.errors import ImageTooLargeError
 from densenet_cli.images import color
 from densenet_cli.images.conversion import DEEP_MODES, SIXTEEN_BIT_MODES, exif_orientation, is_transparent
-from densenet_cli.images.formats import has_single_scan, read_jpeg2000_codestream
+from densenet_cli.images.formats import read_jpeg2000_codestream
 from densenet_cli.images.preprocessing import WORKSPACE_PIXELS, resized_size
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _decoder_bytes(image: Image, full_size: Size, encoded_bytes: int) -> int:
             return decoded
         case "JPEG":
             return decoded + _jpeg_coefficient_bytes(opened, full_size)
-        case "PNG" if getattr(image, "default_image", False):  # see formats.skip_hidden_image
+        case "PNG" if getattr(image, "default_image", False):  # see reading.skip_hidden_image
             return 2 * decoded
         case "TIFF":
             return decoded + _tiff_buffer_bytes(opened, encoded_bytes)
@@ -204,6 +205,22 @@ def _jpeg_coefficient_bytes(image: JpegImageFile, full_size: Size) -> int:
     max_vertical = max(vertical for _, _, vertical, _ in image.layer)
     factors = sum(horizontal * vertical for _, horizontal, vertical, _ in image.layer)
     return int(2 * (factors / (max_horizontal * max_vertical)) * full_size[0] * full_size[1])
+
+
+def has_single_scan(image: JpegImageFile) -> bool:
+    """Return whether a freshly opened JPEG is decoded row by row.
+
+    Otherwise (progressive, or one scan per channel) libjpeg holds the coefficients of the whole image.
+    """
+    if "progressive" in image.info or "progression" in image.info or image.fp is None:
+        return False
+    # Pillow stops after the header of the first scan, which begins with its length and the number of its channels.
+    end = image.fp.tell()
+    length = 6 + 2 * image.layers
+    image.fp.seek(end - length)
+    header = image.fp.read(3)
+    image.fp.seek(end)
+    return header == struct.pack(">HB", length, image.layers)
 
 
 def _tiff_buffer_bytes(image: TiffImageFile, encoded_bytes: int) -> int:

@@ -169,3 +169,19 @@ def _load_with_end(image: Image, end: bytes) -> tuple[Image, bytes]:
     for top in range(0, image.height, ROWS):
         digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
     return image, digest.digest()
+
+
+def skip_hidden_image(image: Image) -> None:
+    """Move an animated PNG whose default image is not part of the animation to its first frame.
+
+    Viewers show that image only if they do not know APNG.
+    """
+    if image.format != "PNG" or not getattr(image, "default_image", False):
+        return
+    from PIL import Image as pillow
+
+    opened: Any = image
+    opened.seek(1)
+    # Pillow would draw the frame over the default image, but it belongs on an empty canvas.
+    opened._prev_im = None
+    opened.im = pillow.new(image.mode, image.size, 0).im

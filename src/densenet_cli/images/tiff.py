@@ -17,9 +17,9 @@ from PIL import ImagePalette, _imaging
 from PIL.TiffImagePlugin import TiffImageFile
 
 from densenet_cli.errors import UnreadableImageError
+from densenet_cli.images.formats import unsupported
 
 INVALID_HEADER = "The image is damaged: invalid TIFF header."
-CAMERA_RAW = "Camera raw files are not supported: only their preview could be read."
 ONLY_A_PREVIEW = "Only a reduced preview of the image in the TIFF file could be read."
 
 MAX_PAGES, MAX_SUB_PAGES, MAX_ENTRIES, MAX_VALUES = 64, 16, 512, 64
@@ -193,7 +193,7 @@ def find_full_image(stream: IO[bytes]) -> tuple[int, Page]:
     while offset and offset not in seen and len(seen) < MAX_PAGES:
         page = read_page(stream, offset, header)
         if _has_sensor_data(page, stream, header):
-            raise UnreadableImageError(CAMERA_RAW)
+            raise unsupported("Camera raw files")
         if page.is_full:
             return len(seen), page
         seen.append(offset)
