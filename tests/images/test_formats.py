@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from densenet_cli.images.formats import (
     read_webp_size,
 )
 from densenet_cli.images.memory import has_single_scan
-from tests.support.images import ENCODINGS, PILLOW_MODES, encode, load_error, photograph
+from tests.support.images import ENCODINGS, PILLOW_MODES, encode, load_error, load_pixels, photograph
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
@@ -165,6 +166,14 @@ def test_icon_size_comes_from_the_images(bitmap):
     data = bytearray(encode(photograph("coffee", (64, 48)).convert("RGBA"), "ICO", bitmap_format=bitmap))
     data[6:8] = b"\x10\x10"  # the size in the table
     assert read_icon_size(io.BytesIO(data)) in ((64, 48), (64, 96))  # the height of a BMP includes its mask
+
+
+@pytest.mark.parametrize("bitmap", ["bmp", "png"])
+def test_the_largest_image_of_an_icon_is_used(bitmap):
+    icon = photograph("coffee", (128, 128)).convert("RGBA")
+    data = encode(icon, "ICO", sizes=[(16, 16), (128, 128), (48, 48)], bitmap_format=bitmap)
+    difference = load_pixels(data)[0].astype(int) - load_pixels(icon)[0]
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("no_jp2", [True, False])

@@ -16,7 +16,7 @@ from PIL import Image
 from densenet_cli.errors import ImageError, UnreadableImageError
 from densenet_cli.images.decoding import decode
 from densenet_cli.images.sources import Source
-from densenet_cli.images.tiff import ONLY_A_PREVIEW
+from densenet_cli.images.tiff import ONLY_A_PREVIEW, CheckedTiffImage
 from tests.support.images import load_error, load_pixels, photograph
 
 SIZE = (40, 27)
@@ -280,6 +280,23 @@ def test_the_first_level_of_a_pyramid_is_used():
         for side, kind in ((64, 0), (32, 1), (16, 1)):
             writer.write(np.full((side, side), side, "u1"), subfiletype=kind, photometric="minisblack", metadata=None)
     assert read(file.getvalue()).shape == (64, 64, 3)
+
+
+def test_every_page_is_checked():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, byteorder=">") as writer:
+        for dtype in ("u1", "f4", "f2"):
+            pixels = np.linspace(0, 1, 64).reshape(8, 8).astype(dtype)
+            writer.write(pixels, photometric="minisblack", compression="deflate", metadata=None)
+    with CheckedTiffImage(io.BytesIO(file.getvalue())) as image:
+        image.seek(1)
+        assert image.is_corrected and np.allclose(np.asarray(image).ravel(), np.linspace(0, 1, 64))
+        with pytest.raises(UnreadableImageError, match="16 bits"):
+            image.seek(2)
+        with pytest.raises(EOFError):
+            image.seek(3)
+        image.seek(0)
+        assert not image.is_corrected and image.mode == "L"
 
 
 @pytest.mark.parametrize("offset", [0, 8, 3, 1 << 31, (1 << 32) - 1])

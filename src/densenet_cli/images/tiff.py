@@ -133,7 +133,7 @@ class Page(NamedTuple):
         )
 
     def describe(self) -> str:
-        """Describe the layout, for example "13 samples of 16 bits (floating-point, grayscale)"."""
+        """Describe the layout, as in "13 samples of 16 bits (floating-point, grayscale)"."""
         count = "1 sample" if self.samples == 1 else f"{self.samples} samples"
         bits = f"{self.bits} {'bit' if self.bits == 1 else 'bits'}" if self.bits else "different bit depths"
         sample_format = SAMPLE_FORMATS.get(self.sample_format, "different sample formats")
@@ -146,15 +146,10 @@ class Page(NamedTuple):
 
 
 def read_page(stream: IO[bytes], offset: int, header: bytes) -> Page:
-    """Read the integer tags of the page at ``offset``. Of duplicate tags, the first counts.
+    """Read the integer tags of the page whose directory is at ``offset``. Of duplicate tags, the first counts.
 
-    Args:
-        stream: The file.
-        offset: Where the page's directory begins.
-        header: The file's first 4 bytes, which tell the byte order and whether it is a BigTIFF.
-
-    Raises:
-        struct.error: The directory is damaged.
+    The file's first bytes, ``header``, tell the byte order and whether it is a BigTIFF. Raises ``struct.error`` if the
+    directory is damaged.
     """
     order, is_big = "<>"[header[0] == ord("M")], 43 in header[2:4]
     count_format, entry_size, inline, pointer = ("Q", 20, 8, "Q") if is_big else ("H", 12, 4, "I")
@@ -242,11 +237,17 @@ class CheckedTiffImage(TiffImageFile):
         """Move to a page and check it."""
         if frame == self.tell():
             return
-        super().seek(frame)
-        stream: Any = self.fp
+        error: Exception | None = None
+        try:
+            super().seek(frame)
+        except (SyntaxError, LookupError) as caught:
+            error = caught
+        stream: Any = self._fp
         stream.seek(0)
         page = read_page(stream, self._frame_pos[frame], stream.read(4))
         _check_page(page)
+        if error:
+            raise _unsupported(page) if _is_unknown_layout(error) else error
         self._match(page)
 
     def _match(self, page: Page) -> None:
