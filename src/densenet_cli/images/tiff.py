@@ -1,8 +1,8 @@
 """TIFF: check that Pillow reads what the file holds, correct it where possible, and refuse it otherwise.
 
-Pillow derives a raw mode from a TIFF's tags and unpacks the samples accordingly. For some combinations of bit depth,
-byte order, and planes, the raw mode does not fit the data, and the result is noise without an error. So the tags are
-read here a second time, and each page's raw mode is compared with them. The module is imported with the first TIFF.
+Pillow derives a raw mode from a TIFF's tags and unpacks the samples accordingly. For some bit depths, byte orders, and
+planes, it does not fit the data, and the result is noise without an error. So each page's tags are read here a second
+time and compared with the raw mode. The module is imported with the first TIFF.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ SENSOR_DATA = (32803, 34892)
 """Photometric interpretations of camera raw data: color filter array and linear."""
 
 COLOR_SAMPLES = {WHITE_IS_ZERO: 1, GRAY: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3}
-
 COLOR_SPACES = {
     WHITE_IS_ZERO: "grayscale with 0 as white",
     GRAY: "grayscale",
