@@ -13,7 +13,7 @@ from pathlib import Path
 
 from inputs import Inputs, temporary_inputs
 
-from densenet_cli.benchmarking.machine import describe_machine
+from densenet_cli.benchmarking.report import describe_machine
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "concepts" / "performance.md"
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "pillow", "click", "rich")

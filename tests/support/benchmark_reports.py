@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from densenet_cli.benchmarking.machine import Machine
-from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, CommandTiming, Summary
+from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, CommandTiming, Machine, Summary
 
 MACHINE = Machine(
     "A processor (family 1, model 2)", 2, 0.1, 8 * 10**9, "Linux 6, x86_64", "3.11.7", {"onnxruntime": "1"}

@@ -73,7 +73,7 @@ EXPORT_FORMATS = {
         "densenet_cli.export.tflite:TFLiteExporter", ".tflite", optional_package=("ai_edge_litert", "ai-edge-litert")
     ),
     "safetensors": ExportFormat(
-        "densenet_cli.export.safetensors:SafetensorsExporter",
+        "densenet_cli.export.onnx:SafetensorsExporter",
         ".safetensors",
         supports_preprocessing=False,
         uses_tensorflow=False,

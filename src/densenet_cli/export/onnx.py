@@ -2,10 +2,14 @@
 
 Input ``pixels``: float32 (batch, 3, size, size), normalized; with preprocessing uint8 (batch, size, size, 3).
 Outputs ``probabilities`` and ``logits``, both (batch, classes). The batch size is dynamic.
+
+Also the safetensors export for PyTorch, which ONNX Runtime verifies: torchvision's names, epsilon, and a complete
+``state_dict``. Its key ``densenet`` makes the file a checkpoint for this package too.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from densenet_cli.engines.onnx_graph import INPUT, emit
 from densenet_cli.export.model import ExportedModel, producer
 from densenet_cli.images.preprocessing import MEAN, STD
+from densenet_cli.weights import checkpoint, safetensors
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
@@ -104,3 +109,21 @@ def _prepend_normalization(graph: onnx.GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(steps + nodes)
     graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 0, 0, 3]))
+
+
+class SafetensorsExporter:
+    """Exporter for ``.safetensors``. See ``formats.Exporter``."""
+
+    def write(self, model: ExportedModel, path: Path) -> None:
+        """Write the safetensors file."""
+        arrays, config = model.checkpoint.arrays, model.checkpoint.config
+        metadata = replace(
+            model.checkpoint.metadata, labels=model.labels, preprocess=model.preprocessing.mode, input_size=model.size
+        )
+        properties = {"format": "pt", **model.properties}  # transformers and diffusers require "format"
+        path.write_bytes(safetensors.serialize(arrays, config, metadata, for_torch=True, properties=properties))
+
+    def load(self, model: ExportedModel, path: Path) -> Predict:
+        """Read the file as a checkpoint and run it with ONNX Runtime, because PyTorch may not be installed."""
+        contents = checkpoint.read(path)
+        return load_onnx(emit(contents.arrays, contents.config), channels_first=True)

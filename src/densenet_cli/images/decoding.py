@@ -15,8 +15,7 @@ from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.images import memory
 from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
 from densenet_cli.images.formats import JPEG, identify_format
-from densenet_cli.images.memory import UNLIMITED, DecodeBudget
-from densenet_cli.images.pillow_setup import configure_pillow
+from densenet_cli.images.memory import UNLIMITED, DecodeBudget, configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
 from densenet_cli.images.reading import EncodedImage, load_truncated, open_source, skip_hidden_image
 from densenet_cli.images.sources import Source

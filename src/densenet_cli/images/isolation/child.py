@@ -19,8 +19,7 @@ from typing import IO, Any
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images import decoding
-from densenet_cli.images.memory import DecodeBudget
-from densenet_cli.images.pillow_setup import configure_pillow
+from densenet_cli.images.memory import DecodeBudget, configure_pillow
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.previews import PREVIEWS
 from densenet_cli.images.sources import Source
