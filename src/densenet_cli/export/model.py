@@ -56,8 +56,8 @@ class ExportedModel:
 
         ``model``, ``config``, and ``preprocessing`` always; ``labels`` and ``wordnet_ids`` if the model has them.
         ``preprocessing`` has ``mode``, ``input_size``, ``resize``, ``resize_size``, ``crop``, ``pad_color`` (mode
-        ``pad`` only), ``interpolation``, ``antialias``, ``exif_rotation``, ``color``, ``divide_by``, ``mean``, ``std``,
-        and ``normalization_included``.
+        ``pad`` only), ``interpolation``, ``antialias``, ``exif_rotation``, ``color``, ``color_profile``,
+        ``divide_by``, ``mean``, ``std``, and ``normalization_included``.
         """
         description: dict[str, Any] = {
             "model": self.name,
@@ -105,6 +105,7 @@ class ExportedModel:
             "antialias": mode != "keras",
             "exif_rotation": mode != "keras",
             "color": "RGB",
+            "color_profile": None if mode == "keras" else "sRGB",
             "divide_by": 255,
             "mean": list(MEAN),
             "std": list(STD),
