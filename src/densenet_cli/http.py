@@ -211,7 +211,7 @@ def _session(deadline: Deadline) -> Any:
 
 
 def _request(session: Any, url: str, start: int, timeouts: Timeouts) -> Any:
-    """Return the first response that is no redirect: status 200, or 206 with the requested range."""
+    """Return the first response that is not a redirect: status 200, or 206 with the requested range."""
     for _ in range(MAX_REDIRECTS + 1):
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https"):

@@ -291,6 +291,6 @@ def locked(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[
         try:
             yield
         finally:
-            # Deleting it before it is unlocked is safe: whoever waits for it opens it again.
+            # Deleting it before it is unlocked is safe: a process that waits for it opens it again.
             with contextlib.suppress(OSError):
                 path.unlink()
