@@ -21,7 +21,7 @@ from tests.support.command import densenet
 from tests.support.fake_classifier import FakeClassifier, labeled
 from tests.support.images import encode, photograph
 
-EVALUATED = (LABELS[0], MARKUP[0], MARKUP[3], LABELS[5])
+EVALUATED = (LABELS[0], MARKUP[2], MARKUP[3], LABELS[5])
 """Labels that are valid folder names."""
 
 
@@ -30,16 +30,15 @@ def images(tmp_path_factory):
     """Five noisy images per class, and an empty one."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(3)
-    for position, label in enumerate(LABELS):
-        if label in EVALUATED:
-            folder = root / str(position)
-            folder.mkdir()
-            for number in range(5):
-                photo = photograph(("chelsea", "coffee", "rocket", "astronaut")[rng.integers(4)], (60, 40))
-                noise = rng.normal(0, rng.integers(1, 200), (40, 60, 3)) + np.asarray(photo)
-                pixels = np.clip(noise, 0, 255).astype(np.uint8)
-                (folder / f"{HOSTILE}{number}.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
-    (root / "0" / "broken.png").write_bytes(b"")
+    for label in EVALUATED:
+        folder = root / label
+        folder.mkdir()
+        for number in range(5):
+            photo = photograph(("chelsea", "coffee", "rocket", "astronaut")[rng.integers(4)], (60, 40))
+            noise = rng.normal(0, rng.integers(1, 200), (40, 60, 3)) + np.asarray(photo)
+            pixels = np.clip(noise, 0, 255).astype(np.uint8)
+            (folder / f"{HOSTILE}{number}.png").write_bytes(encode(Image.fromarray(pixels), "PNG"))
+    (root / EVALUATED[0] / "broken.png").write_bytes(b"")
     return root
 
 
