@@ -18,8 +18,16 @@ from typing import Protocol
 
 from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
-from densenet_cli.images.sources import Source, from_object
-from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, has_image_suffix, image_suffixes, walk
+from densenet_cli.images.sources import Source, from_entry, from_object
+from densenet_cli.images.walking import (
+    Entry,
+    SkippedFiles,
+    describe_os_error,
+    has_image_suffix,
+    image_suffixes,
+    is_folder,
+    walk,
+)
 from densenet_cli.paths import is_url
 from densenet_cli.text import plural, to_unicode
 
@@ -41,6 +49,10 @@ class LabeledSource(Source):
     """
 
     target: int = -1
+
+
+def _label(source: Source, target: int) -> LabeledSource:
+    return LabeledSource(source.name, source.origin, source.kind, source.error, target)
 
 
 class Dataset(Protocol):
@@ -102,7 +114,7 @@ class ClassFolders:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _is_folder(entry):
+                if is_folder(entry):
                     classes.append(entry.name)
                 elif has_image_suffix(entry.name, self._suffixes):
                     self._unsorted += 1
@@ -126,8 +138,7 @@ class ClassFolders:
             if isinstance(entry.error, EmptySourceError):
                 self._empty.append(name)
             else:
-                target = targets[name]
-                yield LabeledSource(entry.path, entry.path, "nothing" if entry.error else "path", entry.error, target)
+                yield _label(from_entry(entry), targets[name])
 
     def warnings(self) -> list[str]:
         """See ``Dataset``."""
@@ -170,8 +181,7 @@ class LabelTable:
     def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
         """See ``Dataset``."""
         for path, label in self._rows:
-            source = from_object(path)
-            yield LabeledSource(source.name, source.origin, source.kind, target=targets[label])
+            yield _label(from_object(path), targets[label])
 
     def warnings(self) -> list[str]:
         """See ``Dataset``. Nothing in a table is ignored."""
@@ -254,10 +264,3 @@ def list_images(folder: str, classes: tuple[str, ...] | None = None) -> ImageLis
         paths.append(entry.path)
         targets.append(positions[class_name])
     return ImageList(folder, classes, tuple(paths), tuple(targets))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False

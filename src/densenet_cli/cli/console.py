@@ -27,7 +27,7 @@ class StandardStream(io.RawIOBase):
     So a command whose reader goes away (``| head``) still does its work, such as writing files.
 
     Attributes:
-        error: Why writing failed, or None. A ``BrokenPipeError`` means that nobody reads the stream anymore.
+        error: Why writing failed, or None. A ``BrokenPipeError`` means that the reader has closed the stream.
         is_only_output: Whether the command produces nothing else. The first failure then raises ``StdoutError``.
     """
 

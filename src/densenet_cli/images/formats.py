@@ -26,6 +26,8 @@ SIGNATURE_BYTES = 512
 
 AVIF = b"avif", b"avis"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CAMERA_RAW_MARKS = (b"CR\2\0", b"IIII", b"MMMM")
+"""Bytes 8 to 11 of camera raw files that otherwise begin like a TIFF (Canon, Phase One)."""
 
 
 class ImageFormat(NamedTuple):
@@ -110,7 +112,7 @@ UNSUPPORTED = (
     ("Camera raw files", 0, b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM"),
     ("Camera raw files", 4, b"ftypcrx "),
     ("Camera raw files", 6, b"HEAPCCDR"),
-    ("Camera raw files", 8, b"CR\2\0", b"IIII", b"MMMM"),
+    ("Camera raw files", 8, *CAMERA_RAW_MARKS),
     ("Videos", 0, b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1", b"0&\xb2u\x8ef\xcf\x11"),
     ("Videos", 4, b"ftyp", b"moov", b"mdat", b"wide"),
     ("Videos", 8, b"AVI "),
@@ -170,11 +172,7 @@ def _is_jpeg(start: bytes) -> bool:
 
 def _is_tiff(start: bytes) -> bool:
     """Check that the file is not one of the camera raw formats that begin like a TIFF."""
-    return start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and start[8:12] not in (
-        b"CR\2\0",
-        b"IIII",
-        b"MMMM",
-    )
+    return start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")) and start[8:12] not in CAMERA_RAW_MARKS
 
 
 def _is_ppm(start: bytes) -> bool:

@@ -215,13 +215,14 @@ def _list(folder: str) -> tuple[list[str], set[str]]:
     with os.scandir(folder or ".") as entries:
         for entry in entries:
             names.append(entry.name)
-            if _is_folder(entry):
+            if is_folder(entry):
                 folders.add(entry.name)
     names.sort()
     return names, folders
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:

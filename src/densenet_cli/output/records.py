@@ -44,7 +44,7 @@ class RecordWriter(Protocol):
         """Yield the sources that have no record yet, in the order in which their records must be written."""
 
     def write(self, record: Record) -> None:
-        """Write a record. Raises OutputError, or BrokenPipeError if nobody reads the stream anymore."""
+        """Write a record. Raises OutputError, or BrokenPipeError if the reader has closed the stream."""
 
     def __enter__(self) -> Self: ...
 
