@@ -140,8 +140,9 @@ def load_state(folder: Path) -> RunState:
     """
     path = folder / STATE_FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # numpy does not close a file that it opened itself and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         state = RunState(**json.loads(arrays.pop(METADATA_ENTRY).tobytes()))
     except FileNotFoundError:
         raise UsageError(f"There is no run to resume in {folder}.") from None
