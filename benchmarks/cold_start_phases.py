@@ -21,15 +21,13 @@ import sys  # noqa: E402
 import click  # noqa: E402, F401
 
 done("Import click")
+from densenet_cli.classifier import Classifier  # noqa: E402
 from densenet_cli.cli import predict  # noqa: E402, F401
 
-done("Import the command and its options")
+done("Import the command and the classifier")
 import numpy  # noqa: E402, F401
 
 done("Import numpy")
-from densenet_cli.classifier import Classifier  # noqa: E402
-
-done("Import the classifier")
 import onnxruntime  # noqa: E402, F401
 
 done("Import onnxruntime")
