@@ -45,7 +45,18 @@ class WeightsError(DensenetError):
 
 
 class WeightsUnavailableError(WeightsError):
-    """Weights that are neither on this machine nor downloadable."""
+    """Weights that are neither on this machine nor downloadable.
+
+    Args:
+        message: What happened.
+        variant: The name of the variant if other weights or another download would help.
+        differs: Whether there is a file with the name of the published weights but other contents.
+    """
+
+    def __init__(self, message: str, variant: str | None = None, *, differs: bool = False) -> None:
+        super().__init__(message)
+        self.variant = variant
+        self.differs = differs
 
 
 class CheckpointError(WeightsError):

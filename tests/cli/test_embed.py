@@ -133,7 +133,7 @@ def test_resume_rejects_other_preprocessing(weights, folder, output):
     densenet("embed", folder, "-o", output, "--weights", weights)
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--preprocess", "squash")
     assert result.status == 2
-    assert 'other settings: preprocess (now "squash", before "crop")' in result.err
+    assert 'other settings: --preprocess (now "squash", before "crop")' in result.err
 
 
 def start(*arguments):

@@ -152,7 +152,7 @@ def test_output_file_and_resume(weights, folder, tmp_path):
     assert result.status == 1
     assert partial.read_bytes() == data
     other = densenet("predict", folder, "--weights", weights, "-o", partial, "--resume", "-k", 1)
-    assert other.status == 2 and "top_k" in other.err
+    assert other.status == 2 and "--top-k (now 1, before 5)" in other.err
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_output_file_and_resume(weights, folder, tmp_path):
         (["x.jpg", "--retry-errors"], 2, "--resume"),
         (["x.jpg", "--null"], 2, "--files-from"),
         (["-", "--files-from", "-"], 2, "--files-from"),
-        (["x.jpg", "--variant", "161", "--offline"], 3, "checkpoint"),
-        (["x.jpg", "--offline"], 3, "download-weights"),
+        (["x.jpg", "--variant", "161", "--offline"], 3, "--weights"),
+        (["x.jpg", "--offline"], 3, "densenet download-weights 121 --base-url URL"),
     ],
 )
 def test_errors_name_the_alternatives(arguments, status, message, tmp_path, monkeypatch):

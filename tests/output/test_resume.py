@@ -291,11 +291,11 @@ def raise_disk_full(_: object) -> None:
 def test_other_settings_are_an_error_that_names_them(output: Path) -> None:
     run(output, SOURCES)
     complete = output.read_bytes()
-    with pytest.raises(UsageError, match=r"top_k \(now 5, before 2\), labels\."):
+    with pytest.raises(UsageError, match=r"`top_k` \(now 5, before 2\), `labels`\."):
         enter(output, SETTINGS | {"top_k": 5, "labels": ["y"] * 1000})
-    with pytest.raises(UsageError, match=r"exact \(now true, before null\)"):
+    with pytest.raises(UsageError, match=r"`exact` \(now true, before null\)"):
         enter(output, SETTINGS | {"exact": True})
-    with pytest.raises(UsageError, match=r"top_k \(now null, before 2\)"):
+    with pytest.raises(UsageError, match=r"`top_k` \(now null, before 2\)"):
         enter(output, {name: value for name, value in SETTINGS.items() if name != "top_k"})
     assert output.read_bytes() == complete
 

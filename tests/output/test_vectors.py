@@ -315,7 +315,7 @@ def test_other_settings_are_an_error(output: Path, complete: bool) -> None:
     run(output, stop_after=None if complete else 3)
     before = files(output)
     with (
-        pytest.raises(UsageError, match=r'model \(now "other", before "m"\)'),
+        pytest.raises(UsageError, match=r'`model` \(now "other", before "m"\)'),
         open_vectors(output, {**SETTINGS, "model": "other"}, WIDTH, resume=True),
     ):
         pass

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, format_option, option
+from densenet_cli.cli.command import FloatRange, command, describe_weights_error, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import create_classifier, model_options
 from densenet_cli.errors import WeightsUnavailableError
@@ -149,7 +149,7 @@ def _prepare_weights(model: dict[str, Any]) -> None:
         create_classifier(**model)
     except WeightsUnavailableError as error:
         hint = "To measure the speed without weights, use: densenet benchmark --random-weights"
-        raise WeightsUnavailableError(f"{error}\n{hint}") from error
+        raise WeightsUnavailableError(f"{describe_weights_error(error)}\n{hint}") from error
 
 
 def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from densenet_cli.cli.console import Verbosity, echo_error, is_verbose, log_to_stderr
-from densenet_cli.errors import DensenetError
+from densenet_cli.errors import DensenetError, WeightsUnavailableError
 
 GLOBAL_GROUP = "Global options"
 MAX_OPTION_WIDTH = 28
@@ -142,7 +142,28 @@ class Command(click.Command):
                 import traceback
 
                 traceback.print_exception(error)
-            raise CommandError(replace_parameters(str(error), self), error.exit_code) from error
+            message = describe_weights_error(error) if isinstance(error, WeightsUnavailableError) else str(error)
+            raise CommandError(replace_parameters(message, self), error.exit_code) from error
+
+
+def describe_weights_error(error: WeightsUnavailableError) -> str:
+    """Return the message of an error and the commands that help."""
+    if error.variant is None:
+        return str(error)
+    if error.differs:
+        commands = {
+            f"densenet download-weights {error.variant} --force": "download the published file and rename this one",
+            "densenet predict ... --weights FILE": "use another checkpoint, or this one",
+        }
+    else:
+        commands = {
+            f"densenet download-weights {error.variant} --base-url URL": "download them from a mirror",
+            "densenet predict ... --weights FILE": "use your own checkpoint",
+            "densenet predict ... --variant tiny": "use the small model in this package",
+        }
+    width = max(map(len, commands))
+    lines = (f"\n  {command:<{width}}  {effect}" for command, effect in commands.items())
+    return f"{error}\nTry one of:{''.join(lines)}"
 
 
 def replace_parameters(message: str, command: click.Command) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import variants as registry
-from densenet_cli.cli.command import command, option
+from densenet_cli.cli.command import command, describe_weights_error, option
 from densenet_cli.cli.console import echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.variants import Variant
@@ -110,7 +110,7 @@ def download_weights(
     _print_table(statuses)
     echo_info(f"Folder: {printable(str(models_dir()))}")
     if failures:
-        raise WeightsUnavailableError("\n\n".join(map(str, failures)))
+        raise WeightsUnavailableError("\n\n".join(map(describe_weights_error, failures)))
 
 
 def _download(

@@ -173,7 +173,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     current = json.loads(json.dumps(dict(settings)))
     missing = object()
     differences = [
-        key + _comparison(current.get(key), stored.get(key))
+        f"`{key}`" + _comparison(current.get(key), stored.get(key))
         for key in current | stored
         if current.get(key, missing) != stored.get(key, missing)
     ]

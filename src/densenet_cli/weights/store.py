@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -86,7 +86,7 @@ def get_file(
         return current.path
     if offline:
         raise WeightsUnavailableError(
-            f"{missing_file_error(current)}\nDownloads are disabled by `offline`.\n{_alternatives(variant)}"
+            f"{missing_file_error(current)}\nDownloads are disabled by `offline`.", variant.name
         )
     return download(variant, base_url=base_url, progress=progress)
 
@@ -109,7 +109,7 @@ def download(
 
     Raises:
         UsageError: If ``base_url`` or ``$DENSENET_BASE_URL`` is not such a URL.
-        WeightsUnavailableError: The download fails. The message lists the URLs, the errors, and the alternatives.
+        WeightsUnavailableError: The download fails. The message lists the URLs and the errors.
     """
     file = _published_file(variant)
     urls = base_urls(base_url)
@@ -180,7 +180,7 @@ def base_urls(base_url: str | None) -> tuple[str, ...]:
 def _published_file(variant: Variant) -> WeightsFile:
     if variant.weights is None:
         raise WeightsUnavailableError(
-            f"No weights are published for {variant.model}. Specify a checkpoint file instead."
+            f"No weights are published for {variant.model}. Specify a checkpoint file with `weights`."
         )
     return variant.weights
 
@@ -199,7 +199,7 @@ def _download_partial(current: Status, urls: tuple[str, ...], progress: Download
         except TransferError as error:
             errors[shorten(redact(url))] = str(error)
     attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in errors.items())
-    raise WeightsUnavailableError(f"{missing_file_error(current)}\nTried:{attempts}\n{_alternatives(current.variant)}")
+    raise WeightsUnavailableError(f"{missing_file_error(current)}\nTried:{attempts}", current.variant.name)
 
 
 def _partial_path(path: Path) -> Path:
@@ -222,38 +222,20 @@ def missing_file_error(status: Status) -> WeightsUnavailableError:
 
 def wrong_file_error(status: Status) -> WeightsUnavailableError:
     """Return the error for a file that has the name of published weights but other contents."""
-    name, expected = status.variant.name, _published_file(status.variant).md5
-    commands = {
-        f"densenet download-weights {name} --force": "download the published file and rename this one",
-        "densenet predict ... --weights FILE": "use another checkpoint, or this one",
-    }
+    expected = _published_file(status.variant).md5
     return WeightsUnavailableError(
-        f"{status.path} is not the published file: expected MD5 {expected}, found {status.md5}.\n"
-        f"{_try_one_of(commands)}"
+        f"{status.path} is not the published file: expected MD5 {expected}, found {status.md5}.",
+        status.variant.name,
+        differs=True,
     )
 
 
 def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WeightsUnavailableError(
-            f"The disk is full. Downloaded {_partial_size(path):,} bytes of {path}. Free some space and run the"
-            " command again to resume, or set KERAS_HOME to a folder on another disk."
+            f"The disk is full. Downloaded {_partial_size(path):,} bytes of {path}. Free some space and try"
+            " again, which resumes the download, or set KERAS_HOME to a folder on another disk."
         )
     return WeightsUnavailableError(
         f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder."
     )
-
-
-def _alternatives(variant: Variant) -> str:
-    return _try_one_of(
-        {
-            f"densenet download-weights {variant.name} --base-url URL": "download them from a mirror",
-            "densenet predict ... --weights FILE": "use your own checkpoint",
-            "densenet predict ... --variant tiny": "use the small model in this package",
-        }
-    )
-
-
-def _try_one_of(commands: Mapping[str, str]) -> str:
-    width = max(map(len, commands))
-    return "Try one of:" + "".join(f"\n  {command:<{width}}  {effect}" for command, effect in commands.items())
