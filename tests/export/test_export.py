@@ -17,7 +17,7 @@ import pytest
 from densenet_cli import Classifier
 from densenet_cli.engines import keras_ops
 from densenet_cli.errors import OutputError, UsageError
-from densenet_cli.export import EXPORT_FORMATS, export, exporter, formats, onnx
+from densenet_cli.export import EXPORT_FORMATS, export, exporter, onnx
 from densenet_cli.labels import ClassLabel
 from densenet_cli.output import atomic
 from densenet_cli.weights import safetensors
@@ -302,7 +302,7 @@ def write_saved_model(path, mark):
 
 
 def replacing(path, format, overwrite=False):
-    return atomic.replace_path(path, lambda: formats.check_export_path(path, format, overwrite))
+    return atomic.replace_path(path, lambda: exporter.check_export_path(path, format, overwrite))
 
 
 def test_a_folder_is_replaced_atomically(folder, monkeypatch):

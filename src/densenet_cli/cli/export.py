@@ -11,7 +11,7 @@ import click
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_info, printable
 from densenet_cli.cli.options import create_classifier, model_options
-from densenet_cli.export.formats import EXPORT_FORMATS
+from densenet_cli.export.exporter import EXPORT_FORMATS
 
 
 @command(

@@ -24,7 +24,7 @@ from densenet_cli.weights import checkpoint, safetensors
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
-    from densenet_cli.export.formats import Predict
+    from densenet_cli.export.exporter import Predict
 
 OUTPUTS = ("probabilities", "logits")
 """Probabilities come first because many tools read only the first output."""

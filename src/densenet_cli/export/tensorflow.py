@@ -14,7 +14,7 @@ from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
-    from densenet_cli.export.formats import Predict
+    from densenet_cli.export.exporter import Predict
     from densenet_cli.export.model import ExportedModel
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flatbuffers import Builder
 
     from densenet_cli._types import FloatArray, UInt8Array
-    from densenet_cli.export.formats import Predict
+    from densenet_cli.export.exporter import Predict
 
 METADATA_NAME = "TFLITE_METADATA"
 METADATA_IDENTIFIER = b"M001"
