@@ -87,7 +87,13 @@ def test_settings_survive_a_round_trip_through_a_file(tmp_path):
     assert Settings.from_dict(recipes.read(tmp_path / "settings.toml")) == settings
 
 
-@pytest.mark.parametrize("text", [b"a = ", b"\xff\xfe"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings(tmp_path, encoding):
+    (tmp_path / "recipe.toml").write_bytes('# café\r\nseed = 3\r\nstart = "é"\r\n'.encode(encoding))
+    assert recipes.read(tmp_path / "recipe.toml") == {"seed": 3, "start": "é"}
+
+
+@pytest.mark.parametrize("text", [b"a = ", b"\xff\xfea"])
 def test_invalid_toml_is_rejected(tmp_path, text):
     (tmp_path / "recipe.toml").write_bytes(text)
     with pytest.raises(UsageError, match=r"recipe\.toml"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
+from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Phase, Settings, format_sizes, parse_sizes
 
@@ -16,9 +17,7 @@ from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Phase, Se
 def read(path: Path) -> dict[str, Any]:
     """Return the values in a TOML file without checking them. Raises ``UsageError``."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the recipe {path}: {error.strerror}.") from None
+        return tomllib.loads(read_text(path))
     except ValueError as error:
         raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from None
 
