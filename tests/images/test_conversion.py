@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -172,6 +173,52 @@ def test_a_12_bit_photograph_in_16_bits(format):
     values = np.rint(gray / 255 * 4095).astype(np.uint16)
     actual = load_pixels(encode(Image.fromarray(values), format)).astype(int)
     assert np.abs(actual - load_pixels(encode(photograph("coffee").convert("L"), "PNG"))).max() <= 1
+
+
+def rgb_tiff(values, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb", metadata=None, **options)
+    return file.getvalue()
+
+
+COLOR_FILES = {
+    "PNG": lambda values: png(values.reshape(len(values), -1), 16, 2),
+    "TIFF": rgb_tiff,
+    "big-endian TIFF": lambda values: rgb_tiff(values, byteorder=">"),
+    "compressed TIFF": lambda values: rgb_tiff(values, compression="deflate"),
+    "compressed big-endian TIFF": lambda values: rgb_tiff(values, compression="deflate", byteorder=">"),
+    "TIFF with planes": lambda values: rgb_tiff(np.moveaxis(values, -1, 0), planarconfig="separate"),
+}
+
+
+@pytest.mark.parametrize("encode_colors", COLOR_FILES.values(), ids=COLOR_FILES)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_16_bit_colors_give_the_levels_of_the_same_gray_values(bits, encode_colors):
+    values = np.linspace(0, 2**bits - 1, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint16)
+    expected = np.rint(values * (255 / (2**bits - 1)))
+    for bit_depth in ("auto", str(bits), f"0:{2**bits - 1}"):
+        loaded = load(from_object(encode_colors(values)), Preprocessing("squash", 64, bit_depth=bit_depth))
+        assert np.array_equal(loaded.pixels[0], expected) and not loaded.notes
+    high_bytes = load(from_object(encode_colors(values)), Preprocessing("squash", 64, bit_depth="full"))
+    assert np.array_equal(high_bytes.pixels[0], values >> 8)
+    assert high_bytes.notes == (("narrow_range",) if bits <= 12 else ())
+
+
+@pytest.mark.parametrize("factor", [256, 257])
+def test_dark_16_bit_colors_stay_dark_if_they_were_expanded_from_8_bits(factor):
+    values = np.arange(48, dtype=np.uint16).reshape(4, 4, 3) * factor
+    assert np.array_equal(rgb(png(values.reshape(4, -1), 16, 2)), values >> 8)
+
+
+def test_16_bit_colors_keep_alpha_and_orientation():
+    values = np.random.default_rng(0).integers(0, 4096, (8, 8, 4)).astype(np.uint16)
+    values[..., 3] = 65535
+    values[0, 0] = 4095, 0, 0, 0
+    transparent = rgb(png(values.reshape(8, -1), 16, 6))
+    assert transparent[0, 0].tolist() == [255, 255, 255]
+    assert np.array_equal(transparent[1:], np.rint(values[1:, :, :3] * (255 / 4095)))
+    turned = rgb_tiff(values[..., :3], extratags=[(274, "H", 1, 6)])
+    assert np.array_equal(rgb(turned), np.rot90(np.rint(values[..., :3] * (255 / 4095)), -1))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from PIL import Image
 from densenet_cli.errors import ImageTooLargeError
 from densenet_cli.images.memory import MEGABYTE, DecodeBudget
 from tests.support.color_profiles import cmyk_profile, gray_profile, rgb_profile
-from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, photograph, rotated
+from tests.support.images import ENCODINGS, PILLOW_MODES, animation, encode, photograph, png, rotated
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,6 +86,10 @@ def tiff_planes(compression: str | None) -> bytes:
     return tiff(planes, photometric="rgb", planarconfig="separate", compression=compression)
 
 
+def deep_colors() -> np.ndarray:
+    return np.asarray(large()).astype("u2") << 4 | 7
+
+
 def large(mode: str = "RGB") -> Image.Image:
     return PILLOW_MODES[mode](photograph("coffee", SIZE))
 
@@ -104,6 +108,8 @@ SPECIAL_CASES: dict[str, Callable[[], bytes]] = {
     "TIFF in one strip": lambda: encode(large(), "TIFF", compression="tiff_lzw", tiffinfo={278: SIZE[1]}),
     "TIFF of 16-bit planes": lambda: tiff_planes(None),
     "TIFF of compressed 16-bit planes": lambda: tiff_planes("deflate"),
+    "PNG of 12-bit colors": lambda: png(deep_colors().reshape(SIZE[1], -1), 16, 2),
+    "TIFF of 12-bit colors": lambda: tiff(deep_colors(), photometric="rgb", compression="deflate"),
     "TIFF of unsigned 32-bit integers": lambda: tiff(np.arange(SIZE[0] * SIZE[1], dtype="u4").reshape(SIZE) * 3000),
     "TIFF of 16 bits with 0 as white": lambda: tiff(np.zeros(SIZE, "u2"), photometric="miniswhite"),
     "GIF animation": lambda: animation("GIF", frames=2, size=SMALL),

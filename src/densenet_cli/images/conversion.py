@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    Band = tuple[int, NDArray[Any]]
+    """The index of the first of some rows of an image, and their pixels."""
+
 WHITE = (255, 255, 255)
 
 ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "RGBa", "La"))
 SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
 DEEP_MODES = SIXTEEN_BIT_MODES | {"I", "F"}
 
-BAND_PIXELS = 1 << 16
-"""Pixels to convert to 8 bits at a time. The intermediate arrays take several times the memory of the pixels."""
+BAND_SAMPLES = 1 << 16
+"""Samples to convert to 8 bits at a time. The intermediate arrays take several times the memory of the samples."""
 
 AUTOMATIC_LIMITS = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
 """The largest values of the usual ranges: binary images and floats to 1, and the bits of screens and cameras."""
@@ -30,6 +34,8 @@ EXPANSION_FACTORS = (257, 256)
 
 MIN_RANGE_DIVISOR = 16
 """An image that takes up less than this part of its range appears nearly uniform, mostly black."""
+
+OTHER_BYTE_ORDERS = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
 GDAL_NO_DATA_TAG = 42113
 USUAL_NO_DATA = (-9999.0, -32768.0, -3.4028234663852886e38)
@@ -106,22 +112,15 @@ def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = Non
         bit_depth: See ``Preprocessing``.
         notes: ``narrow_range`` is added if the values take up less than a sixteenth of the range.
     """
-    import numpy as np
     from PIL import Image as pillow
 
     transparent = image.info.get("transparency")
     no_data, minimum, maximum = _measure_values(image)
-    low, high = _select_range(image, bit_depth, minimum, maximum)
-    if notes is not None and min(maximum, high) - max(minimum, low) < (high - low) / MIN_RANGE_DIVISOR:
-        notes.add("narrow_range")
-    # Division by 257 and multiplication by 255 / 65535 round differently.
-    factor = 1 / 257 if high - low == 65535 else 255 / (high - low) if high > low else 0
+    low, high = _select_range(image, bit_depth, minimum, maximum, _bands(image))
+    _check_range(minimum, maximum, low, high, notes)
     result = pillow.new("L", image.size)
     for top, band in _bands(image):
-        with np.errstate(invalid="ignore"):  # signaling NaN
-            values = band.astype(np.float64)
-        np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
-        levels = np.rint((values.clip(low, high) - low) * factor).astype(np.uint8)
+        levels = _to_levels(band, low, high)
         if image.info.get("white_is_zero"):  # see tiff.py
             levels = 255 - levels
         levels[_equal_any(band, no_data)] = 0
@@ -131,7 +130,86 @@ def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = Non
     return result
 
 
-def _select_range(image: Image, bit_depth: str, minimum: float, maximum: float) -> tuple[float, float]:
+def has_16_bit_colors(image: Image) -> bool:
+    """Return whether an opened image has 16-bit color samples, of which Pillow decodes only the high bytes."""
+    opened: Any = image
+    return image.mode in ("RGB", "RGBA") and any(tile != _swap_bytes(tile) for tile in getattr(opened, "tile", ()))
+
+
+def select_low_bytes(image: Image) -> Image:
+    """Make an opened image with 16-bit color samples decode their low bytes, by swapping the byte order."""
+    opened: Any = image
+    opened.tile = [_swap_bytes(tile) for tile in opened.tile]
+    return image
+
+
+def _swap_bytes(tile: Any) -> Any:
+    """Return a tile of Pillow with the other byte order if it holds 16-bit color samples, else the tile."""
+    raw_mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    samples, _, layout = str(raw_mode).partition(";")
+    if layout not in OTHER_BYTE_ORDERS or samples not in ("RGB", "RGBA", "R", "G", "B", "A"):
+        return tile
+    raw_mode = f"{samples};{OTHER_BYTE_ORDERS[layout]}"
+    return tile._replace(args=(raw_mode, *others) if isinstance(tile.args, tuple) else raw_mode)
+
+
+def scale_16_bit_colors(
+    image: Image, read_low_bytes: Callable[[], Image], bit_depth: str = "auto", notes: set[str] | None = None
+) -> None:
+    """Replace the colors of an image, the high bytes of 16-bit samples, by levels from black to white.
+
+    The same numbers give the same levels as in a gray image. With the full range, the high bytes are the levels, as
+    in other libraries.
+
+    Args:
+        image: An image of mode RGB or RGBA. Its alpha channel is kept.
+        read_low_bytes: Returns the low bytes as an image of the same mode. Called only if they are needed.
+        bit_depth: See ``Preprocessing``.
+        notes: As for ``to_8_bit``.
+    """
+    import numpy as np
+    from PIL import Image as pillow
+
+    extrema: Any = image.getextrema()
+    darkest, brightest = min(low for low, _ in extrema[:3]), max(high for _, high in extrema[:3])
+    if bit_depth == "full" or (bit_depth == "auto" and brightest << 8 > AUTOMATIC_LIMITS[-2]):
+        _check_range(darkest, brightest, 0, 255, notes)
+        return
+    low_bytes = read_low_bytes()
+    minimum, maximum = _value_range(_color_bands(image, low_bytes), [])
+    low, high = _select_range(image, bit_depth, minimum, maximum, _color_bands(image, low_bytes))
+    _check_range(minimum, maximum, low, high, notes)
+    if (low, high) == (0, 65535):
+        return
+    for top, band in _color_bands(image, low_bytes):
+        levels = _to_levels(band, low, high)
+        if image.mode == "RGBA":
+            alpha = np.asarray(image.crop((0, top, image.width, top + len(band))).getchannel("A"))
+            levels = np.dstack((levels, alpha))
+        image.paste(pillow.fromarray(levels), (0, top))
+
+
+def _to_levels(band: NDArray[Any], low: float, high: float) -> NDArray[Any]:
+    """Return the levels, 0 to 255, of values in the range from ``low`` to ``high``."""
+    import numpy as np
+
+    # Division by 257 and multiplication by 255 / 65535 round differently.
+    factor = 1 / 257 if high - low == 65535 else 255 / (high - low) if high > low else 0
+    with np.errstate(invalid="ignore"):  # signaling NaN
+        values = band.astype(np.float64)
+    np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
+    return np.rint((values.clip(low, high) - low) * factor).astype(np.uint8)
+
+
+def _check_range(minimum: float, maximum: float, low: float, high: float, notes: set[str] | None) -> None:
+    """Note if the values take up too little of the range."""
+    if notes is not None and min(maximum, high) - max(minimum, low) < (high - low) / MIN_RANGE_DIVISOR:
+        notes.add("narrow_range")
+
+
+def _select_range(
+    image: Image, bit_depth: str, minimum: float, maximum: float, bands: Iterator[Band]
+) -> tuple[float, float]:
     """Return the values that become 0 and 255.
 
     ``auto`` is the smallest of ``AUTOMATIC_LIMITS`` that no value exceeds, or from the minimum to the maximum if there
@@ -149,22 +227,27 @@ def _select_range(image: Image, bit_depth: str, minimum: float, maximum: float) 
     if minimum < 0 or maximum > AUTOMATIC_LIMITS[-1]:
         return minimum, maximum
     limit = next(limit for limit in AUTOMATIC_LIMITS if maximum <= limit)
-    if limit > 255 and any(_are_multiples(image, factor) for factor in EXPANSION_FACTORS):
-        limit = AUTOMATIC_LIMITS[-1]
-    return 0, limit
+    return 0, AUTOMATIC_LIMITS[-1] if limit > 255 and _is_expanded(bands) else limit
 
 
-def _are_multiples(image: Image, factor: int) -> bool:
-    return not any((band % factor).any() for _, band in _bands(image))
+def _is_expanded(bands: Iterator[Band]) -> bool:
+    """Return whether all values are multiples of one of ``EXPANSION_FACTORS``."""
+    factors = set(EXPANSION_FACTORS)
+    for _, band in bands:
+        factors = {factor for factor in factors if not (band % factor).any()}
+        if not factors:
+            return False
+    return True
 
 
 def _measure_values(image: Image) -> tuple[list[float], float, float]:
     """Return the no-data values of an image, and the minimum and maximum of its other finite values, or 0 and 0."""
     transparent = image.info.get("transparency")
     no_data = _tagged_no_data(image)
-    minimum, maximum = _value_range(image, [*no_data, *([transparent] if isinstance(transparent, int) else [])])
+    excluded = [*no_data, *([transparent] if isinstance(transparent, int) else [])]
+    minimum, maximum = _value_range(_bands(image), excluded)
     if image.mode in ("I", "F") and minimum in USUAL_NO_DATA:
-        others = _value_range(image, [*no_data, minimum])
+        others = _value_range(_bands(image), [*no_data, minimum])
         if others[0] <= others[1]:
             return [*no_data, minimum], *others
     return no_data, *((minimum, maximum) if minimum <= maximum else (0.0, 0.0))
@@ -178,12 +261,12 @@ def _tagged_no_data(image: Image) -> list[float]:
     return []
 
 
-def _value_range(image: Image, excluded: list[float]) -> tuple[float, float]:
+def _value_range(bands: Iterator[Band], excluded: list[float]) -> tuple[float, float]:
     """Return the minimum and maximum of the finite values other than ``excluded``, or infinity and -infinity."""
     import numpy as np
 
     minimum, maximum = np.inf, -np.inf
-    for _, band in _bands(image):
+    for _, band in bands:
         values = band[np.isfinite(band) & ~_equal_any(band, excluded)]
         if values.size:
             minimum, maximum = min(minimum, float(values.min())), max(maximum, float(values.max()))
@@ -201,14 +284,22 @@ def _equal_any(band: NDArray[Any], values: list[float]) -> NDArray[Any]:
     return equal
 
 
-def _bands(image: Image) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield an image in bands of rows: the index of the first row, and the pixels as an array."""
+def _bands(image: Image) -> Iterator[Band]:
+    """Yield an image in bands of rows."""
     import numpy as np
 
-    rows = max(1, BAND_PIXELS // image.width)
+    rows = max(1, BAND_SAMPLES // (image.width * len(image.getbands())))
     for top in range(0, image.height, rows):
         band = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
         yield top, band.view(np.uint32) if image.info.get("unsigned") else band
+
+
+def _color_bands(high: Image, low: Image) -> Iterator[Band]:
+    """Yield a 16-bit color image, given by its high and low bytes, in bands of rows without alpha."""
+    import numpy as np
+
+    for (top, high_band), (_, low_band) in zip(_bands(high), _bands(low), strict=True):
+        yield top, high_band[..., :3].astype(np.uint16) << 8 | low_band[..., :3]
 
 
 def exif_orientation(image: Image) -> int:

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from densenet_cli.errors import DensenetError, UnreadableImageError
-from densenet_cli.images import memory
-from densenet_cli.images.conversion import exif_orientation, to_rgb, to_upright
-from densenet_cli.images.formats import JPEG, identify_format
+from densenet_cli.images import conversion, memory
+from densenet_cli.images.formats import ImageFormat, identify_format
 from densenet_cli.images.memory import UNLIMITED, DecodeBudget, configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
-from densenet_cli.images.reading import EncodedImage, load_truncated, open_source, skip_hidden_image
+from densenet_cli.images.reading import (
+    EncodedImage,
+    jpeg_reduction,
+    load_truncated,
+    open_source,
+    reduce_jpeg,
+    skip_hidden_image,
+)
 from densenet_cli.images.sources import Source
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ NOTES = ("truncated", "narrow_range")
 - ``narrow_range``: the values take up less than a sixteenth of the range from black to white.
 """
 
-PIXELS_VERSION = 3
+PIXELS_VERSION = 4
 """Part of the keys of caches of decoded images. Increment it when files decode to other pixels than before."""
 
 MAX_MESSAGE_LENGTH = 200
@@ -197,7 +203,7 @@ class _DecodeRequest(Generic[T]):
         if self.preview is None or image.format != "JPEG" or self.min_side is None:
             return None
         min_side = self.preview.min_decoded_side
-        if _jpeg_reduction(image.size, min_side or self.min_side) >= _jpeg_reduction(image.size, self.min_side):
+        if jpeg_reduction(image.size, min_side or self.min_side) >= jpeg_reduction(image.size, self.min_side):
             return None
         return _DecodeRequest(
             lambda decoded: None,
@@ -251,25 +257,31 @@ def _load_file(encoded: EncodedImage, request: _DecodeRequest[T], budget: Decode
             return _decode(image_format.open(encoded.stream), request)
     image = image_format.open(encoded.stream)
     if preview_request := request.for_preview_alone(image):
-        _, preview = _load_opened(image, preview_request, encoded, budget)
+        _, preview = _load_opened(image, image_format, preview_request, encoded, budget)
         request = replace(request, preview=None)
-        value, _ = _load_opened(image_format.open(encoded.stream), request, encoded, budget)
+        value, _ = _load_opened(image_format.open(encoded.stream), image_format, request, encoded, budget)
         return value, preview
-    return _load_opened(image, request, encoded, budget)
+    return _load_opened(image, image_format, request, encoded, budget)
 
 
 def _load_opened(
-    image: Image, request: _DecodeRequest[T], encoded: EncodedImage, budget: DecodeBudget
+    image: Image, image_format: ImageFormat, request: _DecodeRequest[T], encoded: EncodedImage, budget: DecodeBudget
 ) -> tuple[T, Preview | None]:
     """Reserve memory for an opened file and decode it."""
 
     def reopen() -> Image:
-        again = JPEG.open(encoded.stream)
-        _reduce_jpeg(again, request.min_side)
+        again = image_format.open(encoded.stream)
+        reduce_jpeg(again, request.min_side)
         return again
 
+    def read_low_bytes() -> Image:
+        again = conversion.select_low_bytes(reopen())
+        again.load()
+        return again
+
+    scale_colors = conversion.has_16_bit_colors(image) and not request.as_is
     size = image.size
-    box = _reduce_jpeg(image, request.min_side)
+    box = reduce_jpeg(image, request.min_side)
     needed = memory.estimate_decode(image, size, encoded.size) + request.memory_needed(image.size)
     if request.as_is and getattr(image, "is_corrected", False):
         raise UnreadableImageError("Keras's load_img misreads this TIFF image. Use another preprocessing mode.")
@@ -278,6 +290,8 @@ def _load_opened(
             skip_hidden_image(image)
         try:
             image.load()
+            if scale_colors:
+                conversion.scale_16_bit_colors(image, read_low_bytes, request.bit_depth, request.notes)
         except OSError as error:
             image, is_incomplete = load_truncated(image, error, reopen)
             if is_incomplete:
@@ -285,23 +299,6 @@ def _load_opened(
                     raise
                 request.notes.add("truncated")
         return _decode(image, request, (size, box) if box else None)
-
-
-def _reduce_jpeg(image: Image, min_side: int | None) -> Box | None:
-    """Configure a JPEG to be decoded at 1/2, 1/4, or 1/8 scale if that keeps ``min_side`` pixels.
-
-    Returns:
-        The part of the reduced image that shows the image, or None for full scale.
-    """
-    if image.format != "JPEG" or min_side is None or _jpeg_reduction(image.size, min_side) == 1:
-        return None
-    drafted = image.draft(None, (min_side, min_side))
-    return drafted[1] if drafted else None
-
-
-def _jpeg_reduction(size: Size, min_side: int) -> int:
-    """Return the factor (8, 4, 2, or 1) by which Pillow reduces a JPEG whose shorter side must keep ``min_side``."""
-    return next((factor for factor in (8, 4, 2) if min(size) >= factor * min_side), 1)
 
 
 def _decode(
@@ -316,13 +313,13 @@ def _decode(
     """
     image.load()
     size, box = reduced or (image.size, (0, 0, *image.size))
-    orientation = exif_orientation(image)
+    orientation = conversion.exif_orientation(image)
     # ``image`` is reassigned, so that each stage is freed when the next exists.
     if request.as_is:
         image = image if image.mode == "RGB" else image.convert("RGB")
         return request.fulfill(DecodedImage(image, size, box, orientation))
-    image = to_rgb(image, request.bit_depth, request.notes)
-    return request.fulfill(to_upright(DecodedImage(image, size, box), orientation))
+    image = conversion.to_rgb(image, request.bit_depth, request.notes)
+    return request.fulfill(conversion.to_upright(DecodedImage(image, size, box), orientation))
 
 
 _pil_image_lock = threading.Lock()

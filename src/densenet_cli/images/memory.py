@@ -17,7 +17,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from densenet_cli.errors import ImageTooLargeError
 from densenet_cli.images import color
-from densenet_cli.images.conversion import DEEP_MODES, SIXTEEN_BIT_MODES, exif_orientation, is_transparent
+from densenet_cli.images.conversion import (
+    DEEP_MODES,
+    SIXTEEN_BIT_MODES,
+    exif_orientation,
+    has_16_bit_colors,
+    is_transparent,
+)
 from densenet_cli.images.formats import read_jpeg2000_codestream
 from densenet_cli.images.preprocessing import WORKSPACE_PIXELS, resized_size
 
@@ -148,7 +154,7 @@ def estimate_resize(size: Size, shorter_side: int) -> int:
 def _decoder_bytes(image: Image, full_size: Size, encoded_bytes: int) -> int:
     """Return the bytes that the decoder needs, including its result."""
     pixels = image.width * image.height
-    decoded = pixels * pixel_bytes(image.mode)
+    decoded = pixels * pixel_bytes(image.mode) * (2 if has_16_bit_colors(image) else 1)
     opened: Any = image
     match image.format:
         case "HEIF":

@@ -1,4 +1,7 @@
-"""Access to the encoded bytes of an image: a file, URL, standard input, or memory. Only regular files are opened."""
+"""Access to the encoded bytes of an image: a file, URL, standard input, or memory. Only regular files are opened.
+
+Also what Pillow must be told before it decodes them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from densenet_cli.images.walking import describe_os_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from densenet_cli._types import Box, Size
 
 MAX_STREAM_BYTES = 64 << 20
 """Largest image accepted from a URL, standard input, or a file object, which are held in memory."""
@@ -101,6 +106,23 @@ def read_source(source: Source) -> bytes:
     if len(data) > MAX_STREAM_BYTES:
         raise UnreadableImageError(f"The stream is longer than the limit of {MAX_STREAM_BYTES >> 20} MiB.")
     return data
+
+
+def reduce_jpeg(image: Image, min_side: int | None) -> Box | None:
+    """Configure a JPEG to be decoded at 1/2, 1/4, or 1/8 scale if that keeps ``min_side`` pixels.
+
+    Returns:
+        The part of the reduced image that shows the image, or None for full scale.
+    """
+    if image.format != "JPEG" or min_side is None or jpeg_reduction(image.size, min_side) == 1:
+        return None
+    drafted = image.draft(None, (min_side, min_side))
+    return drafted[1] if drafted else None
+
+
+def jpeg_reduction(size: Size, min_side: int) -> int:
+    """Return the factor (8, 4, 2, or 1) by which Pillow reduces a JPEG whose shorter side must keep ``min_side``."""
+    return next((factor for factor in (8, 4, 2) if min(size) >= factor * min_side), 1)
 
 
 JPEG_END = b"\xff\xd9"
