@@ -23,22 +23,22 @@ def main(run: Path, folder: Path) -> None:
     from densenet_cli.engines.tensorflow import import_keras
 
     import_keras()
-    from densenet_cli import datasets
     from densenet_cli.engines import keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.pipeline import available_cores
     from densenet_cli.training import network, recipes, run_files
     from densenet_cli.training.batches import Subset, split_validation, validation_batches
     from densenet_cli.training.image_cache import DecodedOnDemand
+    from densenet_cli.training.image_list import list_images
     from densenet_cli.training.loop import validate
     from densenet_cli.training.settings import FROM_SCRATCH
     from densenet_cli.weights import checkpoint, safetensors
 
     settings = recipes.resolve(recipes.read(run / run_files.SETTINGS_FILE), {})
-    image_list = datasets.list_images(str(folder))
+    image_list = list_images(str(folder))
     images = DecodedOnDemand(image_list.paths, FULL_SCALE)
     subset = Subset(images, np.arange(len(image_list)), np.array(image_list.targets))
-    _, validation = split_validation(subset, image_list.classes, settings.validation, settings.seed)
+    _, validation = split_validation(subset, len(image_list.classes), settings.validation, settings.seed)
     model = checkpoint.read(run / run_files.MODEL_FILE)
     # Evaluate the kernels as they are stored.
     arrays = {layer: {name: _round(array) for name, array in named.items()} for layer, named in model.arrays.items()}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli.datasets import ClassFolders, LabelTable, list_images
+from densenet_cli.datasets import ClassFolders, LabelTable
 from densenet_cli.errors import SourceUnreadableError, UsageError
 from densenet_cli.images import walking
+from densenet_cli.images.sources import expand
+from densenet_cli.training.image_list import list_images
 
 
 def write_files(folder: Path, *names: str) -> str:
@@ -24,9 +26,9 @@ def test_class_folders(tmp_path, caplog):
     images = ("b/2.PNG", "b/1.jpg", "b/deep/er/3.png", "a/1.png")
     folder = write_files(tmp_path, *images, "a/notes.txt", "c/notes.txt", "stray.png", ".d/1.png")
     dataset = ClassFolders(folder)
-    assert dataset.classes == ("a", "b", "c")
+    assert dataset.classes == ("a", "b")
     with caplog.at_level(logging.INFO):
-        sources = list(dataset.sources({"a": 7, "b": 5, "c": 0}))
+        sources = list(dataset.sources({"a": 7, "b": 5}))
     names = ["a/1.png", "b/1.jpg", "b/2.PNG", "b/deep/er/3.png"]
     assert [(os.path.relpath(source.name, folder), source.target) for source in sources] == list(
         zip(names, [7, 5, 5, 5], strict=True)
@@ -34,7 +36,7 @@ def test_class_folders(tmp_path, caplog):
     unsorted, empty = dataset.warnings()
     assert "1 image " in unsorted
     assert "1 class folder " in empty and "c" in empty
-    assert "2 files" in caplog.text
+    assert "Skipped 1 file without" in caplog.text
 
 
 def test_a_folder_that_cannot_be_listed_is_a_source_with_an_error(tmp_path, monkeypatch):
@@ -68,38 +70,73 @@ def test_table(tmp_path):
     assert next(LabelTable(str(file), "/else").sources({"cat": 3})).name == "/else/a.png"
 
 
-def test_image_list(tmp_path):
-    images = list_images(write_files(tmp_path, "b/2.png", "b/1.png", "a/x/1.png"))
-    assert images.classes == ("a", "b")
-    assert [os.path.relpath(path, tmp_path) for path in images.paths] == ["a/x/1.png", "b/1.png", "b/2.png"]
-    assert images.targets == (0, 1, 1)
-    assert len(images) == 3
+def test_what_is_no_class_and_no_image(tmp_path, caplog):
+    ignored = ("__MACOSX/a/._1.png", "@eaDir/1.png", ".ipynb_checkpoints/1-checkpoint.png", "b/.hidden/1.png")
+    nested = ("a/@eaDir/1.png/SYNOFILE_THUMB_M.jpg", "a/.ipynb_checkpoints/1.png", "b/__MACOSX/1.png")
+    folder = write_files(tmp_path, "a/1.png", "b/1.png", *ignored, *nested, "a/._1.png")
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    dataset = ClassFolders(folder)
+    assert dataset.classes == ("a", "b")
+    with caplog.at_level(logging.INFO):
+        evaluated = [source.name for source in dataset.sources({"a": 0, "b": 1})]
+        predicted = [source.name for source in expand([folder])]
+    assert evaluated == predicted == list(list_images(folder).paths)
+    assert [os.path.relpath(name, folder) for name in evaluated] == ["a/1.png", "b/1.png"]
+    assert [record.getMessage() for record in caplog.records] == ["Skipped 4 system folders."] * 2
+    (warning,) = dataset.warnings()
+    assert "empty" in warning
 
 
-def test_validation_images_have_the_targets_of_training(tmp_path):
-    images = list_images(write_files(tmp_path, "b/1.png"), ("a", "b", "c"))
-    assert (images.classes, images.targets) == (("a", "b", "c"), (1,))
+def write_table(tmp_path: Path, text: str, encoding: str = "utf-8", **arguments) -> LabelTable:
+    (tmp_path / "table.csv").write_bytes(text.encode(encoding))
+    return LabelTable(str(tmp_path / "table.csv"), **arguments)
 
 
-def test_the_fingerprint_does_not_depend_on_the_location(tmp_path):
-    names = ("cat/1.png", "dog/1.png")
-    fingerprints = [
-        list_images(write_files(tmp_path / folder, *names, *more)).fingerprint()
-        for folder, more in (("first", ()), ("second", ()), ("third", ("dog/2.png",)))
-    ]
-    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+def rows(table: LabelTable) -> list[tuple[str, str]]:
+    return [(label, os.path.relpath(source.name, table.folder)) for label, source in table.images()]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_in_any_dialect(tmp_path, delimiter, end, encoding):
+    lines = [("File_Name", "size", "Class"), ("a,b.jpg", "1", "tench"), ("é;c.jpg", "2", "sea lion")]
+    text = end.join(delimiter.join(f'"{field}"' for field in line) for line in lines) + end
+    assert rows(write_table(tmp_path, text, encoding)) == [("tench", "a,b.jpg"), ("sea lion", "é;c.jpg")]
+
+
+@pytest.mark.parametrize("path", ["path", "filename", "file_name", "image", "Image"])
+@pytest.mark.parametrize("label", ["label", "class", "CLASS"])
+def test_usual_columns(tmp_path, path, label):
+    assert rows(write_table(tmp_path, f"{label},{path}\ncat,a.png\n")) == [("cat", "a.png")]
+
+
+def test_columns(tmp_path):
+    text = "path,image,label,class\na.png,b.png,cat,dog\n"
+    assert rows(write_table(tmp_path, text)) == [("cat", "a.png")]
+    assert rows(write_table(tmp_path, text, path_column="Image", label_column="class")) == [("dog", "b.png")]
+    with pytest.raises(UsageError, match=r"no column 'photo'.*'path', 'image'"):
+        write_table(tmp_path, text, path_column="photo")
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("text", "words"),
     [
-        (["stray.png"], "only 1 image"),
-        (["a/1.png"], "only one class"),
-        (["a/1.png", "b/notes.txt"], "b"),
-        (["a/1.png", "b\n/1.png"], r"b\\n"),
-        (["a/1.png", os.fsdecode(b"b\xff/1.png")], "udcff"),
+        ("a.png,cat\n", "no column for the path .*'a.png', 'cat'.*`path_column`"),
+        ("path;label,x\na;b,c\n", "no column"),
+        ("path,label,Label\na,b,c\n", "2 columns for the label: 'label' and 'Label'"),
+        ("image,filename,label\na,b,c\n", "'image' and 'filename'.*`path_column`"),
+        ("path,label\na,b.png,cat\n", "Line 2 .* 3 fields.* 2"),
+        ('path,label\n"a.png,cat\nb.png,dog\n', "not a valid CSV"),
+        ("path,label\na.png,cat\nb.png,cat\na.png,dog\n", "a.png two labels: 'cat' and, in line 4, 'dog'"),
     ],
 )
-def test_folders_that_are_unsuitable_for_training(tmp_path, names, words):
+def test_tables_that_are_refused(tmp_path, text, words):
     with pytest.raises(UsageError, match=words):
-        list_images(write_files(tmp_path, *names))
+        write_table(tmp_path, text)
+
+
+def test_backslashes_in_a_table(tmp_path):
+    write_files(tmp_path, "cat/1.png", "back\\slash.png")
+    table = write_table(tmp_path, "path,label\ncat\\1.png,a\nback\\slash.png,a\nno\\file.png,a\n")
+    assert [path for _, path in rows(table)] == ["cat/1.png", "back\\slash.png", "no\\file.png"]

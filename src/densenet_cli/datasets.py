@@ -7,34 +7,35 @@ Paths are strings, as in ``images.sources``, because results contain them exactl
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
 import os
+import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple
 
-from densenet_cli import labels
 from densenet_cli.errors import EmptySourceError, UsageError
-from densenet_cli.images.sources import Source, from_entry, from_object
+from densenet_cli.images.sources import Source, from_entry, from_object, local_path
 from densenet_cli.images.walking import (
-    Entry,
     SkippedFiles,
     describe_os_error,
     has_image_suffix,
     image_suffixes,
     is_folder,
+    is_ignored,
     walk,
 )
 from densenet_cli.paths import is_url
 from densenet_cli.text import plural, to_unicode
+from densenet_cli.textfiles import Table, read_lines
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("path", "label")
-"""Columns that a table must have."""
+PATH_COLUMNS = ("path", "filename", "file_name", "filepath", "file_path", "file", "image", "image_path")
+LABEL_COLUMNS = ("label", "class", "class_name", "category")
+"""Usual names of the columns of a table. The first one is preferred."""
 
 MAX_LISTED = 5
 """Names that one message lists."""
@@ -51,34 +52,73 @@ class LabeledSource(Source):
     target: int = -1
 
 
-def _label(source: Source, target: int) -> LabeledSource:
-    return LabeledSource(source.name, source.origin, source.kind, source.error, target)
+class DatasetOptions(NamedTuple):
+    """How to read a dataset.
+
+    Attributes:
+        suffixes: File name extensions of images in class folders, in addition to the known ones.
+        path_column: Name of a table's column of paths; None to recognize it.
+        label_column: Name of a table's column of labels; None to recognize it.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    path_column: str | None = None
+    label_column: str | None = None
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """Images with class names.
 
     Attributes:
+        folder: The folder that paths start from.
         description: What the class names are, for messages: "class folders in val".
         classes: The class names, sorted.
+        skipped: What was skipped in folders. It is complete after ``images``.
     """
 
+    folder: str
     description: str
     classes: tuple[str, ...]
+    skipped = SkippedFiles(0)
+
+    @abstractmethod
+    def images(self) -> Iterator[tuple[str, Source]]:
+        """Yield the class name of each image and the image lazily, always in the same order."""
+
+    @abstractmethod
+    def warnings(self) -> list[str]:
+        """Return messages about images and folders that are ignored."""
 
     def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
-        """Yield the images lazily, always in the same order.
+        """Yield the images with their targets.
 
         Args:
             targets: The target of each class name.
         """
+        for name, source in self.images():
+            yield LabeledSource(source.name, source.origin, source.kind, source.error, targets[name])
+        if any(self.skipped):
+            logger.info("%s", self.skipped)
 
-    def warnings(self) -> list[str]:
-        """Return messages about ignored images and empty classes. They are complete after ``sources``."""
+
+def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | None = None) -> Dataset:
+    """Open class folders, or a table if ``csv`` is given, whose relative paths then start from ``folder``.
+
+    Raises:
+        UsageError: Neither is given, or it cannot be used. See ``ClassFolders`` and ``LabelTable``.
+    """
+    options = options or DatasetOptions()
+    if csv is not None:
+        return LabelTable(csv, folder, options.path_column, options.label_column)
+    if folder is None:
+        raise UsageError("No images given. Name a `folder` of class folders, or use `csv`.")
+    return ClassFolders(folder, options.suffixes)
 
 
-class ClassFolders:
+class ClassFolders(Dataset):
     """One folder per class, named after the class, with images at any depth: ``folder/<class>/.../<image>``.
+
+    A folder without images is not a class, and neither are hidden folders and system folders.
 
     Args:
         folder: The folder that contains the class folders.
@@ -89,14 +129,15 @@ class ClassFolders:
     """
 
     def __init__(self, folder: str, suffixes: Collection[str] = ()) -> None:
-        self._folder = folder
+        self.folder = folder
         self._suffixes = image_suffixes(suffixes)
         self._unsorted = 0
+        self._system_folders = 0
         self._empty: list[str] = []
         name = to_unicode(folder)
         self.description = f"class folders in {name}"
         try:
-            self.classes = self._list_classes()
+            self.classes = tuple(filter(self._has_images, self._list_folders()))
         except NotADirectoryError:
             raise UsageError(f"{name} is not a folder. Use `csv` to read a table of paths and labels.") from None
         except OSError as error:
@@ -104,41 +145,39 @@ class ClassFolders:
         if not self.classes:
             images = f", only {plural(self._unsorted, 'image')}" if self._unsorted else ""
             raise UsageError(
-                f"There are no class folders in {name}{images}. Create one folder per class, named after the class, "
-                "and put its images there."
+                f"There are no class folders with images in {name}{images}. Create one folder per class, named after "
+                "the class, and put its images there."
             )
 
-    def _list_classes(self) -> tuple[str, ...]:
-        classes = []
-        with os.scandir(self._folder) as entries:
+    def _list_folders(self) -> list[str]:
+        folders = []
+        with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if is_folder(entry):
-                    classes.append(entry.name)
+                is_subfolder = is_folder(entry)
+                if is_ignored(entry.name):
+                    self._system_folders += is_subfolder and not entry.name.startswith(".")
+                elif is_subfolder:
+                    folders.append(entry.name)
                 elif has_image_suffix(entry.name, self._suffixes):
                     self._unsorted += 1
-        return tuple(sorted(classes))
+        return sorted(folders)
 
-    def walk(self) -> Iterator[tuple[str, Entry]]:
-        """Yield each image with the name of its class, and each empty or unlistable folder with its error."""
-        skipped = 0
-        for name in self.classes:
-            for entry in walk(os.path.join(self._folder, name), self._suffixes):
-                if isinstance(entry, SkippedFiles):
-                    skipped += entry.files
-                else:
-                    yield name, entry
-        if skipped:
-            logger.info("Skipped %s without an image extension.", plural(skipped, "file"))
+    def _has_images(self, name: str) -> bool:
+        first = next(walk(os.path.join(self.folder, name), self._suffixes))
+        if not isinstance(first, SkippedFiles) and isinstance(first.error, EmptySourceError):
+            self._empty.append(name)
+            return False
+        return True
 
-    def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
+    def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``. A folder that cannot be listed is a source with an error."""
-        for name, entry in self.walk():
-            if isinstance(entry.error, EmptySourceError):
-                self._empty.append(name)
-            else:
-                yield _label(from_entry(entry), targets[name])
+        self.skipped = SkippedFiles(0, self._system_folders)
+        for name in self.classes:
+            for entry in walk(os.path.join(self.folder, name), self._suffixes):
+                if isinstance(entry, SkippedFiles):
+                    self.skipped = self.skipped.plus(entry)
+                else:
+                    yield name, from_entry(entry)
 
     def warnings(self) -> list[str]:
         """See ``Dataset``."""
@@ -151,116 +190,72 @@ class ClassFolders:
         return warnings
 
 
-class LabelTable:
-    """A CSV file with the columns ``path`` and ``label``; other columns are ignored.
+class LabelTable(Dataset):
+    """A table of paths and labels, separated by commas, semicolons, or tabs. Other columns are ignored.
 
     Args:
-        file: The CSV file, in UTF-8. Its paths can also be http(s) URLs.
+        file: The table. Its paths can also be http(s) URLs, and can be separated by backslashes.
         folder: The folder that relative paths start from; None for the file's own folder.
+        path_column: Name of the column of paths; None to recognize it (``PATH_COLUMNS``).
+        label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
 
     Raises:
-        UsageError: The file cannot be read, has no rows, or lacks a column or a value.
+        UsageError: The file cannot be read, has no rows, lacks a column or a value, or has more than one such column,
+            or an image has two labels.
     """
 
-    def __init__(self, file: str, folder: str | None = None) -> None:
+    def __init__(
+        self, file: str, folder: str | None = None, path_column: str | None = None, label_column: str | None = None
+    ) -> None:
         name = to_unicode(file)
         self.description = f"labels in {name}"
-        base = os.path.dirname(file) if folder is None else folder
+        self.folder = os.path.dirname(file) if folder is None else folder
+        # Keep the rows, because a pipe can be read only once.
+        self._labels: dict[str, str] = {}
+        self._rows: list[str] = []
         try:
-            # Keep the rows, because a pipe can be read only once. Surrogates preserve paths that are not UTF-8.
-            with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-                self._rows = list(_read_rows(csv.reader(stream), name, base))
+            with Path(file).open("rb") as stream:
+                self._read(Table(read_lines(stream), name), name, path_column, label_column)
         except OSError as error:
             raise UsageError(f"Cannot read {name}: {describe_os_error(error)}") from None
-        except csv.Error as error:
-            raise UsageError(f"{name} is not a valid CSV file: {error}.") from None
         if not self._rows:
             raise UsageError(f"{name} has no rows below its header.")
-        self.classes = tuple(sorted({label for _, label in self._rows}))
+        self.classes = tuple(sorted(set(self._labels.values())))
 
-    def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
+    def _read(self, table: Table, name: str, path_column: str | None, label_column: str | None) -> None:
+        path_position = table.find_column("path", PATH_COLUMNS, path_column)
+        label_position = table.find_column("label", LABEL_COLUMNS, label_column)
+        interned: dict[str, str] = {}
+        for number, row in table.rows():
+            path, label = row[path_position], row[label_position]
+            if not path or not label:
+                raise UsageError(f"Line {number:,} of {name} has no {'label' if path else 'path'}.")
+            path = _resolve_path(path, self.folder)
+            # Keep one string per class instead of one per row.
+            label = interned.setdefault(label, unicodedata.normalize("NFC", label))
+            if self._labels.setdefault(path, label) != label:
+                raise UsageError(
+                    f"{name} gives {to_unicode(path)} two labels: {self._labels[path]!r} and, in line {number:,}, "
+                    f"{label!r}."
+                )
+            self._rows.append(path)
+
+    def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``."""
-        for path, label in self._rows:
-            yield _label(from_object(path), targets[label])
+        for path in self._rows:
+            yield self._labels[path], from_object(path)
 
     def warnings(self) -> list[str]:
         """See ``Dataset``. Nothing in a table is ignored."""
         return []
 
 
-def _read_rows(reader: Iterator[list[str]], name: str, base: str) -> Iterator[tuple[str, str]]:
-    header = [column.strip().lower() for column in next(reader, [])]
-    if missing := [column for column in COLUMNS if column not in header]:
-        columns = ", ".join(repr(to_unicode(column)) for column in header[:MAX_LISTED]) or "nothing"
-        raise UsageError(
-            f"{name} has no column {' and no column '.join(map(repr, missing))}. The first line must be a header with "
-            f"path and label. It contains {columns}."
-        )
-    positions = [header.index(column) for column in COLUMNS]
-    interned: dict[str, str] = {}
-    for number, row in enumerate(reader, start=2):
-        if not row:
-            continue
-        path, label = (row[position].strip() if position < len(row) else "" for position in positions)
-        if not path or not label:
-            raise UsageError(f"Row {number:,} of {name} has no {'label' if path else 'path'}.")
-        # Keep one string per class instead of one per row.
-        yield path if is_url(path) else os.path.join(base, path), interned.setdefault(label, label)
-
-
-@dataclass(frozen=True)
-class ImageList:
-    """The images in class folders, completely listed.
-
-    Attributes:
-        folder: The folder that contains the class folders.
-        classes: The class names. The position of a name is its target.
-        paths: Paths of the images, sorted within each class.
-        targets: The target of each image.
-    """
-
-    folder: str
-    classes: tuple[str, ...]
-    paths: tuple[str, ...]
-    targets: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the classes and the paths relative to ``folder``."""
-        names = [os.fsencode(os.path.relpath(path, self.folder)).hex() for path in self.paths]
-        return hashlib.sha256(json.dumps([self.classes, names]).encode()).hexdigest()
-
-
-def list_images(folder: str, classes: tuple[str, ...] | None = None) -> ImageList:
-    """List the images in class folders for training or validation.
-
-    Args:
-        folder: The folder that contains the class folders.
-        classes: The classes of the training images, if the images are for validation. Some may be missing.
-
-    Raises:
-        UsageError: There are fewer than two classes, a class has no images or is not in ``classes``, a folder
-            cannot be listed, or a class name is not a valid label.
-    """
-    class_folders = ClassFolders(folder)
-    name = to_unicode(folder)
-    if classes is None:
-        classes = class_folders.classes
-        if len(classes) < 2:
-            raise UsageError(f"There is only one class folder in {name}. Training needs at least two classes.")
-    elif unknown := sorted(set(class_folders.classes) - set(classes)):
-        raise UsageError(f"The class {unknown[0]!r} in {name} has no training images.")
-    for class_name in class_folders.classes:
-        if not labels.is_valid(class_name) or to_unicode(class_name) != class_name:
-            raise UsageError(f"The class folder {class_name!r} in {name} is not a valid label. Rename it.")
-    positions = {class_name: position for position, class_name in enumerate(classes)}
-    paths: list[str] = []
-    targets: list[int] = []
-    for class_name, entry in class_folders.walk():
-        if entry.error:
-            raise UsageError(f"Cannot use the class folder {to_unicode(entry.path)}: {entry.error}")
-        paths.append(entry.path)
-        targets.append(positions[class_name])
-    return ImageList(folder, classes, tuple(paths), tuple(targets))
+def _resolve_path(path: str, folder: str) -> str:
+    if is_url(path):
+        return path
+    path = local_path(path)
+    joined = os.path.join(folder, path)
+    if "\\" in path and not os.path.lexists(joined):  # perhaps a table from Windows
+        other = os.path.join(folder, path.replace("\\", "/"))
+        return other if os.path.lexists(other) else joined
+    return joined

@@ -112,10 +112,15 @@ class ClassResolver:
     Indices are accepted if the model has no names, or ImageNet's labels, whose numbers are published. They are not
     accepted otherwise, because the position of a name in a list is not part of the name: of the classes "1" and "2",
     a folder "0" means neither.
+
+    Args:
+        labels: One label for each position of the head.
+        owner: What has these classes, for messages.
     """
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, owner: str = "the model") -> None:
         self._labels = labels
+        self._owner = owner
         self._ids = {label.id.casefold(): position for position, label in enumerate(labels) if label.id}
         self._indices = {label.index: position for position, label in enumerate(labels)}
         self._has_indices = labels == placeholders(len(labels)) or _are_imagenet(labels)
@@ -159,7 +164,7 @@ class ClassResolver:
             if similar := self._similar(name):
                 hint = f"Did you mean {' or '.join(map(repr, similar))}?"
             else:
-                hint = f"{self._describe_names()} The classes are {self._list_classes()}."
+                hint = f"{self._describe_names(name)} The classes are {self._list_classes()}."
             raise UsageError(f"The model has no class {name!r}. {hint}")
         self._check_unambiguous(name, positions)
         return positions[0]
@@ -179,8 +184,8 @@ class ClassResolver:
         if unknown := [name for name, (positions, _) in matches.items() if not positions]:
             size = f", which has only {len(self._labels):,}" if len(matches) > len(self._labels) else ""
             raise UsageError(
-                f"{len(unknown):,} of {len(matches):,} {description} match no class of the model{size}: "
-                f"{self._list_unknown(unknown)}. {self._describe_names()} The classes are {self._list_classes()}."
+                f"{len(unknown):,} of {len(matches):,} {description} match no class of {self._owner}{size}: "
+                f"{self._list_unknown(unknown)}. {self._describe_names(*unknown)} The classes are {self._list_classes()}."
             )
         names_by_position: dict[int, tuple[str, str]] = {}
         for name, (positions, rule) in matches.items():
@@ -200,11 +205,12 @@ class ClassResolver:
             hint = f" {self._describe_names()}" if self._ids or self._has_indices else ""
             raise UsageError(f"{name!r} matches {choices}.{hint}")
 
-    def _describe_names(self) -> str:
-        """Return what a class can be named by, as a sentence."""
+    def _describe_names(self, *names: str) -> str:
+        """Return what a class can be named by. ``names`` are those that match no class."""
         if not self._has_indices:
             ids = "WordNet IDs or " if self._ids else ""
-            return f"Use {ids}labels. Positions are used only for models without labels."
+            is_number = any(map(str.isdecimal, names))
+            return f"Use {ids}labels." + " Positions are used only for models without labels." * is_number
         return f"Use {'WordNet IDs, labels,' if self._ids else 'labels'} or indices."
 
     def _list_unknown(self, names: list[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,11 @@ from densenet_cli.text import to_unicode
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 CHUNK_SIZE = 1 << 16
+
+DELIMITERS = (",", ";", "\t")
+
+MAX_LISTED = 8
+"""Columns that one message lists."""
 
 
 def read_text(path: PathLike) -> str:
@@ -99,3 +104,85 @@ def _find_encoding(data: bytes) -> tuple[str, int]:
         if data.startswith(mark):
             return encoding, len(mark)
     return "utf-8", 0
+
+
+class Table:
+    """A table with a header. Its delimiter is the one that occurs most often in the header.
+
+    Args:
+        lines: The lines of the file. Blank ones are ignored.
+        name: The name of the file, for messages.
+
+    Attributes:
+        columns: The column names, as written.
+
+    Raises:
+        UsageError: The header is not valid CSV.
+    """
+
+    def __init__(self, lines: Iterable[str], name: str) -> None:
+        self._name = name
+        self._lines = self._count(lines)
+        self._line = 0
+        header = next(filter(str.strip, self._lines), "")
+        self._delimiter = max(DELIMITERS, key=header.count)
+        self.columns: tuple[str, ...] = next(self._parse([header]), ())
+
+    def _count(self, lines: Iterable[str]) -> Iterator[str]:
+        for self._line, line in enumerate(lines, start=1):
+            yield line
+
+    def _parse(self, lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
+        import csv
+
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=self._delimiter, strict=True)
+        try:
+            for row in reader:
+                yield tuple(field.strip() for field in row)
+        except csv.Error as error:
+            raise UsageError(f"{self._name} is not a valid CSV file: line {self._line:,}: {error}.") from None
+
+    def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield the number of each row's line and its fields, as many as there are columns.
+
+        Raises:
+            UsageError: A row is not valid CSV or has more fields than the header.
+        """
+        size = len(self.columns)
+        for row in self._parse(self._lines):
+            if any(row[size:]):
+                raise UsageError(
+                    f"Line {self._line:,} of {self._name} has {len(row)} fields, but the header has {size}. Quote "
+                    f"fields that contain {self._delimiter!r}."
+                )
+            if any(row):
+                yield self._line, row[:size] + ("",) * (size - len(row))
+
+    def find_column(self, kind: str, names: Collection[str], given: str | None = None) -> int:
+        """Return the position of a column. Case is ignored.
+
+        Args:
+            kind: What the column contains. The parameter ``<kind>_column`` names it.
+            names: The usual names of such a column. If there are several of them, the first is preferred.
+            given: Its name, instead of ``names``.
+
+        Raises:
+            UsageError: There is no such column, or more than one.
+        """
+        columns = [column.lower() for column in self.columns]
+        if given is not None:
+            names = [given.strip().lower()]
+        found = [position for position, column in enumerate(columns) if column in names]
+        preferred = [position for position in found if columns[position] == next(iter(names))]
+        found = preferred or found
+        if len(found) == 1:
+            return found[0]
+        listed = ", ".join(repr(to_unicode(column)) for column in self.columns[:MAX_LISTED]) or "nothing"
+        listed += ", ..." * (len(columns) > MAX_LISTED)
+        if found:
+            same = " and ".join(repr(to_unicode(self.columns[position])) for position in found)
+            hint = "Rename one of them." if preferred else f"Choose one with `{kind}_column`."
+            raise UsageError(f"{self._name} has {len(found)} columns for the {kind}: {same}. {hint}")
+        wanted = repr(given) if given is not None else f"for the {kind} ({', '.join(names)})"
+        hint = "" if given is not None else f" Name it with `{kind}_column`."
+        raise UsageError(f"{self._name} has no column {wanted}. Its first line contains {listed}.{hint}")

@@ -253,6 +253,8 @@ def test_unsuitable_folders(weights, images, tmp_path):
     empty, flat, unknown, imageless = (tmp_path / name for name in ("empty", "flat", "unknown", "imageless"))
     for folder in (empty, flat, unknown / "zebra", unknown / "ant", imageless / "ant"):
         folder.mkdir(parents=True)
+    for name in ("zebra", "ant"):
+        Image.new("RGB", (40, 40)).save(unknown / name / "a.png")
     Image.new("RGB", (40, 40)).save(flat / "a.png")
     (flat / "file.txt").write_text("x")
     for folder, status, words in (
@@ -261,7 +263,7 @@ def test_unsuitable_folders(weights, images, tmp_path):
         (empty, 2, "no class folders"),
         (flat, 2, "only 1 image"),
         (unknown, 2, "1 of 2 class folders"),
-        (imageless, 1, "No image"),
+        (imageless, 2, "no class folders with images"),
     ):
         result = densenet("evaluate", folder, "--weights", weights)
         assert (result.status, result.out) == (status, "")
@@ -272,10 +274,10 @@ def test_unsuitable_folders(weights, images, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "has no column 'path' and no column 'label'"),
-        (b"path,name\na.png,ant\n", "has no column 'label'"),
+        (b"", "has no column for the path"),
+        (b"path,name\na.png,ant\n", "has no column for the label"),
         (b"path,label\n", "has no rows"),
-        (b"path,label\na.png,ant\nb.png\n", "Row 3 of"),
+        (b"path,label\na.png,ant\nb.png\n", "Line 3 of"),
         (b"path,label\n,ant\n", "has no path"),
         (b"path,label\na.png,zebra\n", "1 of 1 labels in"),
         (b"\xff\xfep\0a\0t\0h\0,\0l\0", "has no column"),

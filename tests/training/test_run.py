@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densenet_cli import datasets, labels
+from densenet_cli import labels
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import from_object
-from densenet_cli.training import recipes, session
+from densenet_cli.training import recipes, run_files, session
+from densenet_cli.training.image_list import list_images
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
 from densenet_cli.training.settings import Phase, RunOptions, Settings
 from densenet_cli.weights import checkpoint
@@ -90,7 +92,7 @@ def test_the_settings_file_is_a_recipe(finished):
 
 def test_both_engines_reproduce_the_validation_accuracy(digits, finished):
     output, _, _ = finished
-    image_list = datasets.list_images(str(digits))
+    image_list = list_images(str(digits))
     sources = [from_object(path) for path in image_list.paths[::20]]
     probabilities = []
     for engine in ("onnx", "tensorflow"):
@@ -185,13 +187,26 @@ def test_other_classes_get_a_new_head(digits, finished, keras):
     from densenet_cli.training import network
 
     start = str(finished[0] / "model.safetensors")
-    same_labels = labels.from_class_names(datasets.list_images(str(digits)).classes)
+    same_labels = labels.from_class_names(list_images(str(digits)).classes)
     assert network.HEAD in network.load_initial_arrays(start, SETTINGS.config(10), same_labels)
     arrays = network.load_initial_arrays(start, SETTINGS.config(7), labels.placeholders(7))
     assert network.HEAD not in arrays
     model = network.build(SETTINGS.config(7), "float32")
     network.set_arrays(model, arrays)
     np.testing.assert_array_equal(model.get_layer("conv1_conv").get_weights()[0], arrays["conv1_conv"]["kernel"])
+
+
+def test_without_validation_images_the_last_model_is_kept(digits, tmp_path, keras):
+    settings = replace(SHORT, validation=0)
+    paths = run_paths(digits, tmp_path / "run")
+    train(paths, settings, stop_at=(2, 3))
+    state = train(paths, settings, resume=True)
+    assert state.best_epoch == 2
+    assert [math.isnan(row["val_loss"]) for row in state.history] == [True, True]
+    model = checkpoint.read(paths.output / "model.safetensors").metadata
+    assert (model.training["trained_epochs"], model.accuracy) == (2, {})
+    assert (paths.output / "log.csv").read_text().splitlines()[2].split(",")[5:8] == ["", "", ""]
+    run_files.draw_curves(paths.output / "curves.png", state.history)
 
 
 def test_early_stopping(digits, tmp_path, keras):

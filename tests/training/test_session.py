@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densenet_cli import datasets
+from densenet_cli.datasets import DatasetOptions
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output import atomic
 from densenet_cli.training import run_files, session
+from densenet_cli.training.image_list import list_images
 from densenet_cli.training.run_files import RunPaths
 from densenet_cli.training.settings import RunOptions, parse_sizes
 from tests.training.images import SETTINGS
@@ -39,6 +40,14 @@ def error_of(paths: RunPaths, settings=SETTINGS, options=None, **arguments) -> s
     return str(raised.value)
 
 
+def messages_of(paths: RunPaths, settings=SETTINGS) -> list[str]:
+    """Return what opening the run says about its images."""
+    messages: list[str] = []
+    with session.open_run(paths, settings, RunOptions(on_message=messages.append), overwrite=True):
+        pass
+    return messages
+
+
 def test_a_folder_without_classes(tmp_path):
     (tmp_path / "images").mkdir()
     assert "no class folders" in error_of(run_paths(tmp_path))
@@ -46,24 +55,63 @@ def test_a_folder_without_classes(tmp_path):
 
 def test_a_folder_with_one_class(tmp_path):
     write_images(tmp_path / "images", "cat")
-    assert "one class folder" in error_of(run_paths(tmp_path))
+    assert "only one class: 'cat'" in error_of(run_paths(tmp_path))
 
 
-def test_an_empty_class(tmp_path):
+def test_an_empty_class(keras, tmp_path):
     write_images(tmp_path / "images", "cat", "dog")
     (tmp_path / "images" / "newt").mkdir()
     (tmp_path / "images" / "newt" / "notes.txt").write_text("none yet")
-    message = error_of(run_paths(tmp_path))
-    assert "newt" in message
-    assert "image" in message
+    messages = messages_of(run_paths(tmp_path))
+    assert "12 images in 2 classes (cat 6, dog 6)" in messages[0]
+    assert "1 class folder without images: newt" in messages[1]
 
 
-def test_a_class_too_small_to_split(tmp_path):
-    write_images(tmp_path / "images", "cat", "dog", count=4)
-    message = error_of(run_paths(tmp_path))
-    assert "'cat'" in message
-    assert "4 images" in message
-    assert "`val`" in message
+def test_a_class_too_small_to_split(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", "dog", count=5)
+    (tmp_path / "images" / "dog" / "4.png").unlink()
+    *_, held_out, warning = messages_of(run_paths(tmp_path))
+    assert "1 image," in held_out
+    assert warning.startswith("Warning: 1 class") and "dog" in warning
+
+
+@pytest.mark.parametrize(("count", "validation"), [(4, 10), (6, 0), (1, 10)])
+def test_no_images_for_validation(keras, tmp_path, count, validation):
+    write_images(tmp_path / "images", "cat", "dog", count=count)
+    settings = replace(SETTINGS, validation=validation)
+    *_, warning = messages_of(run_paths(tmp_path), settings)
+    assert warning.startswith("Warning: No images") and "last epoch" in warning
+    assert "`patience`" in error_of(run_paths(tmp_path), replace(settings, patience=2))
+
+
+def test_split_folders(keras, tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        write_images(tmp_path / "images" / split, "cat", "cup", count=count)
+    understood, training, validation = messages_of(run_paths(tmp_path))
+    assert all(f"images/{split}" in understood for split in ("train", "val", "test"))
+    assert "6 images in 2 classes (cat 3, cup 3)" in training
+    assert "4 images in 2 classes (cat 2, cup 2)" in validation
+    other = write_images(tmp_path / "other", "CAT")
+    assert "6 images in 1 class (cat 6)" in messages_of(run_paths(tmp_path, other))[2]
+
+
+def test_split_folders_without_training_images(tmp_path):
+    for split in ("val", "test"):
+        write_images(tmp_path / "images" / split, "cat", "cup")
+    assert "val and test" in error_of(run_paths(tmp_path))
+
+
+def test_tables(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", "dog")
+    lines = [f"images\\{name}\\{n}.png;{name}\n" for name in ("cat", "dog") for n in range(6)]
+    (tmp_path / "train.csv").write_text("Bild;class\n" + "".join(lines[1:]))
+    (tmp_path / "val.csv").write_text("Bild;class\n" + lines[0].replace(";cat", ";CAT"))
+    options = DatasetOptions(path_column="bild")
+    paths = replace(run_paths(tmp_path, tmp_path / "val.csv"), train=None, csv=tmp_path / "train.csv", dataset=options)
+    training, validation, warning = messages_of(paths)
+    assert "11 images in 2 classes (cat 5, dog 6)" in training
+    assert "1 image in 1 class (cat 1)" in validation
+    assert "dog" in warning
 
 
 def test_a_validation_class_without_training_images(tmp_path):
@@ -101,7 +149,7 @@ def start_run(tmp_path: Path) -> tuple[RunPaths, bytes]:
     paths = run_paths(tmp_path)
     write_images(paths.train, "cat", "dog")
     paths.output.mkdir()
-    fingerprint = datasets.list_images(str(paths.train)).fingerprint()
+    fingerprint = list_images(str(paths.train)).fingerprint()
     run_files.save_state(paths.output, run_files.RunState(SETTINGS.to_dict(), ["cat", "dog"], fingerprint))
     return paths, (paths.output / run_files.STATE_FILE).read_bytes()
 

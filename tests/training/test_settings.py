@@ -60,7 +60,7 @@ def test_invalid_sizes_are_rejected(text):
         {"seed": -1},
         {"freeze": "conv2"},
         {"freeze": "conv6", "start": "121"},
-        {"validation": 0},
+        {"validation": -1},
     ],
 )
 def test_values_out_of_range_are_rejected(values):

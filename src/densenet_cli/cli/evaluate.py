@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import command, input_option, option, output_option
+from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
-from densenet_cli.cli.options import NoteCounter, create_classifier, model_options, suffix_option
+from densenet_cli.cli.options import (
+    NoteCounter,
+    create_classifier,
+    dataset_options,
+    model_options,
+    suffix_option,
+    table_options,
+)
 from densenet_cli.errors import UsageError
 from densenet_cli.text import plural, to_unicode
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densenet_cli.datasets import Dataset
+    from densenet_cli.datasets import Dataset, DatasetOptions
     from densenet_cli.evaluation import EvaluationReport, ImageOutcome
     from densenet_cli.evaluation.statistics import Proportion
     from densenet_cli.report.evaluation import Mistakes
@@ -32,14 +39,7 @@ CONFUSED_PAIRS = 10
 @command()
 @click.argument("folder", required=False, metavar="[FOLDER]", type=click.Path())
 @option("--restrict", is_flag=True, help="Limit predictions to the classes that occur in the dataset.")
-@input_option(
-    "--csv",
-    "csv_file",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="Read images from a CSV file with the columns path and label. Paths are relative to FOLDER, or to the CSV "
-    "file's folder.",
-)
+@table_options
 @suffix_option
 @output_option(
     "--format",
@@ -78,7 +78,9 @@ CONFUSED_PAIRS = 10
 @model_options()
 def evaluate(
     folder: str | None,
-    csv_file: str | None,
+    csv: str | None,
+    path_column: str | None,
+    label_column: str | None,
     suffix: tuple[str, ...],
     restrict: bool,
     format_: str,
@@ -91,8 +93,8 @@ def evaluate(
 ) -> int:
     """Measure a model's accuracy on labeled images.
 
-    FOLDER contains one folder per class, named by the class's WordNet ID, label, or index. Images can be nested at
-    any depth. Some classes of the model can be missing, but every folder must name a class of the model.
+    FOLDER contains one folder per class, named by the class's WordNet ID or label. Images can be nested at any depth.
+    Some classes of the model can be missing, but every folder must name a class of the model.
 
     \b
     Examples:
@@ -102,7 +104,7 @@ def evaluate(
       densenet evaluate val/ --html report.html
       densenet evaluate --csv test.csv --format json
     """
-    if folder is None and csv_file is None:
+    if folder is None and csv is None:
         raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.evaluation import ImageOutcome, MetricsAccumulator
@@ -120,7 +122,7 @@ def evaluate(
 
         check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
-    images = _collection(folder, csv_file, suffix)
+    images = _open_images(folder, csv, dataset_options(suffix, path_column, label_column, csv is not None))
     classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     restrict_to = sorted(set(positions.values())) if restrict else None
@@ -152,7 +154,7 @@ def evaluate(
         echo_info(warning)
     report = metrics.report(classifier, restrict_to)
     settings = {
-        "images": to_unicode(csv_file or folder or ""),
+        "images": to_unicode(csv or folder or ""),
         "weights_md5": _md5(classifier.weights),
         "engine": model["engine"],
         **report.settings,
@@ -171,10 +173,14 @@ def evaluate(
     return 1 if report.failures else 0
 
 
-def _collection(folder: str | None, csv_file: str | None, suffixes: tuple[str, ...]) -> Dataset:
-    from densenet_cli.datasets import ClassFolders, LabelTable
+def _open_images(folder: str | None, csv: str | None, options: DatasetOptions) -> Dataset:
+    from densenet_cli.datasets import open_dataset
+    from densenet_cli.training.image_list import find_splits, join_names
 
-    return LabelTable(csv_file, folder) if csv_file else ClassFolders(folder or "", suffixes)
+    if folder is not None and csv is None and (splits := find_splits(folder, options.suffixes)):
+        paths = [to_unicode(path) for path in splits.values()]
+        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Name the one to evaluate.")
+    return open_dataset(folder, csv, options)
 
 
 def _md5(weights: Path) -> str:

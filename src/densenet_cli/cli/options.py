@@ -20,6 +20,7 @@ from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
+    from densenet_cli.datasets import DatasetOptions
     from densenet_cli.images.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,6 +142,42 @@ suffix_option = input_option(
     metavar="SUFFIX",
     help="Also use files with this extension in folders, such as .img ('' for none). Can be repeated.",
 )
+
+
+def table_options(function: F) -> F:
+    """Add ``--csv`` and the names of its columns to a command."""
+    for decorator in (
+        input_option(
+            "--label-column",
+            metavar="NAME",
+            help="Column of class names in --csv.  [default: label, class, ...]",
+        ),
+        input_option(
+            "--path-column",
+            metavar="NAME",
+            help="Column of image files in --csv.  [default: path, filename, image, ...]",
+        ),
+        input_option(
+            "--csv",
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Read images and their classes from a table, separated by commas, semicolons, or tabs. Paths are "
+            "relative to FOLDER, or to the table's folder.",
+        ),
+    ):
+        function = decorator(function)
+    return function
+
+
+def dataset_options(
+    suffix: tuple[str, ...], path_column: str | None, label_column: str | None, has_table: bool
+) -> DatasetOptions:
+    """Return how to read a dataset. Raises ``click.UsageError`` if columns are named without a table."""
+    from densenet_cli.datasets import DatasetOptions
+
+    if (path_column or label_column) and not has_table:
+        raise click.UsageError(f"--{'path' if path_column else 'label'}-column requires --csv.")
+    return DatasetOptions(suffix, path_column, label_column)
 
 
 def source_options(function: F) -> F:

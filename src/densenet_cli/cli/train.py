@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -16,11 +17,13 @@ import click
 from densenet_cli import variants
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
+from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.text import plural
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
 
 if TYPE_CHECKING:
     from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.training.run_files import RunPaths
     from densenet_cli.training.settings import StepInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,13 +104,15 @@ def settings_options(function: F) -> F:
         130: "interrupted; the state is saved for --resume",
     }
 )
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", required=False, metavar="[FOLDER]", type=FOLDER)
 @option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Read settings from a recipe (TOML). Options take precedence.",
 )
+@table_options
+@suffix_option
 @option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded, and list them in skipped.csv.")
 @output_option(
     "-o",
@@ -129,10 +134,10 @@ def settings_options(function: F) -> F:
 @settings_options
 @option(
     "--val",
-    type=FOLDER,
-    metavar="FOLDER",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FOLDER|FILE",
     group="Validation",
-    help="Class folders for validation, instead of holding out images.",
+    help="Class folders or a table for validation, instead of holding out images.",
 )
 @option(
     "--threads",
@@ -160,7 +165,11 @@ def settings_options(function: F) -> F:
 )
 @option("--offline", is_flag=True, group=GLOBAL_GROUP, help="Never access the network.")
 def train(
-    folder: Path,
+    folder: Path | None,
+    csv: str | None,
+    path_column: str | None,
+    label_column: str | None,
+    suffix: tuple[str, ...],
     output: Path,
     val: Path | None,
     resume: bool,
@@ -176,17 +185,23 @@ def train(
 ) -> int:
     """Train a model on images in class folders, or fine-tune one with --from.
 
-    FOLDER contains one folder of images per class. The output folder contains model.safetensors (the best model so
-    far, for all other commands), log.csv, curves.png, settings.toml (a recipe for --config), and the state of the
-    run. With --resume, an interrupted run continues with its settings, and a finished one with more --epochs.
+    FOLDER contains one folder of images per class, or the folders train and val that do. The output folder contains
+    model.safetensors (the best model so far, for all other commands), log.csv, curves.png, settings.toml (a recipe
+    for --config), and the state of the run. With --resume, an interrupted run continues
+    with its settings, and a finished one with more --epochs.
 
     \b
     Examples:
       densenet train photos/ -o run --from 121 --freeze conv4 --epochs 10
       densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
       densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
+      densenet train --csv photos.csv -o run --from 121
       densenet train photos/ -o run --resume
     """
+    if folder is None and csv is None:
+        raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
+    has_table = csv is not None or (val is not None and not val.is_dir())
+    dataset = dataset_options(suffix, path_column, label_column, has_table)
     from densenet_cli import paths
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.pipeline import available_cores
@@ -198,13 +213,16 @@ def train(
         settings = recipes.resolve_resumed(run_files.load_state(output).settings, recipe, given)
     else:
         settings = recipes.resolve(recipe, given)
-    run_paths = run_files.RunPaths(folder, val, output, cache or paths.images_dir())
+    run_paths = run_files.RunPaths(
+        folder, val, output, cache or paths.images_dir(), Path(csv) if csv else None, dataset
+    )
     with ProgressBar("steps") as progress:
         run_options = RunOptions(
             threads=threads or available_cores(),
             cache_limit=cache_limit,
             save_every=save_every,
             skip_unreadable=skip_unreadable,
+            on_message=echo_info,
             on_decoded=partial(progress.update, "Decoding"),
             on_step=partial(show_step, progress),
             on_epoch=_echo_epoch,
@@ -219,12 +237,14 @@ def train(
                 run.train()
             run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
     if not run.is_finished:
-        continued = shlex.join(["densenet", "train", str(folder), "-o", str(output), "--resume"])
+        continued = shlex.join(["densenet", "train", *_image_arguments(run_paths), "-o", str(output), "--resume"])
         echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
     state = run.state
-    accuracy = f"validation accuracy {state.best_accuracy:.1%} in epoch {state.best_epoch} of {state.epoch}"
-    echo_info(f"Wrote {printable(str(output / run_files.MODEL_FILE))} ({accuracy}).")
+    is_validated = state.best_accuracy >= 0
+    accuracy = f"validation accuracy {state.best_accuracy:.1%} in" if is_validated else "not validated, from"
+    epoch = f"epoch {state.best_epoch} of {state.epoch}"
+    echo_info(f"Wrote {printable(str(output / run_files.MODEL_FILE))} ({accuracy} {epoch}).")
     if state.skipped:
         skipped = plural(len(state.skipped), "image")
         echo_info(f"Skipped {skipped} that cannot be decoded. See {printable(str(output / run_files.SKIPPED_FILE))}.")
@@ -237,11 +257,28 @@ def show_step(progress: ProgressBar, info: StepInfo) -> None:
     progress.update(f"Epoch {info.epoch}/{info.epochs} at {info.size} px", info.batch, info.batches, detail)
 
 
+def _image_arguments(paths: RunPaths) -> list[str]:
+    """Return the arguments that name the images of a run."""
+    options = {
+        "--csv": paths.csv,
+        "--path-column": paths.dataset.path_column,
+        "--label-column": paths.dataset.label_column,
+        "--val": paths.val,
+    }
+    arguments = [str(paths.train)] if paths.train else []
+    arguments += [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    return arguments + [text for suffix in paths.dataset.suffixes for text in ("--suffix", suffix)]
+
+
 def _echo_epoch(row: dict[str, float]) -> None:
+    validation = ""
+    if not math.isnan(row["val_loss"]):
+        validation = (
+            f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.1%}, top-5 {row['val_top5']:.1%}; "
+        )
     echo_info(
         f"Epoch {row['epoch']} at {row['size']} px: loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}; "
-        f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.1%}, top-5 {row['val_top5']:.1%}; "
-        f"elapsed: {_duration(row['seconds'])}"
+        f"{validation}elapsed: {_duration(row['seconds'])}"
     )
 
 

@@ -19,7 +19,6 @@ from weakref import WeakSet
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
 from densenet_cli.paths import is_url
-from densenet_cli.text import plural
 from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def expand(
 
 def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozenset[str]) -> Iterator[Source]:
     standard_input: StandardInput | None = None
-    skipped = 0
+    skipped = SkippedFiles(0)
     for argument in arguments:
         if argument == "-":
             stream = stdin or sys.stdin.buffer
@@ -123,14 +122,13 @@ def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozens
         else:
             for entry in _expand_path(argument, suffixes):
                 if isinstance(entry, SkippedFiles):
-                    skipped += entry.files
+                    skipped = skipped.plus(entry)
                 else:
                     yield from_entry(entry)
-    if skipped:
+    if any(skipped):
         import logging
 
-        message = "Skipped %s without an image extension."
-        logging.getLogger(__name__).info(message, plural(skipped, "file"))
+        logging.getLogger(__name__).info("%s", skipped)
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:

@@ -24,6 +24,11 @@ SUFFIXES = frozenset(
 )
 """File name extensions of images in a folder, in lower case. Pillow's own list includes .h5, .mpg, and .eps."""
 
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+"""Folders that archive tools, file servers, and operating systems create. Their images are copies or thumbnails."""
+
 RECURSIVE = "**"
 
 
@@ -36,9 +41,24 @@ class Entry(NamedTuple):
 
 
 class SkippedFiles(NamedTuple):
-    """Number of files in a folder without an image extension. Hidden files do not count."""
+    """What was skipped in a folder. Hidden files and folders do not count.
+
+    Attributes:
+        files: Number of files without an image extension.
+        folders: Number of ``SYSTEM_FOLDERS``.
+    """
 
     files: int
+    folders: int = 0
+
+    def __str__(self) -> str:
+        counts = [f"{plural(self.files, 'file')} without an image extension"] if self.files else []
+        counts += [plural(self.folders, "system folder")] if self.folders else []
+        return f"Skipped {' and '.join(counts)}." if counts else ""
+
+    def plus(self, other: SkippedFiles) -> SkippedFiles:
+        """Return the sums."""
+        return SkippedFiles(self.files + other.files, self.folders + other.folders)
 
 
 Pending = tuple[str, tuple[str, ...]]
@@ -70,6 +90,11 @@ def has_image_suffix(path: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     return os.path.splitext(path)[1].lower() in suffixes
 
 
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder in a folder is neither a class nor an image: it is hidden or a system folder."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def is_glob(argument: str) -> bool:
     """Return whether an argument contains ``*``, ``?``, or ``[``."""
     return any(character in argument for character in "*?[")
@@ -78,23 +103,26 @@ def is_glob(argument: str) -> bool:
 def walk(folder: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
     """Yield the images below a folder, depth first, each folder's names sorted.
 
-    Symbolic links to folders are followed, but no folder is searched twice. Hidden files and folders are ignored. A
-    folder that cannot be listed yields an entry with an error, and so does a search that finds nothing. The number of
-    skipped files comes last.
+    Symbolic links to folders are followed, but no folder is searched twice. Hidden files, hidden
+    folders, and ``SYSTEM_FOLDERS`` are ignored. A folder that cannot be listed yields an entry with an error, and so
+    does a search that finds nothing. What was skipped comes last.
     """
     is_empty = True
-    skipped = 0
+    files = folders = 0
     for entry in _search(folder, (RECURSIVE,)):
+        if entry.is_folder:
+            folders += 1
+            continue
         if entry.error is None and not has_image_suffix(entry.path, suffixes):
-            skipped += 1
+            files += 1
             continue
         is_empty = False
         yield entry
     if is_empty:
-        others = f", only {plural(skipped, 'other file')}" if skipped else ""
+        others = f", only {plural(files, 'other file')}" if files else ""
         yield Entry(folder, EmptySourceError(f"The folder contains no images{others}."))
-    if skipped:
-        yield SkippedFiles(skipped)
+    if files or folders:
+        yield SkippedFiles(files, folders)
 
 
 def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
@@ -102,7 +130,8 @@ def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[En
 
     ``**`` matches any number of folders, including none. A final ``**`` or ``/`` restricts the glob to folders. If
     ``**`` is followed by another part, that part matches only files, because a folder would yield its images twice.
-    Hidden names match only a part that begins with a dot. A glob that matches nothing yields an entry with an error.
+    Hidden names match only a part that begins with a dot, and system folders only their own name. A glob that matches
+    nothing yields an entry with an error.
     """
     root = pattern[: len(pattern) - len(pattern.lstrip("/"))]
     parts = tuple(part for part in pattern.split("/") if part)
@@ -141,7 +170,7 @@ def _escape_hint(pattern: str) -> str:
 
 
 def _search(folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
-    """Yield what the parts of a glob match below a folder. A final ``**`` matches all files, and no folders."""
+    """Yield what the parts of a glob match below a folder. A final ``**`` matches all files and the system folders."""
     searched: set[tuple[int, int, int]] = set()
     # A stack instead of recursion, because a tree can be deeper than Python's recursion limit.
     stack: list[Iterator[Entry | Pending]] = [iter([(folder, parts)])]
@@ -179,6 +208,10 @@ def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, in
     for name in names:
         is_hidden = name.startswith(".") and not part.startswith(".")
         if is_hidden or not matches(name):
+            continue
+        if name in SYSTEM_FOLDERS and name in folders:
+            if parts == (RECURSIVE,):
+                yield Entry(os.path.join(folder, name), is_folder=True)
             continue
         path, is_folder = os.path.join(folder, name), name in folders
         if is_folder and (is_recursive or rest):

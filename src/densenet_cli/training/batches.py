@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL.Image import Resampling
 
-from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.errors import ImageError
 from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, normalize, preprocess
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from densenet_cli._types import BoolArray, Box, FloatArray, IntArray, UInt8Array
 
 MIN_CLASS_SIZE = 5
-"""Images that a class must have for a validation split, which holds out at most one in as many."""
+"""Images that a class must have for one to be held out; at most one in as many is held out."""
 
 PREFETCH = 4
 """Batches to prepare ahead of the training step, in addition to one per thread."""
@@ -58,31 +58,24 @@ class Subset:
         return Subset(self.images, self.indices[mask], self.targets[mask])
 
 
-def split_validation(subset: Subset, classes: tuple[str, ...], per_class: int, seed: int) -> tuple[Subset, Subset]:
+def split_validation(subset: Subset, classes: int, per_class: int, seed: int) -> tuple[Subset, Subset]:
     """Split images randomly for training and validation.
 
     Args:
         subset: The images to split.
-        classes: The class names.
+        classes: The number of classes.
         per_class: Images per class to hold out for validation; at most a fifth of a class is held out.
         seed: Random seed.
 
     Returns:
-        The training subset and the validation subset.
-
-    Raises:
-        UsageError: A class has fewer than ``MIN_CLASS_SIZE`` images.
+        The training subset and the validation subset, which has no images of a class with fewer than
+        ``MIN_CLASS_SIZE``.
     """
     generator = np.random.default_rng(seed)
     is_validation = np.zeros(len(subset), dtype=bool)
-    for index, name in enumerate(classes):
+    for index in range(classes):
         members = np.flatnonzero(subset.targets == index)
         count = min(per_class, len(members) // MIN_CLASS_SIZE)
-        if count < 1:
-            raise UsageError(
-                f"The class {name!r} has {len(members)} images. A validation split needs at least {MIN_CLASS_SIZE}. "
-                "Add images or use `val` to name a validation folder."
-            )
         is_validation[generator.permutation(members)[:count]] = True
     return subset.select(~is_validation), subset.select(is_validation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -164,7 +165,7 @@ class TrainingRun:
         )
 
     def _finish_epoch(self) -> None:
-        """Validate, write the model if it is the best so far, and write the log and the state."""
+        """Validate, write the model if it is the best so far or cannot be compared, and write the log and the state."""
         settings, state = self.settings, self.state
         started = time.monotonic()
         metrics = self._validate()
@@ -184,8 +185,9 @@ class TrainingRun:
         state.history.append(row)
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.images = 0.0, 0.0, 0
-        if metrics.top1 > state.best_accuracy:
-            state.best_accuracy, state.best_epoch = metrics.top1, state.epoch
+        if metrics.top1 > state.best_accuracy or not metrics.images:
+            state.best_epoch = state.epoch
+            state.best_accuracy = metrics.top1 if metrics.images else state.best_accuracy
             arrays = keras_ops.get_arrays(self._averaged_network)
             run_files.write_model(
                 self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped)
@@ -227,7 +229,7 @@ class TrainingRun:
 
 
 def validate(model: keras.Model, batches: Iterable[Batch]) -> ValidationMetrics:
-    """Compute the metrics of a model that outputs logits."""
+    """Compute the metrics of a model that outputs logits. Without images, they are NaN."""
     losses: list[float] = []
     ranks: list[int] = []
     for batch in batches:
@@ -237,12 +239,10 @@ def validate(model: keras.Model, batches: Iterable[Batch]) -> ValidationMetrics:
         losses += (np.log(np.exp(logits).sum(axis=1)) - target_logits).tolist()
         ranks += (logits > target_logits[:, None]).sum(axis=1).tolist()
     count = len(ranks)
-    return ValidationMetrics(
-        count,
-        sum(losses) / max(1, count),
-        sum(rank < 1 for rank in ranks) / max(1, count),
-        sum(rank < 5 for rank in ranks) / max(1, count),
-    )
+    if not count:
+        return ValidationMetrics(0, math.nan, math.nan, math.nan)
+    top1, top5 = (sum(rank < k for rank in ranks) / count for k in (1, 5))
+    return ValidationMetrics(count, sum(losses) / count, top1, top5)
 
 
 def _class_weights(training: Subset, classes: int) -> FloatArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli.datasets import DatasetOptions
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.output.atomic import write_file
@@ -51,19 +53,24 @@ MAX_SKIPPED_NAMES = 1000
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The folders of a run.
+    """The folders and tables of a run.
 
     Attributes:
-        train: Class folders with the training images.
-        val: Class folders with the validation images; None to hold out some of the training images.
+        train: Class folders with the training images, or with ``csv`` the folder that its relative paths start from,
+            which can be None.
+        val: Class folders with the validation images, or a table of them; None to hold out some of the training images.
         output: Folder of the run's files.
         cache: Folder of the decoded images.
+        csv: Table of the training images, instead of class folders.
+        dataset: How to read the folders and tables.
     """
 
-    train: Path
+    train: Path | None
     val: Path | None
     output: Path
     cache: Path
+    csv: Path | None = None
+    dataset: DatasetOptions = DatasetOptions()  # noqa: RUF009 -- immutable
 
 
 @dataclass
@@ -77,8 +84,8 @@ class RunState:
         epoch, batch: The next batch to train on, both counted from 0.
         loss, correct, images: Sums over the images of the epoch so far.
         seconds: Training time so far.
-        best_accuracy: Highest validation accuracy so far.
-        best_epoch: Epoch of the highest validation accuracy, counted from 1.
+        best_accuracy: Highest validation accuracy so far; -1 if there is none.
+        best_epoch: Epoch of the model, counted from 1: that of the highest validation accuracy, or the last one.
         stopped_early: Whether training ended for lack of improvement.
         average_updates: Number of updates of the averaged weights.
         skipped: Images that could not be decoded and were skipped: name -> error message.
@@ -109,7 +116,7 @@ class ValidationMetrics:
     """Metrics on the validation images.
 
     Attributes:
-        images: Number of images.
+        images: Number of images. If it is 0, the metrics are NaN.
         loss: Mean negative log-likelihood in nats, without label smoothing.
         top1, top5: Top-1 and top-5 accuracy in [0, 1].
     """
@@ -159,6 +166,8 @@ def write_log(folder: Path, history: list[dict[str, float]]) -> None:
 
 
 def _format(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
@@ -178,7 +187,7 @@ def write_model(
         settings.preprocess,
         settings.input_size,
         training={**settings.to_dict(), "trained_epochs": epoch, "skipped": len(skipped), "skipped_images": names},
-        accuracy={"validation": asdict(metrics)},
+        accuracy={"validation": asdict(metrics)} if metrics.images else {},
     )
     safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)
 
@@ -202,6 +211,8 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
         ),
     ):
         for label, column in curves.items():
+            if history and all(math.isnan(row[column]) for row in history):
+                continue  # there are no validation images
             axes.plot(epochs, [row[column] for row in history], marker=".", label=label)
         for number, position in enumerate(size_changes):
             axes.axvline(position, color="0.8", zorder=0, label="" if number else "image size changes")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densenet_cli import datasets, labels
-from densenet_cli.datasets import ImageList
+from densenet_cli import labels
+from densenet_cli.datasets import open_dataset
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
-from densenet_cli.text import to_unicode
+from densenet_cli.text import plural, to_unicode
 from densenet_cli.training import recipes, run_files
 from densenet_cli.training.batches import Subset, split_validation
 from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
+from densenet_cli.training.image_list import ImageList, find_splits, join_names, list_images
 from densenet_cli.training.run_files import RunPaths, RunState
 from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
 
@@ -70,8 +72,7 @@ def open_run(
         raise UsageError(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
-    training = datasets.list_images(str(paths.train))
-    validation = datasets.list_images(str(paths.val), training.classes) if paths.val else None
+    training, validation = _list_datasets(paths, options.on_message)
     class_labels = labels.from_class_names(training.classes)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
@@ -79,6 +80,7 @@ def open_run(
     with _lock(paths.output):
         skipped = state.skipped if state else {}
         subsets = _open_subsets(paths, training, validation, settings, options, skipped)
+        _check_validation(*subsets, training.classes, settings, options.on_message)
         # Importing Keras takes seconds, so everything else is checked first.
         import_keras()
         from densenet_cli.training import network
@@ -95,6 +97,64 @@ def open_run(
             run_files.save_state(paths.output, state)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
+
+
+def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[ImageList, ImageList | None]:
+    """Return the training images and the validation images, if there are separate ones, and say what they are."""
+    train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
+    options = paths.dataset
+    if train is not None and csv is None and (splits := find_splits(train, options.suffixes)):
+        names = f"{to_unicode(train)} contains the folders {join_names([Path(path).name for path in splits.values()])}"
+        if "train" not in splits:
+            raise UsageError(f"{names}, but none with training images. Name the folder whose folders are the classes.")
+        train = splits["train"]
+        message = f"{names}. Training on {to_unicode(train)}"
+        if val is None and "val" in splits:
+            val = splits["val"]
+            message += f", validating on {to_unicode(val)}"
+        unused = [to_unicode(path) for path in splits.values() if path not in (train, val)]
+        on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
+    training = list_images(open_dataset(train, csv, options))
+    _describe("Training", training, on_message)
+    if val is None:
+        return training, None
+    is_folder = Path(val).is_dir()
+    dataset = open_dataset(val, None, options) if is_folder else open_dataset(train if csv else None, val, options)
+    validation = list_images(dataset, training.classes)
+    _describe("Validation", validation, on_message)
+    return training, validation
+
+
+def _describe(use: str, images: ImageList, on_message: Callable[[str], None]) -> None:
+    on_message(f"{use}: {images.describe()}.")
+    for warning in images.warnings:
+        on_message(warning)
+
+
+def _check_validation(
+    training: Subset,
+    validation: Subset,
+    classes: tuple[str, ...],
+    settings: Settings,
+    on_message: Callable[[str], None],
+) -> None:
+    """Say how many images there are for validation, and which classes have none.
+
+    Raises:
+        UsageError: There are none, and ``patience`` needs them.
+    """
+    if training.images is validation.images and len(validation):
+        on_message(
+            f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out of "
+            f"the training images."
+        )
+    if not len(validation):
+        if settings.patience:
+            raise UsageError("`patience` needs validation images, but there are none.")
+        on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
+    elif missing := sorted(set(training.targets.tolist()) - set(validation.targets.tolist())):
+        names = join_names([classes[target] for target in missing])
+        on_message(f"Warning: {plural(len(missing), 'class has', 'classes have')} no validation images: {names}.")
 
 
 def _change_settings(state: RunState, settings: Settings) -> bool:
@@ -166,14 +226,14 @@ def _open_subsets(
                 images.skip(index, message)
         subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
     if validation is None:
-        return split_validation(subsets[0], training.classes, settings.validation, settings.seed)
+        return split_validation(subsets[0], len(training.classes), settings.validation, settings.seed)
     return subsets[0], subsets[1]
 
 
 def _relative_names(image_list: ImageList) -> list[str]:
     """Return the path of each image from the name of the dataset's folder, such as ``photos/cat/1.jpg``."""
-    folder = Path(image_list.folder)
-    return [to_unicode(str(folder.absolute().name / Path(path).relative_to(folder))) for path in image_list.paths]
+    name = Path(image_list.folder).absolute().name
+    return [to_unicode(os.path.normpath(f"{name}/{path}")) for path in image_list.names()]
 
 
 def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unreadable: bool) -> IntArray:

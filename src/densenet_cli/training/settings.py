@@ -129,7 +129,11 @@ class Settings:
         shown_default="never",
     )
     validation: int = _setting(
-        10, "Images per class to hold out for validation.", "Validation", metavar="N", range=Range(1, 1e9)
+        10,
+        "Images per class to hold out for validation (at most a fifth of a class; 0: none).",
+        "Validation",
+        metavar="N",
+        range=Range(0, 1e9),
     )
     patience: int = _setting(
         0,
@@ -292,6 +296,7 @@ class RunOptions:
             epoch.
         save_every: Seconds between two checkpoints of the state within an epoch.
         skip_unreadable: Skip images that cannot be decoded.
+        on_message: Called with sentences about the images: what they are, what was skipped, and warnings.
         on_decoded: Called with the number of decoded images and the number of all images.
         on_step: Called after each step.
         on_epoch: Called after each epoch with its row of the log.
@@ -301,6 +306,7 @@ class RunOptions:
     cache_limit: int = 8000
     save_every: float = 180.0
     skip_unreadable: bool = False
+    on_message: Callable[[str], None] = lambda message: None
     on_decoded: Callable[[int, int], None] = lambda done, total: None
     on_step: Callable[[StepInfo], None] = lambda info: None
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None
