@@ -185,7 +185,8 @@ class ClassResolver:
             size = f", which has only {len(self._labels):,}" if len(matches) > len(self._labels) else ""
             raise UsageError(
                 f"{len(unknown):,} of {len(matches):,} {description} match no class of {self._owner}{size}: "
-                f"{self._list_unknown(unknown)}. {self._describe_names(*unknown)} The classes are {self._list_classes()}."
+                f"{self._list_unknown(unknown)}. {self._describe_names(*unknown)} "
+                f"The classes are {self._list_classes()}."
             )
         names_by_position: dict[int, tuple[str, str]] = {}
         for name, (positions, rule) in matches.items():
