@@ -1,7 +1,8 @@
-"""Metrics agree with scikit-learn, and the calibration error with its formula."""
+"""Metrics agree with scikit-learn, confidence intervals with SciPy, and the calibration error with its formula."""
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 import warnings
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from densenet_cli.datasets import LabeledSource
 from densenet_cli.errors import DensenetError, UnreadableImageError
 from densenet_cli.evaluation import ImageOutcome, evaluate
+from densenet_cli.evaluation.metrics import BINS, bin_index
+from densenet_cli.evaluation.report import Proportion
 from densenet_cli.pipeline import Result
 from tests.support.fake_classifier import FakeClassifier, labeled, targets_and_probabilities
 
@@ -150,3 +154,20 @@ def test_memory_use_does_not_depend_on_the_number_of_images():
 
     peak(10)
     assert peak(8000) < peak(2000) + 100_000
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.floats(0, 1))
+def test_the_interval_is_scipys_wilson_interval(trials, share):
+    successes = round(trials * share)
+    expected = binomtest(successes, trials).proportion_ci(method="wilson")
+    assert Proportion(successes, trials).interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= Proportion(successes, trials).interval[0] <= successes / trials
+
+
+@pytest.mark.parametrize(
+    ("confidence", "index"), [(0.0, 0), (1 / 15, 0), (math.nextafter(1 / 15, 1), 1), (1.0, 14), (1.0000001, 14)]
+)
+def test_bins_include_their_upper_edge(confidence, index):
+    assert bin_index(confidence) == index
+    assert BINS == 15

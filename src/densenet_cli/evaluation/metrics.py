@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densenet_cli.errors import DensenetError
-from densenet_cli.evaluation import statistics
-from densenet_cli.evaluation.report import EvaluationReport
-from densenet_cli.evaluation.statistics import CalibrationBin, Proportion
+from densenet_cli.evaluation.report import CalibrationBin, EvaluationReport, Proportion
 from densenet_cli.results import Failure
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from densenet_cli.pipeline import Result
 
 TOP_K = 5
+
+BINS = 15
+BIN_EDGES = tuple(edge / BINS for edge in range(BINS + 1))
+"""Edges of the confidence bins. A bin contains its upper edge but not its lower one."""
+
+MIN_PROBABILITY = 2.0**-126
+"""Replaces a probability of 0 in logarithms: the smallest normal float32."""
 
 
 def evaluate(
@@ -112,7 +119,7 @@ class MetricsAccumulator:
         self._top_k = 0
         self._negative_log_likelihood = 0.0
         self._confusion: Counter[tuple[int, int]] = Counter()
-        self._bins = tuple(CalibrationBin(low, high) for low, high in pairwise(statistics.BIN_EDGES))
+        self._bins = tuple(CalibrationBin(low, high) for low, high in pairwise(BIN_EDGES))
 
     def add(self, outcome: ImageOutcome) -> None:
         """Add the outcome of one image."""
@@ -121,9 +128,9 @@ class MetricsAccumulator:
             return
         self.images += 1
         self._top_k += outcome.target_rank <= TOP_K
-        self._negative_log_likelihood += statistics.negative_log_likelihood(outcome.target_probability)
+        self._negative_log_likelihood += negative_log_likelihood(outcome.target_probability)
         self._confusion[outcome.target, outcome.predicted] += 1
-        bin = self._bins[statistics.bin_index(outcome.confidence)]
+        bin = self._bins[bin_index(outcome.confidence)]
         bin.images += 1
         bin.confidence_sum += outcome.confidence
         bin.correct += outcome.predicted == outcome.target
@@ -151,3 +158,13 @@ class MetricsAccumulator:
             bins=self._bins,
             confusion=dict(self._confusion),
         )
+
+
+def bin_index(confidence: float) -> int:
+    """Return the index of the bin for a confidence. The last bin also contains values that rounding raised above 1."""
+    return min(max(bisect_left(BIN_EDGES, confidence) - 1, 0), BINS - 1)
+
+
+def negative_log_likelihood(probability: float) -> float:
+    """Return minus the natural logarithm of the probability of the true class, in nats; at most 87.3."""
+    return -math.log(max(probability, MIN_PROBABILITY))

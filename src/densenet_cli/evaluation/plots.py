@@ -13,8 +13,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from densenet_cli.evaluation.report import ClassMetrics, EvaluationReport
-from densenet_cli.evaluation.statistics import Proportion
+from densenet_cli.evaluation.report import ClassMetrics, EvaluationReport, Proportion
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from unicodedata import east_asian_width
 import numpy as np
 from PIL import Image
 
-from densenet_cli.evaluation.statistics import Proportion
+from densenet_cli.evaluation.report import Proportion
 from densenet_cli.text import to_printable
 
 if TYPE_CHECKING:
