@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from densenet_cli.datasets import ClassFolders, LabelTable
+from densenet_cli.datasets import ClassFolders, LabelTable, find_splits, open_dataset
 from densenet_cli.errors import SourceUnreadableError, UsageError
 from densenet_cli.images import walking
 from densenet_cli.images.sources import expand
@@ -22,21 +22,20 @@ def write_files(folder: Path, *names: str) -> str:
     return str(folder)
 
 
-def test_class_folders(tmp_path, caplog):
+def test_class_folders(tmp_path):
     images = ("b/2.PNG", "b/1.jpg", "b/deep/er/3.png", "a/1.png")
     folder = write_files(tmp_path, *images, "a/notes.txt", "c/notes.txt", "stray.png", ".d/1.png")
     dataset = ClassFolders(folder)
     assert dataset.classes == ("a", "b")
-    with caplog.at_level(logging.INFO):
-        sources = list(dataset.sources({"a": 7, "b": 5}))
+    sources = list(dataset.sources({"a": 7, "b": 5}))
     names = ["a/1.png", "b/1.jpg", "b/2.PNG", "b/deep/er/3.png"]
     assert [(os.path.relpath(source.name, folder), source.target) for source in sources] == list(
         zip(names, [7, 5, 5, 5], strict=True)
     )
-    unsorted, empty = dataset.warnings()
+    unsorted, empty, skipped = dataset.warnings()
     assert "1 image " in unsorted
     assert "1 class folder " in empty and "c" in empty
-    assert "Skipped 1 file without" in caplog.text
+    assert skipped.startswith("Skipped 1 file without")
 
 
 def test_a_folder_that_cannot_be_listed_is_a_source_with_an_error(tmp_path, monkeypatch):
@@ -77,14 +76,15 @@ def test_what_is_no_class_and_no_image(tmp_path, caplog):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     dataset = ClassFolders(folder)
     assert dataset.classes == ("a", "b")
+    evaluated = [source.name for source in dataset.sources({"a": 0, "b": 1})]
     with caplog.at_level(logging.INFO):
-        evaluated = [source.name for source in dataset.sources({"a": 0, "b": 1})]
         predicted = [source.name for source in expand([folder])]
     assert evaluated == predicted == list(list_images(folder).paths)
     assert [os.path.relpath(name, folder) for name in evaluated] == ["a/1.png", "b/1.png"]
-    assert [record.getMessage() for record in caplog.records] == ["Skipped 4 system folders."] * 2
-    (warning,) = dataset.warnings()
+    assert [record.getMessage() for record in caplog.records] == ["Skipped 4 system folders."]
+    warning, skipped = dataset.warnings()
     assert "empty" in warning
+    assert skipped == "Skipped 4 system folders."
 
 
 def write_table(tmp_path: Path, text: str, encoding: str = "utf-8", **arguments) -> LabelTable:
@@ -136,7 +136,52 @@ def test_tables_that_are_refused(tmp_path, text, words):
         write_table(tmp_path, text)
 
 
+def test_an_image_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = write_table(tmp_path, f"path,label\na.png,cat\n./a.png,cat\n{tmp_path}/b/../a.png,cat\nb.png,cat\n")
+    assert rows(table) == [("cat", "a.png"), ("cat", "b.png")]
+    (warning,) = table.warnings()
+    assert "2 rows" in warning
+    with pytest.raises(UsageError, match="two labels"):
+        write_table(tmp_path, "path,label\na.png,cat\n./a.png,dog\n")
+
+
 def test_backslashes_in_a_table(tmp_path):
     write_files(tmp_path, "cat/1.png", "back\\slash.png")
     table = write_table(tmp_path, "path,label\ncat\\1.png,a\nback\\slash.png,a\nno\\file.png,a\n")
     assert [path for _, path in rows(table)] == ["cat/1.png", "back\\slash.png", "no\\file.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train/cat/1.png", "val/cat/1.png"), {"train": "train", "val": "val"}),
+        (("Train/cat/1.png", "valid/a/1.png", "test/b/1.png"), {"train": "Train", "val": "valid", "test": "test"}),
+        (("train/cat/1.png", "validation/a/1.png", "notes/1.txt"), {"train": "train", "val": "validation"}),
+        (("val/cat/1.png", "test/cat/1.png"), {"val": "val", "test": "test"}),
+        (("train/1.png", "bus/1.png"), {}),
+        (("train/a/1.png", "bus/1.png"), {}),
+        (("train/1.png", "test/1.png", "bus/1.png"), {}),
+        (("train/1.png",), {}),
+    ],
+)
+def test_split_folders(tmp_path, names, expected):
+    splits = find_splits(write_files(tmp_path, *names))
+    assert {split: os.path.relpath(path, tmp_path) for split, path in splits.items()} == expected
+
+
+@pytest.mark.parametrize("names", [("train/1.png", "test/1.png"), ("training/1.png", "Validation/1.png")])
+def test_split_folders_without_classes(tmp_path, names):
+    with pytest.raises(UsageError, match="no class folders in them"):
+        find_splits(write_files(tmp_path, *names))
+
+
+@pytest.mark.parametrize("other", ["dogs/1.png", "validation/cat/1.png"])
+def test_ambiguous_split_folders(tmp_path, other):
+    with pytest.raises(UsageError, match=other.partition("/")[0]):
+        find_splits(write_files(tmp_path, "train/cat/1.png", "val/cat/1.png", other))
+
+
+def test_a_split_folder_is_no_dataset(tmp_path):
+    with pytest.raises(UsageError, match=r"/train and .*/val\. Name"):
+        open_dataset(write_files(tmp_path, "train/cat/1.png", "val/cat/1.png"), None)

@@ -1,4 +1,4 @@
-"""Labeled images: class folders, and tables of paths and labels. Evaluation and training share this reader.
+"""Labeled images: class folders, and tables of paths and labels. Evaluation and training share these readers.
 
 Paths are strings, as in ``images.sources``, because results contain them exactly as they were given.
 """
@@ -7,7 +7,6 @@ Paths are strings, as in ``images.sources``, because results contain them exactl
 
 from __future__ import annotations
 
-import logging
 import os
 import unicodedata
 from abc import ABC, abstractmethod
@@ -27,18 +26,16 @@ from densenet_cli.images.walking import (
     is_ignored,
     walk,
 )
-from densenet_cli.paths import is_url
-from densenet_cli.text import plural, to_unicode
+from densenet_cli.paths import PathNormalizer, is_url
+from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.textfiles import Table, read_lines
-
-logger = logging.getLogger(__name__)
 
 PATH_COLUMNS = ("path", "filename", "file_name", "filepath", "file_path", "file", "image", "image_path")
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
 """Usual names of the columns of a table. The first one is preferred."""
 
-MAX_LISTED = 5
-"""Names that one message lists."""
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Usual names of the folders of a dataset that is already split, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +70,11 @@ class Dataset(ABC):
         folder: The folder that paths start from.
         description: What the class names are, for messages: "class folders in val".
         classes: The class names, sorted.
-        skipped: What was skipped in folders. It is complete after ``images``.
     """
 
     folder: str
     description: str
     classes: tuple[str, ...]
-    skipped = SkippedFiles(0)
 
     @abstractmethod
     def images(self) -> Iterator[tuple[str, Source]]:
@@ -87,7 +82,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def warnings(self) -> list[str]:
-        """Return messages about images and folders that are ignored."""
+        """Return sentences about what was ignored. They are complete after ``images``."""
 
     def sources(self, targets: Mapping[str, int]) -> Iterator[LabeledSource]:
         """Yield the images with their targets.
@@ -97,21 +92,23 @@ class Dataset(ABC):
         """
         for name, source in self.images():
             yield LabeledSource(source.name, source.origin, source.kind, source.error, targets[name])
-        if any(self.skipped):
-            logger.info("%s", self.skipped)
 
 
 def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | None = None) -> Dataset:
     """Open class folders, or a table if ``csv`` is given, whose relative paths then start from ``folder``.
 
     Raises:
-        UsageError: Neither is given, or it cannot be used. See ``ClassFolders`` and ``LabelTable``.
+        UsageError: Neither is given, the folder is split (see ``find_splits``), or it cannot be used (see
+            ``ClassFolders`` and ``LabelTable``).
     """
     options = options or DatasetOptions()
     if csv is not None:
         return LabelTable(csv, folder, options.path_column, options.label_column)
     if folder is None:
         raise UsageError("No images given. Name a `folder` of class folders, or use `csv`.")
+    if splits := find_splits(folder, options.suffixes):
+        paths = [to_unicode(path) for path in splits.values()]
+        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Name the one to use.")
     return ClassFolders(folder, options.suffixes)
 
 
@@ -133,6 +130,7 @@ class ClassFolders(Dataset):
         self._suffixes = image_suffixes(suffixes)
         self._unsorted = 0
         self._system_folders = 0
+        self._skipped = SkippedFiles(0)
         self._empty: list[str] = []
         name = to_unicode(folder)
         self.description = f"class folders in {name}"
@@ -171,11 +169,11 @@ class ClassFolders(Dataset):
 
     def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``. A folder that cannot be listed is a source with an error."""
-        self.skipped = SkippedFiles(0, self._system_folders)
+        self._skipped = SkippedFiles(0, self._system_folders)
         for name in self.classes:
             for entry in walk(os.path.join(self.folder, name), self._suffixes):
                 if isinstance(entry, SkippedFiles):
-                    self.skipped = self.skipped.plus(entry)
+                    self._skipped = self._skipped.plus(entry)
                 else:
                     yield name, from_entry(entry)
 
@@ -185,13 +183,17 @@ class ClassFolders(Dataset):
         if self._unsorted:
             warnings.append(f"Ignored {plural(self._unsorted, 'image')} outside of class folders.")
         if self._empty:
-            listed = ", ".join(map(to_unicode, self._empty[:MAX_LISTED])) + ", ..." * (len(self._empty) > MAX_LISTED)
-            warnings.append(f"Ignored {plural(len(self._empty), 'class folder')} without images: {listed}.")
+            folders = plural(len(self._empty), "class folder")
+            warnings.append(f"Ignored {folders} without images: {join_names(self._empty)}.")
+        if any(self._skipped):
+            warnings.append(str(self._skipped))
         return warnings
 
 
 class LabelTable(Dataset):
     """A table of paths and labels, separated by commas, semicolons, or tabs. Other columns are ignored.
+
+    An image that is listed more than once counts once.
 
     Args:
         file: The table. Its paths can also be http(s) URLs, and can be separated by backslashes.
@@ -210,21 +212,22 @@ class LabelTable(Dataset):
         name = to_unicode(file)
         self.description = f"labels in {name}"
         self.folder = os.path.dirname(file) if folder is None else folder
-        # Keep the rows, because a pipe can be read only once.
-        self._labels: dict[str, str] = {}
-        self._rows: list[str] = []
+        self._repeated = 0
+        # Normalized path -> path and label. They are kept because a pipe can be read only once.
+        self._images: dict[str, tuple[str, str]] = {}
         try:
             with Path(file).open("rb") as stream:
                 self._read(Table(read_lines(stream), name), name, path_column, label_column)
         except OSError as error:
             raise UsageError(f"Cannot read {name}: {describe_os_error(error)}") from None
-        if not self._rows:
+        if not self._images:
             raise UsageError(f"{name} has no rows below its header.")
-        self.classes = tuple(sorted(set(self._labels.values())))
+        self.classes = tuple(sorted({label for _, label in self._images.values()}))
 
     def _read(self, table: Table, name: str, path_column: str | None, label_column: str | None) -> None:
         path_position = table.find_column("path", PATH_COLUMNS, path_column)
         label_position = table.find_column("label", LABEL_COLUMNS, label_column)
+        normalize = PathNormalizer()
         interned: dict[str, str] = {}
         for number, row in table.rows():
             path, label = row[path_position], row[label_position]
@@ -233,21 +236,24 @@ class LabelTable(Dataset):
             path = _resolve_path(path, self.folder)
             # Keep one string per class instead of one per row.
             label = interned.setdefault(label, unicodedata.normalize("NFC", label))
-            if self._labels.setdefault(path, label) != label:
+            image = path, label
+            first = self._images.setdefault(normalize(path), image)
+            if first[1] != label:
                 raise UsageError(
-                    f"{name} gives {to_unicode(path)} two labels: {self._labels[path]!r} and, in line {number:,}, "
-                    f"{label!r}."
+                    f"{name} gives {to_unicode(path)} two labels: {first[1]!r} and, in line {number:,}, {label!r}."
                 )
-            self._rows.append(path)
+            self._repeated += first is not image
 
     def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``."""
-        for path in self._rows:
-            yield self._labels[path], from_object(path)
+        for path, label in self._images.values():
+            yield label, from_object(path)
 
     def warnings(self) -> list[str]:
-        """See ``Dataset``. Nothing in a table is ignored."""
-        return []
+        """See ``Dataset``."""
+        if not self._repeated:
+            return []
+        return [f"Ignored {plural(self._repeated, 'row')} with an image that the table has listed before."]
 
 
 def _resolve_path(path: str, folder: str) -> str:
@@ -259,3 +265,52 @@ def _resolve_path(path: str, folder: str) -> str:
         other = os.path.join(folder, path.replace("\\", "/"))
         return other if os.path.lexists(other) else joined
     return joined
+
+
+def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
+    """Return the folders of a dataset that is already split: "train", "val", "test" -> path.
+
+    A folder is split if all folders with images in it have names in ``SPLITS``, and one of them contains folders.
+    Otherwise, the result is empty.
+
+    Raises:
+        UsageError: There are split folders and other class folders, two folders for one split, or several split
+            folders without class folders.
+    """
+    split_of = {name: split for split, names in SPLITS.items() for name in names}
+    try:
+        names = [name for name in _list_folders(folder) if name.lower() in split_of]
+    except OSError:
+        return {}  # reported when the folder is read
+    if not names:
+        return {}
+    classes = ClassFolders(folder, suffixes).classes
+    others = [name for name in classes if name not in names]
+    names = [name for name in classes if name in names]
+    has_classes = any(_has_folders(os.path.join(folder, name)) for name in names)
+    if len(names) < 2 and (others or not has_classes):
+        return {}
+    listed = f"{to_unicode(folder)} contains the folders {join_names(names)}"
+    if others:
+        if not has_classes:
+            return {}
+        raise UsageError(f"{listed}, but also {join_names(others)}. Name the folder whose folders are the classes.")
+    if not has_classes:
+        raise UsageError(f"{listed}, but no class folders in them. Create one per class, named after the class.")
+    splits: dict[str, str] = {}
+    for name in names:
+        if splits.setdefault(split_of[name.lower()], path := os.path.join(folder, name)) != path:
+            raise UsageError(f"{listed}. Name the one to use.")
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _has_folders(folder: str) -> bool:
+    try:
+        return any(not is_ignored(name) for name in _list_folders(folder))
+    except OSError:
+        return False
+
+
+def _list_folders(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if is_folder(entry)]

@@ -96,6 +96,14 @@ def is_valid(name: str) -> bool:
     return bool(name) and not any(char < " " or "\x7f" <= char <= "\x9f" for char in name)
 
 
+def normalize(name: str) -> str:
+    """Return what two names have in common if they differ only in case, underscores, or Unicode normalization form."""
+    import unicodedata
+
+    folded = unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
+    return unicodedata.normalize("NFC", folded)
+
+
 def _parse(lines: Iterable[str]) -> Labels:
     return tuple(
         ClassLabel(index, wordnet_id or None, name)
@@ -128,7 +136,7 @@ class ClassResolver:
         self._normalized: dict[str, list[int]] = {}
         for position, label in enumerate(labels):
             self._names.setdefault(label.name, []).append(position)
-            self._normalized.setdefault(_normalize(label.name), []).append(position)
+            self._normalized.setdefault(normalize(label.name), []).append(position)
         for name, ids in AMBIGUOUS_NAMES.items():
             positions = [self._ids[id_] for id_ in ids if id_ in self._ids]
             if len(positions) > 1:
@@ -142,7 +150,7 @@ class ClassResolver:
         """Return the positions that ``name`` matches, and by what."""
         if (position := self._ids.get(name.casefold())) is not None:
             return [position], "WordNet ID"
-        if positions := self._names.get(name) or self._normalized.get(_normalize(name)):
+        if positions := self._names.get(name) or self._normalized.get(normalize(name)):
             return positions, "name"
         if self._has_indices and name.isascii() and name.isdecimal() and len(name) <= MAX_DIGITS:
             position = self._indices.get(int(name))
@@ -227,7 +235,7 @@ class ClassResolver:
         """Return up to ``MAX_LISTED`` labels that resemble or contain ``name``, else WordNet IDs that resemble it."""
         import difflib
 
-        normalized = _normalize(name)
+        normalized = normalize(name)
         close = difflib.get_close_matches(normalized, list(self._normalized), MAX_LISTED)
         containing = [label for label in self._normalized if normalized and normalized in label]
         similar = list(dict.fromkeys([*close, *containing]))[:MAX_LISTED]
@@ -243,13 +251,6 @@ def _are_imagenet(labels: Labels) -> bool:
     """Return whether each label has the index and the ID of an ImageNet class."""
     table = imagenet()
     return all(0 <= label.index < len(table) and table[label.index].id == label.id for label in labels)
-
-
-def _normalize(name: str) -> str:
-    import unicodedata
-
-    folded = unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
-    return unicodedata.normalize("NFC", folded)
 
 
 def _join(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from densenet_cli.errors import UsageError
@@ -29,6 +30,27 @@ def normalize_path(path: str, folder: str) -> str:
         elif part not in ("", os.curdir):
             result = os.path.join(result, part)
     return result
+
+
+class PathNormalizer:
+    """Normalizes many paths, most of them in few folders. URLs stay as they are.
+
+    Args:
+        folder: The absolute path that relative paths start from; None for the current folder.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folder = os.getcwd() if folder is None else folder
+        self._normalize_parent = lru_cache(maxsize=1024)(lambda parent: normalize_path(parent, self._folder))
+
+    def __call__(self, path: str) -> str:
+        """Return ``normalize_path`` of a path."""
+        if is_url(path):
+            return path
+        parent, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir):
+            return normalize_path(path, self._folder)
+        return os.path.join(self._normalize_parent(parent), name)
 
 
 def cache_dir() -> Path:

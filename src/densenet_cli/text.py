@@ -7,7 +7,11 @@ the name. CSV has no field for them, so there backslashes are doubled in every n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+MAX_LISTED = 5
+"""Names that ``join_names`` lists."""
 
 
 def to_unicode(text: str) -> str:
@@ -85,6 +89,14 @@ def shortest_float(value: float) -> float | None:
 def plural(number: int, noun: str, nouns: str = "") -> str:
     """Return a count with its noun: ``1 image``, ``1,234 images``. ``nouns`` is the plural if it is irregular."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return names as text for a message: ``a``, ``a and b``, ``a, b, and c``, or five and how many more there are."""
+    listed = [to_unicode(name) for name in names[:MAX_LISTED]]
+    if len(names) > MAX_LISTED:
+        listed.append(f"{len(names) - MAX_LISTED:,} more")
+    return f"{', '.join(listed[:-1])}{',' * (len(listed) > 2)} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
 
 
 def _is_unicode(text: str) -> bool:

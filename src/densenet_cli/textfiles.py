@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -158,7 +158,7 @@ class Table:
             if any(row):
                 yield self._line, row[:size] + ("",) * (size - len(row))
 
-    def find_column(self, kind: str, names: Collection[str], given: str | None = None) -> int:
+    def find_column(self, kind: str, names: Sequence[str], given: str | None = None) -> int:
         """Return the position of a column. Case is ignored.
 
         Args:
@@ -170,18 +170,16 @@ class Table:
             UsageError: There is no such column, or more than one.
         """
         columns = [column.lower() for column in self.columns]
-        if given is not None:
-            names = [given.strip().lower()]
-        found = [position for position, column in enumerate(columns) if column in names]
-        preferred = [position for position in found if columns[position] == next(iter(names))]
-        found = preferred or found
+        names = names if given is None else [given.strip().lower()]
+        is_preferred = names[0] in columns
+        found = [position for position, name in enumerate(columns) if name in (names[:1] if is_preferred else names)]
         if len(found) == 1:
             return found[0]
         listed = ", ".join(repr(to_unicode(column)) for column in self.columns[:MAX_LISTED]) or "nothing"
         listed += ", ..." * (len(columns) > MAX_LISTED)
         if found:
             same = " and ".join(repr(to_unicode(self.columns[position])) for position in found)
-            hint = "Rename one of them." if preferred else f"Choose one with `{kind}_column`."
+            hint = "Rename one of them." if is_preferred else f"Choose one with `{kind}_column`."
             raise UsageError(f"{self._name} has {len(found)} columns for the {kind}: {same}. {hint}")
         wanted = repr(given) if given is not None else f"for the {kind} ({', '.join(names)})"
         hint = "" if given is not None else f" Name it with `{kind}_column`."

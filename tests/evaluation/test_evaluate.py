@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -203,9 +204,10 @@ def test_failed_and_ignored_images_are_reported(weights, images, tmp_path):
     assert (report["images"], report["failed"], report["classes"]) == (2, 1, 2)
     assert report["failures"][0]["source"] == str(root / "ant" / "bad.jpg")
     assert result.err.splitlines()[0].startswith(f"{root}/ant/bad.jpg: UnreadableImage: ")
-    unsorted, empty = result.err.splitlines()[1:]
+    unsorted, empty, skipped = result.err.splitlines()[1:]
     assert "1 image " in unsorted
     assert "1 class folder " in empty and "gnu" in empty
+    assert "1 file " in skipped
 
 
 def test_a_folder_that_cannot_be_listed_is_a_failure(weights, images, monkeypatch):
@@ -323,7 +325,8 @@ def test_names_have_the_form_of_predict():
 def test_interrupted(weights, images, tmp_path):
     """The results so far are written and marked as incomplete."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        paths = [str(path) for path in sorted((images / "hen").rglob("*.png"))] * 5
+        copies = [shutil.copytree(images / "hen", tmp_path / str(number)) for number in range(5)]
+        paths = [str(path) for copy in copies for path in sorted(copy.rglob("*.png"))]
         paths.append(f"http://127.0.0.1:{server.getsockname()[1]}/never.png")
         table, out = tmp_path / "table.csv", tmp_path / "report.json"
         table.write_text("path,label\n" + "".join(f"{path},hen\n" for path in paths))

@@ -1,4 +1,4 @@
-"""The images of a training run, and folders that are already split."""
+"""The images of a training run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import pytest
 
 from densenet_cli.errors import UsageError
-from densenet_cli.training.image_list import find_splits, list_images
+from densenet_cli.training.image_list import list_images
 from tests.test_datasets import write_files, write_table
 
 
@@ -34,11 +34,32 @@ def test_validation_classes_are_compared_as_in_an_evaluation(tmp_path):
         list_images(write_files(tmp_path / "other", "cat/1.png", "dgo/1.png"), ("cat", "dog"))
 
 
+@pytest.mark.parametrize("other", ["CAT", "Cat ", "cat"])
+def test_classes_that_look_like_one(tmp_path, other):
+    images = list_images(write_files(tmp_path, "cat/1.png", f"{other}/2.png", "dog/1.png"))
+    if other == "cat":
+        assert images.warnings == ()
+    else:
+        (warning,) = images.warnings
+        assert warning.startswith("Warning:") and "'cat'" in warning and repr(other) in warning
+    assert list_images(write_files(tmp_path / "val", "cat/1.png", "dog/1.png"), ("cat", "dog")).warnings == ()
+
+
+def test_common_images_in_any_spelling(tmp_path, monkeypatch):
+    folder = write_files(tmp_path, "a/1.png", "a/2.png", "b/1.png")
+    monkeypatch.chdir(tmp_path)
+    images = list_images(folder)
+    assert list_images("b/..").count_common(images) == 3
+    table = write_table(tmp_path, f"path,label\n./a/../a/2.png,a\n{folder}/b/1.png,b\nb/3.png,b\n")
+    assert list_images(table).count_common(images) == 2
+    assert list_images(write_files(tmp_path / "copy", "a/1.png", "b/1.png")).count_common(images) == 0
+
+
 def test_images_of_a_table(tmp_path):
     images = list_images(write_table(tmp_path, "path,label\nb.png,cat\na.png,dog\nb.png,cat\n"))
     assert (images.classes, images.names(), images.targets) == (("cat", "dog"), ["b.png", "a.png"], (0, 1))
     (warning,) = images.warnings
-    assert "1 image" in warning
+    assert "1 row" in warning
     swapped = list_images(write_table(tmp_path, "path,label\nb.png,dog\na.png,cat\n"))
     assert images.fingerprint() != swapped.fingerprint()
     with pytest.raises(UsageError, match="is a URL"):
@@ -50,29 +71,6 @@ def test_the_fingerprint_of_class_folders_is_stable(tmp_path):
     images = list_images(write_files(tmp_path, "a/1.png", "b/2.png"))
     content = json.dumps([["a", "b"], [b"a/1.png".hex(), b"b/2.png".hex()]])
     assert images.fingerprint() == hashlib.sha256(content.encode()).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("train/cat/1.png", "val/cat/1.png"), {"train": "train", "val": "val"}),
-        (("Train/cat/1.png", "valid/a/1.png", "test/b/1.png"), {"train": "Train", "val": "valid", "test": "test"}),
-        (("train/cat/1.png", "validation/a/1.png", "notes/1.txt"), {"train": "train", "val": "validation"}),
-        (("val/cat/1.png", "test/cat/1.png"), {"val": "val", "test": "test"}),
-        (("train/1.png", "bus/1.png"), {}),
-        (("train/a/1.png", "bus/1.png"), {}),
-        (("train/1.png", "test/1.png"), {}),
-    ],
-)
-def test_split_folders(tmp_path, names, expected):
-    splits = find_splits(write_files(tmp_path, *names))
-    assert {split: os.path.relpath(path, tmp_path) for split, path in splits.items()} == expected
-
-
-@pytest.mark.parametrize("other", ["dogs/1.png", "validation/cat/1.png"])
-def test_ambiguous_split_folders(tmp_path, other):
-    with pytest.raises(UsageError, match=other.partition("/")[0]):
-        find_splits(write_files(tmp_path, "train/cat/1.png", "val/cat/1.png", other))
 
 
 def test_the_fingerprint_does_not_depend_on_the_location(tmp_path):

@@ -95,6 +95,15 @@ def test_split_folders(keras, tmp_path):
     assert "6 images in 1 class (cat 6)" in messages_of(run_paths(tmp_path, other))[2]
 
 
+def test_validation_images_that_are_training_images(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", "dog", count=2)
+    table = tmp_path / "val.csv"
+    table.write_text("path,label\nimages/../images/cat/0.png,cat\nother/1.png,dog\n")
+    write_images(tmp_path, "other")
+    warning = messages_of(run_paths(tmp_path, table))[2]
+    assert warning.startswith("Warning: 1 validation image is")
+
+
 def test_split_folders_without_training_images(tmp_path):
     for split in ("val", "test"):
         write_images(tmp_path / "images" / split, "cat", "cup")

@@ -25,9 +25,8 @@ from densenet_cli.text import plural, to_unicode
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from densenet_cli.datasets import Dataset, DatasetOptions
     from densenet_cli.evaluation import EvaluationReport, ImageOutcome
-    from densenet_cli.evaluation.statistics import Proportion
+    from densenet_cli.evaluation.report import Proportion
     from densenet_cli.report.evaluation import Mistakes
 
 MAX_CLASSES = 20
@@ -107,6 +106,7 @@ def evaluate(
     if folder is None and csv is None:
         raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
     from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.datasets import open_dataset
     from densenet_cli.evaluation import ImageOutcome, MetricsAccumulator
     from densenet_cli.evaluation.files import EvaluationFiles, report_to_json
     from densenet_cli.images.previews import Thumbnail
@@ -122,7 +122,7 @@ def evaluate(
 
         check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
-    images = _open_images(folder, csv, dataset_options(suffix, path_column, label_column, csv is not None))
+    images = open_dataset(folder, csv, dataset_options(suffix, path_column, label_column, csv is not None))
     classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     restrict_to = sorted(set(positions.values())) if restrict else None
@@ -171,16 +171,6 @@ def evaluate(
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0
-
-
-def _open_images(folder: str | None, csv: str | None, options: DatasetOptions) -> Dataset:
-    from densenet_cli.datasets import open_dataset
-    from densenet_cli.training.image_list import find_splits, join_names
-
-    if folder is not None and csv is None and (splits := find_splits(folder, options.suffixes)):
-        paths = [to_unicode(path) for path in splits.values()]
-        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Name the one to evaluate.")
-    return open_dataset(folder, csv, options)
 
 
 def _md5(weights: Path) -> str:

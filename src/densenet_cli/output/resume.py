@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import replace_file
 from densenet_cli.output.record_formats import RECORD_FORMATS, InvalidRecordError, StoredRecord
-from densenet_cli.paths import is_url, normalize_path
+from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import to_unicode, unescape_name
 
 MAX_COMPARISON_LENGTH = 200
@@ -31,18 +30,12 @@ class SourceKeys:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._normalize_parent = lru_cache(maxsize=1024)(lambda path: normalize_path(path, folder))
+        self._normalize = PathNormalizer(folder)
 
     def __call__(self, escaped: str) -> int:
         """Return the key of a name that ``escape_name`` escaped."""
         name = unescape_name(escaped)
-        if name == "-" or is_url(name):
-            return hash(name)
-        parent, last = os.path.split(name)
-        if last in ("", os.curdir, os.pardir):
-            return hash(normalize_path(name, self._folder))
-        return hash(os.path.join(self._normalize_parent(parent), last))
+        return hash(name if name == "-" else self._normalize(name))
 
 
 @dataclass(slots=True)

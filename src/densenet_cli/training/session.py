@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densenet_cli import labels
-from densenet_cli.datasets import open_dataset
+from densenet_cli.datasets import find_splits, open_dataset
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
-from densenet_cli.text import plural, to_unicode
+from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.training import recipes, run_files
 from densenet_cli.training.batches import Subset, split_validation
 from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
-from densenet_cli.training.image_list import ImageList, find_splits, join_names, list_images
+from densenet_cli.training.image_list import ImageList, list_images
 from densenet_cli.training.run_files import RunPaths, RunState
 from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
 
@@ -104,11 +104,11 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
     train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
     options = paths.dataset
     if train is not None and csv is None and (splits := find_splits(train, options.suffixes)):
-        names = f"{to_unicode(train)} contains the folders {join_names([Path(path).name for path in splits.values()])}"
+        message = f"{to_unicode(train)} is split into {join_names([Path(path).name for path in splits.values()])}"
         if "train" not in splits:
-            raise UsageError(f"{names}, but none with training images. Name the folder whose folders are the classes.")
+            raise UsageError(f"{message}, without training images. Name the folder whose folders are the classes.")
         train = splits["train"]
-        message = f"{names}. Training on {to_unicode(train)}"
+        message += f". Training on {to_unicode(train)}"
         if val is None and "val" in splits:
             val = splits["val"]
             message += f", validating on {to_unicode(val)}"
@@ -118,10 +118,17 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
     _describe("Training", training, on_message)
     if val is None:
         return training, None
-    is_folder = Path(val).is_dir()
-    dataset = open_dataset(val, None, options) if is_folder else open_dataset(train if csv else None, val, options)
+    if Path(val).is_dir():
+        dataset = open_dataset(val, None, options)
+    else:
+        dataset = open_dataset(train if csv else None, val, options)
     validation = list_images(dataset, training.classes)
     _describe("Validation", validation, on_message)
+    if common := validation.count_common(training):
+        on_message(
+            f"Warning: {plural(common, 'validation image is', 'validation images are')} used for training too, so the "
+            "validation accuracy is too optimistic."
+        )
     return training, validation
 
 
@@ -146,7 +153,7 @@ def _check_validation(
     if training.images is validation.images and len(validation):
         on_message(
             f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out of "
-            f"the training images."
+            "the training images."
         )
     if not len(validation):
         if settings.patience:
