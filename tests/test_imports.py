@@ -16,7 +16,7 @@ LAYERS = (
     {"model", "pipeline", "results"},
     {"engines", "images", "weights"},
     {"output"},
-    {"http", "labels", "layers", "paths", "topology", "variants"},
+    {"http", "label_files", "labels", "layers", "paths", "topology", "variants"},
     {"textfiles"},
     {"text"},
     {"_types", "errors"},

@@ -46,6 +46,12 @@ def test_placeholders_count_from_zero():
     assert placeholders(2) == (ClassLabel(0, None, "class 0"), ClassLabel(1, None, "class 1"))
 
 
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31m", "\x85", "\ud800", "\udcff", None, 7, ["a"]])
+def test_invalid_names(name):
+    assert not labels.is_valid(name)
+    assert labels.is_valid("été \U0001f98a \u2028")
+
+
 def test_class_names_that_are_wordnet_ids_get_imagenet_labels():
     first, second = labels.from_class_names(("n01443537", "n02124075"))
     assert (first.index, first.name) == (1, "goldfish")
@@ -54,47 +60,6 @@ def test_class_names_that_are_wordnet_ids_get_imagenet_labels():
         ClassLabel(0, None, "n01443537"),
         ClassLabel(1, None, "newt"),
     )
-
-
-def test_a_file_of_names(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_bytes("\ufeffcat\r\nn02084071\tdog, small\r\n été \r\n\r\n".encode())
-    assert labels.read_file(path, 3) == (
-        ClassLabel(0, None, "cat"),
-        ClassLabel(1, "n02084071", "dog, small"),
-        ClassLabel(2, None, "été"),
-    )
-
-
-def test_unicode_line_separators_do_not_split_a_name(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_text("a\u2028b\nc\n", encoding="utf-8")
-    assert [label.name for label in labels.read_file(path, 2)] == ["a\u2028b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"cat\n", "2 classes.* 1 line"),
-        (b"", "2 classes.* 0 lines"),
-        (b"a\nb\nc\n", "2 classes.* 3 lines"),
-        (b"cat\n\xff\n", "UTF-8"),
-        (b"\ncat\n", "Line 1"),
-        (b"cat\n\x1b[31mdog\n", "Line 2"),
-    ],
-)
-def test_an_invalid_file_is_a_usage_error(tmp_path, content, message):
-    path = tmp_path / "names.txt"
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=message) as raised:
-        labels.read_file(path, 2)
-    assert str(path) in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_missing_file_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="No such file or directory"):
-        labels.read_file(tmp_path / "none.txt", 2)
 
 
 IMAGENET = ClassResolver(imagenet())

@@ -41,7 +41,7 @@ class Classifier:
         variant: Name of a variant, such as ``169`` or ``tiny``. Defaults to ``121``, or to the variant that ``weights``
             contains. If both are given, they must match.
         weights: Checkpoint file (HDF5, ``.keras``, or safetensors) to use instead of the variant's published weights.
-        labels: File of class names, one per line, to use instead of the model's labels.
+        labels: File of class names (text, JSON, YAML, or CSV), to use instead of the model's labels.
         engine: ``onnx`` (the default) or ``tensorflow``.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.

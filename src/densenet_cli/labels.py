@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from densenet_cli.errors import UsageError
+from densenet_cli.text import to_unicode
 
 IMAGENET_FILE = Path(__file__).parent / "data" / "imagenet.tsv"
 
@@ -46,7 +47,8 @@ Labels = tuple[ClassLabel, ...]
 @cache
 def imagenet() -> Labels:
     """Return the labels of ImageNet's 1,000 classes, in the order of the published heads (see ``data/README.md``)."""
-    return _parse(IMAGENET_FILE.read_text(encoding="utf-8").splitlines())
+    rows = (line.split("\t") for line in IMAGENET_FILE.read_text(encoding="utf-8").splitlines())
+    return tuple(ClassLabel(index, wordnet_id, name) for index, (wordnet_id, name) in enumerate(rows))
 
 
 def placeholders(classes: int) -> Labels:
@@ -63,37 +65,11 @@ def from_class_names(names: Iterable[str]) -> Labels:
     return tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
 
 
-def read_file(path: str | Path, classes: int) -> Labels:
-    """Read labels from a UTF-8 text file with one label per line.
-
-    A line is a name, or a WordNet ID, a tab, and a name. Blank lines at the end are ignored.
-
-    Args:
-        path: The text file.
-        classes: The number of labels that it must contain.
-
-    Raises:
-        UsageError: The file cannot be read, has another number of lines, or contains an invalid name.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text"
-        raise UsageError(f"Cannot read the labels in {path}: {reason}.") from error
-    # Not str.splitlines, which also splits at characters that can occur in a name.
-    lines = [line.removesuffix("\r").strip(" ") for line in text.rstrip("\r\n ").split("\n")] if text.strip() else []
-    if len(lines) != classes:
-        raise UsageError(f"The model has {classes} classes, but {path} has {len(lines)} lines.")
-    labels = _parse(lines)
-    for number, label in enumerate(labels, start=1):
-        if not is_valid(label.name) or not is_valid(label.id or "-"):
-            raise UsageError(f"Line {number} of {path} is empty or contains control characters.")
-    return labels
-
-
-def is_valid(name: str) -> bool:
-    """Return whether a name is not empty and contains no control characters."""
-    return bool(name) and not any(char < " " or "\x7f" <= char <= "\x9f" for char in name)
+def is_valid(name: object) -> bool:
+    """Return whether a name is Unicode text that is not empty and contains no control characters."""
+    if not isinstance(name, str) or not name or to_unicode(name) != name:
+        return False
+    return not any(char < " " or "\x7f" <= char <= "\x9f" for char in name)
 
 
 def normalize(name: str) -> str:
@@ -102,13 +78,6 @@ def normalize(name: str) -> str:
 
     folded = unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
     return unicodedata.normalize("NFC", folded)
-
-
-def _parse(lines: Iterable[str]) -> Labels:
-    return tuple(
-        ClassLabel(index, wordnet_id or None, name)
-        for index, (wordnet_id, _, name) in enumerate(line.rpartition("\t") for line in lines)
-    )
 
 
 class ClassResolver:

@@ -21,7 +21,7 @@ class Model:
         variant: The name of a variant. If neither it nor ``weights`` is given, the default variant. With ``weights``,
             the checkpoint must contain this variant (with any number of classes).
         weights: The path of a checkpoint to use instead of the variant's weights.
-        label_file: The path of a file with one class name per line, to use instead of the model's labels.
+        label_file: The path of a label file (see ``label_files``), to use instead of the model's labels.
         engine: A key of ``engines.ENGINES``.
         threads: The number of threads to compute with.
         offline: Do not use the network.
@@ -65,11 +65,13 @@ class Model:
         self.labels = self._select_labels(label_file)
 
     def _select_labels(self, label_file: PathLike | None) -> labels.Labels:
-        classes = self.engine.config.classes
+        classes, stored = self.engine.config.classes, self.engine.metadata.labels
         if label_file is not None:
-            return labels.read_file(Path(label_file), classes)
-        if self.engine.metadata.labels is not None:
-            return self.engine.metadata.labels
+            from densenet_cli import label_files
+
+            return label_files.read(label_file, classes, stored)
+        if stored is not None:
+            return stored
         return labels.imagenet() if classes == IMAGENET_CLASSES else labels.placeholders(classes)
 
     def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> dict[str, FloatArray]:

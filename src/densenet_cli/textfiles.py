@@ -19,6 +19,9 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", 
 
 CHUNK_SIZE = 1 << 16
 
+MAX_SIZE = 8 << 20
+"""Bytes of a file that is read as a whole."""
+
 DELIMITERS = (",", ";", "\t")
 
 MAX_LISTED = 8
@@ -29,13 +32,16 @@ def read_text(path: PathLike) -> str:
     r"""Return the text of a file, with ``\n`` as line ending.
 
     Raises:
-        UsageError: If the file cannot be read or is not text.
+        UsageError: If the file cannot be read, has more than ``MAX_SIZE`` bytes, or is not text.
     """
     name = to_unicode(str(path))
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise UsageError(f"Cannot read {name}: {error.strerror}.") from None
+    if len(data) > MAX_SIZE:
+        raise UsageError(f"{name} is larger than {MAX_SIZE >> 20} MiB.")
     encoding, start = _find_encoding(data)
     try:
         text = data[start:].decode(encoding)

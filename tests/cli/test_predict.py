@@ -133,6 +133,9 @@ def test_labels_file(weights, image, tmp_path):
     labels.write_text("\n".join(f"thing {n}" for n in range(10)))
     result = densenet("predict", image, "--weights", weights, "--labels", labels)
     assert "thing " in result.out
+    labels.write_text(json.dumps({"id2label": {n: f"class {n} of ten" for n in range(10)}}))
+    result = densenet("predict", image, "--weights", weights, "--labels", labels)
+    assert " of ten" in result.out
     labels.write_text("only\ntwo")
     result = densenet("predict", image, "--weights", weights, "--labels", labels)
     assert result.status == 2

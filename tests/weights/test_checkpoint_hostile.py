@@ -323,6 +323,8 @@ VALID_METADATA = {
         {"labels": 5},
         {"labels": [[0, None, "a"]]},
         {"labels": [[index, None, "\x1b[31mred"] for index in range(CONFIG.classes)]},
+        {"labels": [[index, None, "\ud800"] for index in range(CONFIG.classes)]},
+        {"labels": [[index, None, ["a"]] for index in range(CONFIG.classes)]},
         {"labels": [[index, 7, "name"] for index in range(CONFIG.classes)]},
         {"labels": [["0", None, "name"] for index in range(CONFIG.classes)]},
         {"labels": [[index, None, None] for index in range(CONFIG.classes)]},

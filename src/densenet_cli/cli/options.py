@@ -45,7 +45,7 @@ MODEL_OPTIONS = {
         "--labels",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help="Read class names from FILE, one per line, instead of using the model's.",
+        help="Read class names from FILE (text, JSON, YAML, or CSV) instead of using the model's.",
     ),
     "engine": model_option(
         "--engine",

@@ -112,7 +112,7 @@ def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
     similar = []
     names: dict[str, str] = {}
     for name in classes:
-        if not labels.is_valid(name) or to_unicode(name) != name:
+        if not labels.is_valid(name):
             raise UsageError(f"One of the {description} is not a valid label: {name!r}. Rename it.")
         other = names.setdefault(labels.normalize(name), name)
         if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name) and other != name:
