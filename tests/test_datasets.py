@@ -71,7 +71,7 @@ def test_table(tmp_path):
 
 def test_what_is_no_class_and_no_image(tmp_path, caplog):
     ignored = ("__MACOSX/a/._1.png", "@eaDir/1.png", ".ipynb_checkpoints/1-checkpoint.png", "b/.hidden/1.png")
-    nested = ("a/@eaDir/1.png/SYNOFILE_THUMB_M.jpg", "a/.ipynb_checkpoints/1.png", "b/__MACOSX/1.png")
+    nested = ("a/@EADIR/1.png/SYNOFILE_THUMB_M.jpg", "a/.ipynb_checkpoints/1.png", "b/__MACOSX/1.png")
     folder = write_files(tmp_path, "a/1.png", "b/1.png", *ignored, *nested, "a/._1.png")
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     dataset = ClassFolders(folder)

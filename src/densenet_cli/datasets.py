@@ -213,21 +213,22 @@ class LabelTable(Dataset):
         self.description = f"labels in {name}"
         self.folder = os.path.dirname(file) if folder is None else folder
         self._repeated = 0
-        # Normalized path -> path and label. They are kept because a pipe can be read only once.
-        self._images: dict[str, tuple[str, str]] = {}
+        # Path and label. The rows are kept because a pipe can be read only once.
+        self._rows: list[tuple[str, str]] = []
         try:
             with Path(file).open("rb") as stream:
                 self._read(Table(read_lines(stream), name), name, path_column, label_column)
         except OSError as error:
             raise UsageError(f"Cannot read {name}: {describe_os_error(error)}") from None
-        if not self._images:
+        if not self._rows:
             raise UsageError(f"{name} has no rows below its header.")
-        self.classes = tuple(sorted({label for _, label in self._images.values()}))
+        self.classes = tuple(sorted({label for _, label in self._rows}))
 
     def _read(self, table: Table, name: str, path_column: str | None, label_column: str | None) -> None:
         path_position = table.find_column("path", PATH_COLUMNS, path_column)
         label_position = table.find_column("label", LABEL_COLUMNS, label_column)
         normalize = PathNormalizer()
+        labels: dict[str, str] = {}
         interned: dict[str, str] = {}
         for number, row in table.rows():
             path, label = row[path_position], row[label_position]
@@ -236,17 +237,20 @@ class LabelTable(Dataset):
             path = _resolve_path(path, self.folder)
             # Keep one string per class instead of one per row.
             label = interned.setdefault(label, unicodedata.normalize("NFC", label))
-            image = path, label
-            first = self._images.setdefault(normalize(path), image)
-            if first[1] != label:
+            key = normalize(path)
+            if key not in labels:
+                labels[key] = label
+                self._rows.append((path, label))
+            elif labels[key] == label:
+                self._repeated += 1
+            else:
                 raise UsageError(
-                    f"{name} gives {to_unicode(path)} two labels: {first[1]!r} and, in line {number:,}, {label!r}."
+                    f"{name} gives {to_unicode(path)} two labels: {labels[key]!r} and, in line {number:,}, {label!r}."
                 )
-            self._repeated += first is not image
 
     def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``."""
-        for path, label in self._images.values():
+        for path, label in self._rows:
             yield label, from_object(path)
 
     def warnings(self) -> list[str]:

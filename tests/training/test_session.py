@@ -92,7 +92,11 @@ def test_split_folders(keras, tmp_path):
     assert "6 images in 2 classes (cat 3, cup 3)" in training
     assert "4 images in 2 classes (cat 2, cup 2)" in validation
     other = write_images(tmp_path / "other", "CAT")
-    assert "6 images in 1 class (cat 6)" in messages_of(run_paths(tmp_path, other))[2]
+    understood, _, validation, *_ = messages_of(run_paths(tmp_path, other))
+    assert "Not used: " in understood and "images/val and " in understood
+    assert "6 images in 1 class (cat 6)" in validation
+    understood = messages_of(run_paths(tmp_path, tmp_path / "other" / ".." / "images" / "val"))[0]
+    assert understood.endswith("images/test.") and "Not used" in understood and "images/val" not in understood
 
 
 def test_validation_images_that_are_training_images(keras, tmp_path):

@@ -25,9 +25,12 @@ SUFFIXES = frozenset(
 """File name extensions of images in a folder, in lower case. Pillow's own list includes .h5, .mpg, and .eps."""
 
 SYSTEM_FOLDERS = frozenset(
-    ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+    (
+        *("__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"),
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    )
 )
-"""Folders that archive tools, file servers, and operating systems create. Their images are copies or thumbnails."""
+"""Folders that archive tools, operating systems, and file servers create, in lower case. Their images are copies."""
 
 RECURSIVE = "**"
 
@@ -92,7 +95,7 @@ def has_image_suffix(path: str, suffixes: Collection[str] = SUFFIXES) -> bool:
 
 def is_ignored(name: str) -> bool:
     """Return whether a file or folder in a folder is neither a class nor an image: it is hidden or a system folder."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def is_glob(argument: str) -> bool:
@@ -209,7 +212,7 @@ def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, in
         is_hidden = name.startswith(".") and not part.startswith(".")
         if is_hidden or not matches(name):
             continue
-        if name in SYSTEM_FOLDERS and name in folders:
+        if name in folders and name.lower() in SYSTEM_FOLDERS:
             if parts == (RECURSIVE,):
                 yield Entry(os.path.join(folder, name), is_folder=True)
             continue

@@ -17,6 +17,7 @@ from densenet_cli.datasets import find_splits, open_dataset
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import locked, output_errors
+from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.training import recipes, run_files
 from densenet_cli.training.batches import Subset, split_validation
@@ -112,7 +113,9 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
         if val is None and "val" in splits:
             val = splits["val"]
             message += f", validating on {to_unicode(val)}"
-        unused = [to_unicode(path) for path in splits.values() if path not in (train, val)]
+        normalize = PathNormalizer()
+        used = {normalize(path) for path in (train, val) if path is not None}
+        unused = [to_unicode(path) for path in splits.values() if normalize(path) not in used]
         on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
     training = list_images(open_dataset(train, csv, options))
     _describe("Training", training, on_message)
