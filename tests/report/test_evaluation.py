@@ -15,7 +15,7 @@ from densenet_cli import Classifier
 from densenet_cli.evaluation import ImageOutcome
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.labels import ClassLabel
-from densenet_cli.report import evaluation, figures
+from densenet_cli.report import evaluation
 from tests.report.conftest import HOSTILE, LABELS, MARKUP, Page, read
 from tests.support.command import densenet
 from tests.support.fake_classifier import FakeClassifier, labeled
@@ -134,29 +134,29 @@ def report_of(classes: int, count: int):
 
 def test_confusion_figure_has_all_counts():
     report = report_of(12, 300)
-    figure = figures.confusion_figure(report)
+    figure = evaluation.confusion_figure(report)
     assert len(figure.names) == len(figure.columns) == 12
     counts = {}
     for cell in figure.cells:
-        row = round((cell.y - figure.margin) / figures.CELL_SIZE)
-        column = round((cell.x - figure.margin) / figures.CELL_SIZE)
+        row = round((cell.y - figure.margin) / evaluation.CELL_SIZE)
+        column = round((cell.x - figure.margin) / evaluation.CELL_SIZE)
         counts[row, column] = cell.count
         assert cell.is_correct == (row == column) and 0 < cell.opacity <= 0.5
     assert counts == dict(report.confusion)
-    assert figures.confusion_heat_map(report) is None
+    assert evaluation.confusion_heat_map(report) is None
 
 
 @pytest.mark.parametrize("classes", [200, 1000])
 def test_figures_of_many_classes(classes):
     report = report_of(classes, 4 * classes)
-    figure = figures.confusion_figure(report)
-    assert 2 <= len(figure.names) <= figures.MAX_SELECTED_CLASSES and figure.columns[-1] == "other classes"
+    figure = evaluation.confusion_figure(report)
+    assert 2 <= len(figure.names) <= evaluation.MAX_SELECTED_CLASSES and figure.columns[-1] == "other classes"
     shown = {result.label.name: result.images for result in report.classes}
     assert sum(cell.count for cell in figure.cells) == sum(shown[name] for name in figure.names)
     worst = report.most_confused(1)[0]
     assert {worst.target.name, worst.predicted.name} <= set(figure.names)
-    image = Image.open(io.BytesIO(figures.confusion_heat_map(report)))
-    assert image.width in (classes, -(-classes // 2)) and image.width <= figures.MAX_HEAT_MAP_SIDE
+    image = Image.open(io.BytesIO(evaluation.confusion_heat_map(report)))
+    assert image.width in (classes, -(-classes // 2)) and image.width <= evaluation.MAX_HEAT_MAP_SIDE
     assert image.height == image.width
     pixels = np.asarray(image.convert("RGBA")).astype(int)
     red, blue, alpha = pixels[..., 0], pixels[..., 2], pixels[..., 3]
@@ -168,15 +168,16 @@ def test_figures_of_many_classes(classes):
 
 def test_reliability_bars_match_the_bins():
     report = report_of(12, 300)
-    bars = figures.reliability_bars(report)
+    bars = evaluation.reliability_bars(report)
     filled = [bin for bin in report.bins if bin.images]
     assert len(bars) == len(filled) > 3
+    top, height = evaluation.PLOT_TOP, evaluation.PLOT_HEIGHT
     for bar, bin in zip(bars, filled, strict=True):
-        assert (bar.x - figures.PLOT_LEFT) / figures.PLOT_WIDTH == pytest.approx(bin.low, abs=1e-3)
-        assert 1 - (bar.accuracy - figures.PLOT_TOP) / figures.PLOT_HEIGHT == pytest.approx(bin.accuracy, abs=1e-3)
-        assert 1 - (bar.confidence - figures.PLOT_TOP) / figures.PLOT_HEIGHT == pytest.approx(bin.confidence, abs=1e-3)
+        assert (bar.x - evaluation.PLOT_LEFT) / evaluation.PLOT_WIDTH == pytest.approx(bin.low, abs=1e-3)
+        assert 1 - (bar.accuracy - top) / height == pytest.approx(bin.accuracy, abs=1e-3)
+        assert 1 - (bar.confidence - top) / height == pytest.approx(bin.confidence, abs=1e-3)
         assert bar.high <= bar.accuracy <= bar.low
-    assert min(bar.share for bar in bars) == figures.HISTOGRAM_TOP
+    assert min(bar.share for bar in bars) == evaluation.HISTOGRAM_TOP
 
 
 def test_page_of_a_thousand_classes_is_small(tmp_path):
