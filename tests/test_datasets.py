@@ -158,6 +158,7 @@ def test_backslashes_in_a_table(tmp_path):
         (("train/cat/1.png", "val/cat/1.png"), {"train": "train", "val": "val"}),
         (("Train/cat/1.png", "valid/a/1.png", "test/b/1.png"), {"train": "Train", "val": "valid", "test": "test"}),
         (("train/cat/1.png", "validation/a/1.png", "notes/1.txt"), {"train": "train", "val": "validation"}),
+        (("train/a/1.png", "dev/a/1.png", "eval/a/1.png"), {"train": "train", "val": "dev", "test": "eval"}),
         (("val/cat/1.png", "test/cat/1.png"), {"val": "val", "test": "test"}),
         (("train/1.png", "bus/1.png"), {}),
         (("train/a/1.png", "bus/1.png"), {}),
@@ -180,6 +181,22 @@ def test_split_folders_without_classes(tmp_path, names):
 def test_ambiguous_split_folders(tmp_path, other):
     with pytest.raises(UsageError, match=other.partition("/")[0]):
         find_splits(write_files(tmp_path, "train/cat/1.png", "val/cat/1.png", other))
+
+
+@pytest.mark.parametrize(
+    ("folders", "count"),
+    [
+        (("training_set/cat", "training_set/dog", "test_set/cat", "test_set/dog", "test_set/cup"), 1),
+        (("cat/train", "cat/val", "dog/train", "dog/val"), 1),
+        (("cat/2019", "cat/2020", "dog/2020", "dog/2021"), 0),
+        (("cat/images", "dog/images"), 0),
+        (("cat/a", "cat/b"), 0),
+        (("cat/a", "cat/.git", "cat/@eaDir", "dog/a", "dog/.git", "dog/@eaDir"), 0),
+    ],
+)
+def test_class_folders_that_all_contain_the_same_folders(tmp_path, folders, count):
+    warnings = ClassFolders(write_files(tmp_path, *(f"{folder}/1.png" for folder in folders))).warnings()
+    assert [warning.startswith("Warning: Each") for warning in warnings] == [True] * count
 
 
 def test_a_split_folder_is_no_dataset(tmp_path):

@@ -34,7 +34,11 @@ PATH_COLUMNS = ("path", "filename", "file_name", "filepath", "file_path", "file"
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
 """Usual names of the columns of a table. The first one is preferred."""
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 """Usual names of the folders of a dataset that is already split, in lower case."""
 
 
@@ -187,7 +191,24 @@ class ClassFolders(Dataset):
             warnings.append(f"Ignored {folders} without images: {join_names(self._empty)}.")
         if any(self._skipped):
             warnings.append(str(self._skipped))
+        common = self._common_folders()
+        if len(self.classes) > 1 and len(common) > 1:
+            warnings.append(
+                f"Warning: Each of the class folders {join_names(self.classes)} contains the folders "
+                f"{join_names(common)}. If those are the classes, name one of the class folders instead of "
+                f"{to_unicode(self.folder)}."
+            )
         return warnings
+
+    def _common_folders(self) -> list[str]:
+        """Return the names of the folders that all class folders contain."""
+        common: set[str] | None = None
+        for name in self.classes:
+            folders = _list_folders(os.path.join(self.folder, name))
+            common = common.intersection(folders) if common is not None else set(folders)
+            if not common:
+                break
+        return sorted(common or ())
 
 
 class LabelTable(Dataset):
@@ -282,16 +303,13 @@ def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
             folders without class folders.
     """
     split_of = {name: split for split, names in SPLITS.items() for name in names}
-    try:
-        names = [name for name in _list_folders(folder) if name.lower() in split_of]
-    except OSError:
-        return {}  # reported when the folder is read
+    names = [name for name in _list_folders(folder) if name.lower() in split_of]
     if not names:
         return {}
     classes = ClassFolders(folder, suffixes).classes
     others = [name for name in classes if name not in names]
     names = [name for name in classes if name in names]
-    has_classes = any(_has_folders(os.path.join(folder, name)) for name in names)
+    has_classes = any(_list_folders(os.path.join(folder, name)) for name in names)
     if len(names) < 2 and (others or not has_classes):
         return {}
     listed = f"{to_unicode(folder)} contains the folders {join_names(names)}"
@@ -308,13 +326,10 @@ def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _has_folders(folder: str) -> bool:
-    try:
-        return any(not is_ignored(name) for name in _list_folders(folder))
-    except OSError:
-        return False
-
-
 def _list_folders(folder: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if is_folder(entry)]
+    """Return the folders in a folder that can be classes. If it cannot be listed, which is reported elsewhere, none."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if is_folder(entry) and not is_ignored(entry.name)]
+    except OSError:
+        return []

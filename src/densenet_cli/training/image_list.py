@@ -110,14 +110,14 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
 def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
     """Return warnings about classes that look like one. Raise ``UsageError`` for a name that cannot be a label."""
     similar = []
+    nfc_names: dict[str, str] = {}
     names: dict[str, str] = {}
     for name in classes:
         if not labels.is_valid(name):
             raise UsageError(f"One of the {description} is not a valid label: {name!r}. Rename it.")
-        other = names.setdefault(labels.normalize(name), name)
-        if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name) and other != name:
+        if nfc_names.setdefault(unicodedata.normalize("NFC", name), name) != name:
             raise UsageError(f"Two of the {description} are {name!r}, in different Unicode forms. Merge them.")
-        if other != name:
+        if (other := names.setdefault(labels.normalize(name), name)) != name:
             similar.append(f"{other!r}/{name!r}")
     if not similar:
         return []
