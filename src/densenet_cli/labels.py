@@ -73,7 +73,7 @@ def is_valid(name: object) -> bool:
 
 
 def normalize(name: str) -> str:
-    """Return what two names have in common if they differ only in case, underscores, or Unicode normalization form."""
+    """Return a name for comparison: without differences in case, underscores, spaces around it, or Unicode form."""
     import unicodedata
 
     folded = unicodedata.normalize("NFC", name).replace("_", " ").casefold().strip()
