@@ -216,6 +216,7 @@ REFUSED = {
     "YAML, index twice": ("names:\n  0: a\n  0: b", "0.*more than once"),
     "YAML, complex key": ("names:\n  ? [0]\n  : a", "key"),
     "YAML, deep": ("names: " + "[" * 100_000, "YAML"),
+    "YAML, too large": ("names: [" + "a, " * 400_000 + "a]", "1 MiB"),
     "YAML, recursive": ("names: &a [*a, *a]", "nested|A list"),
     "YAML, empty": ("---\n", "neither a list"),
     "YAML, object": ("names: !!python/object/apply:os.getcwd []", "0 labels"),

@@ -30,6 +30,7 @@ Numbers and YAML's other scalars are text, as they are written, because ``no`` a
 false, and null stay as they are.
 """
 
+MAX_YAML_LENGTH = 1 << 20  # parsing takes seconds and hundreds of megabytes for each MiB
 MAX_QUOTED = 40  # characters of a text that a message quotes
 
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
@@ -167,6 +168,9 @@ def _load_yaml(text: str, strict_quotes: bool = False) -> Value:
         strict_quotes: Refuse quotes inside of text that is not quoted.
     """
     import yaml
+
+    if len(text) > MAX_YAML_LENGTH:
+        raise _FormatError("YAML of more than 1 MiB is not read. Write one name per line instead.")
 
     @cache
     def convert(node: Any) -> Value:
