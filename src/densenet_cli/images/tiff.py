@@ -255,7 +255,7 @@ class CheckedTiffImage(TiffImageFile):
         by_libtiff = tiles[0].codec_name == "libtiff"
         order = sys.byteorder if by_libtiff else "big" if self.tag_v2.prefix == b"MM" else "little"
         self.is_corrected = False
-        if page.color_space != YCBCR and not (by_libtiff and page.has_planes):  # which libtiff converts, or Pillow
+        if not by_libtiff or (page.color_space != YCBCR and not page.has_planes):  # which libtiff converts, or Pillow
             raw_modes = {tile.args[0]: _correct_raw_mode(tile.args[0], page, order) for tile in tiles}
             self.is_corrected = any(raw_mode != corrected for raw_mode, corrected in raw_modes.items())
             self.tile = [tile._replace(args=(raw_modes[tile.args[0]], *tile.args[1:])) for tile in tiles]
@@ -339,7 +339,7 @@ def _unpacked_as(raw_mode: str) -> tuple[int, int, int, str]:
     bits = "".join(character for character in layout if character.isdigit())
     sample_format = 3 if "F" in layout else 2 if "S" in layout else 1
     order = "big" if "B" in layout else sys.byteorder if "N" in layout else "little"
-    return len(base), int(bits) if bits else 1 if base == "1" else 8, sample_format, order
+    return 3 if base == "YCbCr" else len(base), int(bits) if bits else 1 if base == "1" else 8, sample_format, order
 
 
 def _is_codec_available(compression: int) -> bool:
