@@ -51,6 +51,8 @@ class Classifier:
         truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
         bit_depth: Range of values from black to white, for images of more than 8 bits: ``auto``, ``full``, a number of
             bits, or ``LOW:HIGH``.
+        pages: Which pages of a TIFF file, or frames of an animation, ``predict_many``, ``embed_many``, and
+            ``explain_many`` process: ``first``, with a note in the result if there are more, or ``all``.
         batch_size: Number of images per batch, at least 1; 8 by default.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
@@ -90,6 +92,7 @@ class Classifier:
         ten_crop: bool = False,
         truncated: str = "refuse",
         bit_depth: str = "auto",
+        pages: str = "first",
         batch_size: int = BATCH_SIZE,
         threads: int | None = None,
         decode_memory: int = DECODE_MEMORY,
@@ -105,22 +108,14 @@ class Classifier:
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         # Invalid values are rejected before anything is downloaded.
-        preprocessing = Preprocessing(
-            preprocess or "crop", 224 if input_size is None else input_size, exact, ten_crop, truncated, bit_depth
-        )
+        size = 224 if input_size is None else input_size
+        preprocessing = Preprocessing(preprocess or "crop", size, exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
-        self.threads = threads or available_cores()
+        self.threads = threads = threads or available_cores()
         self._offline = offline
         self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
         self._model = Model(
-            variant,
-            weights,
-            labels,
-            engine=engine,
-            threads=self.threads,
-            offline=offline,
-            base_url=base_url,
-            progress=progress,
+            variant, weights, labels, engine, threads=threads, offline=offline, base_url=base_url, progress=progress
         )
         self.model, self.weights, self.labels = self._model.name, self._model.weights, self._model.labels
         self.config = self._model.engine.config
@@ -164,8 +159,8 @@ class Classifier:
         """Classify one image.
 
         Args:
-            image: A path, an http(s) URL, the bytes of an image file, a binary file object, a PIL image, or a uint8
-                RGB array of shape (height, width, 3).
+            image: A path or http(s) URL, also of a page such as ``file.tif[2]``; the bytes of an image file, a binary
+                file object, a PIL image, or a uint8 RGB array of shape (height, width, 3).
             top_k: Maximum number of classes to return, at least 1.
             min_prob: Leave out classes with a lower probability, in [0, 1].
 
@@ -184,13 +179,13 @@ class Classifier:
             min_prob: Leave out classes with a lower probability, in [0, 1].
 
         Yields:
-            A prediction per image. Its ``error`` is set if the image failed.
+            A prediction per image, or page with ``pages="all"``. Its ``error`` is set if the image failed.
 
         Raises:
             UsageError: A value is invalid, or ``images`` is a single image.
         """
         _check_selection(top_k, min_prob)
-        results = self.stream(sources.expand_objects(images))
+        results = self.stream(self._sources(images))
         return (self.prediction(result, top_k, min_prob) for result in results)
 
     def embed(self, image: ImageInput) -> Embedding:
@@ -203,7 +198,7 @@ class Classifier:
 
     def embed_many(self, images: Iterable[ImageInput]) -> Iterator[Embedding]:
         """Compute the feature vectors of any number of images, as ``predict_many`` does."""
-        return map(self.embedding, self.stream(sources.expand_objects(images), ("features",)))
+        return map(self.embedding, self.stream(self._sources(images), ("features",)))
 
     def explain(self, image: ImageInput, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
         """Compute class activation maps: which regions of one image drove its prediction.
@@ -227,7 +222,7 @@ class Classifier:
     ) -> Iterator[Explanation]:
         """Explain any number of images, as ``predict_many`` classifies them."""
         explainer = self.explainer(top_k, classes)
-        results = self.stream(sources.expand_objects(images), explainer.outputs, preview=explainer.preview)
+        results = self.stream(self._sources(images), explainer.outputs, preview=explainer.preview)
         return map(explainer, results)
 
     def stream(
@@ -323,17 +318,21 @@ class Classifier:
         return Explainer(self.model, self.labels, self.preprocessing, self._model.engine.head, top_k, classes)
 
     def _process(
-        self,
-        image: ImageInput,
-        outputs: Sequence[str] = ("probabilities",),
-        preview: type[Preview] | None = None,
+        self, image: ImageInput, outputs: Sequence[str] = ("probabilities",), preview: type[Preview] | None = None
     ) -> Result[Source]:
         """Return the result of one image, or raise its ``ImageError``."""
-        source = sources.from_object(image)
-        (result,) = self.stream([source], outputs, preview=preview, threads=1)
+        (result,) = self.stream([sources.from_object(image)], outputs, preview=preview, threads=1)
         if result.error:
             raise result.error
         return result
+
+    def _sources(self, images: Iterable[ImageInput]) -> Iterator[Source]:
+        expanded = sources.expand_objects(images)
+        if self.preprocessing.pages == "first":
+            return expanded
+        from densenet_cli.images.pages import expand_pages
+
+        return expand_pages(expanded, self._offline)
 
     def _load(self, source: Source, preview: type[Preview] | None) -> Input:
         if self._offline and source.kind == "url":

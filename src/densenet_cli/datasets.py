@@ -95,7 +95,9 @@ class Dataset(ABC):
             targets: The target of each class name.
         """
         for name, source in self.images():
-            yield LabeledSource(source.name, source.origin, source.kind, source.error, targets[name])
+            yield LabeledSource(
+                source.name, source.origin, source.kind, source.error, source.page, target=targets[name]
+            )
 
 
 def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | None = None) -> Dataset:

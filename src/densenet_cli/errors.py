@@ -23,7 +23,10 @@ replaces them with its options.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 class DensenetError(Exception):
@@ -112,3 +115,47 @@ class DecoderCrashedError(ImageError):
 
 class DecodingTimedOutError(ImageError):
     """Decoding the image took longer than ``timeout``."""
+
+
+MAX_MESSAGE_LENGTH = 200
+
+INVALID_HEADER = "The image is damaged: invalid header."
+
+MESSAGES = {
+    "MemoryError": "Not enough memory to decode the image.",
+    **dict.fromkeys(("RecursionError", "KeyError", "IndexError", "TypeError", "AttributeError"), INVALID_HEADER),
+    **dict.fromkeys(("AssertionError", "error"), INVALID_HEADER),  # struct.error
+}
+"""Exception name -> message, for exceptions of decoders whose own message says nothing about the image."""
+
+UNSUPPORTED_MESSAGE = "unsupported|not( yet)? supported|cannot handle"
+"""What decoders say about intact images that they cannot decode, as a pattern in lower case."""
+
+
+def guard(task: Callable[[], T]) -> T:
+    """Call ``task`` and turn every exception other than a ``DensenetError`` into an ``UnreadableImageError``."""
+    try:
+        return task()
+    except DensenetError as error:
+        failure = error
+    except Exception as error:
+        failure = UnreadableImageError(_describe_error(error))
+    # The error may be kept for long. The frames of its traceback would keep the image in memory.
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
+
+
+def _describe_error(error: Exception) -> str:
+    """Describe the exception of a decoder in one printable line of about ``MAX_MESSAGE_LENGTH`` characters."""
+    import re
+
+    name = type(error).__name__
+    if name in MESSAGES:
+        return MESSAGES[name]
+    message = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    if len(message) > MAX_MESSAGE_LENGTH:
+        message = f"{message[:MAX_MESSAGE_LENGTH]}..."
+    if isinstance(error, ImportError):
+        return f"Cannot import Pillow: {message.rstrip('.')}."
+    verdict = "of an unsupported kind" if re.search(UNSUPPORTED_MESSAGE, message.lower()) else "damaged"
+    return f"The image is {verdict}: {message.rstrip('.') or name}."

@@ -1,4 +1,4 @@
-"""Paths and URLs; the folders for the cache, which may be deleted at any time, and for the weights of Keras."""
+"""Paths, URLs, and names of pages; the folders for the cache, which may be deleted, and for the weights of Keras."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ from densenet_cli.errors import UsageError
 def is_url(text: str) -> bool:
     """Return whether a text is an http or https URL."""
     return text[:8].lower().startswith(("http://", "https://"))
+
+
+def split_page(name: str) -> tuple[str, int] | None:
+    """Return the file and the page that a name such as ``file.tif[2]`` consists of, None for other names."""
+    file, _, number = name.removesuffix("]").rpartition("[")
+    if not name.endswith("]") or not file or not (number.isascii() and number.isdigit()) or len(number) > 9:
+        return None
+    return file, int(number)
+
+
+def is_stdin(name: str) -> bool:
+    """Return whether a name is that of standard input, ``-``, or of a page of it."""
+    return name == "-" or (split_page(name) or ("",))[0] == "-"
 
 
 def normalize_path(path: str, folder: str) -> str:

@@ -104,8 +104,8 @@ def _mentions(environ: Path, text: str) -> bool:
         (("--threads", "0"), "0 is not in the range"),
         (("--seconds", "-1"), "not in the range"),
         (("--images", "nowhere.jpg"), "nowhere.jpg"),
-        (("--images", "https://example.org/cat.jpg"), "URLs and standard input"),
-        (("--images", "-"), "URLs and standard input"),
+        (("--images", "https://example.org/cat.jpg"), "standard input"),
+        (("--images", "-"), "standard input"),
         (("--variant", "122"), "'122' is not one of"),
     ],
 )

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ OPTIONS = (
     ["--batch-size", "32"],
     ["--truncated", "accept"],
     ["--bit-depth", "12"],
+    ["--pages", "all"],
+    ["--pages", "all", "--truncated", "accept"],
 )
 THREADS = (1, 2, 3, 8, 64)
 
@@ -91,7 +93,8 @@ def check(names: list[str], report: dict[str, Any]) -> dict[str, int]:
     """Return the number of predictions and of errors of each type. Raises ``AssertionError`` for anything else."""
     assert report["status"] in (0, 1), f"status {report['status']}: {report['err'][-500:]}"
     records = [json.loads(line) for line in report["out"].splitlines()]
-    assert [os.path.basename(record["source"]) for record in records] == names, "not every image has its record"
+    sources = (os.path.basename(record["source"]).partition("[")[0] for record in records)  # without the page
+    assert [source for source, _ in groupby(sources)] == names, "not every image has its record"
     errors = [record["error"] for record in records if "error" in record]
     for error in errors:
         assert error["type"] in ERRORS, error

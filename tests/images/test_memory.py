@@ -151,6 +151,34 @@ def test_decoding_uses_no_more_than_is_reserved(name, measure, tmp_path):
         assert reserved <= 2 * used + 2 * MARGIN
 
 
+FRAMES = {
+    "GIF": {"transparency": 0, "disposal": 2},
+    "PNG RGB": {},
+    "PNG RGBA": {"disposal": 2},
+    "PNG RGB with a color profile": {"icc_profile": rgb_profile()},
+    "WEBP RGBA": {"method": 0},
+    "AVIF RGBA": {"speed": 10},
+}
+
+
+@linux_only
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_of_animations(name, measure, tmp_path):
+    format, _, mode = name.partition(" ")
+    frames = [
+        large("RGBA" if mode == "RGBA" else "RGB"),
+        photograph("rocket", SIZE),
+        large(),
+        photograph("chelsea", SIZE),
+    ]
+    frames = [frame.convert("RGBA") if mode == "RGBA" else frame for frame in frames]
+    options = dict(FRAMES[name], save_all=True, append_images=frames[1:])
+    (tmp_path / "x").write_bytes(encode(frames[0], format, **options))
+    reserved, used = measure(tmp_path / "x[3]")
+    assert used <= reserved + MARGIN
+    assert reserved <= 4 * used
+
+
 @linux_only
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"progressive": True, "subsampling": 0}])
 def test_a_jpeg_is_estimated_at_its_reduced_scale(options, measure, tmp_path):

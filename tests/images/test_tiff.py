@@ -16,7 +16,7 @@ from PIL import Image
 from densenet_cli.errors import ImageError, UnreadableImageError
 from densenet_cli.images.decoding import decode
 from densenet_cli.images.sources import Source
-from densenet_cli.images.tiff import ONLY_A_PREVIEW, CheckedTiffImage
+from densenet_cli.images.tiff import ONLY_A_PREVIEW, CheckedTiffImage, read_pages
 from tests.support.images import load_error, load_pixels, photograph
 
 SIZE = (40, 27)
@@ -288,15 +288,14 @@ def test_every_page_is_checked():
         for dtype in ("u1", "f4", "f2"):
             pixels = np.linspace(0, 1, 64).reshape(8, 8).astype(dtype)
             writer.write(pixels, photometric="minisblack", compression="deflate", metadata=None)
-    with CheckedTiffImage(io.BytesIO(file.getvalue())) as image:
-        image.seek(1)
+    stream = io.BytesIO(file.getvalue())
+    gray, floats, half_floats = (offset for offset, _ in read_pages(stream))
+    with CheckedTiffImage(stream, floats) as image:
         assert image.is_corrected and np.allclose(np.asarray(image).ravel(), np.linspace(0, 1, 64))
-        with pytest.raises(UnreadableImageError, match="16 bits"):
-            image.seek(2)
-        with pytest.raises(EOFError):
-            image.seek(3)
-        image.seek(0)
+    with CheckedTiffImage(stream, gray) as image:
         assert not image.is_corrected and image.mode == "L"
+    with pytest.raises(UnreadableImageError, match="16 bits"):
+        CheckedTiffImage(stream, half_floats)
 
 
 @pytest.mark.parametrize("offset", [0, 8, 3, 1 << 31, (1 << 32) - 1])

@@ -70,7 +70,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     help="Approximate duration. At least four rounds are run.",
 )
 @format_option
-@model_options(without=["bit_depth", "truncated", "batch_size", "threads"])
+@model_options(without=["bit_depth", "truncated", "pages", "batch_size", "threads"])
 def benchmark(
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...] | None,
@@ -137,8 +137,8 @@ def _image_paths(images: tuple[str, ...]) -> tuple[Path, ...]:
     for source in islice(expand(list(images)), MAX_IMAGES):
         if source.error:
             raise click.BadParameter(f"{printable(source.name)}: {source.error}", param_hint="'--images'")
-        if source.kind != "path":
-            raise click.BadParameter("URLs and standard input are not supported.", param_hint="'--images'")
+        if source.kind != "path" or source.page:
+            raise click.BadParameter("URLs, standard input, and pages are not supported.", param_hint="'--images'")
         paths.append(Path(source.origin))
     return tuple(paths)
 

@@ -58,7 +58,7 @@ def embed(
       densenet embed photos/ -o features.npz --resume
       densenet embed photos/ 'more/*.png' -o features.parquet --variant 201
     """
-    sources = expand_sources(source, files_from, null, suffix)
+    sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.layers import embedding_size
     from densenet_cli.output.vectors import check_vectors, open_vectors, parts_path, sources_path

@@ -16,6 +16,7 @@ from densenet_cli.cli.options import (
     create_classifier,
     dataset_options,
     model_options,
+    select_pages,
     suffix_option,
     table_options,
 )
@@ -135,7 +136,8 @@ def evaluate(
     interrupted = False
     try:
         with NoteCounter() as notes, ProgressBar("count") as progress:
-            for result in classifier.stream(images.sources(positions), preview=preview):
+            sources = select_pages(images.sources(positions), model["pages"], model["offline"])
+            for result in classifier.stream(sources, preview=preview):
                 outcome = ImageOutcome.from_result(result, restrict_to)
                 metrics.add(outcome)
                 notes.add(result.notes)

@@ -90,7 +90,7 @@ def explain(
       densenet explain cat.jpg -o maps/ --class 'tiger cat' --class n02124075
       densenet explain photos/ --format jsonl
     """
-    sources = expand_sources(source, files_from, null, suffix)
+    sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
     as_json = format_ != "table"
     if output is None and not show and not as_json:
         raise click.UsageError("No output chosen. Use --output FOLDER, --show, or --format json.")

@@ -15,7 +15,7 @@ from densenet_cli import engines, variants
 from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, input_option, option
 from densenet_cli.cli.console import echo_info
-from densenet_cli.images.preprocessing import MODES, TRUNCATED
+from densenet_cli.images.preprocessing import MODES, PAGES, TRUNCATED
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound="Source")
 
 model_option = partial(option, group="Model")
 preprocessing_option = partial(option, group="Preprocessing")
@@ -84,6 +85,13 @@ MODEL_OPTIONS = {
         default=TRUNCATED[0],
         show_default=True,
         help="Whether to use what there is of an image whose file ends early. Its record is marked.",
+    ),
+    "pages": input_option(
+        "--pages",
+        type=click.Choice(PAGES),
+        default=PAGES[0],
+        show_default=True,
+        help="Pages of a TIFF file, or frames of an animation, to use. file.tif[2] names the third.",
     ),
     "batch_size": performance_option(
         "--batch-size",
@@ -202,9 +210,17 @@ def source_options(function: F) -> F:
 
 
 def expand_sources(
-    source: tuple[str, ...], files_from: str | None, null: bool, suffix: tuple[str, ...] = ()
+    source: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    suffix: tuple[str, ...] = (),
+    *,
+    pages: str = "first",
+    offline: bool = False,
 ) -> Iterator[Source]:
     """Return the images that ``source_options`` name. Folders are read while the iterator runs.
+
+    ``pages`` and ``offline`` are those of ``MODEL_OPTIONS``.
 
     Raises:
         click.UsageError: No source, or contradictory options. It is raised at once.
@@ -217,7 +233,16 @@ def expand_sources(
         raise click.UsageError("Standard input can be an image (-) or a list (--files-from -), but not both.")
     from densenet_cli.images.sources import expand
 
-    return expand(_names(source, files_from, null), suffixes=suffix)
+    return select_pages(expand(_names(source, files_from, null), suffixes=suffix), pages, offline)
+
+
+def select_pages(sources: Iterator[S], pages: str, offline: bool) -> Iterator[S]:
+    """Return the sources, or with ``--pages all`` their pages."""
+    if pages == "first":
+        return sources
+    from densenet_cli.images.pages import expand_pages
+
+    return expand_pages(sources, offline)
 
 
 def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
@@ -265,6 +290,9 @@ class NoteCounter:
                 f"{plural(count, 'image')} took up less than a sixteenth of the range from black to white. "
                 "Set the range with --bit-depth."
             )
+        if count := self._counts["more_pages"]:
+            have = "has" if count == 1 else "have"
+            echo_info(f"{plural(count, 'file')} {have} more pages or frames than the first. Use them with --pages all.")
 
 
 def echo_resumed(count: int) -> None:

@@ -103,7 +103,7 @@ def predict(
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
     """
-    sources = expand_sources(source, files_from, null, suffix)
+    sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.output.records import check_records, open_records, resolve_record_format
 

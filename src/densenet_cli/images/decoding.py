@@ -5,21 +5,23 @@ Pillow and numpy are imported with the first image, so that this can happen whil
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from densenet_cli.errors import DensenetError, UnreadableImageError
+from densenet_cli.errors import UnreadableImageError, guard
 from densenet_cli.images import conversion, memory
-from densenet_cli.images.formats import ImageFormat, identify_format
+from densenet_cli.images.formats import identify_format
 from densenet_cli.images.memory import UNLIMITED, DecodeBudget, configure_pillow
 from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, make_crops, preprocess
 from densenet_cli.images.reading import (
+    Animation,
     EncodedImage,
     jpeg_reduction,
     load_truncated,
+    may_have_pages,
     open_source,
     reduce_jpeg,
     skip_hidden_image,
@@ -34,30 +36,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NOTES = ("truncated", "narrow_range")
+NOTES = ("truncated", "narrow_range", "more_pages")
 """What a result can say about its image, in the order of output:
 
 - ``truncated``: the file ends early, and what is missing is gray or black.
 - ``narrow_range``: the values take up less than a sixteenth of the range from black to white.
+- ``more_pages``: the file has more pages, or frames, than the first, which was read.
 """
 
 PIXELS_VERSION = 4
 """Part of the keys of caches of decoded images. Increment it when files decode to other pixels than before."""
-
-MAX_MESSAGE_LENGTH = 200
-
-INVALID_HEADER = "The image is damaged: invalid header."
-
-MESSAGES = {
-    "MemoryError": "Not enough memory to decode the image.",
-    **dict.fromkeys(("RecursionError", "KeyError", "IndexError", "TypeError", "AttributeError"), INVALID_HEADER),
-    **dict.fromkeys(("AssertionError", "error"), INVALID_HEADER),  # struct.error
-}
-"""Exception name -> message, for exceptions of decoders whose own message says nothing about the image."""
-
-
-UNSUPPORTED_MESSAGE = re.compile("unsupported|not( yet)? supported|cannot handle", re.IGNORECASE)
-"""What decoders say about intact images that they cannot decode."""
 
 
 class Loaded(NamedTuple):
@@ -115,7 +103,12 @@ def load_bytes(
     return pixels, made, request.sorted_notes()
 
 
-def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | None = None) -> DecodedImage:
+def decode(
+    source: Source,
+    min_side: int | None = None,
+    budget: DecodeBudget | None = None,
+    notes: set[str] | None = None,
+) -> DecodedImage:
     """Decode one image to RGB, whole and upright. Thread-safe.
 
     Args:
@@ -123,38 +116,13 @@ def decode(source: Source, min_side: int | None = None, budget: DecodeBudget | N
         min_side: Decode a large JPEG at a reduced scale that keeps this many pixels of the shorter side. None for full
             scale.
         budget: Memory shared with the images of other threads until the image is decoded.
+        notes: A set to which those of ``NOTES`` that apply are added.
 
     Raises:
         ImageError: One of its subclasses, and nothing else, whatever the image.
     """
-    return guard(lambda: _load(source, _DecodeRequest(lambda decoded: decoded, min_side), budget))[0]
-
-
-def guard(task: Callable[[], T]) -> T:
-    """Call ``task`` and turn every exception other than a ``DensenetError`` into an ``UnreadableImageError``."""
-    try:
-        return task()
-    except DensenetError as error:
-        failure = error
-    except Exception as error:
-        failure = UnreadableImageError(_describe_error(error))
-    # The error may be kept for long. The frames of its traceback would keep the image in memory.
-    failure.__cause__ = failure.__context__ = None
-    raise failure.with_traceback(None)
-
-
-def _describe_error(error: Exception) -> str:
-    """Describe the exception of a decoder in one printable line of about ``MAX_MESSAGE_LENGTH`` characters."""
-    name = type(error).__name__
-    if name in MESSAGES:
-        return MESSAGES[name]
-    message = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    if len(message) > MAX_MESSAGE_LENGTH:
-        message = f"{message[:MAX_MESSAGE_LENGTH]}..."
-    if isinstance(error, ImportError):
-        return f"Cannot import Pillow: {message.rstrip('.')}."
-    verdict = "of an unsupported kind" if UNSUPPORTED_MESSAGE.search(message) else "damaged"
-    return f"The image is {verdict}: {message.rstrip('.') or name}."
+    request = _DecodeRequest(lambda decoded: decoded, min_side, notes=set() if notes is None else notes)
+    return guard(lambda: _load(source, request, budget))[0]
 
 
 @dataclass(frozen=True)
@@ -205,15 +173,8 @@ class _DecodeRequest(Generic[T]):
         min_side = self.preview.min_decoded_side
         if jpeg_reduction(image.size, min_side or self.min_side) >= jpeg_reduction(image.size, self.min_side):
             return None
-        return _DecodeRequest(
-            lambda decoded: None,
-            min_side,
-            as_is=self.as_is,
-            preview=self.preview,
-            bit_depth=self.bit_depth,
-            accept_truncated=self.accept_truncated,
-            notes=self.notes,
-        )
+        request: _DecodeRequest[Any] = self
+        return replace(request, use=lambda decoded: None, min_side=min_side, resized_side=0)
 
 
 def _request(
@@ -242,35 +203,73 @@ def _load(source: Source, request: _DecodeRequest[T], budget: DecodeBudget | Non
             return _load_pil_image(source.origin, request, budget)
         case "array":
             return _load_array(source.origin, request, budget)
+        case _ if source.page:
+            return _load_page(source, request, budget)
         case _:
             with open_source(source) as encoded:
-                return _load_file(encoded, request, budget)
+                return _load_file(encoded, request, budget, note_pages=source.page is None)
 
 
-def _load_file(encoded: EncodedImage, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
-    """Read the header, reserve memory, and decode."""
+def _load_page(source: Source, request: _DecodeRequest[T], budget: DecodeBudget) -> tuple[T, Preview | None]:
+    """Decode a page after the first."""
+    from densenet_cli.images.pages import Part, extract, locate
+
+    source = locate(source)
+    animation = source.location
+    if isinstance(animation, Animation):
+        with ExitStack() as reservation:
+            with animation.turn(source.page or 0):
+                size, encoded = animation.open(source)
+                needed = memory.estimate_frame(size, encoded.size) + request.memory_needed(size)
+                reservation.enter_context(budget.reserve(encoded.bytes_in_memory + needed))
+                image, is_truncated = animation.decode(source.page or 0, request.accept_truncated)
+            request.notes.update(("truncated",) if is_truncated else ())
+            return _decode(image, request)
+    with open_source(source) as encoded:
+        if isinstance(source.location, Part):
+            return _load_file(extract(encoded, source.location), request, budget)
+        return _load_file(encoded, request, budget, source.location)
+
+
+def _load_file(
+    encoded: EncodedImage, request: _DecodeRequest[T], budget: DecodeBudget, *offset: int, note_pages: bool = False
+) -> tuple[T, Preview | None]:
+    """Read the header, reserve memory, and decode. ``offset`` is where the page of a TIFF file is, if not the first."""
     image_format = identify_format(encoded.stream)
+
+    def open_image() -> Image:
+        image = image_format.open(encoded.stream, *offset)
+        if note_pages and may_have_pages(image):
+            from densenet_cli.images.pages import has_more_pages
+
+            request.notes.update(("more_pages",) if has_more_pages(image, encoded.stream) else ())
+        return image
+
     if image_format.read_size:
         size = image_format.read_size(encoded.stream)
         needed = memory.estimate_eager_decode(image_format.name, size, encoded.size) + request.memory_needed(size)
         with budget.reserve(encoded.bytes_in_memory + needed):
-            return _decode(image_format.open(encoded.stream), request)
-    image = image_format.open(encoded.stream)
+            return _decode(open_image(), request)
+    image = open_image()
     if preview_request := request.for_preview_alone(image):
-        _, preview = _load_opened(image, image_format, preview_request, encoded, budget)
+        _, preview = _load_opened(image, open_image, preview_request, encoded, budget)
         request = replace(request, preview=None)
-        value, _ = _load_opened(image_format.open(encoded.stream), image_format, request, encoded, budget)
+        value, _ = _load_opened(open_image(), open_image, request, encoded, budget)
         return value, preview
-    return _load_opened(image, image_format, request, encoded, budget)
+    return _load_opened(image, open_image, request, encoded, budget)
 
 
 def _load_opened(
-    image: Image, image_format: ImageFormat, request: _DecodeRequest[T], encoded: EncodedImage, budget: DecodeBudget
+    image: Image,
+    open_image: Callable[[], Image],
+    request: _DecodeRequest[T],
+    encoded: EncodedImage,
+    budget: DecodeBudget,
 ) -> tuple[T, Preview | None]:
     """Reserve memory for an opened file and decode it."""
 
     def reopen() -> Image:
-        again = image_format.open(encoded.stream)
+        again = open_image()
         reduce_jpeg(again, request.min_side)
         return again
 

@@ -46,8 +46,11 @@ class ImageFormat(NamedTuple):
     matches: Callable[[bytes], bool]
     read_size: Callable[[IO[bytes]], Size] | None = None
 
-    def open(self, stream: IO[bytes]) -> ImageFile:
-        """Read the header. Unlike ``Image.open``, do not limit the number of pixels: the decode budget does that."""
+    def open(self, stream: IO[bytes], *offset: int) -> ImageFile:
+        """Read the header, for TIFF that of the page at ``offset``.
+
+        Unlike ``Image.open``, do not limit the number of pixels: the decode budget does that.
+        """
         stream.seek(0)
         try:
             module = import_module(self.plugin[0])
@@ -59,7 +62,7 @@ class ImageFormat(NamedTuple):
             ) from None
         if self.name == "JPEG2000":
             _check_jpeg2000(stream)
-        image: ImageFile = getattr(module, self.plugin[1])(stream)
+        image: ImageFile = getattr(module, self.plugin[1])(stream, *offset)
         _scale_transparent_color(image)
         return image
 

@@ -55,6 +55,9 @@ PPM_PYTHON_PIXEL_BYTES = 14
 PPM_TEXT_BYTES = 24 << 20
 """Pillow decodes Netpbm files with an unusual maximum, or in text form, in Python, and text a megabyte at a time."""
 
+FRAME_PIXEL_BYTES = 28
+"""Frames of animations after the first: the canvas before and after, the frame itself, a copy, and its conversion."""
+
 JPEG2000_BLOCK_BYTES = 700
 """What OpenJPEG allocates per code block, including its index entry, whatever the size of the block."""
 
@@ -131,6 +134,11 @@ def estimate_eager_decode(format_name: str, size: Size, encoded_bytes: int) -> i
     The plugin holds the file twice.
     """
     return size[0] * size[1] * EAGER_PIXEL_BYTES[format_name] + 2 * encoded_bytes + FIXED_BYTES
+
+
+def estimate_frame(size: Size, encoded_bytes: int) -> int:
+    """Return the bytes needed by a frame of an animation after the first. Some decoders hold the file twice."""
+    return size[0] * size[1] * FRAME_PIXEL_BYTES + 2 * encoded_bytes + FIXED_BYTES
 
 
 def estimate_decode(image: Image, full_size: Size, encoded_bytes: int = 0) -> int:

@@ -27,6 +27,9 @@ MODES = ("crop", "squash", "pad", "keras")
 TRUNCATED = ("refuse", "accept")
 """What to do with an image whose file ends early: report an error, or use what there is and note it in the result."""
 
+PAGES = ("first", "all")
+"""Which pages of a TIFF file, or frames of an animation, are images."""
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation per RGB channel, for pixels in [0, 1]. Keras and torchvision use the same."""
@@ -50,6 +53,7 @@ class Preprocessing:
         truncated: One of ``TRUNCATED``.
         bit_depth: The range of values that becomes black to white, for images of more than 8 bits with one channel:
             ``auto`` (from the values), ``full`` (of the data type), a number of bits, or ``LOW:HIGH``.
+        pages: One of ``PAGES``. The pages are chosen before preprocessing; results depend on it all the same.
 
     Raises:
         UsageError: A value is not allowed.
@@ -61,12 +65,15 @@ class Preprocessing:
     ten_crop: bool = False
     truncated: str = "refuse"
     bit_depth: str = "auto"
+    pages: str = "first"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"`preprocess` must be one of {', '.join(MODES)}, not {self.mode!r}.")
         if self.truncated not in TRUNCATED:
             raise UsageError(f"`truncated` must be one of {', '.join(TRUNCATED)}, not {self.truncated!r}.")
+        if self.pages not in PAGES:
+            raise UsageError(f"`pages` must be one of {', '.join(PAGES)}, not {self.pages!r}.")
         if self.bit_depth not in ("auto", "full"):
             parse_bit_depth(self.bit_depth)
         if self.bit_depth != "auto" and self.mode == "keras":

@@ -1,6 +1,6 @@
 """Access to the encoded bytes of an image: a file, URL, standard input, or memory. Only regular files are opened.
 
-Also what Pillow must be told before it decodes them.
+Also what Pillow must be told before it decodes them, and animations, which stay open from frame to frame.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ import io
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
+from densenet_cli.images.conversion import has_16_bit_colors
+from densenet_cli.images.formats import identify_format, unsupported
 from densenet_cli.images.sources import Source, read_stream
 from densenet_cli.images.walking import describe_os_error
 
@@ -207,3 +211,111 @@ def skip_hidden_image(image: Image) -> None:
     # Pillow would draw the frame over the default image, but it belongs on an empty canvas.
     opened._prev_im = None
     opened.im = pillow.new(image.mode, image.size, 0).im
+
+
+def may_have_pages(image: Image) -> bool:
+    """Return whether a file, whose first page was just opened, may have more pages. Decides at no cost."""
+    return image.format == "GIF" or getattr(image, "is_animated", False) or "mp" in image.info
+
+
+class Animation:
+    """An open animation. Each frame is drawn over those before it, so threads take turns to decode frames in order.
+
+    Between frames it holds the canvas and the decoder, in addition to the decode budget.
+
+    Args:
+        frames: Number of frames.
+        size: Width and height, None if only the decoder knows.
+
+    Attributes:
+        number: Identifies the animation in this process.
+        failed: The first frame that could not be decoded, or None. Those after it cannot be decoded either.
+    """
+
+    _numbers = count(1)
+
+    def __init__(self, frames: int, size: Size | None) -> None:
+        self.frames = frames
+        self.number = next(self._numbers)
+        self.failed: int | None = None
+        self._size = size
+        self._condition = threading.Condition()
+        self._waiting: list[int] = []
+        self._is_busy = False
+        self._files = ExitStack()
+        self._encoded: EncodedImage | None = None
+        self._image: Any = None
+        self._position = 0
+
+    @contextmanager
+    def turn(self, frame: int) -> Iterator[None]:
+        """Wait until no thread decodes a frame, or waits for an earlier one.
+
+        Raises:
+            UnreadableImageError: An earlier frame could not be decoded.
+        """
+        with self._condition:
+            self._waiting.append(frame)
+            self._condition.wait_for(lambda: not self._is_busy and frame == min(self._waiting))
+            self._waiting.remove(frame)
+            self._is_busy = True
+        try:
+            if self.failed is not None and frame > self.failed:
+                raise UnreadableImageError(f"Frame {self.failed} is damaged, and later frames are drawn over it.")
+            yield
+        finally:
+            with self._condition:
+                self._is_busy = False
+                self._condition.notify_all()
+
+    def open(self, source: Source) -> tuple[Size, EncodedImage]:
+        """Open the file unless it is open. Return the size of the canvas and the file."""
+        if self._encoded is None:
+            self._encoded = self._files.enter_context(open_source(source))
+        if self._size is None:
+            self._size = self._open_image().size
+        return self._size, self._encoded
+
+    def _open_image(self) -> Image:
+        assert self._encoded is not None
+        stream = self._encoded.stream
+        stream.seek(0)
+        return identify_format(stream).open(stream)
+
+    def decode(self, frame: int, accept_truncated: bool) -> tuple[Image, bool]:
+        """Return a copy of a frame, and whether its end is missing. Call it in its ``turn``, with the file open."""
+        try:
+            if self._image is None or self._position > frame:
+                self._image, self._position = self._open_image(), 0
+                if has_16_bit_colors(self._image):
+                    raise unsupported("Further frames of animations with 16 bits")
+                skip_hidden_image(self._image)
+                self._image.load()
+            is_truncated = False
+            while self._position < frame:
+                self._image.seek(self._image.tell() + 1)
+                self._position += 1
+                is_truncated = self._load(accept_truncated and self._position == frame)
+            copy: Image = self._image.copy()
+        except BaseException:
+            self.failed = frame if self.failed is None else min(frame, self.failed)
+            self.close()
+            raise
+        if frame == self.frames - 1:
+            self.close()
+        return copy, is_truncated
+
+    def _load(self, accept_truncated: bool) -> bool:
+        try:
+            self._image.load()
+        except OSError as error:
+            if not accept_truncated:
+                raise
+            self._image, is_truncated = load_truncated(self._image, error, self._open_image)
+            return is_truncated
+        return False
+
+    def close(self) -> None:
+        """Close the file. It is opened again if another frame is decoded."""
+        self._image = self._encoded = None
+        self._files.close()

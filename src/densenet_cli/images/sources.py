@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
-from densenet_cli.paths import is_url
+from densenet_cli.paths import is_url, split_page
 from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
@@ -41,12 +41,16 @@ class Source:
             uint8 array of shape (height, width, 3).
         kind: The kind of ``origin``; "nothing" if there is no image.
         error: Why there is no image, for the kind "nothing".
+        page: Number of the page to read, from 0; None for the first, with a note if there are more.
+        location: Where the page is in the file, if that is known; see ``images.pages``.
     """
 
     name: str
     origin: Any
     kind: Kind
     error: ImageError | None = None
+    page: int | None = None
+    location: Any = None
 
 
 class StandardInput:
@@ -94,7 +98,7 @@ def expand(
 
     Args:
         arguments: Files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
-            standard input.
+            standard input. ``file.tif[2]`` is a page of a file if ``file.tif`` exists, and a glob otherwise.
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
@@ -119,6 +123,8 @@ def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozens
                 yield Source("-", standard_input, "stdin")
         elif is_url(argument):
             yield _from_url(argument)
+        elif page_source := _from_page_name(argument):
+            yield page_source
         else:
             for entry in _expand_path(argument, suffixes):
                 if isinstance(entry, SkippedFiles):
@@ -156,8 +162,9 @@ def from_object(image: ImageInput | Source) -> Source:
     """Return the source for a Python object.
 
     Args:
-        image: A path (str or ``os.PathLike``), an http(s) URL, the bytes of an image file, a binary file object, a
-            ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
+        image: A path (str or ``os.PathLike``) or http(s) URL, also of a page such as ``file.tif[2]``; the bytes of an
+            image file, a binary file object, a ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a
+            ``Source``.
 
     Raises:
         UsageError: It is none of these.
@@ -168,7 +175,7 @@ def from_object(image: ImageInput | Source) -> Source:
         return _from_url(image)
     if isinstance(image, str | os.PathLike):
         path = os.fsdecode(image)
-        return Source(path, path, "path")
+        return _from_page_name(path) or Source(path, path, "path")
     if isinstance(image, bytes | bytearray | memoryview):
         return Source("<bytes>", bytes(image), "bytes")
     if _is_instance(image, "PIL.Image", "Image"):
@@ -238,9 +245,19 @@ def local_path(entry: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))
 
 
+def _from_page_name(name: str) -> Source | None:
+    """Return the source that ``file.tif[2]`` names, None if a file has this name or ``file.tif`` is no file."""
+    parts = split_page(name)
+    if not parts or os.path.lexists(name) or not os.path.lexists(parts[0]) or os.path.isdir(parts[0]):
+        return None
+    return Source(f"{parts[0]}[{parts[1]}]", parts[0], "path", page=parts[1])
+
+
 def _from_url(url: str) -> Source:
     from densenet_cli.http import redact
 
+    if "?" not in url and (parts := split_page(url)):
+        return Source(f"{redact(parts[0])}[{parts[1]}]", parts[0], "url", page=parts[1])
     return Source(redact(url), url, "url")
 
 

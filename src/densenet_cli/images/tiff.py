@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import IO, Any, NamedTuple
 
 from PIL import ImagePalette, _imaging
@@ -40,15 +42,9 @@ SENSOR_DATA = (32803, 34892)
 """Photometric interpretations of camera raw data: color filter array and linear."""
 
 COLOR_SAMPLES = {WHITE_IS_ZERO: 1, GRAY: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3}
-COLOR_SPACES = {
-    WHITE_IS_ZERO: "grayscale with 0 as white",
-    GRAY: "grayscale",
-    RGB: "RGB",
-    PALETTE: "palette",
-    4: "mask",
-    CMYK: "CMYK",
-}
-COLOR_SPACES |= {YCBCR: "YCbCr", LAB: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32844: "LogL", 32845: "LogLuv"}
+COLOR_SPACES = {WHITE_IS_ZERO: "grayscale with 0 as white", GRAY: "grayscale", RGB: "RGB", PALETTE: "palette"}
+COLOR_SPACES |= {4: "mask", CMYK: "CMYK", YCBCR: "YCbCr", LAB: "CIELAB", 9: "ICCLAB", 10: "ITULAB"}
+COLOR_SPACES |= {32844: "LogL", 32845: "LogLuv"}
 
 UNCOMPRESSED = (1, 32771)
 COMMON_COMPRESSIONS = (*UNCOMPRESSED, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
@@ -60,7 +56,7 @@ PLANAR_COMPRESSED = {(RGB,), (RGB, 1), (RGB, 2), (CMYK,), (YCBCR,)}
 """Color space and extra samples (1 and 2: alpha) that Pillow reads from separate planes."""
 
 SAMPLE_FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point", 4: "undefined"}
-SAMPLE_FORMATS |= {5: "complex", 6: "complex"}
+SAMPLE_FORMATS |= dict.fromkeys((5, 6), "complex")
 
 NATIVE_RAW_MODES = {"F;32BF": "F;32NF", "F;32F": "F;32NF", "I;16BS": "I;16NS", "I;16S": "I;16NS"}
 NATIVE_RAW_MODES |= {"I;32BS": "I;32NS", "I;32S": "I;32NS"}
@@ -144,12 +140,13 @@ class Page(NamedTuple):
         return f"{count} of {bits} ({', '.join(details)})"
 
 
-def read_page(stream: IO[bytes], offset: int, header: bytes) -> Page:
+def read_page(stream: IO[bytes], offset: int) -> Page:
     """Read the integer tags of the page whose directory is at ``offset``. Of duplicate tags, the first counts.
 
-    The file's first bytes, ``header``, tell the byte order and whether it is a BigTIFF. Raises ``struct.error`` if the
-    directory is damaged.
+    Raises ``struct.error`` if the directory is damaged.
     """
+    stream.seek(0)
+    header = stream.read(4)
     order, is_big = "<>"[header[0] == ord("M")], 43 in header[2:4]
     count_format, entry_size, inline, pointer = ("Q", 20, 8, "Q") if is_big else ("H", 12, 4, "I")
     stream.seek(offset)
@@ -172,82 +169,83 @@ def read_page(stream: IO[bytes], offset: int, header: bytes) -> Page:
     return Page(tags, next_page)
 
 
-def find_full_image(stream: IO[bytes]) -> tuple[int, Page]:
-    """Return the index and the tags of the first page that is neither a reduced version of another nor a mask.
+def read_pages(stream: IO[bytes]) -> Iterator[tuple[int, Page]]:
+    """Yield the offset and the tags of each page in the chain of pages, which ends where it begins to repeat itself.
 
-    Raises:
-        UnreadableImageError: There is none in the chain of pages, or the file is a camera raw file.
+    Raises ``struct.error`` if a directory is damaged.
     """
     stream.seek(0)
     header = stream.read(16)
     order = "<>"[header[0] == ord("M")]
     field = struct.Struct(f"{order}Q" if 43 in header[2:4] else f"{order}I")
     (offset,) = field.unpack_from(header, field.size)
-    seen: list[int] = []
-    while offset and offset not in seen and len(seen) < MAX_PAGES:
-        page = read_page(stream, offset, header)
-        if _has_sensor_data(page, stream, header):
+    seen = {0}
+    while offset not in seen:
+        seen.add(offset)
+        page = read_page(stream, offset)
+        yield offset, page
+        offset = page.next
+
+
+def find_full_image(stream: IO[bytes], offset: int | None = None) -> tuple[int, int, Page]:
+    """Return number, offset, and tags of the first page that is neither a reduced version of another nor a mask.
+
+    If ``offset`` is given, it is the page there. Raises ``UnreadableImageError`` if there is none in the chain of
+    pages, or if the file is a camera raw file.
+    """
+    pages = read_pages(stream) if offset is None else iter([(offset, read_page(stream, offset))])
+    number = -1
+    for number, (offset, page) in enumerate(islice(pages, MAX_PAGES)):
+        if _has_sensor_data(page, stream):
             raise unsupported("Camera raw files")
         if page.is_full:
-            return len(seen), page
-        seen.append(offset)
-        offset = page.next
-    raise UnreadableImageError(ONLY_A_PREVIEW if seen else INVALID_HEADER)
+            return number, offset, page
+    raise UnreadableImageError(INVALID_HEADER if number < 0 else ONLY_A_PREVIEW)
 
 
-def _has_sensor_data(page: Page, stream: IO[bytes], header: bytes) -> bool:
+def _has_sensor_data(page: Page, stream: IO[bytes]) -> bool:
     """Return whether a page or one of its parts holds the data of a camera's sensor. Damaged parts do not count."""
     if DNG_VERSION in page.tags or page.color_space in SENSOR_DATA:
         return True
     for offset in page.tags.get(SUB_PAGES, ())[:MAX_SUB_PAGES]:
         with suppress(struct.error, OSError):
-            if read_page(stream, offset, header).color_space in SENSOR_DATA:
+            if read_page(stream, offset).color_space in SENSOR_DATA:
                 return True
     return False
 
 
 class CheckedTiffImage(TiffImageFile):
-    """A TIFF image that opens at its first full image and refuses every page that it would not read correctly.
+    """The page of a TIFF file at ``offset``, or its first full image. What would not be read correctly is refused.
 
     Attributes:
-        is_corrected: Whether Pillow alone would have read the current page differently.
+        is_corrected: Whether Pillow alone would have read something else.
     """
 
     is_corrected = False
 
+    def __init__(self, stream: IO[bytes], offset: int | None = None) -> None:
+        self._offset = offset
+        super().__init__(stream)
+
     def _open(self) -> None:
         stream: Any = self.fp
         try:
-            index, page = find_full_image(stream)
+            number, self._offset, page = find_full_image(stream, self._offset)
         except struct.error:
             raise UnreadableImageError(INVALID_HEADER) from None
         _check_page(page)
         stream.seek(0)
         try:
             super()._open()
-            if index:
-                super().seek(index)
         except (SyntaxError, LookupError) as error:
             raise _unsupported(page) if _is_unknown_layout(error) else error from None
         self._match(page)
-        self.is_corrected |= index > 0
+        self.is_corrected |= number > 0
 
-    def seek(self, frame: int) -> None:
-        """Move to a page and check it."""
-        if frame == self.tell():
-            return
-        error: Exception | None = None
-        try:
-            super().seek(frame)
-        except (SyntaxError, LookupError) as caught:
-            error = caught
-        stream: Any = self._fp
-        stream.seek(0)
-        page = read_page(stream, self._frame_pos[frame], stream.read(4))
-        _check_page(page)
-        if error:
-            raise _unsupported(page) if _is_unknown_layout(error) else error
-        self._match(page)
+    def _seek(self, frame: int) -> None:
+        if not self._frame_pos:  # let Pillow begin at this page, whatever the others are
+            vars(self)["_TiffImageFile__next"] = self._offset
+        super()._seek(frame)
 
     def _match(self, page: Page) -> None:
         """Compare how the current page is going to be unpacked with its tags, and correct it."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
+from densenet_cli.paths import split_page
 from densenet_cli.text import plural, to_unicode
 
 SUFFIXES = frozenset(
@@ -158,7 +159,9 @@ def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[En
 
 
 def _escape_hint(pattern: str) -> str:
-    """Return how to write a pattern whose brackets are part of a name, or nothing if no such file exists."""
+    """Return how to write a pattern whose brackets are part of a name, or what else is missing, or nothing."""
+    if (page := split_page(pattern)) and not os.path.lexists(page[0]):
+        return f" There is no file {to_unicode(page[0])} with a page {page[1]} either."
     folder = pattern[: len(pattern) - len(pattern.lstrip("/"))]
     parts = [part for part in pattern.split("/") if part]
     for position, part in enumerate(parts):

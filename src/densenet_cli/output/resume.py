@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import replace_file
 from densenet_cli.output.record_formats import RECORD_FORMATS, InvalidRecordError, StoredRecord
-from densenet_cli.paths import PathNormalizer
+from densenet_cli.paths import PathNormalizer, is_stdin
 from densenet_cli.text import to_unicode, unescape_name
 
 MAX_COMPARISON_LENGTH = 200
@@ -25,6 +25,8 @@ WORKING_DIRECTORY = "working_directory"
 class SourceKeys:
     """Computes the key of a source: the same for all spellings of a path, relative or absolute.
 
+    The first page of a file, ``file.tif[0]``, has the key of the file.
+
     Args:
         folder: Where relative names start.
     """
@@ -35,7 +37,9 @@ class SourceKeys:
     def __call__(self, escaped: str) -> int:
         """Return the key of a name that ``escape_name`` escaped."""
         name = unescape_name(escaped)
-        return hash(name if name == "-" else self._normalize(name))
+        path = name if is_stdin(name) else self._normalize(name)
+        is_first_page = path.endswith("[0]") and not os.path.lexists(path)
+        return hash(path.removesuffix("[0]") if is_first_page else path)
 
 
 @dataclass(slots=True)

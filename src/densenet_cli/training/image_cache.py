@@ -86,13 +86,19 @@ class DecodedOnDemand:
     def __init__(self, paths: Sequence[str], min_side: int) -> None:
         self._paths = paths
         self._min_side = min_side
+        self._reported: set[str] = set()
 
     def __getitem__(self, index: int, /) -> DecodedImage:
         path = self._paths[index]
+        notes: set[str] = set()
         try:
-            return decode(Source(path, path, "path"), self._min_side)
+            decoded = decode(Source(path, path, "path"), self._min_side, notes=notes)
         except ImageError as error:
             raise type(error)(f"{path}: {error}") from None
+        if "more_pages" in notes and path not in self._reported:
+            self._reported.add(path)
+            logger.info("%s has more pages or frames. Only the first is used.", path)
+        return decoded
 
 
 class MappedImages:

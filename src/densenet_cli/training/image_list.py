@@ -101,6 +101,8 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
             raise UsageError(f"Cannot use the class folder {to_unicode(source.name)}: {source.error}")
         if source.kind == "url":
             raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
+        if source.page:
+            raise UsageError(f"Training uses the first page of a file, not {to_unicode(source.name)}.")
         paths.append(source.origin)
         targets.append(positions[class_name])
     warnings += dataset.warnings()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from densenet_cli.errors import DecoderCrashedError, IsolationError
+from densenet_cli.errors import DecoderCrashedError, DecodingTimedOutError, IsolationError, guard
 from densenet_cli.images import decoding, reading
 from densenet_cli.images.memory import DecodeBudget
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.isolation.worker import Worker
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
-    from densenet_cli.images.sources import Source
+    from densenet_cli.images.sources import Kind, Source
 
 MAX_START_ATTEMPTS = 3
 """Attempts to start a process. The first can fail because memory is short."""
@@ -60,35 +61,46 @@ class WorkerPool:
             ImageError: As for ``decoding.load``.
             IsolationError: A process cannot be started.
         """
-        return decoding.guard(lambda: self._load(source, preprocessing, preview))
+        return guard(lambda: self._load(source, preprocessing, preview))
 
     def _load(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> decoding.Loaded:
         if source.kind in ("nothing", "image", "array"):
             return decoding.load(source, preprocessing, self._budget, preview)
-        kind = "path" if source.kind == "path" else "bytes"
+        if isinstance(source.location, reading.Animation):
+            with source.location.turn(source.page or 0):
+                return self._load_in_worker(source, preprocessing, preview)
+        return self._load_in_worker(source, preprocessing, preview)
+
+    def _load_in_worker(
+        self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None
+    ) -> decoding.Loaded:
+        kind: Kind = "path" if source.kind == "path" else "bytes"
         try:
             origin = os.fsencode(source.origin) if kind == "path" else reading.read_source(source)
         except UnicodeEncodeError:  # no file can have this name, and decoding.load reports that
             return decoding.load(source, preprocessing, self._budget, preview)
+        animation = source.location if isinstance(source.location, reading.Animation) else None
         while True:
-            worker = self._acquire()
+            worker = self._acquire(animation)
             is_first = worker.images == 0
             try:
-                return worker.load(kind, origin, preprocessing, preview)
-            except DecoderCrashedError:
+                return worker.load(replace(source, kind=kind, origin=origin), preprocessing, preview)
+            except (DecoderCrashedError, DecodingTimedOutError) as error:
                 # An earlier image may have corrupted the process. Retry in a fresh one to find out.
-                if is_first:
+                if is_first or isinstance(error, DecodingTimedOutError):
+                    if animation:
+                        animation.failed = source.page
                     raise
             finally:
                 self._release(worker)
 
-    def _acquire(self) -> Worker:
-        """Return a worker that is ready."""
+    def _acquire(self, animation: reading.Animation | None) -> Worker:
+        """Return a worker that is ready, if possible one that has the animation open."""
         for _ in range(MAX_START_ATTEMPTS):
             with self._lock:
                 if self._is_closed:
                     raise IsolationError("The classifier is closed.")
-                worker = self._idle.pop() if self._idle else self._start()
+                worker = self._take_idle(animation) if self._idle else self._start()
             try:
                 worker.wait_until_ready()
                 return worker
@@ -96,6 +108,14 @@ class WorkerPool:
                 failure = error
                 self._release(worker)
         raise failure
+
+    def _take_idle(self, animation: reading.Animation | None) -> Worker:
+        """Remove a worker from the idle ones: one that has this animation open, or none, or the last."""
+        worker = min(
+            reversed(self._idle), key=lambda worker: (worker.animation is not animation, worker.animation is not None)
+        )
+        self._idle.remove(worker)
+        return worker
 
     def _start(self) -> Worker:
         # Not at the top, because the child imports this package as well and needs to start fast.

@@ -15,13 +15,15 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import IO, Any
 
-from densenet_cli.errors import ImageError
+from densenet_cli.errors import ImageError, guard
 from densenet_cli.images import decoding
 from densenet_cli.images.memory import DecodeBudget, configure_pillow
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.previews import PREVIEWS
+from densenet_cli.images.reading import Animation
 from densenet_cli.images.sources import Source
 
 Header = dict[str, Any]
@@ -63,9 +65,11 @@ def main(connection: int, decode_memory: int) -> None:
         limit_memory(budget.bytes)
         initial_memory = private_memory() or 0
         channel.send({"ready": True})
+        animations: dict[int, Animation] = {}
         while channel.receive():
-            header, data = _decode(channel, budget)
-            header["last"] = (private_memory() or 0) > initial_memory + MAX_GROWTH_BYTES
+            header, data = _decode(channel, budget, animations)
+            has_grown = (private_memory() or 0) > initial_memory + MAX_GROWTH_BYTES
+            header["last"] = has_grown and not animations
             channel.send(header, data)
 
 
@@ -147,18 +151,36 @@ class ParentBudget(DecodeBudget):
             yield
 
 
-def _decode(channel: Channel, budget: DecodeBudget) -> tuple[Header, bytes]:
-    """Decode the image that was just received."""
+def _decode(channel: Channel, budget: DecodeBudget, animations: dict[int, Animation]) -> tuple[Header, bytes]:
+    """Decode the image that was just received. ``animations`` holds the one that is open, by its number."""
     header, origin = channel.header, channel.data
     channel.data = b""
     preview_kind = PREVIEWS[header["preview"]] if header["preview"] else None
-    source = Source("", os.fsdecode(origin) if header["kind"] == "path" else origin, header["kind"])
+    path_or_bytes = os.fsdecode(origin) if header["kind"] == "path" else origin
+    source = Source("", path_or_bytes, header["kind"], page=header["page"], location=header["offset"])
     try:
+        if header["animation"] is not None:
+            source = guard(lambda: _find_frame(source, header["animation"], animations))
         preprocessing = Preprocessing(**header["preprocessing"])
         pixels, preview, notes = decoding.load_bytes(source, preprocessing, budget, preview_kind)
     except ImageError as error:
         return {"error": error.type, "message": str(error)}, b""
     return {"pixels": len(pixels), "notes": notes}, pixels + (preview.to_bytes() if preview else b"")
+
+
+def _find_frame(source: Source, number: int, animations: dict[int, Animation]) -> Source:
+    """Return a frame with the animation that is open, or open it instead of another one."""
+    from densenet_cli.images.pages import locate
+
+    if animation := animations.get(number):
+        source = replace(source, location=animation)
+    else:
+        animations.clear()
+        source = locate(source)
+        animations[number] = source.location
+    if source.page == source.location.frames - 1:
+        animations.clear()
+    return source
 
 
 def end_with_parent(lifeline: int) -> None:

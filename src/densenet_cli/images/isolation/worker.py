@@ -28,10 +28,12 @@ from densenet_cli.errors import (
 from densenet_cli.images.decoding import NOTES, Loaded
 from densenet_cli.images.isolation.child import Header, pack_header, receive_message
 from densenet_cli.images.memory import MEGABYTE, DecodeBudget
+from densenet_cli.images.reading import Animation
 
 if TYPE_CHECKING:
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
+    from densenet_cli.images.sources import Source
 
 CHILD_CODE = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings.pop('path'); "
@@ -64,6 +66,7 @@ class Worker:
 
     Attributes:
         images: Number of images that the process was given.
+        animation: The animation that the process has open, or None.
         is_usable: Whether it can decode another image. False while it decodes, and forever after a failure.
 
     Raises:
@@ -72,6 +75,7 @@ class Worker:
 
     def __init__(self, budget: DecodeBudget, timeout: float | None) -> None:
         self.images = 0
+        self.animation: Animation | None = None
         self.is_usable = True
         self._budget, self._timeout = budget, timeout
         self._is_ready = False
@@ -117,12 +121,11 @@ class Worker:
             raise IsolationError(f"Cannot start a decoding process: it {self._describe_exit()}.") from None
         self._is_ready = True
 
-    def load(self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
+    def load(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
         """Load an image like ``decoding.load``.
 
         Args:
-            kind: "path" or "bytes".
-            origin: The path in the file system's encoding, or the bytes of an image file.
+            source: The image, of the kind "path" or "bytes". A path is in the file system's encoding.
             preprocessing: How to fit the image to the network's input.
             preview: The kind of preview to make, if any.
 
@@ -133,7 +136,7 @@ class Worker:
         self.images += 1
         self.is_usable = False
         try:
-            header, data = self._request(kind, origin, preprocessing, preview)
+            header, data = self._request(source, preprocessing, preview)
             if "error" in header:
                 failure = CHILD_ERRORS.get(header["error"], UnreadableImageError)(str(header["message"]))
             else:
@@ -150,14 +153,21 @@ class Worker:
         return loaded
 
     def _request(
-        self, kind: str, origin: bytes, preprocessing: Preprocessing, preview: type[Preview] | None
+        self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None
     ) -> tuple[Header, bytes]:
         """Send an image and return the response. Memory for it is reserved when the process asks for it."""
         connection = _TimedConnection(self._connection, self._timeout)
-        if kind == "path" and (folder := _current_folder()) != self._folder:
+        origin: bytes = source.origin
+        if source.kind == "path" and (folder := _current_folder()) != self._folder:
             origin = os.path.join(folder, origin)  # the process is still in the folder where it was started
+        animation = source.location if isinstance(source.location, Animation) else None
+        is_last = animation is not None and source.page == animation.frames - 1
+        self.animation = None if is_last else animation
         request = {
-            "kind": kind,
+            "kind": source.kind,
+            "page": source.page,
+            "offset": source.location if isinstance(source.location, int) else None,
+            "animation": animation.number if animation else None,
             "preprocessing": asdict(preprocessing),
             "preview": preview.__name__ if preview else None,
         }
