@@ -3,7 +3,7 @@
     pip download --no-deps --dest wheels timm torchvision==0.29.1
     python scripts/make_labels.py wheels/timm-*.whl wheels/torchvision-*.whl
 
-timm has the WordNet ids and the names of the synsets. torchvision has one readable name per class, which is the first
+timm has the WordNet IDs and the names of the synsets. torchvision has one readable name per class, which is the first
 name of the synset except for two classes, for which it is clearer. If the lists differ anywhere else, the script fails,
 because one of them has changed and needs a review.
 """
@@ -21,7 +21,7 @@ KNOWN_DIFFERENCES = {134: ("crane", "crane bird"), 639: ("maillot", "maillot tan
 
 
 def read_synsets(wheel: Path) -> list[tuple[str, str]]:
-    """Return the WordNet id and the first name of each class in timm's list."""
+    """Return the WordNet ID and the first name of each class in timm's list."""
     with zipfile.ZipFile(wheel) as archive:
         ids = archive.read("timm/data/_info/imagenet_synsets.txt").decode().split()
         lemmas = archive.read("timm/data/_info/imagenet_synset_to_lemma.txt").decode().splitlines()

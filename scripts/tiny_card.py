@@ -102,7 +102,7 @@ def _all_classes(report: dict[str, Any]) -> str:
     return (
         f"# Classes of tiny\n\nMetrics on the {report['images']:,} test images, sorted by F1. `scripts/tiny_card.py` "
         "generates this page. See also the [model card](tiny.md).\n\n"
-        f"{_table('index, WordNet id, label, images, precision, recall, F1', rows)}\n"
+        f"{_table('index, WordNet ID, label, images, precision, recall, F1', rows)}\n"
     )
 
 

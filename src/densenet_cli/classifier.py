@@ -208,7 +208,7 @@ class Classifier:
         Args:
             image: As for ``predict``.
             top_k: Number of most probable classes to explain, at least 1.
-            classes: Explain these instead: the label, WordNet id, or index of each.
+            classes: Explain these instead: the label, WordNet ID, or index of each.
 
         Raises:
             UsageError: A class is unknown, or the classifier uses ``ten_crop``.

@@ -23,7 +23,7 @@ class Score:
     Attributes:
         rank: 1 for the most probable class.
         index: Number of the class in the model's label table, or its position in the output if there is none.
-        id: WordNet id or similar, None if the table has none.
+        id: WordNet ID or similar, None if the table has none.
         label: Name of the class.
         probability: In [0, 1], the value of a float32.
     """
