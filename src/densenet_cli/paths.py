@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -72,10 +73,11 @@ def cache_dir() -> Path:
         return Path(path).expanduser()
     from platformdirs import user_cache_path
 
-    try:
-        return user_cache_path("densenet")
-    except RuntimeError:  # There is no home folder. This path cannot be written, so nothing is cached.
-        return Path(os.devnull) / "densenet"
+    with suppress(RuntimeError):
+        folder = user_cache_path("densenet")
+        if folder.is_absolute():  # not "~/.cache", which older versions return if there is no home folder
+            return folder
+    return Path(os.devnull) / "densenet"  # This path cannot be written, so nothing is cached.
 
 
 def images_dir() -> Path:

@@ -52,7 +52,9 @@ def test_closed_standard_error_does_not_stop_the_run(weights, image, tmp_path):
     assert len(output.read_text().splitlines()) == 1 + 200 + 5
 
 
-def test_no_home_folder(weights, image):
+def test_no_home_folder(weights, image, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
     inherited = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
     environment = {name: os.environ[name] for name in inherited if name in os.environ}
     code = (
@@ -67,8 +69,11 @@ def test_no_home_folder(weights, image):
         (["cache"], 2),
     ]:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
         assert result.returncode == status, result.stderr
+        assert not list(folder.iterdir())
         assert status == 0 or "KERAS_HOME" in result.stderr
 
 
