@@ -32,14 +32,14 @@ from densenet_cli.textfiles import Table, read_lines
 
 PATH_COLUMNS = ("path", "filename", "file_name", "filepath", "file_path", "file", "image", "image_path")
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
-"""Usual names of the columns of a table. The first one is preferred."""
+"""Recognized column names of a table. The first one is preferred."""
 
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Usual names of the folders of a dataset that is already split, in lower case."""
+"""Recognized folder names of a dataset that is already split, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Dataset(ABC):
 
     Attributes:
         folder: The folder that paths start from.
-        description: What the class names are, for messages: "class folders in val".
+        description: What the class names are, for messages, such as "class folders in val".
         classes: The class names, sorted.
     """
 
@@ -104,17 +104,17 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
     """Open class folders, or a table if ``csv`` is given, whose relative paths then start from ``folder``.
 
     Raises:
-        UsageError: Neither is given, the folder is split (see ``find_splits``), or it cannot be used (see
+        UsageError: Neither is given, the folder is already split (see ``find_splits``), or it cannot be used (see
             ``ClassFolders`` and ``LabelTable``).
     """
     options = options or DatasetOptions()
     if csv is not None:
         return LabelTable(csv, folder, options.path_column, options.label_column)
     if folder is None:
-        raise UsageError("No images given. Name a `folder` of class folders, or use `csv`.")
+        raise UsageError("No images given. Pass a `folder` that contains class folders, or use `csv`.")
     if splits := find_splits(folder, options.suffixes):
         paths = [to_unicode(path) for path in splits.values()]
-        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Name the one to use.")
+        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Use one of them.")
     return ClassFolders(folder, options.suffixes)
 
 
@@ -196,8 +196,8 @@ class ClassFolders(Dataset):
         common = self._common_folders()
         if len(self.classes) > 1 and len(common) > 1:
             warnings.append(
-                f"Warning: Each of the class folders {join_names(self.classes)} contains the folders "
-                f"{join_names(common)}. If those are the classes, name one of the class folders instead of "
+                f"Warning: All class folders ({join_names(self.classes)}) contain the folders "
+                f"{join_names(common)}. If those are the classes, use one of the class folders instead of "
                 f"{to_unicode(self.folder)}."
             )
         return warnings
@@ -225,8 +225,8 @@ class LabelTable(Dataset):
         label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
 
     Raises:
-        UsageError: The file cannot be read, has no rows, lacks a column or a value, or has more than one such column,
-            or an image has two labels.
+        UsageError: The file cannot be read or has no rows, a column is missing or ambiguous, a row lacks a value, or
+            an image has two labels.
     """
 
     def __init__(
@@ -268,7 +268,8 @@ class LabelTable(Dataset):
                 self._repeated += 1
             else:
                 raise UsageError(
-                    f"{name} gives {to_unicode(path)} two labels: {labels[key]!r} and, in line {number:,}, {label!r}."
+                    f"Line {number:,} of {name} labels {to_unicode(path)} as {label!r}, but an earlier line labels it "
+                    f"as {labels[key]!r}."
                 )
 
     def images(self) -> Iterator[tuple[str, Source]]:
@@ -280,7 +281,7 @@ class LabelTable(Dataset):
         """See ``Dataset``."""
         if not self._repeated:
             return []
-        return [f"Ignored {plural(self._repeated, 'row')} with an image that the table has listed before."]
+        return [f"Ignored {plural(self._repeated, 'duplicate row')} (same image, same label)."]
 
 
 def _resolve_path(path: str, folder: str) -> str:
@@ -288,14 +289,14 @@ def _resolve_path(path: str, folder: str) -> str:
         return path
     path = local_path(path)
     joined = os.path.join(folder, path)
-    if "\\" in path and not os.path.lexists(joined):  # perhaps a table from Windows
+    if "\\" in path and not os.path.lexists(joined):  # The table may have been written on Windows.
         other = os.path.join(folder, path.replace("\\", "/"))
         return other if os.path.lexists(other) else joined
     return joined
 
 
 def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
-    """Return the folders of a dataset that is already split: "train", "val", "test" -> path.
+    """Return the folders of a dataset that is already split, as a mapping of "train", "val", or "test" to a path.
 
     A folder is split if all folders with images in it have names in ``SPLITS``, and one of them contains folders.
     Otherwise, the result is empty.
@@ -318,18 +319,18 @@ def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
     if others:
         if not has_classes:
             return {}
-        raise UsageError(f"{listed}, but also {join_names(others)}. Name the folder whose folders are the classes.")
+        raise UsageError(f"{listed}, but also {join_names(others)}. Use the folder that contains the class folders.")
     if not has_classes:
-        raise UsageError(f"{listed}, but no class folders in them. Create one per class, named after the class.")
+        raise UsageError(f"{listed}, which contain no class folders. Create one per class, named after the class.")
     splits: dict[str, str] = {}
     for name in names:
         if splits.setdefault(split_of[name.lower()], path := os.path.join(folder, name)) != path:
-            raise UsageError(f"{listed}. Name the one to use.")
+            raise UsageError(f"{listed}. Use one of them.")
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _list_folders(folder: str) -> list[str]:
-    """Return the folders in a folder that can be classes. If it cannot be listed, which is reported elsewhere, none."""
+    """Return the subfolders that can be classes, or none if the folder cannot be listed, which is reported later."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if is_folder(entry) and not is_ignored(entry.name)]

@@ -1,6 +1,6 @@
 """Label files: the names of classes in text, JSON, YAML, and CSV files.
 
-The format is detected from the contents. A file that can be read in two ways with different results is refused.
+The format is detected from the contents. A file that can be read in two ways with different results is rejected.
 ``docs/reference/label-files.md`` lists the formats.
 """
 
@@ -49,15 +49,15 @@ LIST_KEYS = ("names", "id2label", "labels", "classes", "class_names", "label_nam
 INDEX_COLUMNS = ("", "index", "idx", "id", "number", "class_id", "class_idx", "class_index", "label_id", "label_index")
 ID_COLUMNS = ("wnid", "wordnet_id", "synset", "synset_id")
 NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name", "category", "display_name")
-"""Usual names of columns. The values decide whether one contains numbers, WordNet IDs, or names."""
+"""Recognized column names. The values decide whether a column contains numbers, WordNet IDs, or names."""
 
 
 class _FormatError(Exception):
-    """The reason why a file is refused, in sentences."""
+    """A file is rejected. The message gives the reason in sentences."""
 
 
 class _Numbered(list[Entry]):
-    """Labels that were brought into the order of their numbers."""
+    """Labels that were sorted by their numbers."""
 
 
 def read(path: PathLike, classes: int, replaced: Labels | None = None) -> Labels:
@@ -111,10 +111,10 @@ def _parse_lines(lines: list[str]) -> tuple[str, list[Entry]]:
             return "text, numbered lines", _parse_numbered(matches)
         offsets = {int(match["number"]) - position for position, match in enumerate(numbered) if match}
         if len(matches) > 1 and offsets in ({0}, {1}):
-            raise _FormatError(f"Lines are numbered, but line {numbered.index(None) + 1:,} is not.")
+            raise _FormatError(f"Some lines are numbered, but line {numbered.index(None) + 1:,} is not.")
     last = sorted(int(match[1]) for line in lines if (match := LAST_NUMBER.search(line[-20:])))
     if last and last[0] < 2 and last == list(range(last[0], last[0] + len(lines))):
-        raise _FormatError("Every line ends with its number. Write the number first, or add a header.")
+        raise _FormatError("Every line ends with a class number. Write the number first, or add a header.")
     entries = [_split_id(line) for line in lines]
     if entries and all(id_ and NUMBERED_LINE.fullmatch(name) for id_, name in entries):
         raise _FormatError("Every line contains a WordNet ID and a number. Write the number first, or remove it.")
@@ -133,7 +133,8 @@ def _parse_numbered(lines: list[re.Match[str]]) -> list[Entry]:
     except _FormatError as error:
         raise _FormatError(f"{found}. {error} {hint}") from None
     if len(set(entries)) * 2 <= len(entries):
-        raise _FormatError(f"{found} that may belong to the name, because the rest of most lines is the same. {hint}")
+        reason = "but the text after it is mostly the same, so the number may be part of the name"
+        raise _FormatError(f"{found}, {reason}. {hint}")
     return entries
 
 
@@ -165,12 +166,12 @@ def _load_yaml(text: str, strict_quotes: bool = False) -> Value:
 
     Args:
         text: The document.
-        strict_quotes: Refuse quotes inside of text that is not quoted.
+        strict_quotes: Reject quotes inside unquoted text.
     """
     import yaml
 
     if len(text) > MAX_YAML_LENGTH:
-        raise _FormatError("YAML of more than 1 MiB is not read. Write one name per line instead.")
+        raise _FormatError("A YAML file must not be larger than 1 MiB. Write one name per line instead.")
 
     @cache
     def convert(node: Any) -> Value:
@@ -338,13 +339,13 @@ def _check_labels(entries: list[Entry], replaced: Labels | None) -> None:
     numbers = [int(label.name) for label in replaced or () if NUMBER.fullmatch(label.name)]
     if isinstance(entries, _Numbered) and len(numbers) == len(entries) and numbers != sorted(numbers):
         raise _FormatError(
-            "Its numbers are ambiguous, because the model's classes are named by numbers in another order: "
+            "Its numbers are ambiguous, because the names of the model's classes are numbers in another order: "
             f"{', '.join(map(str, numbers[:3]))}, ... Write a list of names in that order."
         )
 
 
 def _quote(value: Value) -> str:
-    """Return the beginning of a text in quotes, or what else a value is."""
+    """Return the beginning of a text in quotes, or the type of another value, for messages."""
     if isinstance(value, str):
         return repr(to_unicode(value[:MAX_QUOTED])) + "..." * (len(value) > MAX_QUOTED)
-    return {list: "A list", tuple: "A mapping", type(None): "A missing value"}.get(type(value), "A truth value")
+    return {list: "A list", tuple: "A mapping", type(None): "null"}.get(type(value), "A Boolean value")

@@ -159,9 +159,9 @@ class ClassResolver:
         """
         matches = {name: self._match(name) for name in names}
         if unknown := [name for name, (positions, _) in matches.items() if not positions]:
-            size = f", which has only {len(self._labels):,}" if len(matches) > len(self._labels) else ""
+            size = f", which has only {len(self._labels):,}," if len(matches) > len(self._labels) else ""
             raise UsageError(
-                f"{len(unknown):,} of {len(matches):,} {description} match no class of {self._owner}{size}: "
+                f"No class of {self._owner}{size} matches {len(unknown):,} of {len(matches):,} {description}: "
                 f"{self._list_unknown(unknown)}. {self._describe_names(*unknown)} "
                 f"The classes are {self._list_classes()}."
             )
@@ -184,7 +184,7 @@ class ClassResolver:
             raise UsageError(f"{name!r} matches {choices}.{hint}")
 
     def _describe_names(self, *names: str) -> str:
-        """Return what a class can be named by. ``names`` are those that match no class."""
+        """Return how to name a class. ``names`` are those that match no class."""
         if not self._has_indices:
             ids = "WordNet IDs or " if self._ids else ""
             is_number = any(map(str.isdecimal, names))

@@ -20,19 +20,19 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", 
 CHUNK_SIZE = 1 << 16
 
 MAX_SIZE = 8 << 20
-"""Bytes of a file that is read as a whole."""
+"""Maximum size in bytes of a file that is read as a whole."""
 
 DELIMITERS = (",", ";", "\t")
 
 MAX_LISTED = 8
-"""Columns that one message lists."""
+"""Maximum number of columns that a message lists."""
 
 
 def read_text(path: PathLike) -> str:
     r"""Return the text of a file, with ``\n`` as line ending.
 
     Raises:
-        UsageError: If the file cannot be read, has more than ``MAX_SIZE`` bytes, or is not text.
+        UsageError: The file cannot be read, has more than ``MAX_SIZE`` bytes, or is not text.
     """
     name = to_unicode(str(path))
     try:
@@ -71,7 +71,7 @@ def read_lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield what a binary stream contains, as soon as it arrives."""
+    """Yield the contents of a binary stream in chunks, as soon as they arrive."""
     read = getattr(file, "read1", file.read)
     while chunk := read(CHUNK_SIZE):
         yield chunk
@@ -113,7 +113,7 @@ def _find_encoding(data: bytes) -> tuple[str, int]:
 
 
 class Table:
-    """A table with a header. Its delimiter is the one that occurs most often in the header.
+    """A table with a header. Its delimiter is the one of ``DELIMITERS`` that occurs most often in the header.
 
     Args:
         lines: The lines of the file. Blank ones are ignored.
@@ -149,7 +149,7 @@ class Table:
             raise UsageError(f"{self._name} is not a valid CSV file: line {self._line:,}: {error}.") from None
 
     def rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yield the number of each row's line and its fields, as many as there are columns.
+        """Yield the line number and the fields of each row, as many fields as there are columns.
 
         Raises:
             UsageError: A row is not valid CSV or has more fields than the header.
@@ -169,8 +169,8 @@ class Table:
 
         Args:
             kind: What the column contains. The parameter ``<kind>_column`` names it.
-            names: The usual names of such a column. If there are several of them, the first is preferred.
-            given: Its name, instead of ``names``.
+            names: The recognized names of such a column. If the table has several of them, the first is preferred.
+            given: The only accepted name, instead of ``names``.
 
         Raises:
             UsageError: There is no such column, or more than one.
@@ -186,7 +186,7 @@ class Table:
         if found:
             same = " and ".join(repr(to_unicode(self.columns[position])) for position in found)
             hint = "Rename one of them." if is_preferred else f"Choose one with `{kind}_column`."
-            raise UsageError(f"{self._name} has {len(found)} columns for the {kind}: {same}. {hint}")
-        wanted = repr(given) if given is not None else f"for the {kind} ({', '.join(names)})"
-        hint = "" if given is not None else f" Name it with `{kind}_column`."
-        raise UsageError(f"{self._name} has no column {wanted}. Its first line contains {listed}.{hint}")
+            raise UsageError(f"{self._name} has {len(found)} {kind} columns: {same}. {hint}")
+        wanted = f"column {given!r}" if given is not None else f"{kind} column ({', '.join(names)})"
+        hint = "" if given is not None else f" Set `{kind}_column`."
+        raise UsageError(f"{self._name} has no {wanted}. Its first line contains {listed}.{hint}")

@@ -81,9 +81,9 @@ def test_command_and_api_are_bit_identical_for_any_batch_size(weights, folder, o
     ("arguments", "message"),
     [
         (["p", "-o", "x.csv"], ".npz, .npy, or .parquet"),
-        (["p", "-o", "-"], "suffix"),
+        (["p", "-o", "-"], "extension"),
         (["p"], "Missing option '-o'"),
-        (["-o", "x.npz"], "Name an image"),
+        (["-o", "x.npz"], "No source"),
         (["p", "-o", "x.npz", "--null"], "--null"),
         (["p", "-o", "x.npz", "--resume", "--overwrite"], "--resume"),
         (["p", "-o", "x.npz", "--retry-errors"], "--retry-errors needs --resume"),

@@ -60,9 +60,9 @@ def test_the_first_page_is_noted(weights, folder, isolate):
     found, messages = predict("in", "--weights", weights, *isolate)
     assert sources(found) == ["in/scan.tif", "in/still.png", "in/wave.gif"]
     assert [record.get("more_pages") for record in found] == [True, None, True]
-    assert messages.count("\n") == 1 and "2 files have more pages" in messages and "--pages all" in messages
+    assert messages.count("\n") == 1 and "2 files have more" in messages and "--pages all" in messages
     table = densenet("predict", "in/scan.tif", "--weights", weights, "--format", "csv")
-    assert table.out.splitlines()[-1].endswith(",,more_pages") and "1 file has more pages" in table.err
+    assert table.out.splitlines()[-1].endswith(",,more_pages") and "1 file has more" in table.err
 
 
 def test_one_page_by_name(weights, folder):
@@ -161,7 +161,7 @@ def test_evaluate(weights, folder):
     options = ("--weights", weights, "--format", "json")
     first, every = (densenet("evaluate", "val", "--pages", pages, *options) for pages in ("first", "all"))
     assert (first.status, every.status) == (0, 0)
-    assert "2 files have more pages" in first.err and "pages" not in every.err
+    assert "2 files have more" in first.err and "pages" not in every.err
     assert (json.loads(first.out)["images"], json.loads(every.out)["images"]) == (3, 6)
     assert [row["images"] for row in json.loads(every.out)["per_class"]] == [3, 3]
     assert json.loads(every.out)["settings"]["pages"] == "all"

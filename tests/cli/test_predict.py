@@ -325,7 +325,7 @@ def test_truncated_images_are_accepted_on_request_and_marked(weights, tmp_path, 
     output = tmp_path / "x.csv"
     result = densenet("predict", *options, "--truncated", "accept", "-o", output)
     assert [line.rpartition(",")[2] for line in output.read_text().splitlines()] == ["notes", "truncated", ""]
-    assert "1 image ended early" in result.err
+    assert "1 image file ends early" in result.err
     assert json.loads((tmp_path / "x.csv.meta.json").read_text())["truncated"] == "accept"
     assert "truncated" in densenet("predict", *options, "-o", output, "--resume").err
 

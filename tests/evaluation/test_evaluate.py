@@ -276,13 +276,13 @@ def test_unsuitable_folders(weights, images, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "has no column for the path"),
-        (b"path,name\na.png,ant\n", "has no column for the label"),
+        (b"", "no path column"),
+        (b"path,name\na.png,ant\n", "no label column"),
         (b"path,label\n", "has no rows"),
         (b"path,label\na.png,ant\nb.png\n", "Line 3 of"),
         (b"path,label\n,ant\n", "has no path"),
         (b"path,label\na.png,zebra\n", "1 of 1 labels in"),
-        (b"\xff\xfep\0a\0t\0h\0,\0l\0", "has no column"),
+        (b"\xff\xfep\0a\0t\0h\0,\0l\0", "no label column"),
         (b"path,label\n" + b"x" * 200_000 + b",ant\n", "is not a valid CSV file"),
     ],
 )

@@ -59,7 +59,7 @@ def test_images_of_a_table(tmp_path):
     images = list_images(write_table(tmp_path, "path,label\nb.png,cat\na.png,dog\nb.png,cat\n"))
     assert (images.classes, images.names(), images.targets) == (("cat", "dog"), ["b.png", "a.png"], (0, 1))
     (warning,) = images.warnings
-    assert "1 row" in warning
+    assert "1 duplicate row" in warning
     swapped = list_images(write_table(tmp_path, "path,label\nb.png,dog\na.png,cat\n"))
     assert images.fingerprint() != swapped.fingerprint()
     with pytest.raises(UsageError, match="is a URL"):

@@ -60,7 +60,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     "statistics of photographs]",
 )
 @option("--random-weights", is_flag=True, help="Use random weights, which are as fast as real ones.")
-@option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes minutes).")
+@option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes several minutes).")
 @option(
     "--seconds",
     type=FloatRange(0, 86400),
@@ -83,8 +83,8 @@ def benchmark(
 ) -> int:
     """Measure the speed and memory of a model on this machine.
 
-    Measures the start-up time and peak memory of the command, the latency of one image, and the throughput for each
-    batch size and number of threads, and reports the fastest settings. Close other programs for accurate results.
+    The report contains the start-up time and peak memory of the command, the latency of one image, the throughput for
+    each batch size and number of threads, and the fastest settings. Close other programs for accurate results.
 
     \b
     Examples:

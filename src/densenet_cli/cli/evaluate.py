@@ -105,7 +105,7 @@ def evaluate(
       densenet evaluate --csv test.csv --format json
     """
     if folder is None and csv is None:
-        raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
+        raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.datasets import open_dataset
     from densenet_cli.evaluation import ImageOutcome, MetricsAccumulator

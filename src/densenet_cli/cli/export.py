@@ -35,7 +35,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
     "--format",
     "format_",
     type=click.Choice(list(EXPORT_FORMATS)),
-    help="Output format.  [default: by the suffix of PATH; saved-model without a suffix]",
+    help="Output format.  [default: by the extension of PATH; saved-model without one]",
 )
 @output_option(
     "--with-preprocessing",
@@ -45,7 +45,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
 @output_option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
 @model_options(only=["variant", "weights", "labels", "preprocess", "offline"])
 def export(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
-    """Export a model with its labels and preprocessing to a format of other tools.
+    """Export a model with its labels and preprocessing for other tools.
 
     The exported file is compared with the model on photographs. If any probability differs by more than 0.0001,
     the command fails and does not keep the file.
@@ -67,7 +67,7 @@ def export(format_: str | None, output: Path, with_preprocessing: bool, overwrit
         echo_info("Loading TensorFlow and exporting. This takes a while.")
     result = export_model(classifier, output, format_, with_preprocessing=with_preprocessing, overwrite=overwrite)
     if not result.has_labels:
-        echo_info(f"The file has no class names because {classifier.model} has no labels. Use --labels to add them.")
+        echo_info(f"{classifier.model} has no labels, so the file contains no class names. Add them with --labels.")
     difference = f"{result.max_difference:.1e}" if result.max_difference else "0"
     click.echo(
         f"Exported {printable(str(result.path))} ({result.format}, {result.size / 1e6:.1f} MB). "

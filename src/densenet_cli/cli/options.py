@@ -76,22 +76,22 @@ MODEL_OPTIONS = {
         default="auto",
         show_default=True,
         metavar="auto|full|N|LO:HI",
-        help="Values from black to white in images of more than 8 bits: by the image's values, the whole data type, "
-        "N bits, or a range.",
+        help="Range of values, from black to white, of images with more than 8 bits: detected (auto), of the data type "
+        "(full), of N bits, or from LO to HI.",
     ),
     "truncated": preprocessing_option(
         "--truncated",
         type=click.Choice(TRUNCATED),
         default=TRUNCATED[0],
         show_default=True,
-        help="Whether to use what there is of an image whose file ends early. Its record is marked.",
+        help="Whether to accept images whose files end early. Their records are marked.",
     ),
     "pages": input_option(
         "--pages",
         type=click.Choice(PAGES),
         default=PAGES[0],
         show_default=True,
-        help="Pages of a TIFF file, or frames of an animation, to use. file.tif[2] names the third.",
+        help="Which pages of a TIFF file, or frames of an animation, to use. The source file.tif[2] is the third page.",
     ),
     "batch_size": performance_option(
         "--batch-size",
@@ -158,19 +158,19 @@ def table_options(function: F) -> F:
         input_option(
             "--label-column",
             metavar="NAME",
-            help="Column of class names in --csv.  [default: label, class, ...]",
+            help="Name of the label column in --csv.  [default: label, class, ...]",
         ),
         input_option(
             "--path-column",
             metavar="NAME",
-            help="Column of image files in --csv.  [default: path, filename, image, ...]",
+            help="Name of the image column in --csv.  [default: path, filename, image, ...]",
         ),
         input_option(
             "--csv",
             type=click.Path(exists=True, dir_okay=False),
             metavar="FILE",
             help="Read images and their classes from a table, separated by commas, semicolons, or tabs. Paths are "
-            "relative to FOLDER, or to the table's folder.",
+            "relative to FOLDER if given, or else to the table's folder.",
         ),
     ):
         function = decorator(function)
@@ -195,7 +195,7 @@ def source_options(function: F) -> F:
         input_option(
             "--null",
             is_flag=True,
-            help="Separate the sources in --files-from by NUL bytes instead of newlines.",
+            help="Expect NUL bytes instead of newlines between the sources in --files-from.",
         ),
         input_option(
             "--files-from",
@@ -226,7 +226,7 @@ def expand_sources(
         click.UsageError: No source, or contradictory options. It is raised at once.
     """
     if not source and not files_from:
-        raise click.UsageError("No source given. Name an image, a folder, a glob, a URL, or -, or use --files-from.")
+        raise click.UsageError("No source given. Pass an image, a folder, a glob, a URL, or -, or use --files-from.")
     if null and not files_from:
         raise click.UsageError("--null requires --files-from.")
     if files_from == "-" and "-" in source:
@@ -284,15 +284,16 @@ class NoteCounter:
 
     def __exit__(self, *_: object) -> None:
         if count := self._counts["truncated"]:
-            echo_info(f"{plural(count, 'image')} ended early. What is missing counts as gray or black.")
+            files = plural(count, "image file ends", "image files end")
+            echo_info(f"{files} early. The missing pixels are gray or black.")
         if count := self._counts["narrow_range"]:
             echo_info(
-                f"{plural(count, 'image')} took up less than a sixteenth of the range from black to white. "
+                f"{plural(count, 'image uses', 'images use')} less than a sixteenth of the range from black to white. "
                 "Set the range with --bit-depth."
             )
         if count := self._counts["more_pages"]:
-            have = "has" if count == 1 else "have"
-            echo_info(f"{plural(count, 'file')} {have} more pages or frames than the first. Use them with --pages all.")
+            files = plural(count, "file has", "files have")
+            echo_info(f"{files} more than one page or frame. To use all of them, add --pages all.")
 
 
 def echo_resumed(count: int) -> None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "--format",
     "format_",
     type=click.Choice(["table", *RECORD_FORMATS]),
-    help="Output format.  [default: by the suffix of --output, or table]",
+    help="Output format.  [default: by the extension of --output, or table]",
 )
 @output_option(
     "-o",

@@ -96,7 +96,7 @@ def settings_options(function: F) -> F:
 
 @command(
     exit_statuses={
-        0: "trained",
+        0: "training is finished",
         1: "an image could not be decoded (see --skip-unreadable)",
         2: "invalid usage",
         3: "initial weights are unavailable or invalid",
@@ -120,7 +120,7 @@ def settings_options(function: F) -> F:
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
-    help="Folder of the run.",
+    help="Folder for the files of the run.",
 )
 @output_option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @output_option("--overwrite", is_flag=True, help="Replace the run in the output folder.")
@@ -137,7 +137,7 @@ def settings_options(function: F) -> F:
     type=click.Path(exists=True, path_type=Path),
     metavar="FOLDER|FILE",
     group="Validation",
-    help="Class folders or a table for validation, instead of holding out images.",
+    help="Validate on these class folders or this table instead of held-out images.",
 )
 @option(
     "--threads",
@@ -185,10 +185,10 @@ def train(
 ) -> int:
     """Train a model on images in class folders, or fine-tune one with --from.
 
-    FOLDER contains one folder of images per class, or the folders train and val that do. The output folder contains
-    model.safetensors (the best model so far, for all other commands), log.csv, curves.png, settings.toml (a recipe
-    for --config), and the state of the run. With --resume, an interrupted run continues
-    with its settings, and a finished one with more --epochs.
+    FOLDER contains one folder of images per class, or folders train and val that each contain such class folders. The
+    output folder contains model.safetensors (the best model so far, which other commands load with --weights), log.csv,
+    curves.png, settings.toml (a recipe for --config), and the state of the run. --resume continues an interrupted run
+    with the same settings, or a finished run with more --epochs.
 
     \b
     Examples:
@@ -199,7 +199,7 @@ def train(
       densenet train photos/ -o run --resume
     """
     if folder is None and csv is None:
-        raise click.UsageError("No images given. Name a folder of class folders, or use --csv.")
+        raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
     has_table = csv is not None or (val is not None and not val.is_dir())
     dataset = dataset_options(suffix, path_column, label_column, has_table)
     from densenet_cli import paths

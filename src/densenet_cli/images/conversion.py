@@ -27,19 +27,19 @@ BAND_SAMPLES = 1 << 16
 """Samples to convert to 8 bits at a time. The intermediate arrays take several times the memory of the samples."""
 
 AUTOMATIC_LIMITS = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
-"""The largest values of the usual ranges: binary images and floats to 1, and the bits of screens and cameras."""
+"""The maximum values of common ranges: 1 for binary images and floats, and the bit depths of screens and cameras."""
 
 EXPANSION_FACTORS = (257, 256)
-"""If all values are multiples of one of these, 8 bits were expanded to 16, and a low maximum means a dark image."""
+"""If all values are multiples of one of these, 8 bits were expanded to 16, so an image with a low maximum is dark."""
 
 MIN_RANGE_DIVISOR = 16
-"""An image that takes up less than this part of its range appears nearly uniform, mostly black."""
+"""An image whose values span less than 1/16 of its range looks nearly uniform, usually black."""
 
 OTHER_BYTE_ORDERS = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
 GDAL_NO_DATA_TAG = 42113
 USUAL_NO_DATA = (-9999.0, -32768.0, -3.4028234663852886e38)
-"""If the minimum of an image is one of these, it means that there is no value."""
+"""If the minimum of an image is one of these, pixels with this value have no data."""
 
 ORIENTATION_TAG = 0x0112
 
@@ -83,7 +83,7 @@ def is_transparent(image: Image) -> bool:
 
 
 def _has_unused_alpha(image: Image) -> bool:
-    """Return whether every pixel would be transparent in a format whose alpha channel often holds only zeros."""
+    """Return whether alpha is 0 everywhere in a format in which this usually means that alpha is unused."""
     if image.format not in ("BMP", "TGA") or image.mode != "RGBA":
         return False
     extrema: Any = image.getextrema()
@@ -110,7 +110,7 @@ def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = Non
     Args:
         image: The image.
         bit_depth: See ``Preprocessing``.
-        notes: ``narrow_range`` is added if the values take up less than a sixteenth of the range.
+        notes: ``narrow_range`` is added if the values span less than a sixteenth of the range.
     """
     from PIL import Image as pillow
 
@@ -202,7 +202,7 @@ def _to_levels(band: NDArray[Any], low: float, high: float) -> NDArray[Any]:
 
 
 def _check_range(minimum: float, maximum: float, low: float, high: float, notes: set[str] | None) -> None:
-    """Note if the values take up too little of the range."""
+    """Add the note ``narrow_range`` if the values span too little of the range."""
     if notes is not None and min(maximum, high) - max(minimum, low) < (high - low) / MIN_RANGE_DIVISOR:
         notes.add("narrow_range")
 
@@ -274,7 +274,7 @@ def _value_range(bands: Iterator[Band], excluded: list[float]) -> tuple[float, f
 
 
 def _equal_any(band: NDArray[Any], values: list[float]) -> NDArray[Any]:
-    """Return where a band has one of the values, which are rounded to the precision of the band."""
+    """Return a mask of the pixels that equal one of the values, which are rounded to the band's precision."""
     import numpy as np
 
     equal = np.zeros(band.shape, bool)

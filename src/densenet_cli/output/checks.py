@@ -107,13 +107,13 @@ def format_from_suffix(
         raise UsageError(f"Cannot write {name} as {given}. `format` must be {_or(list(suffixes))}.")
     by_suffix = next((key for key, suffix in suffixes.items() if suffix and path.name.lower().endswith(suffix)), None)
     if given and by_suffix and given != by_suffix:
-        raise UsageError(f"The suffix of {name} means {by_suffix}, but `format` is {given}. Change one of them.")
+        raise UsageError(f"The extension of {name} means {by_suffix}, but `format` is {given}. Change one of them.")
     without_suffix = None if path.suffix else next((key for key, suffix in suffixes.items() if not suffix), None)
     if format_name := given or by_suffix or without_suffix:
         return format_name
     allowed = _or([suffix for suffix in suffixes.values() if suffix])
     hint = ", or set `format`" if can_be_given else ""
-    raise UsageError(f"Cannot tell the format of {name} from its suffix. Use {allowed}{hint}.")
+    raise UsageError(f"Cannot determine the format of {name} from its extension. Use {allowed}{hint}.")
 
 
 def file_exists_error(path: str | os.PathLike[str], can_resume: bool = False) -> UsageError:

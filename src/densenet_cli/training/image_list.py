@@ -26,9 +26,9 @@ class ImageList:
     Attributes:
         folder: The folder that paths start from.
         classes: The class names. The position of a name is its target.
-        paths: Paths of the images, in class folders sorted within each class.
+        paths: Paths of the images; for class folders, sorted within each class.
         targets: The target of each image.
-        warnings: Sentences about what was ignored, and about class names.
+        warnings: Messages about ignored files and similar class names.
     """
 
     folder: str
@@ -45,7 +45,7 @@ class ImageList:
         return [os.path.relpath(path, self.folder or ".") for path in self.paths]
 
     def fingerprint(self) -> str:
-        """Return a hash of the classes, the paths relative to ``folder``, and the targets if paths do not tell them."""
+        """Return a hash of the classes, the paths relative to ``folder``, and, unless paths imply them, the targets."""
         names = self.names()
         content: list[object] = [self.classes, [os.fsencode(name).hex() for name in names]]
         folders = (name.partition(os.sep)[0] for name in names)
@@ -110,7 +110,7 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
 
 
 def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
-    """Return warnings about classes that look like one. Raise ``UsageError`` for a name that cannot be a label."""
+    """Return warnings about similar class names. Raise ``UsageError`` for a name that cannot be a label."""
     similar = []
     nfc_names: dict[str, str] = {}
     names: dict[str, str] = {}
@@ -118,10 +118,12 @@ def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
         if not labels.is_valid(name):
             raise UsageError(f"One of the {description} is not a valid label: {name!r}. Rename it.")
         if nfc_names.setdefault(unicodedata.normalize("NFC", name), name) != name:
-            raise UsageError(f"Two of the {description} are {name!r}, in different Unicode forms. Merge them.")
+            raise UsageError(f"Two of the {description} are {name!r} in different Unicode forms. Merge them.")
         if (other := names.setdefault(labels.normalize(name), name)) != name:
             similar.append(f"{other!r}/{name!r}")
     if not similar:
         return []
     listed = join_names(similar)
-    return [f"Warning: Classes differ only in case, underscores, or spaces: {listed}. Merge them if they are the same."]
+    return [
+        f"Warning: Some classes differ only in case, underscores, or spaces: {listed}. Merge them if they are the same."
+    ]

@@ -107,7 +107,7 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
     if train is not None and csv is None and (splits := find_splits(train, options.suffixes)):
         message = f"{to_unicode(train)} is split into {join_names([Path(path).name for path in splits.values()])}"
         if "train" not in splits:
-            raise UsageError(f"{message}, without training images. Name the folder whose folders are the classes.")
+            raise UsageError(f"{message}, without training images. Use a folder that contains class folders.")
         train = splits["train"]
         message += f". Training on {to_unicode(train)}"
         if val is None and "val" in splits:
@@ -129,7 +129,7 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
     _describe("Validation", validation, on_message)
     if common := validation.count_common(training):
         on_message(
-            f"Warning: {plural(common, 'validation image is', 'validation images are')} used for training too, so the "
+            f"Warning: {plural(common, 'validation image is', 'validation images are')} also used for training, so the "
             "validation accuracy is too optimistic."
         )
     return training, validation
