@@ -319,7 +319,7 @@ def _order(numbered: list[tuple[int, Entry]]) -> _Numbered:
         return _Numbered(entry for _, entry in numbered)
     missing = sorted({*range(len(numbers))}.difference(numbers))
     if missing == [0] and max(numbers) == len(numbers):
-        raise _FormatError(f"The numbers are 1 to {max(numbers):,}, but not in order. Number the classes from 0.")
+        raise _FormatError(f"The numbers are 1 to {max(numbers):,}, but not in order, so the first class is unclear.")
     if missing:
         last = len(numbers) - 1
         raise _FormatError(f"The number {missing[0]:,} is missing. The first class is 0, and the last is {last:,}.")
