@@ -111,6 +111,11 @@ def test_usual_columns(tmp_path, path, label):
     assert rows(write_table(tmp_path, f"{label},{path}\ncat,a.png\n")) == [("cat", "a.png")]
 
 
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;;;", "sep=;\r"])
+def test_a_line_that_names_the_delimiter(tmp_path, first):
+    assert rows(write_table(tmp_path, f"{first}\npath;label;a,b,c\n1,5.png;cat;\n")) == [("cat", "1,5.png")]
+
+
 def test_columns(tmp_path):
     text = "path,image,label,class\na.png,b.png,cat,dog\n"
     assert rows(write_table(tmp_path, text)) == [("cat", "a.png")]
@@ -127,6 +132,7 @@ def test_columns(tmp_path):
         ("path,label,Label\na,b,c\n", "2 label columns: 'label' and 'Label'"),
         ("image,filename,label\na,b,c\n", "'image' and 'filename'.*`path_column`"),
         ("path,label\na,b.png,cat\n", "Line 2 .* 3 fields.* 2"),
+        ("p\0a\0t\0h\0,\0label", "null bytes.*UTF-8"),
         ('path,label\n"a.png,cat\nb.png,dog\n', "not a valid CSV"),
         ("path,label\na.png,cat\nb.png,cat\na.png,dog\n", "Line 4 .*a.png as 'dog'.*'cat'"),
     ],

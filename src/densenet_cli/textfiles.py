@@ -24,6 +24,8 @@ MAX_SIZE = 8 << 20
 
 DELIMITERS = (",", ";", "\t")
 
+DELIMITER_LINE = re.compile(r'(?P<quote>"?)sep=(?P<delimiter>[,;\t|])(?P=quote)[,;\t|]*', re.IGNORECASE)
+
 MAX_LISTED = 8
 """Maximum number of columns that a message lists."""
 
@@ -115,6 +117,8 @@ def _find_encoding(data: bytes) -> tuple[str, int]:
 class Table:
     """A table with a header. Its delimiter is the one of ``DELIMITERS`` that occurs most often in the header.
 
+    Excel's first line ``sep=;`` names the delimiter.
+
     Args:
         lines: The lines of the file. Blank ones are ignored.
         name: The name of the file, for messages.
@@ -131,7 +135,13 @@ class Table:
         self._lines = self._count(lines)
         self._line = 0
         header = next(filter(str.strip, self._lines), "")
-        self._delimiter = max(DELIMITERS, key=header.count)
+        if match := DELIMITER_LINE.fullmatch(header):
+            self._delimiter = match["delimiter"]
+            header = next(filter(str.strip, self._lines), "")
+        else:
+            self._delimiter = max(DELIMITERS, key=header.count)
+        if "\0" in header:
+            raise UsageError(f"{name} contains null bytes, so it is not text. Save it as UTF-8.")
         self.columns: tuple[str, ...] = next(self._parse([header]), ())
 
     def _count(self, lines: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from densenet_cli.datasets import DatasetOptions
-from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.errors import ImageError, OutputError, UsageError
 from densenet_cli.output import atomic
 from densenet_cli.training import run_files, session
 from densenet_cli.training.image_list import list_images
@@ -32,9 +32,9 @@ def run_paths(tmp_path: Path, val: Path | None = None) -> RunPaths:
     return RunPaths(tmp_path / "images", val, tmp_path / "run", tmp_path / "cache")
 
 
-def error_of(paths: RunPaths, settings=SETTINGS, options=None, **arguments) -> str:
-    """Return the message of the ``UsageError`` that opening the run raises."""
-    with pytest.raises(UsageError) as raised, session.open_run(paths, settings, options or RunOptions(), **arguments):
+def error_of(paths: RunPaths, settings=SETTINGS, options=None, kind=UsageError, **arguments) -> str:
+    """Return the message of the error that opening the run raises."""
+    with pytest.raises(kind) as raised, session.open_run(paths, settings, options or RunOptions(), **arguments):
         pass
     assert not (paths.output / "model.safetensors").exists()
     return str(raised.value)
@@ -138,7 +138,7 @@ def test_unreadable_images_are_listed(tmp_path):
     (root / "dog" / "3.png").write_bytes(b"no image")
     content = (root / "cat" / "1.png").read_bytes()
     (root / "cat" / "1.png").write_bytes(content[:40])
-    message = error_of(run_paths(tmp_path))
+    message = error_of(run_paths(tmp_path), kind=ImageError)
     assert message.startswith("2 of 12 images")
     assert str(root / "cat" / "1.png") in message
     assert str(root / "dog" / "3.png") in message
@@ -149,7 +149,7 @@ def test_a_class_without_readable_images(tmp_path):
     root = write_images(tmp_path / "images", "cat", "dog")
     for path in (root / "dog").iterdir():
         path.write_bytes(b"no image")
-    assert "'dog'" in error_of(run_paths(tmp_path), options=RunOptions(skip_unreadable=True))
+    assert "'dog'" in error_of(run_paths(tmp_path), options=RunOptions(skip_unreadable=True), kind=ImageError)
 
 
 def test_a_folder_name_that_is_not_a_valid_label(tmp_path):
@@ -232,6 +232,42 @@ def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left"):
         run_files.save_state(paths.output, run_files.load_state(paths.output))
     assert (paths.output / run_files.STATE_FILE).read_bytes() == before
+
+
+def test_an_error_of_another_file_names_it(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", "dog")
+    with (
+        pytest.raises(OutputError, match="pixels: Permission denied"),
+        session.open_run(run_paths(tmp_path), SETTINGS, RunOptions()),
+    ):
+        raise PermissionError(13, "Permission denied", "cache/1.pixels")
+
+
+def test_patience_without_validation_images_creates_nothing(tmp_path):
+    write_images(tmp_path / "images", "cat", "dog", count=4)
+    paths = run_paths(tmp_path)
+    assert "`patience`" in error_of(paths, replace(SETTINGS, patience=1))
+    assert not paths.output.exists()
+
+
+def test_an_unreadable_validation_image_keeps_the_epoch(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", "dog")
+    val = write_images(tmp_path / "val", "cat", "dog")
+    (val / "dog" / "3.png").write_bytes(b"no image")
+    paths, steps = run_paths(tmp_path, val), []
+    options = RunOptions(cache_limit=0, on_step=steps.append)
+    with (
+        pytest.raises(ImageError, match=r"3\.png: .* `skip_unreadable`"),
+        session.open_run(paths, SETTINGS, options) as run,
+    ):
+        run.train()
+    saved = run_files.load_state(paths.output)
+    assert (saved.epoch, saved.batch) == (0, len(steps))
+    with session.open_run(paths, SETTINGS, replace(options, skip_unreadable=True), resume=True) as run:
+        run.train()
+    assert run.is_finished
+    assert len(steps) == saved.batch * SETTINGS.epochs
+    assert list(run.state.skipped) == ["val/dog/3.png"]
 
 
 def test_two_runs_in_one_folder(tmp_path):

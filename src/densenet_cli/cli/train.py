@@ -237,7 +237,9 @@ def train(
                 run.train()
             run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
     if not run.is_finished:
-        continued = shlex.join(["densenet", "train", *_image_arguments(run_paths), "-o", str(output), "--resume"])
+        arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
+        arguments += ["--skip-unreadable"] * skip_unreadable
+        continued = shlex.join(["densenet", "train", *arguments])
         echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
     state = run.state

@@ -15,6 +15,7 @@ import numpy as np
 from densenet_cli.errors import DensenetError
 from densenet_cli.evaluation.report import CalibrationBin, EvaluationReport, Proportion
 from densenet_cli.results import Failure
+from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -142,7 +143,7 @@ class MetricsAccumulator:
             DensenetError: No image was classified.
         """
         if not self.images:
-            failed = f": all {len(self.failures):,} images failed" if self.failures else ""
+            failed = f": {plural(len(self.failures), 'image')} failed" if self.failures else ""
             raise DensenetError(f"No images to evaluate{failed}.")
         correct = sum(count for (target, predicted), count in self._confusion.items() if target == predicted)
         return EvaluationReport(

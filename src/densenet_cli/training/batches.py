@@ -58,6 +58,11 @@ class Subset:
         return Subset(self.images, self.indices[mask], self.targets[mask])
 
 
+def held_out_count(class_size: int, per_class: int) -> int:
+    """Return how many images of a class are held out for validation."""
+    return min(per_class, class_size // MIN_CLASS_SIZE)
+
+
 def split_validation(subset: Subset, classes: int, per_class: int, seed: int) -> tuple[Subset, Subset]:
     """Split images randomly for training and validation.
 
@@ -75,7 +80,7 @@ def split_validation(subset: Subset, classes: int, per_class: int, seed: int) ->
     is_validation = np.zeros(len(subset), dtype=bool)
     for index in range(classes):
         members = np.flatnonzero(subset.targets == index)
-        count = min(per_class, len(members) // MIN_CLASS_SIZE)
+        count = held_out_count(len(members), per_class)
         is_validation[generator.permutation(members)[:count]] = True
     return subset.select(~is_validation), subset.select(is_validation)
 

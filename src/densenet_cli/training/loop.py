@@ -94,28 +94,28 @@ class TrainingRun:
             UsageError: The loss becomes NaN or infinite.
         """
         while not self.is_finished:
-            self._train_epoch()
-            if self._stop_requested:
-                return
-            self._finish_epoch()
+            try:
+                self._train_epoch()
+                if self._stop_requested:
+                    return
+                self._finish_epoch()
+            except ImageError as error:  # before _finish_epoch changes the state
+                self._save()
+                raise type(error)(
+                    f"{error} Repair or remove the file, or use `skip_unreadable`. Then continue with `resume`."
+                ) from None
 
     def _train_epoch(self) -> None:
         """Train on the remaining batches of the epoch, or until ``stop`` is called."""
         last_saved = time.monotonic()
-        try:
-            for batch in self._batches.epoch(self.state.epoch, self.state.batch):
-                self._train_step(batch)
-                if self._stop_requested:
-                    self._save()
-                    return
-                if time.monotonic() - last_saved > self.options.save_every:
-                    self._save()
-                    last_saved = time.monotonic()
-        except ImageError as error:
-            self._save()
-            raise type(error)(
-                f"{error} Repair or remove the file, or use `skip_unreadable`. Then continue with `resume`."
-            ) from None
+        for batch in self._batches.epoch(self.state.epoch, self.state.batch):
+            self._train_step(batch)
+            if self._stop_requested:
+                self._save()
+                return
+            if time.monotonic() - last_saved > self.options.save_every:
+                self._save()
+                last_saved = time.monotonic()
 
     def _train_step(self, batch: Batch) -> None:
         settings, state, (pixels, targets) = self.settings, self.state, batch

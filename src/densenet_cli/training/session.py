@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,12 +16,12 @@ import numpy as np
 from densenet_cli import labels
 from densenet_cli.datasets import find_splits, open_dataset
 from densenet_cli.engines.tensorflow import import_keras
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.training import recipes, run_files
-from densenet_cli.training.batches import Subset, split_validation
+from densenet_cli.training.batches import Subset, held_out_count, split_validation
 from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
 from densenet_cli.training.image_list import ImageList, list_images
 from densenet_cli.training.run_files import RunPaths, RunState
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CHANGEABLE = ("sizes", "patience")
 """Settings that a resumed run may change, as far as its past epochs do not depend on them."""
+
+PATIENCE_ERROR = "`patience` needs validation images, but there are none."
 
 MAX_LISTED = 5
 """Unreadable images that one message lists."""
@@ -61,6 +64,8 @@ def open_run(
     Raises:
         UsageError: The class folders are unsuitable, the output folder contains a run, or the run to resume does
             not exist or differs. Nothing on disk is changed then.
+        UnreadableImageError: An image cannot be decoded and ``options.skip_unreadable`` is false, or no image of a
+            class can be.
         WeightsError: The initial weights are unavailable or do not fit the network.
         OutputError: A file cannot be written.
     """
@@ -74,6 +79,8 @@ def open_run(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
     training, validation = _list_datasets(paths, options.on_message)
+    if settings.patience and not _count_validation(training, validation, settings):
+        raise UsageError(PATIENCE_ERROR)
     class_labels = labels.from_class_names(training.classes)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
@@ -160,11 +167,18 @@ def _check_validation(
         )
     if not len(validation):
         if settings.patience:
-            raise UsageError("`patience` needs validation images, but there are none.")
+            raise UsageError(PATIENCE_ERROR)
         on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
     elif missing := sorted(set(training.targets.tolist()) - set(validation.targets.tolist())):
         names = join_names([classes[target] for target in missing])
         on_message(f"Warning: {plural(len(missing), 'class has', 'classes have')} no validation images: {names}.")
+
+
+def _count_validation(training: ImageList, validation: ImageList | None, settings: Settings) -> int:
+    """Return the number of validation images if all images can be decoded."""
+    if validation is not None:
+        return len(validation)
+    return sum(held_out_count(size, settings.validation) for size in Counter(training.targets).values())
 
 
 def _change_settings(state: RunState, settings: Settings) -> bool:
@@ -202,13 +216,18 @@ def _delete_run(output: Path) -> None:
 
 @contextmanager
 def _lock(output: Path) -> Iterator[None]:
-    with output_errors(output), ExitStack() as stack:
-        output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with output_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(output / ".lock"))
+            except BlockingIOError:
+                raise UsageError(f"Another run is using {output}.") from None
         try:
-            stack.enter_context(locked(output / ".lock"))
-        except BlockingIOError:
-            raise UsageError(f"Another run is using {output}.") from None
-        yield
+            yield
+        except OSError as error:
+            file = f" {to_unicode(os.fspath(error.filename))}:" if isinstance(error.filename, (str, Path)) else ""
+            raise OutputError(f"The run in {output} stopped:{file} {error.strerror or error}.") from error
 
 
 def _open_subsets(
@@ -250,17 +269,18 @@ def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unread
     """Return the indices of the images without an error.
 
     Raises:
-        UsageError: An image cannot be decoded and ``skip_unreadable`` is false, or a class has no other images.
+        UnreadableImageError: An image cannot be decoded and ``skip_unreadable`` is false, or a class has no other
+            images.
     """
     if errors and not skip_unreadable:
         listed = " ".join(list(errors.values())[:MAX_LISTED])
         more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""
-        raise UsageError(
-            f"{len(errors)} of {len(image_list)} images cannot be decoded: {listed}{more} Repair or remove them, or "
-            "use `skip_unreadable`."
+        raise UnreadableImageError(
+            f"{len(errors):,} of {len(image_list):,} images cannot be decoded: {listed}{more} Repair or remove them, "
+            "or use `skip_unreadable`."
         )
     readable = np.setdiff1d(np.arange(len(image_list)), np.fromiter(errors, np.int64, len(errors)))
     readable_targets = {image_list.targets[index] for index in readable}
     for target in sorted(set(image_list.targets) - readable_targets):
-        raise UsageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")
+        raise UnreadableImageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")
     return readable
