@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     help="Format of standard output. JSON includes the peak and the bounding box of each map.",
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing files in FOLDER.")
-@model_options()
+@model_options(without=["ten_crop"])
 @option(
     "--input-size",
     type=click.IntRange(1, 4096),
@@ -100,8 +100,6 @@ def explain(
         raise click.UsageError("--overwrite requires --output.")
     if classes and top_k is not None:
         raise click.UsageError("--class cannot be used with --top-k.")
-    if model["ten_crop"]:
-        raise click.UsageError("--ten-crop cannot be used with explain, because a map belongs to a single crop.")
     from densenet_cli.cli.progress import ProgressBar
 
     if output is not None:
