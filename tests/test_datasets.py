@@ -111,6 +111,13 @@ def test_usual_columns(tmp_path, path, label):
     assert rows(write_table(tmp_path, f"{label},{path}\ncat,a.png\n")) == [("cat", "a.png")]
 
 
+def test_labels_must_be_utf8_but_paths_need_not(tmp_path):
+    table = write_table(tmp_path, "path,label\n\xe9.png,cat\n", "latin-1")
+    assert [os.fsencode(source.name)[-5:] for _, source in table.images()] == [b"\xe9.png"]
+    with pytest.raises(UsageError, match=r"Line 2 of .* UTF-8"):
+        write_table(tmp_path, "path,label\na.png,caf\xe9\n", "latin-1")
+
+
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;;;", "sep=;\r"])
 def test_a_line_that_names_the_delimiter(tmp_path, first):
     assert rows(write_table(tmp_path, f"{first}\npath;label;a,b,c\n1,5.png;cat;\n")) == [("cat", "1,5.png")]

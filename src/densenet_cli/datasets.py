@@ -257,6 +257,8 @@ class LabelTable(Dataset):
             path, label = row[path_position], row[label_position]
             if not path or not label:
                 raise UsageError(f"Line {number:,} of {name} has no {'label' if path else 'path'}.")
+            if label != to_unicode(label):
+                raise UsageError(f"Line {number:,} of {name} is not UTF-8 text. Save the file as UTF-8.")
             path = _resolve_path(path, self.folder)
             # Keep one string per class instead of one per row.
             label = interned.setdefault(label, unicodedata.normalize("NFC", label))

@@ -133,8 +133,7 @@ def _parse_numbered(lines: list[re.Match[str]]) -> list[Entry]:
     except _FormatError as error:
         raise _FormatError(f"{found}. {error} {hint}") from None
     if len(set(entries)) * 2 <= len(entries):
-        reason = "but the text after it is mostly the same, so the number may be part of the name"
-        raise _FormatError(f"{found}, {reason}. {hint}")
+        raise _FormatError(f"{found}, but the text after it is mostly the same, so it may be part of the name. {hint}")
     return entries
 
 

@@ -243,6 +243,16 @@ def test_an_error_of_another_file_names_it(keras, tmp_path):
         raise PermissionError(13, "Permission denied", "cache/1.pixels")
 
 
+def test_an_output_folder_among_the_class_folders(keras, tmp_path):
+    paths = run_paths(tmp_path)
+    write_images(paths.train, "cat", "dog")
+    inside = replace(paths, output=paths.train / "run")
+    assert "outside" in error_of(inside)
+    assert not inside.output.exists()
+    with session.open_run(replace(paths, output=paths.train / ".run"), SETTINGS, RunOptions()):
+        pass
+
+
 def test_patience_without_validation_images_creates_nothing(tmp_path):
     write_images(tmp_path / "images", "cat", "dog", count=4)
     paths = run_paths(tmp_path)

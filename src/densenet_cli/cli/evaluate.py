@@ -123,7 +123,7 @@ def evaluate(
 
         check_page(html, overwrite, output, mistakes)
         worst = page.Mistakes()
-    images = open_dataset(folder, csv, dataset_options(suffix, path_column, label_column, csv is not None))
+    images = open_dataset(folder, csv, dataset_options(suffix, path_column, label_column, csv is not None, csv is None))
     classifier = create_classifier(**model)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     restrict_to = sorted(set(positions.values())) if restrict else None

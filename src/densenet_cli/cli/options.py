@@ -178,13 +178,19 @@ def table_options(function: F) -> F:
 
 
 def dataset_options(
-    suffix: tuple[str, ...], path_column: str | None, label_column: str | None, has_table: bool
+    suffix: tuple[str, ...],
+    path_column: str | None,
+    label_column: str | None,
+    has_table: bool,
+    has_folders: bool,
 ) -> DatasetOptions:
-    """Return how to read a dataset. Raises ``click.UsageError`` if columns are named without a table."""
+    """Return how to read a dataset. Raises ``click.UsageError`` for an option without the kind of input it is for."""
     from densenet_cli.datasets import DatasetOptions
 
     if (path_column or label_column) and not has_table:
         raise click.UsageError(f"--{'path' if path_column else 'label'}-column requires --csv.")
+    if suffix and not has_folders:
+        raise click.UsageError("--suffix is for class folders. A table lists files with any extension.")
     return DatasetOptions(suffix, path_column, label_column)
 
 

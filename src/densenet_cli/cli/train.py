@@ -201,7 +201,8 @@ def train(
     if folder is None and csv is None:
         raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
     has_table = csv is not None or (val is not None and not val.is_dir())
-    dataset = dataset_options(suffix, path_column, label_column, has_table)
+    has_folders = csv is None or (val is not None and val.is_dir())
+    dataset = dataset_options(suffix, path_column, label_column, has_table, has_folders)
     from densenet_cli import paths
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.pipeline import available_cores

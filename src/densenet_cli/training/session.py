@@ -17,6 +17,7 @@ from densenet_cli import labels
 from densenet_cli.datasets import find_splits, open_dataset
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
+from densenet_cli.images.walking import is_ignored
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
@@ -78,6 +79,7 @@ def open_run(
         raise UsageError(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
+    _check_output(paths)
     training, validation = _list_datasets(paths, options.on_message)
     if settings.patience and not _count_validation(training, validation, settings):
         raise UsageError(PATIENCE_ERROR)
@@ -105,6 +107,19 @@ def open_run(
             run_files.save_state(paths.output, state)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
+
+
+def _check_output(paths: RunPaths) -> None:
+    """Raise ``UsageError`` if the output folder is in a folder of images, where its curves would be a class."""
+    output = Path(os.path.realpath(paths.output))
+    for folder in (None if paths.csv else paths.train, paths.val):
+        if folder is None or (parent := Path(os.path.realpath(folder))) not in output.parents:
+            continue
+        if not any(map(is_ignored, output.relative_to(parent).parts)):
+            raise UsageError(
+                f"The output folder {to_unicode(str(paths.output))} is inside {to_unicode(str(folder))}, so it would "
+                "be taken for a class. Choose a folder outside."
+            )
 
 
 def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[ImageList, ImageList | None]:
