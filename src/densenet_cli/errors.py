@@ -126,10 +126,10 @@ MESSAGES = {
     **dict.fromkeys(("RecursionError", "KeyError", "IndexError", "TypeError", "AttributeError"), INVALID_HEADER),
     **dict.fromkeys(("AssertionError", "error"), INVALID_HEADER),  # struct.error
 }
-"""Exception name -> message, for exceptions of decoders whose own message says nothing about the image."""
+"""Exception name -> message, for decoder exceptions whose own message does not describe the image."""
 
 UNSUPPORTED_MESSAGE = "unsupported|not( yet)? supported|cannot handle"
-"""What decoders say about intact images that they cannot decode, as a pattern in lower case."""
+"""Pattern, in lower case, of decoder messages about intact images in an unsupported format."""
 
 
 def guard(task: Callable[[], T]) -> T:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def cache(prune: bool, verify: bool, format_: str) -> int:
     """Show what is stored on this machine: published weights, graphs, and decoded images.
 
-    Graphs are made from checkpoints, and decoded images from training sets. Both can be deleted at any time, because
-    they are created again when needed. Published weights are never deleted automatically.
+    Graphs are networks that ONNX Runtime has optimized. Decoded images are those of training sets. Both can be
+    deleted at any time, because they are created again when needed. Published weights are never deleted
+    automatically.
 
     \b
     Examples:

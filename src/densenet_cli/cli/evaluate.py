@@ -190,7 +190,7 @@ def _print_report(report: EvaluationReport) -> None:
         detail += f" (the model has {report.competing_classes:,})"
     console.print(heading(report.model, detail))
     if report.is_interrupted:
-        console.print("  Interrupted: only the first images were measured.", style="yellow")
+        console.print("  Interrupted: only the first images were evaluated.", style="yellow")
     if report.failures:
         console.print(f"  {plural(len(report.failures), 'image')} could not be classified.", style="yellow")
     for table in (_metrics_table(report), _classes_table(report), _confusions_table(report)):

@@ -246,7 +246,7 @@ def local_path(entry: str) -> str:
 
 
 def _from_page_name(name: str) -> Source | None:
-    """Return the source that ``file.tif[2]`` names, None if a file has this name or ``file.tif`` is no file."""
+    """Return the source for a name such as ``file.tif[2]``, or None if it is a file or ``file.tif`` is not one."""
     parts = split_page(name)
     if not parts or os.path.lexists(name) or not os.path.lexists(parts[0]) or os.path.isdir(parts[0]):
         return None

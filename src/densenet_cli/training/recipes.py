@@ -52,7 +52,8 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
         defaults = _network_settings(_start_config(start))
         for name in ARCHITECTURE:
             if values.get(name, defaults[name]) != defaults[name]:
-                raise UsageError(f"`{name}` cannot be {values[name]}: {start} has {defaults[name]}.")
+                hint = "" if variant is None else " Omit `variant` to use the network of the weights."
+                raise UsageError(f"`{name}` cannot be {values[name]}: {start} has {defaults[name]}.{hint}")
         values = {**defaults, **values}
     return _with_sizes(values)
 

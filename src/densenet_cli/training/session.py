@@ -177,7 +177,7 @@ def _check_validation(
     """
     if training.images is validation.images and len(validation):
         on_message(
-            f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out of "
+            f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out from "
             "the training images."
         )
     if not len(validation):
