@@ -58,6 +58,21 @@ def test_images_are_decoded_once(paths, tmp_path):
     assert len(calls) == 4, "a changed file invalidates the cache"
 
 
+@pytest.mark.parametrize("suffix", [".pixels", ".index"])
+@pytest.mark.parametrize("size", [None, 0, 100])
+def test_an_incomplete_cache_is_written_again(paths, tmp_path, suffix, size):
+    open_with_progress(paths, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob(f"*{suffix}")
+    content = file.read_bytes()
+    file.unlink()
+    if size is not None:
+        file.write_bytes(content[:size])
+    images, calls = open_with_progress(paths, tmp_path / "cache")
+    assert len(calls) == 4
+    assert file.read_bytes() == content
+    assert images[2].image.size == (16, 20)
+
+
 def test_a_dataset_above_the_limit_is_not_cached(paths, tmp_path):
     images, calls = open_with_progress(paths, tmp_path / "cache", max_megabytes=0)
     assert isinstance(images, DecodedOnDemand)

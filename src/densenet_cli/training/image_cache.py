@@ -72,7 +72,7 @@ def open_images(
     """
     images = DecodedOnDemand(paths, min_side)
     base = folder / _cache_key(paths, min_side)
-    if not base.with_suffix(".index").exists():
+    if not _is_complete(base, len(paths)):
         if _estimate_size(images, len(paths)) > max_megabytes * MEGABYTE:
             return images
         with output_errors(folder):
@@ -163,6 +163,16 @@ def _cache_key(paths: Sequence[str], min_side: int) -> str:
         except OSError:
             digest.update(os.fsencode(path))  # a broken link; decoding it will fail
     return digest.hexdigest()[:32]
+
+
+def _is_complete(base: Path, count: int) -> bool:
+    """Return whether the cache files exist and have the sizes that they were written with."""
+    try:
+        records: RecordArray = np.frombuffer(base.with_suffix(".index").read_bytes(), RECORD)
+        size = base.with_suffix(".pixels").stat().st_size
+    except (OSError, ValueError):  # missing, or no whole number of records
+        return False
+    return len(records) == count and size == int((records["height"] * records["width"]).sum()) * 3
 
 
 def _estimate_size(images: Images, count: int) -> float:
