@@ -114,7 +114,7 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
         raise UsageError("No images given. Pass a `folder` that contains class folders, or use `csv`.")
     if splits := find_splits(folder, options.suffixes):
         paths = [to_unicode(path) for path in splits.values()]
-        raise UsageError(f"{to_unicode(folder)} is split into {join_names(paths)}. Use one of them.")
+        raise UsageError(f"{to_unicode(folder)} is already split into {join_names(paths)}. Use one of them.")
     return ClassFolders(folder, options.suffixes)
 
 

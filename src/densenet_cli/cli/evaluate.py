@@ -93,8 +93,8 @@ def evaluate(
 ) -> int:
     """Measure a model's accuracy on labeled images.
 
-    FOLDER contains one folder per class, named by the class's WordNet ID or label. Images can be nested at any depth.
-    Some classes of the model can be missing, but every folder must name a class of the model.
+    FOLDER contains one folder per class, whose name is the WordNet ID or label of the class. Images can be nested at
+    any depth. Some classes of the model can be missing, but every folder must name a class of the model.
 
     \b
     Examples:

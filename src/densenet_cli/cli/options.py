@@ -184,13 +184,13 @@ def dataset_options(
     has_table: bool,
     has_folders: bool,
 ) -> DatasetOptions:
-    """Return how to read a dataset. Raises ``click.UsageError`` for an option without the kind of input it is for."""
+    """Return how to read a dataset. Raises ``click.UsageError`` for an option that does not apply to the input."""
     from densenet_cli.datasets import DatasetOptions
 
     if (path_column or label_column) and not has_table:
         raise click.UsageError(f"--{'path' if path_column else 'label'}-column requires --csv.")
     if suffix and not has_folders:
-        raise click.UsageError("--suffix is for class folders. A table lists files with any extension.")
+        raise click.UsageError("--suffix applies only to class folders. A table can list files with any extension.")
     return DatasetOptions(suffix, path_column, label_column)
 
 

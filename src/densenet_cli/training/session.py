@@ -127,7 +127,8 @@ def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[
     train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
     options = paths.dataset
     if train is not None and csv is None and (splits := find_splits(train, options.suffixes)):
-        message = f"{to_unicode(train)} is split into {join_names([Path(path).name for path in splits.values()])}"
+        names = [Path(path).name for path in splits.values()]
+        message = f"{to_unicode(train)} is already split into {join_names(names)}"
         if "train" not in splits:
             raise UsageError(f"{message}, without training images. Use a folder that contains class folders.")
         train = splits["train"]
