@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,16 @@ def test_images_are_decoded_once(paths, tmp_path):
     blurred_noise(seed=9).save(paths[2])
     _, calls = open_with_progress(paths, tmp_path / "cache")
     assert len(calls) == 4, "a changed file invalidates the cache"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
+def test_errors_name_files_that_are_not_utf8(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.png")
+    Path(path).write_bytes(b"no image")
+    cached, _ = open_with_progress([path], tmp_path / "cache")
+    for images in (cached, DecodedOnDemand([path], 40)):
+        with pytest.raises(ImageError, match=r"caf\\xe9\.png: "):
+            images[0]
 
 
 @pytest.mark.parametrize("suffix", [".pixels", ".index"])

@@ -21,6 +21,7 @@ from densenet_cli.images.memory import MEGABYTE
 from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.images.sources import Source
 from densenet_cli.output.atomic import output_errors, sync, write_file
+from densenet_cli.text import to_unicode
 from densenet_cli.weights.file_identity import FileIdentity
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class DecodedOnDemand:
         try:
             decoded = decode(Source(path, path, "path"), self._min_side, notes=notes)
         except ImageError as error:
-            raise type(error)(f"{path}: {error}") from None
+            raise type(error)(f"{to_unicode(path)}: {error}") from None
         if "more_pages" in notes and path not in self._reported:
             self._reported.add(path)
-            logger.info("%s has more pages or frames. Only the first is used.", path)
+            logger.info("%s has more pages or frames. Only the first is used.", to_unicode(path))
         return decoded
 
 

@@ -116,7 +116,10 @@ def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
     names: dict[str, str] = {}
     for name in classes:
         if not labels.is_valid(name):
-            raise UsageError(f"One of the {description} is not a valid label: {name!r}. Rename it.")
+            raise UsageError(
+                f"One of the {description} is not a valid label: {name!r}. Rename it. A label is UTF-8 text without "
+                "control characters."
+            )
         if nfc_names.setdefault(unicodedata.normalize("NFC", name), name) != name:
             raise UsageError(f"Two of the {description} are {name!r} in different Unicode forms. Merge them.")
         if (other := names.setdefault(labels.normalize(name), name)) != name:
