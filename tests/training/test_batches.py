@@ -14,7 +14,7 @@ from densenet_cli.training.batches import Subset, TrainingBatches, augment, padd
 from densenet_cli.training.settings import Phase, Settings
 from tests.training.images import blurred_noise
 
-SETTINGS = Settings(sizes=(Phase(8, 2), Phase(12, 1)), batch_size=4, input_size=16)
+SETTINGS = Settings(sizes=(Phase(8, 2), Phase(12, 1)), batch_size=4, input_size=16, blocks=(2, 2), stem="cifar")
 
 
 def test_a_crop_of_the_whole_image_only_resizes_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,6 +32,19 @@ def test_sizes_are_parsed_and_formatted():
     assert [settings.size_at(epoch) for epoch in (0, 4, 5, 8)] == [32, 32, 48, 48]
     with pytest.raises(IndexError):
         settings.size_at(9)
+
+
+@pytest.mark.parametrize("values", [{"input_size": 15}, {"sizes": (Phase(32, 1), Phase(15, 1))}])
+def test_images_that_are_too_small_for_the_network(values):
+    values = {"blocks": (2, 2, 2, 2, 2), "stem": "cifar", "input_size": 16, **values}
+    with pytest.raises(UsageError, match=r"15x15 .* too small"):
+        Settings(**values)
+    Settings(**{**values, "input_size": 16, "sizes": (Phase(16, 1),)})
+
+
+def test_initial_weights_whose_name_is_not_utf8():
+    with pytest.raises(UsageError, match=r"caf\\xe9.* UTF-8"):
+        recipes.resolve({}, {"start": os.fsdecode(b"caf\xe9.safetensors")})
 
 
 @pytest.mark.parametrize("text", ["", "32", "32x", "x5", "32x0", "0x5", "32x5,", "32x5x1", "a x b", "32x-1"])
@@ -119,10 +133,10 @@ def test_a_variant_sets_the_network_and_options_override_it():
 
 def test_epochs_replace_sizes():
     assert recipes.resolve({"input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
-    assert recipes.resolve({"sizes": "8x1", "input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
-    assert recipes.resolve({"epochs": 3}, {"sizes": "8x1"}).sizes == (Phase(8, 1),)
+    assert recipes.resolve({"sizes": "32x1", "input_size": 64}, {"epochs": 3}).sizes == (Phase(64, 3),)
+    assert recipes.resolve({"epochs": 3}, {"sizes": "32x1"}).sizes == (Phase(32, 1),)
     with pytest.raises(UsageError, match="either"):
-        recipes.resolve({}, {"epochs": 3, "sizes": "8x1"})
+        recipes.resolve({}, {"epochs": 3, "sizes": "32x1"})
 
 
 def test_initial_weights_set_the_network():

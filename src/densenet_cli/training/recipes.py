@@ -9,6 +9,7 @@ from typing import Any
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
+from densenet_cli.text import to_unicode
 from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Phase, Settings, format_sizes, parse_sizes
@@ -108,6 +109,8 @@ def _with_sizes(values: dict[str, Any]) -> Settings:
 
 def _start_config(start: str) -> DenseNetConfig:
     """Return the configuration of a variant, or of the checkpoint in a file."""
+    if to_unicode(start) != start:
+        raise UsageError(f"The name of {to_unicode(start)} is not UTF-8, so the model cannot record it. Rename it.")
     if start in variants.VARIANTS:
         return variants.VARIANTS[start].config
     if not Path(start).exists():

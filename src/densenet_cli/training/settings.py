@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.preprocessing import MODES
+from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
 
 FROM_SCRATCH = "scratch"
@@ -155,6 +156,8 @@ class Settings:
             raise UsageError(f"Invalid network: {error}.") from None
         if not self.sizes:
             object.__setattr__(self, "sizes", (Phase(self.input_size, DEFAULT_EPOCHS),))
+        # Raises UsageError if an image is too small.
+        list_layers(self.config(classes=2), min(self.input_size, *(phase.size for phase in self.sizes)))
         for setting in fields(self):
             value = getattr(self, setting.name)
             choices, allowed = setting.metadata.get("choices"), setting.metadata.get("range")
