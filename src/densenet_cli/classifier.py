@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from densenet_cli import engines
+from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.errors import DownloadFailedError, UsageError
-from densenet_cli.images import decoding, sources
+from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT, decoding, sources
 from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import Preprocessing, normalize
 from densenet_cli.images.sources import Source
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from densenet_cli.images.previews import Preview
 
 S = TypeVar("S", bound=Source)
-
-BATCH_SIZE = 8
-DECODE_MEMORY = 700
-MAX_TIMEOUT = 86_400
 
 
 class Classifier:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from densenet_cli.classifier import DECODE_MEMORY
+from densenet_cli.images import DECODE_MEMORY
 from densenet_cli.images.memory import MEGABYTE
 from tests.images.fuzz_images import MAX_MEMORY, check, classify, run
 from tests.support.images import encode

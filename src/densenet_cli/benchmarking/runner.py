@@ -24,7 +24,7 @@ from densenet_cli import variants
 from densenet_cli.benchmarking.processes import PredictBenchmark, PredictTask
 from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, describe_machine
 from densenet_cli.benchmarking.worker import BenchmarkWorker
-from densenet_cli.classifier import BATCH_SIZE
+from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.errors import UsageError
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import output_errors

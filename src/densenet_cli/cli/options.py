@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from densenet_cli import engines, variants
-from densenet_cli.classifier import BATCH_SIZE, DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, input_option, option
 from densenet_cli.cli.console import echo_info
+from densenet_cli.engines import BATCH_SIZE
+from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.images.preprocessing import MODES, PAGES, TRUNCATED
 from densenet_cli.text import plural
 

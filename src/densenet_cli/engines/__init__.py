@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # unasked, and the telemetry takes 20 ms of every start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+BATCH_SIZE = 8
+"""Default number of images per batch."""
+
 
 class Engine(Protocol):
     """A network with its weights. Creating one is fast; ``load`` does what is slow.
