@@ -16,9 +16,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli import engines
 from densenet_cli.errors import CheckpointError
@@ -40,8 +39,7 @@ LAYOUT_VERSION = 2
 """Must be increased if the files in a folder change."""
 
 
-@dataclass(frozen=True)
-class CachedGraph:
+class CachedGraph(NamedTuple):
     """A graph, ready for a session.
 
     Attributes:
@@ -208,8 +206,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
-class CacheEntry:
+class CacheEntry(NamedTuple):
     """A cached graph, as ``densenet cache`` shows it.
 
     Attributes:

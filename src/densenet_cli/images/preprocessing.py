@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UsageError
 
@@ -128,8 +128,7 @@ def parse_bit_depth(text: str) -> tuple[float, float]:
     )
 
 
-@dataclass(frozen=True)
-class DecodedImage:
+class DecodedImage(NamedTuple):
     """An RGB image, possibly decoded at reduced scale.
 
     Attributes:
@@ -234,8 +233,7 @@ def _crop_at(decoded: DecodedImage, size: Size, offsets: list[tuple[int, int]], 
     scale_x, scale_y = (right0 - left0) / size[0], (bottom0 - top0) / size[1]
     return [
         _resize(
-            replace(
-                decoded,
+            decoded._replace(
                 box=(
                     left0 + left * scale_x,
                     top0 + top * scale_y,

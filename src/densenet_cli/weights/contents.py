@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, Labels
@@ -51,8 +51,7 @@ class ModelMetadata:
         return cls(**{**values, "labels": None if labels is None else tuple(ClassLabel(*label) for label in labels)})
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A valid checkpoint.
 
     Attributes:
@@ -64,12 +63,11 @@ class Checkpoint:
 
     arrays: Arrays
     config: DenseNetConfig
-    metadata: ModelMetadata = field(default_factory=ModelMetadata)
+    metadata: ModelMetadata = ModelMetadata()
     variant: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArray:
+class StoredArray(NamedTuple):
     """An array in an open file. It is read only after all shapes are validated.
 
     Attributes:
@@ -87,8 +85,7 @@ StoredLayers = dict[str, dict[str, StoredArray]]
 """Layer name -> array name -> array, in the order of the file."""
 
 
-@dataclass(frozen=True)
-class CheckpointContents:
+class CheckpointContents(NamedTuple):
     """The contents of an open file, not yet validated.
 
     Attributes:
@@ -102,7 +99,7 @@ class CheckpointContents:
     layers: StoredLayers
     available_bytes: int
     config: DenseNetConfig | None = None
-    metadata: ModelMetadata = field(default_factory=ModelMetadata)
+    metadata: ModelMetadata = ModelMetadata()
     bn_epsilon: float = BN_EPSILON
 
 

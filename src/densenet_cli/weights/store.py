@@ -11,9 +11,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from densenet_cli.errors import UsageError, WeightsUnavailableError
 from densenet_cli.output.atomic import locked, sync_path
@@ -35,8 +34,7 @@ DATA_DIR = Path(__file__).parents[1] / "data"
 """The folder of the checkpoints in this package."""
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """The state of a variant's published weights on this machine.
 
     Attributes:
