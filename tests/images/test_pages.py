@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import random
 import struct
 import threading
+import weakref
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -460,6 +462,21 @@ class TestAnimation:
         for source in sources:
             load(source, PREPROCESSING)
         assert sources[0].location._encoded is None
+
+    @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "AVIF"])
+    def test_the_file_is_closed_with_the_last_reference(self, format, tmp_path):
+        path = tmp_path / "x"
+        path.write_bytes(animation(format, 3))
+        sources = list(expand_pages([from_object(path)]))
+        load(sources[1], PREPROCESSING)
+        animated = weakref.ref(sources[0].location)
+        stream = weakref.ref(animated()._encoded.stream)
+        gc.disable()
+        try:
+            sources.clear()
+            assert animated() is None and stream() is None
+        finally:
+            gc.enable()
 
     def test_a_failed_frame_is_not_decoded_again(self, monkeypatch):
         sources = split(animation("GIF", 9))

@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -271,7 +272,8 @@ class Animation:
     def open(self, source: Source) -> tuple[Size, EncodedImage]:
         """Open the file unless it is open. Return the size of the canvas and the file."""
         if self._encoded is None:
-            self._encoded = self._files.enter_context(open_source(source))
+            # Without the location, which is this object: it would be in a cycle, and its file open until that is found.
+            self._encoded = self._files.enter_context(open_source(replace(source, location=None)))
         if self._size is None:
             self._size = self._open_image().size
         return self._size, self._encoded
