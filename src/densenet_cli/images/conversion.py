@@ -132,8 +132,9 @@ def to_8_bit(image: Image, bit_depth: str = "auto", notes: set[str] | None = Non
 
 def has_16_bit_colors(image: Image) -> bool:
     """Return whether an opened image has 16-bit color samples, of which Pillow decodes only the high bytes."""
-    opened: Any = image
-    return image.mode in ("RGB", "RGBA") and any(tile != _swap_bytes(tile) for tile in getattr(opened, "tile", ()))
+    # All tiles have the same number of bits, and a TIFF file can have thousands.
+    first_tile = getattr(image, "tile", [])[:1]
+    return image.mode in ("RGB", "RGBA") and first_tile != [_swap_bytes(tile) for tile in first_tile]
 
 
 def select_low_bytes(image: Image) -> Image:
