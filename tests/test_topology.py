@@ -85,7 +85,16 @@ def test_same_layers_as_keras_applications(keras, name):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"blocks": ()}, {"blocks": (0,)}, {"stem": "none"}, {"compression": 0}, {"compression": 1.5}, {"classes": 0}],
+    [
+        {"blocks": ()},
+        {"blocks": (0,)},
+        {"stem": "none"},
+        {"compression": 0},
+        {"compression": 1.5},
+        {"classes": -1},
+        {"pooling": "min"},
+        {"channels": 2},
+    ],
 )
 def test_invalid_configuration(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

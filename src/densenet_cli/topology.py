@@ -3,6 +3,9 @@
 Huang et al., "Densely Connected Convolutional Networks", CVPR 2017 (https://arxiv.org/abs/1608.06993). The layer names
 are those of ``keras.applications.densenet``, so its checkpoints load by name.
 
+The head is the part after the last feature maps: a pooling, then dense layers, batch norms, and activations in any
+order. Its default is that of the paper: the global average, one dense layer, and softmax.
+
 ``build`` takes an op set. There are three: ``layers.ShapeOps`` computes shapes, parameters, and multiply-adds;
 ``engines.keras_ops.KerasOps`` builds a Keras model; ``engines.onnx_graph.OnnxOps`` builds an ONNX graph.
 """
@@ -23,20 +26,82 @@ BN_EPSILON = 1.001e-5
 
 
 class Stem(NamedTuple):
-    """The layers before the first dense block: a convolution, then optional batch norm with ReLU and max pooling."""
+    """The layers before the first dense block.
+
+    Attributes:
+        kernel: Size of the convolution's kernel.
+        stride: Stride of the (first) convolution.
+        norm: Whether batch norm and ReLU follow each convolution.
+        pool: Whether a 3x3 max pool of stride 2 follows.
+        deep: Three convolutions instead of one; the second and third have stride 1. He et al., "Bag of Tricks for Image
+            Classification", CVPR 2019.
+        blur: Pool with stride 1 and downsample with a binomial filter. Zhang, "Making Convolutional Networks
+            Shift-Invariant Again", ICML 2019.
+    """
 
     kernel: int
     stride: int
     norm: bool
     pool: bool
+    deep: bool = False
+    blur: bool = False
 
 
 STEMS: dict[str, Stem] = {
     "imagenet": Stem(kernel=7, stride=2, norm=True, pool=True),
     "small": Stem(kernel=3, stride=2, norm=False, pool=False),
     "cifar": Stem(kernel=3, stride=1, norm=False, pool=False),
+    "deep": Stem(kernel=3, stride=2, norm=True, pool=True, deep=True),
+    "deep-blur": Stem(kernel=3, stride=2, norm=True, pool=True, deep=True, blur=True),
 }
-"""Stems by name, for input sizes of about 224, 64, and 32 pixels."""
+"""Stems by name. The first three are for input sizes of about 224, 64, and 32 pixels. The deep ones are timm's."""
+
+POOLINGS = ("avg", "max", "flatten")
+"""How feature maps become a vector: their mean, their maximum, or all their values (by row, column, and channel)."""
+
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "softsign",
+    "tanh",
+    "sigmoid",
+)
+"""Activations of a head's hidden layers. The definitions are those of ``keras.activations`` with default arguments."""
+
+OUTPUT_ACTIVATIONS = ("softmax", "sigmoid")
+"""Functions from logits to probabilities: of classes that exclude each other, or of independent classes."""
+
+
+class HeadLayer(NamedTuple):
+    """A layer of a head.
+
+    Attributes:
+        kind: ``dense`` (with bias), ``batch_norm``, or one of ``ACTIVATIONS``.
+        units: The number of outputs of a dense layer (>= 1), else 0.
+        alpha: The slope of ``leaky_relu`` or the scale of ``elu`` for negative values, else 0.
+    """
+
+    kind: str
+    units: int = 0
+    alpha: float = 0.0
+
+
+class Resize(NamedTuple):
+    """A resizing to a square inside the network, without antialiasing, as ``keras.layers.Resizing`` does.
+
+    Attributes:
+        side: Side length in pixels (>= 1).
+        interpolation: ``bilinear`` or ``nearest``.
+    """
+
+    side: int
+    interpolation: str = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -49,8 +114,13 @@ class DenseNetConfig:
         stem: A key of ``STEMS``.
         stem_width: Feature maps of the stem (>= 1).
         compression: Fraction of the feature maps that a transition keeps, theta in the paper, in (0, 1].
-        classes: Number of classes (>= 1).
+        classes: Number of classes (>= 1), or 0 for a network without a head.
         input_size: Side length in pixels of the square input image (>= 1).
+        channels: 3 for RGB images, 1 for grayscale images.
+        pooling: One of ``POOLINGS``.
+        head: The layers after the pooling. The last dense layer has ``classes`` units. Empty for this layer alone.
+        activation: One of ``OUTPUT_ACTIVATIONS``.
+        resize: A resizing of the input, or None.
 
     Raises:
         ValueError: A value is outside its range.
@@ -63,30 +133,69 @@ class DenseNetConfig:
     compression: float = 0.5
     classes: int = 1000
     input_size: int = 224
+    channels: int = 3
+    pooling: str = "avg"
+    head: tuple[HeadLayer, ...] = ()
+    activation: str = "softmax"
+    resize: Resize | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 1:
             raise ValueError(f"blocks must be one or more integers >= 1, not {self.blocks}")
-        if self.stem not in STEMS:
-            raise ValueError(f"stem must be one of {', '.join(STEMS)}, not {self.stem!r}")
+        for name, choices in (("stem", tuple(STEMS)), ("pooling", POOLINGS), ("activation", OUTPUT_ACTIVATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if not 0 < self.compression <= 1:
             raise ValueError(f"compression must be in (0, 1], not {self.compression}")
-        for name in ("growth_rate", "stem_width", "classes", "input_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, low in (("growth_rate", 1), ("stem_width", 1), ("classes", 0), ("input_size", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {self.channels}")
+        self._check_head()
+
+    def _check_head(self) -> None:
+        units = [layer.units for layer in self.head if layer.kind == "dense"]
+        if self.head and (not units or units[-1] != self.classes or min(units) < 1):
+            raise ValueError(f"the last dense layer of the head must have {self.classes} units, not {units[-1:]}")
+        for layer in self.head:
+            if layer.kind not in ("dense", "batch_norm", *ACTIVATIONS):
+                raise ValueError(f"unknown head layer {layer.kind!r}")
+        if self.resize and (self.resize.side < 1 or self.resize.interpolation not in ("bilinear", "nearest")):
+            raise ValueError(f"invalid resize {self.resize}")
+
+    @property
+    def head_layers(self) -> dict[str, HeadLayer]:
+        """Layer name -> layer, in order. The last dense layer is ``predictions``, layer n of the others ``head_n``."""
+        layers = self.head or ((HeadLayer("dense", self.classes),) if self.classes else ())
+        last = max((n for n, layer in enumerate(layers) if layer.kind == "dense"), default=-1)
+        return {"predictions" if n == last else f"head_{n + 1}": layer for n, layer in enumerate(layers)}
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether the logits are one dense layer on the mean feature maps. Class activation maps are then exact."""
+        return self.pooling == "avg" and not self.head
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the classes are independent, so that an image can have several."""
+        return self.activation == "sigmoid"
 
     def with_classes(self, classes: int) -> DenseNetConfig:
-        """Return the configuration with another number of classes."""
-        return replace(self, classes=classes)
+        """Return the configuration with a new default head for another number of classes."""
+        return replace(self, classes=classes, pooling="avg", head=(), activation="softmax")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values for JSON."""
-        return {**asdict(self), "blocks": list(self.blocks)}
+        return {**asdict(self), "blocks": list(self.blocks), "head": [layer._asdict() for layer in self.head]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DenseNetConfig:
         """Restore the result of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for other values."""
-        return cls(**{**values, "blocks": tuple(int(n) for n in values["blocks"])})
+        blocks = tuple(int(n) for n in values["blocks"])
+        head = tuple(HeadLayer(**layer) for layer in values.get("head", ()))
+        resize = values.get("resize")
+        return cls(**{**values, "blocks": blocks, "head": head, "resize": Resize(*resize) if resize else None})
 
 
 class Ops(Protocol[T]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, Labels
-from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.topology import BN_EPSILON, DenseNetConfig, HeadLayer, Resize
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -31,6 +32,14 @@ class ModelMetadata:
         input_size: The best image side length in pixels, if it differs from the configuration's.
         training: The settings of the training run.
         accuracy: The accuracies that were measured.
+        activation: The function that turns the outputs into probabilities, ``softmax`` or ``sigmoid``.
+        mean: The mean of each channel, for pixels in [0, 1].
+        std: The standard deviation of each channel, for pixels in [0, 1].
+        interpolation: How images are resized: ``bilinear``, ``bicubic``, or ``nearest``.
+        crop_ratio: The fraction of the resized image's shorter side that ``crop`` mode keeps, in (0, 1].
+        test_input_size: A larger input size that the publisher measured.
+        test_crop_ratio: The crop ratio for ``test_input_size``.
+        notes: What the reader assumed or ignored, a sentence each.
     """
 
     labels: Labels | None = None
@@ -38,6 +47,14 @@ class ModelMetadata:
     input_size: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
+    activation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_ratio: float | None = None
+    test_input_size: int | None = None
+    test_crop_ratio: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values for JSON."""
@@ -48,7 +65,9 @@ class ModelMetadata:
     def from_dict(cls, values: dict[str, Any]) -> ModelMetadata:
         """Restore the result of ``to_dict``. Raises ``TypeError`` or ``ValueError`` for other values."""
         labels = values["labels"]
-        return cls(**{**values, "labels": None if labels is None else tuple(ClassLabel(*label) for label in labels)})
+        tuples = {name: tuple(values[name]) for name in ("mean", "std", "notes") if values.get(name) is not None}
+        labels = None if labels is None else tuple(ClassLabel(*label) for label in labels)
+        return cls(**{**values, **tuples, "labels": labels})
 
 
 class Checkpoint(NamedTuple):
@@ -94,6 +113,10 @@ class CheckpointContents(NamedTuple):
         config: The configuration that the file states, or None.
         metadata: What else the file states.
         bn_epsilon: The value that the network adds to the variances in the file.
+        bn_epsilons: Layer name -> its own value, for layers that differ from ``bn_epsilon``.
+        pooling: A key of ``topology.POOLINGS`` that the file states, or None.
+        head: The layers after the pooling, if the file states them, else None. Dropout is left out.
+        resize: The resizing that the network starts with, or None.
     """
 
     layers: StoredLayers
@@ -101,6 +124,10 @@ class CheckpointContents(NamedTuple):
     config: DenseNetConfig | None = None
     metadata: ModelMetadata = ModelMetadata()
     bn_epsilon: float = BN_EPSILON
+    bn_epsilons: Mapping[str, float] = MappingProxyType({})
+    pooling: str | None = None
+    head: tuple[HeadLayer, ...] | None = None
+    resize: Resize | None = None
 
 
 def damaged_file_error(error: Exception | str) -> CheckpointError:
