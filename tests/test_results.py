@@ -16,9 +16,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from densenet_cli.errors import UnreadableImageError
+from densenet_cli import labels
+from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.output.record_formats import CSV_COLUMNS, RECORD_FORMATS
-from densenet_cli.results import Failure, Prediction, Score
+from densenet_cli.results import Failure, Prediction, Score, Selection
 from densenet_cli.text import escape_name, shortest_float
 
 CAT = Prediction(
@@ -194,3 +195,36 @@ def test_import_is_fast() -> None:
     code = "import sys, densenet_cli.results; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "json", "csv", "base64", "click", "rich"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("is_multi_label", "top_k", "min_prob", "expected"),
+    [
+        (False, None, None, (5, 0.0)),
+        (False, 3, None, (3, 0.0)),
+        (False, None, 0.2, (5, 0.2)),
+        (True, None, None, (14, 0.5)),
+        (True, 3, None, (3, 0.0)),
+        (True, None, 0.2, (14, 0.2)),
+        (True, 3, 0.2, (3, 0.2)),
+        (True, None, 0, (14, 0)),
+    ],
+)
+def test_default_selection(is_multi_label, top_k, min_prob, expected):
+    assert Selection.resolve(14, is_multi_label, top_k, min_prob) == expected
+
+
+@pytest.mark.parametrize("values", [(0, None), (None, 1.1), (None, float("nan"))])
+def test_values_outside_their_range(values):
+    with pytest.raises(UsageError):
+        Selection.resolve(14, True, *values)
+
+
+def test_selected_scores():
+    probabilities = np.array([0.1, 0.9, 0.5, 0.9, 0.7], np.float32)
+    table = labels.placeholders(5)
+    positions = [score.index for score in Selection(4, 0.0).scores(probabilities, table)]
+    assert positions == [1, 3, 4, 2]
+    scores = Selection(5, 0.5).scores(probabilities, table)
+    assert [(score.rank, score.index) for score in scores] == [(1, 1), (2, 3), (3, 4), (4, 2)]
+    assert Selection(5, 0.95).scores(probabilities, table) == ()

@@ -18,7 +18,7 @@ from densenet_cli.images.preprocessing import Preprocessing, normalize
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.pipeline import Input, Result, available_cores, stream
-from densenet_cli.results import Embedding, Failure, Prediction, Score
+from densenet_cli.results import Embedding, Failure, Prediction, Selection
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
@@ -152,28 +152,31 @@ class Classifier:
         if self._finalizer:
             self._finalizer()
 
-    def predict(self, image: ImageInput, top_k: int = 5, min_prob: float = 0.0) -> Prediction:
+    def predict(self, image: ImageInput, top_k: int | None = None, min_prob: float | None = None) -> Prediction:
         """Classify one image.
 
         Args:
             image: A path or http(s) URL, also of a page such as ``file.tif[2]``; the bytes of an image file, a binary
                 file object, a PIL image, or a uint8 RGB array of shape (height, width, 3).
-            top_k: Maximum number of classes to return, at least 1.
-            min_prob: Leave out classes with a lower probability, in [0, 1].
+            top_k: Maximum number of classes to return, at least 1. Defaults to 5, or to all for a multi-label model.
+            min_prob: Leave out classes with a lower probability, in [0, 1]. Defaults to 0, or, for a multi-label model
+                without ``top_k``, to 0.5.
 
         Raises:
             ImageError: The image cannot be classified. The subclass says why.
         """
-        _check_selection(top_k, min_prob)
-        return self.prediction(self._process(image), top_k, min_prob)
+        selection = self.selection(top_k, min_prob)
+        return self.prediction(self._process(image), *selection)
 
-    def predict_many(self, images: Iterable[ImageInput], top_k: int = 5, min_prob: float = 0.0) -> Iterator[Prediction]:
+    def predict_many(
+        self, images: Iterable[ImageInput], top_k: int | None = None, min_prob: float | None = None
+    ) -> Iterator[Prediction]:
         """Classify any number of images lazily and in order, in constant memory.
 
         Args:
             images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
-            top_k: Maximum number of classes per image, at least 1.
-            min_prob: Leave out classes with a lower probability, in [0, 1].
+            top_k: Maximum number of classes per image; see ``predict``.
+            min_prob: Leave out classes with a lower probability; see ``predict``.
 
         Yields:
             A prediction per image, or page with ``pages="all"``. Its ``error`` is set if the image failed.
@@ -181,9 +184,9 @@ class Classifier:
         Raises:
             UsageError: A value is invalid, or ``images`` is a single image.
         """
-        _check_selection(top_k, min_prob)
+        selection = self.selection(top_k, min_prob)
         results = self.stream(self._sources(images))
-        return (self.prediction(result, top_k, min_prob) for result in results)
+        return (self.prediction(result, *selection) for result in results)
 
     def embed(self, image: ImageInput) -> Embedding:
         """Compute the feature vector of one image, for search and near-duplicates.
@@ -283,18 +286,16 @@ class Classifier:
         """
         return self._model.run(pixels, tuple(outputs))
 
-    def prediction(self, result: Result[S], top_k: int = 5, min_prob: float = 0.0) -> Prediction:
-        """Convert a result with ``probabilities`` to a ``Prediction``. See ``predict_many`` for the arguments."""
+    def selection(self, top_k: int | None = None, min_prob: float | None = None) -> Selection:
+        """Return the values of ``predict``'s arguments with their defaults. Raises ``UsageError`` for invalid ones."""
+        return Selection.resolve(len(self.labels), self.config.is_multi_label, top_k, min_prob)
+
+    def prediction(self, result: Result[S], top_k: int | None = None, min_prob: float | None = None) -> Prediction:
+        """Convert a result with ``probabilities`` to a ``Prediction``. See ``predict`` for the arguments."""
         if result.error:
             return Prediction(result.source.name, self.model, error=Failure.of(result.error))
-        probabilities = result.outputs["probabilities"]
-        best = (-probabilities).argsort(kind="stable")[:top_k]
-        scores = (
-            Score.of(self.labels[position], rank, probabilities[position])
-            for rank, position in enumerate(best, start=1)
-            if probabilities[position] >= min_prob
-        )
-        return Prediction(result.source.name, self.model, tuple(scores), notes=result.notes)
+        scores = self.selection(top_k, min_prob).scores(result.outputs["probabilities"], self.labels)
+        return Prediction(result.source.name, self.model, scores, notes=result.notes)
 
     def embedding(self, result: Result[S]) -> Embedding:
         """Convert a result with ``features`` to an ``Embedding``."""
@@ -311,7 +312,7 @@ class Classifier:
         """
         from densenet_cli.explain.cam import Explainer
 
-        _check_selection(top_k, 0)
+        self.selection(top_k)  # raises if the number is invalid
         return Explainer(self.model, self.labels, self.preprocessing, self._model.engine.head, top_k, classes)
 
     def _process(
@@ -336,10 +337,3 @@ class Classifier:
             raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
         loaded = self._decode(source, self.preprocessing, preview)
         return Input(normalize(loaded.pixels), loaded.preview, loaded.notes)
-
-
-def _check_selection(top_k: int, min_prob: float) -> None:
-    if top_k < 1:
-        raise UsageError(f"`top_k` must be at least 1, not {top_k}.")
-    if not 0 <= min_prob <= 1:
-        raise UsageError(f"`min_prob` must be between 0 and 1, not {min_prob}.")

@@ -6,14 +6,20 @@ Both forms are documented in ``docs/reference/output.md``. ``densenet_cli.text``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from densenet_cli.errors import UsageError
 from densenet_cli.text import csv_line, escape_name, json_line, shortest_float, source_fields, to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.errors import ImageError
-    from densenet_cli.labels import ClassLabel
+    from densenet_cli.labels import ClassLabel, Labels
+
+TOP_K = 5
+"""Classes per image by default, of a model whose classes exclude each other."""
+MIN_PROB = 0.5
+"""The probability from which an image has a class by default, of a multi-label model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,45 @@ class Score:
         }
 
 
+class Selection(NamedTuple):
+    """Which classes a prediction contains: the ``top_k`` most probable ones that reach ``min_prob``.
+
+    Attributes:
+        top_k: Maximum number of classes, at least 1.
+        min_prob: Minimum probability, in [0, 1].
+    """
+
+    top_k: int
+    min_prob: float
+
+    @classmethod
+    def resolve(cls, classes: int, is_multi_label: bool, top_k: int | None, min_prob: float | None) -> Self:
+        """Return the selection with defaults in place of None.
+
+        They are the 5 most probable classes. For a multi-label model, they are all classes with a probability of at
+        least 0.5, or the ``top_k`` most probable ones if it is given.
+
+        Raises:
+            UsageError: A value is outside its range.
+        """
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"`top_k` must be at least 1, not {top_k}.")
+        if min_prob is not None and not 0 <= min_prob <= 1:
+            raise UsageError(f"`min_prob` must be between 0 and 1, not {min_prob}.")
+        if min_prob is None:
+            min_prob = MIN_PROB if is_multi_label and top_k is None else 0.0
+        return cls(top_k or (classes if is_multi_label else TOP_K), min_prob)
+
+    def scores(self, probabilities: FloatArray, labels: Labels) -> tuple[Score, ...]:
+        """Return the scores of the selected classes, most probable first. Ties are broken by position."""
+        best = (-probabilities).argsort(kind="stable")[: self.top_k]
+        return tuple(
+            Score.of(labels[position], rank, probabilities[position])
+            for rank, position in enumerate(best, start=1)
+            if probabilities[position] >= self.min_prob
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The error of an image that could not be processed.
@@ -79,7 +124,8 @@ class Prediction:
     Attributes:
         source: Name of the image. Bytes that are not UTF-8 are surrogates, as from ``os.fsdecode``.
         model: Name of the model.
-        scores: The most probable class first; empty if no class reaches ``min_prob``, or with an error.
+        scores: The most probable class first; empty if no class reaches the minimum probability, or with
+            an error.
         error: None unless the image could not be classified.
         notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """

@@ -284,6 +284,45 @@ def open_demo(browser, tmp_path, **settings):
     browser.open(path, **settings)
 
 
+def open_findings(browser, tmp_path, threshold=0.5):
+    """Open a page of a multi-label model: four images with two, one, no, and no label from 50%."""
+    path = tmp_path / "findings.html"
+    rows = {"1": (0.9, 0.7), "2": (0.6, 0.4), "3": (0.3, 0.2), "4": ()}
+    with PredictionReport(path, "chest", {}, is_multi_label=True, threshold=threshold) as report:
+        for name, probabilities in rows.items():
+            labels = ("Edema", "Mass") if name == "1" else ("Mass", "Edema")
+            scores = (
+                Score(rank, rank, None, *score)
+                for rank, score in enumerate(zip(labels, probabilities, strict=False), start=1)
+            )
+            report.add(Prediction(f"{name}.jpg", "chest", tuple(scores)))
+    browser.open(path)
+
+
+def test_labels_of_a_multi_label_model(browser, tmp_path):
+    open_findings(browser, tmp_path)
+    assert names(browser) == ["1", "2", "3", "4"]
+    assert browser.visible_texts(".segmented span") == ["All 4", "Labeled 2", "Unlabeled 2", "Failed 0"]
+    options = "return [...document.querySelectorAll('#label option')].map(option => option.textContent)"
+    assert browser.run(options) == ["Any", "Mass (2)", "Edema (1)"]
+    assert browser.visible_texts("li.below span") == ["Edema", "Mass", "Edema"]
+    for selector, value, shown in (
+        ("#label", "Mass", ["1", "2"]),
+        ("#label", "Edema", ["1"]),
+        ("#threshold", "40", ["1", "2"]),
+        ("#threshold", "95", []),
+        ("#threshold", "50", ["1"]),
+        ("#label", "", ["1", "2", "3", "4"]),
+        ("[name=show][value=uncertain]", "", ["3", "4"]),
+        ("[name=show][value=confident]", "", ["1", "2"]),
+    ):
+        choose(browser, selector, value)
+        assert names(browser) == shown, (selector, value)
+    open_findings(browser, tmp_path, threshold=0.29)
+    assert browser.visible_texts("output") == ["29%"]
+    assert browser.visible_texts(".segmented span")[1:3] == ["Labeled 3", "Unlabeled 1"]
+
+
 def names(browser):
     return [name.rpartition("/")[2].removesuffix(".jpg") for name in browser.visible_texts("h2")]
 

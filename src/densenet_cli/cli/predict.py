@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.previews import Preview
     from densenet_cli.labels import Labels
     from densenet_cli.report.predictions import PredictionReport
-    from densenet_cli.results import Prediction
+    from densenet_cli.results import Prediction, Selection
 
 
 @command()
@@ -37,17 +37,14 @@ if TYPE_CHECKING:
     "-k",
     "--top-k",
     type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
     metavar="N",
-    help="Number of labels per image.",
+    help="Number of labels per image.  [default: 5, or all for a multi-label model]",
 )
 @option(
     "--min-prob",
     type=FloatRange(0, 1),
-    default=0.0,
     metavar="P",
-    help="Omit labels with a probability below P.",
+    help="Omit labels with a probability below P.  [default: 0, or 0.5 for a multi-label model without -k]",
 )
 @source_options
 @output_option(
@@ -75,8 +72,8 @@ if TYPE_CHECKING:
 @model_options()
 def predict(
     source: tuple[str, ...],
-    top_k: int,
-    min_prob: float,
+    top_k: int | None,
+    min_prob: float | None,
     files_from: str | None,
     null: bool,
     suffix: tuple[str, ...],
@@ -121,7 +118,8 @@ def predict(
         overwrite = overwrite and output is not None  # otherwise it applies to the page only
     check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     classifier = create_classifier(**model)
-    settings = _settings(classifier, model["engine"], top_k, min_prob) if output or html else {}
+    selection = classifier.selection(top_k, min_prob)
+    settings = _settings(classifier, model["engine"], selection) if output or html else {}
     page: PredictionReport | None = None
     preview: type[Preview] | None = None
     preview_limit: int | None = None
@@ -131,10 +129,19 @@ def predict(
     with ExitStack() as stack:
         if html:
             from densenet_cli.images.previews import Thumbnail
-            from densenet_cli.report.predictions import MAX_THUMBNAILS, PredictionReport
+            from densenet_cli.report.predictions import DEFAULT_THRESHOLD, MAX_THUMBNAILS, PredictionReport
 
             preview, preview_limit = Thumbnail, MAX_THUMBNAILS
-            page = stack.enter_context(PredictionReport(Path(html), classifier.model, settings))
+            is_multi_label = classifier.config.is_multi_label
+            page = stack.enter_context(
+                PredictionReport(
+                    Path(html),
+                    classifier.model,
+                    settings,
+                    is_multi_label=is_multi_label,
+                    threshold=(is_multi_label and selection.min_prob) or DEFAULT_THRESHOLD,
+                )
+            )
         if as_records:
             writer = stack.enter_context(
                 open_records(
@@ -147,12 +154,12 @@ def predict(
         else:
             from densenet_cli.cli.render import print_prediction
 
-            write = partial(print_prediction, stdout_console())
+            write = partial(print_prediction, stdout_console(), min_prob=selection.min_prob)
         notes = stack.enter_context(NoteCounter())
         progress = stack.enter_context(ProgressBar("count", hidden=not output and sys.stdout.isatty()))
         for result in classifier.stream(sources, preview=preview, preview_limit=preview_limit):
             notes.add(result.notes)
-            prediction = classifier.prediction(result, top_k, min_prob)
+            prediction = classifier.prediction(result, *selection)
             write(prediction)
             if page:
                 page.add(prediction, result.preview)
@@ -163,13 +170,12 @@ def predict(
     return 1 if failed else 0
 
 
-def _settings(classifier: Classifier, engine: str, top_k: int, min_prob: float) -> dict[str, Any]:
+def _settings(classifier: Classifier, engine: str, selection: Selection) -> dict[str, Any]:
     """Return the settings that results depend on. A file is resumed only with the same settings."""
     return {
         **model_settings(classifier, engine),
         "labels": _digest(classifier.labels),
-        "top_k": top_k,
-        "min_prob": min_prob,
+        **selection._asdict(),
     }
 
 

@@ -71,15 +71,17 @@ def heading(name: str, detail: str) -> Text:
     return text.append(f"  {printable(detail)}", style="dim")
 
 
-def print_prediction(console: Console, prediction: Prediction) -> None:
-    """Print the most probable classes of one image. A failed image has no table."""
+def print_prediction(console: Console, prediction: Prediction, min_prob: float) -> None:
+    """Print the most probable classes of one image, or that none reaches ``min_prob``. A failed image has no table."""
     if prediction.error:
         return
     console.print(heading(prediction.source, prediction.model))
     if not prediction.scores:
-        console.print("  No class reaches the minimum probability.", style="dim")
+        console.print(f"  No class has a probability of at least {min_prob:g}.", style="dim")
+        console.print()
         return
-    has_id, has_bar = console.width >= MIN_WIDTH_FOR_ID, console.width >= MIN_WIDTH_FOR_BAR
+    has_id = console.width >= MIN_WIDTH_FOR_ID and any(score.id for score in prediction.scores)
+    has_bar = console.width >= MIN_WIDTH_FOR_BAR
     columns = [number_column("#"), text_column("Label")]
     if has_id:
         columns.append(fixed_column("WordNet ID"))

@@ -6,6 +6,7 @@ use does not grow with the number of images, and a run that is killed leaves not
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 MAX_THUMBNAILS = 2000
 """Images after these have no thumbnail, which limits the size of the page."""
-UNCERTAIN_THRESHOLD = 0.5
-"""Initial setting of the page: images whose top probability is lower count as uncertain."""
+DEFAULT_THRESHOLD = 0.5
+"""Initial setting of the page's slider."""
 BLOCK_SIZE = 30
 """Images per list element; ``style.css`` and ``predictions.js`` use the same number."""
 ROWS_MARKER = "\0"
@@ -43,14 +44,28 @@ class PredictionReport:
         path: The file, already checked with ``page.check_page``.
         model: The name of the model.
         settings: Settings of the run to show (JSON types).
+        is_multi_label: Whether the model is one. The page then has a filter for any label of an image.
+        threshold: Initial setting of the slider, rounded down to percent. Images whose top probability is lower count
+            as uncertain. For a multi-label model, lower labels are dimmed, and images without others count as having no
+            label.
 
     Raises:
         UsageError: ``SOURCE_DATE_EPOCH`` is not a number.
         OutputError: The file cannot be written (on entry, on exit, or in ``add``).
     """
 
-    def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        settings: Mapping[str, Any],
+        *,
+        is_multi_label: bool = False,
+        threshold: float = DEFAULT_THRESHOLD,
+    ) -> None:
         self._path, self._model, self._settings = path, model, settings
+        self._is_multi_label = is_multi_label
+        self._threshold = math.floor(round(threshold * 100, 6)) / 100
         self._date = current_time()
         self._template = environment().get_template("image.html")
         self._images = self._uncertain = self._failed = 0
@@ -64,7 +79,7 @@ class PredictionReport:
         """Add the row of one image. ``preview`` is shown if it is a ``Thumbnail``."""
         self._images += 1
         probability = prediction.scores[0].probability if prediction.scores else 0.0
-        is_uncertain = prediction.error is None and probability < UNCERTAIN_THRESHOLD
+        is_uncertain = prediction.error is None and probability < self._threshold
         self._failed += prediction.error is not None
         self._uncertain += is_uncertain
         folder, _, name = prediction.source.rpartition("/")
@@ -76,6 +91,8 @@ class PredictionReport:
             prediction=prediction,
             probability=probability,
             is_uncertain=is_uncertain,
+            is_multi_label=self._is_multi_label,
+            threshold=self._threshold,
             thumbnail=preview.jpeg if isinstance(preview, Thumbnail) else None,
         )
         with output_errors(self._path):
@@ -96,7 +113,8 @@ class PredictionReport:
             images=self._images,
             uncertain=self._uncertain,
             failed=self._failed,
-            threshold=UNCERTAIN_THRESHOLD,
+            is_multi_label=self._is_multi_label,
+            threshold=self._threshold,
             max_thumbnails=MAX_THUMBNAILS,
             is_interrupted=is_interrupted,
             rows=Markup(ROWS_MARKER),

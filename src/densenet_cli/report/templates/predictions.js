@@ -8,15 +8,22 @@ document.addEventListener("DOMContentLoaded", () => {
   /* Read each row of the page once. The page is the only data source. */
   const rows = Array.from(list.querySelectorAll(".image"), (element, index) => {
     const name = element.querySelector("h2").textContent.trim();
-    const labels = Array.from(element.querySelectorAll("li > span"), (span) => span.textContent);
+    const items = Array.from(element.querySelectorAll("li"));
+    const labels = items.map((item) => item.querySelector("span").textContent);
     const failed = element.classList.contains("failed");
     return {
       element, index, name, failed,
-      label: labels[0],
+      items, labels,
       text: [name, ...labels].join("\n").toLowerCase(),
       probability: failed ? NaN : Number(element.dataset.probability),
     };
   });
+
+  /* The labels to filter by: the top label, or, of a multi-label model, all labels from the threshold. */
+  const multiLabel = "multiLabel" in list.dataset;
+  const labelsOf = (row, minProbability) => (multiLabel
+    ? row.labels.filter((_, index) => Number(row.items[index].dataset.probability) >= minProbability)
+    : row.labels.slice(0, 1));
 
   /* Failed images have no probability and come last. */
   const COMPARATORS = {
@@ -28,7 +35,10 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const fillLabelMenu = () => {
     const counts = new Map();
-    for (const row of rows) if (row.label !== undefined) counts.set(row.label, (counts.get(row.label) || 0) + 1);
+    for (const row of rows) {
+      for (const name of labelsOf(row, 0)) counts.set(name, counts.get(name) || 0);
+      for (const name of labelsOf(row, threshold.defaultValue / 100)) counts.set(name, counts.get(name) + 1);
+    }
     const sorted = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
     for (const [name, count] of sorted) label.append(new Option(`${name} (${formatCount(count)})`, name));
   };
@@ -58,8 +68,12 @@ document.addEventListener("DOMContentLoaded", () => {
     const matches = rows.filter((row) => {
       const status = row.failed ? "failed" : row.probability < minProbability ? "uncertain" : "confident";
       counts[status] += 1;
-      row.element.classList.toggle("uncertain", status === "uncertain");
-      return (show === "all" || show === status) && (!label.value || row.label === label.value)
+      row.element.classList.toggle(multiLabel ? "unlabeled" : "uncertain", status === "uncertain");
+      if (multiLabel) {
+        for (const item of row.items) item.classList.toggle("below", Number(item.dataset.probability) < minProbability);
+      }
+      return (show === "all" || show === status)
+        && (!label.value || labelsOf(row, minProbability).includes(label.value))
         && words.every((word) => row.text.includes(word));
     });
     display(matches.sort(COMPARATORS[order.value]));
