@@ -9,7 +9,8 @@ import time
 import pytest
 
 from densenet_cli.errors import DownloadFailedError
-from densenet_cli.http import Timeouts, fetch, redact, shorten
+from densenet_cli.http import Timeouts, fetch
+from densenet_cli.transfer_errors import redact, shorten
 from tests.support import servers
 from tests.support.servers import FaultyServer
 

@@ -2,25 +2,28 @@
 
 ``requests`` does the transfer and is imported when the first URL is opened. This module adds a limit for the time of
 the whole transfer, redirects whose bodies are not read and which lead only to http and https, and short error messages.
+A token is sent to the host of the URL only, never to one that it redirects to.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from densenet_cli.errors import DownloadFailedError
 from densenet_cli.text import to_printable
+from densenet_cli.transfer_errors import TransferError, describe_status, transfer_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CHUNK_SIZE = 64 * 1024
 MAX_REDIRECTS = 10
-MAX_SHOWN_LENGTH = 300
 HEADERS = {"User-Agent": "densenet-cli", "Accept-Encoding": "identity"}
 """No compression, so that a byte range is a range of the file. Servers that compress anyway are understood."""
 
@@ -52,20 +55,6 @@ class Body:
     chunks: Iterator[bytes]
 
 
-class TransferError(Exception):
-    """A transfer failed. Internal: callers convert it to an exception of ``errors``.
-
-    The message is a clause without the URL and without credentials, such as "the server returned 404 Not Found".
-
-    Attributes:
-        transient: Whether the same request may succeed if it is repeated.
-    """
-
-    def __init__(self, message: str, *, transient: bool = False) -> None:
-        super().__init__(message)
-        self.transient = transient
-
-
 def fetch(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts()) -> bytes:
     """Return the body of an http or https URL.
 
@@ -73,55 +62,66 @@ def fetch(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts()) -> bytes
         DownloadFailedError: The transfer fails or the body has more than ``max_bytes`` bytes.
     """
     try:
-        with open_url(url, timeouts=timeouts) as body:
-            data = bytearray()
-            if body.total is not None and body.total > max_bytes:
-                raise TransferError(f"the file has {body.total:,} bytes; the limit is {max_bytes:,}")
-            for chunk in body.chunks:
-                data += chunk
-                if len(data) > max_bytes:
-                    raise TransferError(f"the file has more than {max_bytes:,} bytes, which is the limit")
-            return bytes(data)
+        return read_body(url, max_bytes=max_bytes, timeouts=timeouts)
     except TransferError as error:
         message = str(error)
         raise DownloadFailedError(f"{message[0].upper()}{message[1:]}.") from error
 
 
+def read_body(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts(), token: str | None = None) -> bytes:
+    """Return the body of an http or https URL. Raises ``TransferError``. See ``fetch`` and ``open_url``."""
+    with open_url(url, timeouts=timeouts, token=token) as body:
+        data = bytearray()
+        if body.total is not None and body.total > max_bytes:
+            raise TransferError(f"the file has {body.total:,} bytes; the limit is {max_bytes:,}")
+        for chunk in body.chunks:
+            data += chunk
+            if len(data) > max_bytes:
+                raise TransferError(f"the file has more than {max_bytes:,} bytes, which is the limit")
+        return bytes(data)
+
+
 @contextmanager
-def open_url(url: str, *, start: int = 0, timeouts: Timeouts = Timeouts()) -> Iterator[Body]:
+def open_url(url: str, *, start: int = 0, timeouts: Timeouts = Timeouts(), token: str | None = None) -> Iterator[Body]:
     """Request an http or https URL and follow redirects.
 
     Args:
         url: The URL. It may contain credentials.
         start: Offset of the first byte to request. A server may ignore it; ``Body.start`` is what it sends.
         timeouts: The time limits.
+        token: A bearer token for the host of ``url``.
 
     Raises:
         TransferError: There is no successful response.
     """
     with Deadline(timeouts.total) as deadline, _session(deadline) as session:
         with _convert_errors(timeouts, deadline):
-            response = _request(session, url, start, timeouts)
+            response = _request(session, "GET", url, start, timeouts, token)
         try:
             yield _body(response, timeouts, deadline)
         finally:
             response.close()
 
 
-def redact(url: str) -> str:
-    """Return a URL without credentials, with unprintable characters escaped."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError if part of a password with a slash was parsed as the port
-        redacted = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    except ValueError:
-        redacted = url.rpartition("@")[2]
-    return to_printable(redacted)
+def read_headers(
+    url: str, *, stop_at: str, timeouts: Timeouts = Timeouts(), token: str | None = None
+) -> Mapping[str, str]:
+    """Return the headers of an http or https URL without its body. Their names are case-insensitive.
 
+    Args:
+        url: The URL.
+        stop_at: The name of a header. A redirect that has it is not followed.
+        timeouts: The time limits.
+        token: A bearer token for the host of ``url``.
 
-def shorten(text: str) -> str:
-    """Truncate text for a message to ``MAX_SHOWN_LENGTH`` characters."""
-    return text if len(text) <= MAX_SHOWN_LENGTH else f"{text[: MAX_SHOWN_LENGTH - 3]}..."
+    Raises:
+        TransferError: There is no successful response.
+    """
+    with Deadline(timeouts.total) as deadline, _session(deadline) as session, _convert_errors(timeouts, deadline):
+        response = _request(session, "HEAD", url, 0, timeouts, token, stop_at)
+        response.close()
+        headers: Mapping[str, str] = response.headers
+        return headers
 
 
 class Deadline:
@@ -210,14 +210,29 @@ def _session(deadline: Deadline) -> Any:
     return session
 
 
-def _request(session: Any, url: str, start: int, timeouts: Timeouts) -> Any:
-    """Return the first response that is not a redirect: status 200, or 206 with the requested range."""
+def _request(
+    session: Any, method: str, url: str, start: int, timeouts: Timeouts, token: str | None, stop_at: str = ""
+) -> Any:
+    """Return the first response with status 200, 206 with the requested range, or a redirect with header ``stop_at``.
+
+    The token is dropped for good by the first redirect to another scheme, host, or port.
+    """
+    origin = _origin(url)
     for _ in range(MAX_REDIRECTS + 1):
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https"):
             raise TransferError(f"the URL scheme '{to_printable(scheme)[:20]}' is not supported; use http or https")
+        if _origin(url) != origin:
+            token = None
         headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
-        response = session.get(url, headers=headers, stream=True, timeout=(timeouts.connect, timeouts.read))
+        response = session.request(
+            method,
+            url,
+            headers=headers,
+            auth=_authorize(token) if token else None,
+            stream=True,
+            timeout=(timeouts.connect, timeouts.read),
+        )
         status = response.status_code
         if status == 200 or (status == 206 and _range_start(response) == start):
             return response
@@ -225,11 +240,35 @@ def _request(session: Any, url: str, start: int, timeouts: Timeouts) -> Any:
         if status in (206, 416) and start:
             # The file has changed, or the server sent another range. Request the whole file.
             start = 0
+        elif status in _REDIRECT_STATUSES and stop_at in response.headers:
+            return response
         elif status in _REDIRECT_STATUSES and response.headers.get("Location"):
             url = urljoin(url, response.headers["Location"])
         else:
-            raise TransferError(f"the server returned {_status(status)}", transient=status in _TRANSIENT_STATUSES)
+            raise TransferError(
+                f"the server returned {describe_status(status)}",
+                transient=status in _TRANSIENT_STATUSES,
+                status=status,
+                code=response.headers.get("X-Error-Code", ""),
+            )
     raise TransferError(f"the server redirected more than {MAX_REDIRECTS} times")
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Return the scheme, host, and port of a URL."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(scheme)
+
+
+def _authorize(token: str) -> Callable[[Any], Any]:
+    """Return a function that adds a bearer token to a request. Unlike a header, it takes precedence over ``.netrc``."""
+
+    def authorize(request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return authorize
 
 
 def _body(response: Any, timeouts: Timeouts, deadline: Deadline) -> Body:
@@ -264,13 +303,6 @@ def _parse_size(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
-def _status(code: int) -> str:
-    """Return the status code and its standard phrase. The server's own phrase is not safe to print."""
-    with suppress(ValueError):
-        return f"{code} {HTTPStatus(code).phrase}"
-    return str(code)
-
-
 @contextmanager
 def _convert_errors(timeouts: Timeouts, deadline: Deadline) -> Iterator[None]:
     """Convert the exceptions of requests, urllib3, http.client, and socket to ``TransferError``."""
@@ -283,55 +315,4 @@ def _convert_errors(timeouts: Timeouts, deadline: Deadline) -> Iterator[None]:
         yield
     except (requests.RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
         deadline.check()
-        raise _transfer_error(error, timeouts) from error
-
-
-def _transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
-    """Describe an error by the types in its chain, because the messages contain URLs and proxy passwords."""
-    from http.client import BadStatusLine
-
-    import requests
-    from urllib3 import exceptions as urllib3
-
-    causes = list(_causes(error))
-
-    def has(*types: type[BaseException]) -> bool:
-        return any(isinstance(cause, types) for cause in causes)
-
-    if has(requests.exceptions.ProxyError, urllib3.ProxyError, requests.exceptions.InvalidProxyURL):
-        return TransferError("cannot connect to the proxy that the environment specifies")
-    if has(requests.exceptions.ConnectTimeout):
-        return TransferError(f"cannot connect within {timeouts.connect:g} s")
-    if has(requests.exceptions.ReadTimeout, urllib3.ReadTimeoutError, TimeoutError):
-        return TransferError(f"the server sent no data for {timeouts.read:g} s", transient=True)
-    if has(socket.gaierror):
-        return TransferError("cannot resolve the host name; check the network connection")
-    if has(requests.exceptions.SSLError):
-        problem = next((str(cause.verify_message) for cause in causes if hasattr(cause, "verify_message")), "")
-        return TransferError("the TLS connection failed" + (f": {shorten(to_printable(problem))}" if problem else ""))
-    if has(ConnectionRefusedError):
-        return TransferError("the server refused the connection")
-    if has(requests.exceptions.ContentDecodingError, urllib3.DecodeError):
-        return TransferError("the server sent damaged compressed data")
-    if has(BadStatusLine) and not has(ConnectionError):
-        return TransferError("the response is not valid HTTP")
-    if has(requests.exceptions.ChunkedEncodingError, urllib3.ProtocolError, ConnectionError):
-        return TransferError("the server closed the connection early", transient=True)
-    os_error = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
-    if os_error:
-        return TransferError(shorten(to_printable(str(os_error.strerror)).lower()))
-    if has(ValueError):
-        return TransferError("the URL is invalid")
-    return TransferError("cannot connect to the server")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and everything that it was raised from or wraps."""
-    seen: set[int] = set()
-    queue: list[object] = [error]
-    while queue:
-        cause = queue.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+        raise transfer_error(error, timeouts) from error

@@ -30,10 +30,10 @@ def path():
 def no_hashing(monkeypatch):
     """Fail the test if it computes a checksum."""
 
-    def compute_md5(path):
+    def compute_checksum(path, algorithm):
         raise AssertionError(f"{path} was hashed")
 
-    monkeypatch.setattr(file_identity, "compute_md5", compute_md5)
+    monkeypatch.setattr(file_identity, "compute_checksum", compute_checksum)
 
 
 def error_message(**options) -> str:
@@ -60,7 +60,7 @@ def test_file_downloaded_by_keras_is_used_and_hashed_once(path, monkeypatch):
     assert store.status(TINY).state == "unchecked"
     assert store.get_file(TINY, offline=True) == path
     assert store.status(TINY).state == "ready"
-    monkeypatch.setattr(file_identity, "compute_md5", None)
+    monkeypatch.setattr(file_identity, "compute_checksum", None)
     assert store.get_file(TINY, offline=True) == path
 
 
@@ -120,7 +120,7 @@ def test_verify_ignores_the_cached_checksum(path):
     path.write_bytes(DATA)
     assert store.verify(TINY).state == "ready"
     # A wrong record for this file, as after a disk error.
-    file_identity.cache_md5(FileIdentity.of(path), "0" * 32)
+    file_identity.cache_checksum(FileIdentity.of(path), "0" * 32)
     assert store.status(TINY).state == "wrong"
     status = store.verify(TINY)
     assert (status.state, status.md5, status.size) == ("ready", MD5, len(DATA))

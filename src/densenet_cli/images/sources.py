@@ -254,7 +254,7 @@ def _from_page_name(name: str) -> Source | None:
 
 
 def _from_url(url: str) -> Source:
-    from densenet_cli.http import redact
+    from densenet_cli.transfer_errors import redact
 
     if "?" not in url and (parts := split_page(url)):
         return Source(f"{redact(parts[0])}[{parts[1]}]", parts[0], "url", page=parts[1])

@@ -1,26 +1,28 @@
-"""Resumable download of one published file.
+"""Resumable download of one file with a known checksum.
 
-The published MD5 identifies the content, so any server and any later process can continue a partial file, and no ETag
-is needed. If the partial file belongs to something else, the MD5 shows it and the download restarts once.
+The checksum identifies the content, so any server and any later process can continue a partial file, and no ETag is
+compared. If the partial file belongs to something else, the checksum shows it and the download restarts once.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, TransferError, open_url
+from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, open_url
 from densenet_cli.output import atomic
-from densenet_cli.weights.file_identity import hash_md5
+from densenet_cli.transfer_errors import TransferError
+from densenet_cli.weights.file_identity import hash_file
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
-    from densenet_cli.variants import WeightsFile
+
+T = TypeVar("T")
 
 TIMEOUTS = Timeouts(connect=10, read=30, total=None)
 
@@ -35,26 +37,59 @@ MAX_SIZE = 1 << 32
 """Bytes. Stops an endless response; every DenseNet checkpoint is much smaller."""
 
 
-def download_file(url: str, partial: Path, expected: WeightsFile, progress: DownloadProgress | None) -> None:
+class ExpectedFile(NamedTuple):
+    """A file to download.
+
+    Attributes:
+        name: The name that progress is reported with.
+        checksum: The checksum in hexadecimal digits.
+        algorithm: A key of ``file_identity.CHECKSUM_LENGTHS``.
+        size: The size in bytes, or None if it is unknown.
+    """
+
+    name: str
+    checksum: str
+    algorithm: str
+    size: int | None = None
+
+
+def retry(request: Callable[[], T]) -> T:
+    """Return the result of a request, which is repeated after transient errors. Raises ``TransferError``."""
+    for delay in RETRY_DELAYS:
+        try:
+            return request()
+        except TransferError as error:
+            if not error.transient:
+                raise
+            time.sleep(delay)
+    return request()
+
+
+def download_file(
+    url: str, partial: Path, expected: ExpectedFile, progress: DownloadProgress | None, token: str | None = None
+) -> None:
     """Complete the file ``partial`` from ``url``.
 
     Args:
         url: An http, https, or file URL.
         partial: The partial file, which need not exist. It is kept if the transfer stops, and deleted if it is complete
-            but has the wrong MD5.
+            but has the wrong checksum.
         expected: The complete file.
         progress: Called after each chunk.
+        token: A bearer token for the host of ``url``.
 
     Raises:
         TransferError: The URL does not provide the file.
         OSError: If ``partial`` cannot be written.
     """
+    if expected.size is not None and _size(partial) > expected.size:
+        partial.unlink()
     delays = iter(RETRY_DELAYS)
     restarted = False
     while not _is_complete(partial, expected):
         size_before = _size(partial)
         try:
-            _continue(url, partial, expected.name, progress)
+            _continue(url, partial, expected, progress, token)
         except TransferError as error:
             if _size(partial) - size_before >= MIN_PROGRESS:
                 delays = iter(RETRY_DELAYS)
@@ -66,11 +101,17 @@ def download_file(url: str, partial: Path, expected: WeightsFile, progress: Down
             time.sleep(delay)
             continue
         if not _is_complete(partial, expected):
-            content = f"{_size(partial):,} bytes with MD5 {hash_md5(partial)}, expected {expected.md5}"
+            checksum = hash_file(partial, expected.algorithm)
+            content = f"{_size(partial):,} bytes with {describe_checksum(expected.algorithm, checksum)}"
             partial.unlink()
             if restarted or not size_before:
-                raise TransferError(f"the server sent a different file ({content})")
+                raise TransferError(f"the server sent a different file ({content}, expected {expected.checksum})")
             restarted = True
+
+
+def describe_checksum(algorithm: str, checksum: str) -> str:
+    """Return a checksum with the usual name of its algorithm."""
+    return f"{ {'md5': 'MD5', 'sha256': 'SHA-256', 'git-sha1': 'Git blob ID'}[algorithm] } {checksum}"
 
 
 def _size(path: Path) -> int:
@@ -80,18 +121,21 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _continue(url: str, partial: Path, name: str, progress: DownloadProgress | None) -> None:
+def _continue(
+    url: str, partial: Path, expected: ExpectedFile, progress: DownloadProgress | None, token: str | None
+) -> None:
     """Append to ``partial``. If the server ignores the range, overwrite it without truncating it before the end."""
-    with _open(url, _size(partial)) as body, _open_partial(partial) as file:
+    max_size = MAX_SIZE if expected.size is None else expected.size
+    with _open(url, _size(partial), token) as body, _open_partial(partial) as file:
         file.seek(body.start)
         done = body.start
         for chunk in body.chunks:
             file.write(chunk)
             done += len(chunk)
             if progress:
-                progress(name, done, body.total)
-            if done > MAX_SIZE:
-                raise TransferError(f"the file has more than {MAX_SIZE:,} bytes")
+                progress(expected.name, done, body.total if expected.size is None else expected.size)
+            if done > max_size:
+                raise TransferError(f"the file has more than {max_size:,} bytes")
         file.truncate()
         file.flush()
         atomic.sync(file.fileno())
@@ -103,9 +147,9 @@ def _open_partial(partial: Path) -> IO[bytes]:
 
 
 @contextmanager
-def _open(url: str, start: int) -> Iterator[Body]:
+def _open(url: str, start: int, token: str | None) -> Iterator[Body]:
     if not url.lower().startswith("file:"):
-        with open_url(url, start=start, timeouts=TIMEOUTS) as body:
+        with open_url(url, start=start, timeouts=TIMEOUTS, token=token) as body:
             yield body
         return
     from urllib.request import url2pathname
@@ -136,6 +180,9 @@ def _read_errors() -> Iterator[None]:
         raise TransferError(f"cannot read the file: {error.strerror}") from error
 
 
-def _is_complete(partial: Path, expected: WeightsFile) -> bool:
+def _is_complete(partial: Path, expected: ExpectedFile) -> bool:
     # Read back from the disk instead of computed during the transfer, because this is the check that decides.
-    return _size(partial) > 0 and hash_md5(partial) == expected.md5
+    size = _size(partial)
+    if expected.size is None:
+        return size > 0 and hash_file(partial, expected.algorithm) == expected.checksum
+    return size == expected.size and partial.exists() and hash_file(partial, expected.algorithm) == expected.checksum

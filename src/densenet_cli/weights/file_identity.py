@@ -3,13 +3,14 @@
 An identity describes a file without reading it. Writing to the file, moving it, or replacing it changes the identity.
 
 The cache is the folder ``cache_dir()/verified``. It contains one small file per checksum, named after the key of the
-identity, with the MD5 in the first line and the path in the second. A record never becomes wrong, only unused. If the
-cache cannot be written, each process computes the checksum again.
+identity and the algorithm, with the checksum in the first line and the path in the second. A record never becomes
+wrong, only unused. If the cache cannot be written, each process computes the checksum again.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ try:
     from _blake2 import blake2b
 except ImportError:  # pragma: no cover - an interpreter built without it
     from hashlib import blake2b
+
+
+CHECKSUM_LENGTHS = {"md5": 32, "sha256": 64, "git-sha1": 40}
+"""Algorithm -> number of hexadecimal digits."""
 
 
 def digest(data: bytes) -> str:
@@ -72,49 +77,77 @@ def checksums_dir() -> Path:
     return cache_dir() / "verified"
 
 
-def cached_md5(path: Path) -> str | None:
-    """Return the cached MD5 of a file, 32 hexadecimal digits, or None. Raises ``OSError`` if the file is missing."""
-    record = checksums_dir() / FileIdentity.of(path).key()
+def cached_checksum(path: Path, algorithm: str = "md5") -> str | None:
+    """Return the cached checksum of a file in hexadecimal digits, or None. Raises ``OSError`` if the file is missing.
+
+    Args:
+        path: The path of the file.
+        algorithm: A key of ``CHECKSUM_LENGTHS``.
+    """
+    record = _record(FileIdentity.of(path), algorithm)
     try:
-        md5 = record.read_bytes().partition(b"\n")[0]
+        checksum = record.read_bytes().partition(b"\n")[0]
     except OSError:
         return None
-    return md5.decode() if len(md5) == 32 and md5.isalnum() and md5.isascii() else None
+    is_valid = len(checksum) == CHECKSUM_LENGTHS[algorithm] and checksum.isalnum() and checksum.isascii()
+    return checksum.decode() if is_valid else None
 
 
-def cache_md5(identity: FileIdentity, md5: str) -> None:
-    """Add an MD5 to the cache. Do nothing if the cache cannot be written."""
-    record = checksums_dir() / identity.key()
+def cache_checksum(identity: FileIdentity, checksum: str, algorithm: str = "md5") -> None:
+    """Add a checksum to the cache. Do nothing if the cache cannot be written."""
+    record = _record(identity, algorithm)
     temporary = record.with_name(f"{record.name}.{os.getpid()}.tmp")
     with suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(md5.encode() + b"\n" + os.fsencode(identity.path) + b"\n")
+            temporary.write_bytes(checksum.encode() + b"\n" + os.fsencode(identity.path) + b"\n")
             temporary.replace(record)
         except OSError:
             temporary.unlink(missing_ok=True)
 
 
-def hash_md5(path: Path) -> str:
-    """Read a file and return its MD5. Raises ``OSError``."""
+def _record(identity: FileIdentity, algorithm: str) -> Path:
+    return checksums_dir() / (identity.key() if algorithm == "md5" else f"{identity.key()}-{algorithm}")
+
+
+def hash_file(path: Path, algorithm: str = "md5") -> str:
+    """Read a file and return its checksum. Raises ``OSError``."""
     import hashlib
 
+    def start() -> Any:
+        if algorithm == "git-sha1":  # what Git names a file by: the SHA-1 of a header and the contents
+            return hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        return hashlib.new(algorithm, usedforsecurity=False)
+
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, start).hexdigest()
 
 
-def compute_md5(path: Path) -> str:
-    """Read a file and compute and cache its MD5. 80 MB take 0.1 s. Raises ``OSError``."""
+def compute_checksum(path: Path, algorithm: str = "md5") -> str:
+    """Read a file and compute and cache its checksum. 80 MB take 0.1 s. Raises ``OSError``."""
     before = FileIdentity.of(path)
-    md5 = hash_md5(path)
+    checksum = hash_file(path, algorithm)
     if FileIdentity.of(path) == before:
-        cache_md5(before, md5)
-    return md5
+        cache_checksum(before, checksum, algorithm)
+    return checksum
+
+
+def file_checksum(path: Path, algorithm: str = "md5") -> str:
+    """Return the checksum of a file, from the cache if possible. Raises ``OSError``."""
+    return cached_checksum(path, algorithm) or compute_checksum(path, algorithm)
 
 
 def file_md5(path: Path) -> str:
     """Return the MD5 of a file, from the cache if possible. Raises ``OSError``."""
-    return cached_md5(path) or compute_md5(path)
+    return file_checksum(path)
+
+
+def list_checked_files() -> Iterator[str]:
+    """Yield the paths of the files whose checksums are cached. They may not exist anymore."""
+    with suppress(OSError):
+        for record in sorted(checksums_dir().iterdir()):
+            with suppress(OSError):
+                yield _path(record)
 
 
 def prune_checksums() -> None:
@@ -128,7 +161,10 @@ def prune_checksums() -> None:
 
 def _is_current(record: Path) -> bool:
     try:
-        path = os.fsdecode(record.read_bytes().partition(b"\n")[2].removesuffix(b"\n"))
-        return FileIdentity.of(path).key() == record.name
+        return FileIdentity.of(_path(record)).key() == record.name.partition("-")[0]
     except (OSError, ValueError):
         return False
+
+
+def _path(record: Path) -> str:
+    return os.fsdecode(record.read_bytes().partition(b"\n")[2].removesuffix(b"\n"))

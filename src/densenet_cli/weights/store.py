@@ -77,7 +77,7 @@ def get_file(
     """
     if variant.packaged:
         return DATA_DIR / variant.packaged
-    current = _status(variant, file_identity.file_md5)
+    current = _status(variant, file_identity.file_checksum)
     if current.state == "wrong":
         raise wrong_file_error(current)
     if current.state == "ready":
@@ -120,10 +120,10 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Checked before locking, because the lock file cannot be created in a read-only folder.
-        if not force and _status(variant, file_identity.file_md5).state == "ready":
+        if not force and _status(variant, file_identity.file_checksum).state == "ready":
             return path
         with locked(path.with_name(f".{path.name}.lock"), on_wait=report_progress):
-            current = _status(variant, file_identity.file_md5)
+            current = _status(variant, file_identity.file_checksum)
             if current.state == "ready" and not force:
                 return path
             if current.state == "wrong" and not force:
@@ -133,7 +133,7 @@ def download(
                 path.replace(path.with_name(f"{path.name}.{current.md5}.old"))
             _partial_path(path).replace(path)
             sync_path(path.parent)
-            file_identity.cache_md5(FileIdentity.of(path), file.md5)
+            file_identity.cache_checksum(FileIdentity.of(path), file.md5)
             return path
     except OSError as error:
         raise _write_error(path, error) from error
@@ -141,12 +141,12 @@ def download(
 
 def status(variant: Variant) -> Status:
     """Return the state of a variant's weights without reading the file. Raises ``WeightsUnavailableError``."""
-    return _status(variant, file_identity.cached_md5)
+    return _status(variant, file_identity.cached_checksum)
 
 
 def verify(variant: Variant) -> Status:
     """Return the state of a variant's weights with a newly computed MD5. Raises ``WeightsUnavailableError``."""
-    return _status(variant, file_identity.compute_md5)
+    return _status(variant, file_identity.compute_checksum)
 
 
 def _status(variant: Variant, get_md5: Callable[[Path], str | None]) -> Status:
@@ -185,15 +185,16 @@ def _published_file(variant: Variant) -> WeightsFile:
 
 def _download_partial(current: Status, urls: tuple[str, ...], progress: DownloadProgress | None) -> None:
     """Complete the partial file from the first base URL that provides it."""
-    from densenet_cli.http import TransferError, redact, shorten
-    from densenet_cli.weights.download import download_file
+    from densenet_cli.transfer_errors import TransferError, redact, shorten
+    from densenet_cli.weights.download import ExpectedFile, download_file
 
     file = _published_file(current.variant)
+    expected = ExpectedFile(file.name, file.md5, "md5")
     errors: dict[str, str] = {}
     for base_url in urls:
         url = f"{base_url.rstrip('/')}/{file.name}"
         try:
-            return download_file(url, _partial_path(current.path), file, progress)
+            return download_file(url, _partial_path(current.path), expected, progress)
         except TransferError as error:
             errors[shorten(redact(url))] = str(error)
     attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in errors.items())
