@@ -39,13 +39,14 @@ done("Create the session, map the weights")
 from PIL import Image, JpegImagePlugin  # noqa: E402, F401
 
 done("Import Pillow")
-from densenet_cli.images import decoding, preprocessing, sources  # noqa: E402
+from densenet_cli.images import decoding, sources  # noqa: E402
+from densenet_cli.images.normalization import normalize  # noqa: E402
 from densenet_cli.pipeline import Result  # noqa: E402
 
 source = sources.from_object(image)
 pixels = decoding.load(source, classifier.preprocessing).pixels
 done("Decode and resize")
-batch = preprocessing.normalize(pixels)
+batch = normalize(pixels)
 done("Normalize")
 outputs = classifier.run(batch)
 done("Run the network")

@@ -14,7 +14,8 @@ from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.errors import DownloadFailedError, UsageError
 from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT, decoding, sources
 from densenet_cli.images.memory import DecodeBudget
-from densenet_cli.images.preprocessing import Preprocessing, normalize
+from densenet_cli.images.normalization import normalize
+from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.pipeline import Input, Result, available_cores, stream
@@ -335,5 +336,6 @@ class Classifier:
     def _load(self, source: Source, preview: type[Preview] | None) -> Input:
         if self._offline and source.kind == "url":
             raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
-        loaded = self._decode(source, self.preprocessing, preview)
-        return Input(normalize(loaded.pixels), loaded.preview, loaded.notes)
+        preprocessing = self.preprocessing
+        loaded = self._decode(source, preprocessing, preview)
+        return Input(normalize(loaded.pixels, preprocessing.mean, preprocessing.std), loaded.preview, loaded.notes)

@@ -18,6 +18,7 @@ from densenet_cli import Classifier
 from densenet_cli.engines import keras_ops
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.export import EXPORT_FORMATS, export, exporter, onnx
+from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.labels import ClassLabel
 from densenet_cli.output import atomic
 from densenet_cli.weights import safetensors
@@ -199,7 +200,9 @@ def test_a_wrong_keras_network_is_rejected(weights, folder, monkeypatch, name, k
 
 
 def test_a_wrong_normalization_is_rejected(weights, folder, monkeypatch):
-    monkeypatch.setattr(onnx, "MEAN", (0.5, 0.5, 0.5))
+    original = onnx._prepend_normalization
+    wrong = Preprocessing(mean=(0.5, 0.5, 0.5))
+    monkeypatch.setattr(onnx, "_prepend_normalization", lambda graph, preprocessing: original(graph, wrong))
     assert_rejected(run("--weights", weights, "-o", folder / "a.onnx", "--with-preprocessing"), folder)
 
 
@@ -211,7 +214,7 @@ def test_a_wrong_normalization_is_rejected(weights, folder, monkeypatch):
 def test_nan_and_wrong_shapes_are_rejected(output, keyword):
     pixels, expected = np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 10), 0.1, np.float32)
     with pytest.raises(OutputError) as caught:
-        exporter.max_difference(lambda batch: output, pixels, expected, normalized=False)
+        exporter.max_difference(lambda batch: output, pixels, expected)
     assert keyword in str(caught.value)
 
 
@@ -224,10 +227,8 @@ def test_every_image_is_compared_alone_and_in_a_batch():
             return expected[: len(batch)] + np.float32(2e-4 if len(batch) == wrong_size else 0)
 
         with pytest.raises(OutputError):
-            exporter.max_difference(predict, pixels, expected, normalized=False)
-    difference = exporter.max_difference(
-        lambda batch: expected[: len(batch)] + 5e-5, pixels, expected, normalized=False
-    )
+            exporter.max_difference(predict, pixels, expected)
+    difference = exporter.max_difference(lambda batch: expected[: len(batch)] + 5e-5, pixels, expected)
     assert difference == pytest.approx(5e-5, rel=1e-3)
 
 

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from densenet_cli import Classifier, variants
 from densenet_cli.export import export
-from densenet_cli.images.preprocessing import MEAN, MODES, STD
+from densenet_cli.images.normalization import MEAN, STD
+from densenet_cli.images.preprocessing import MODES
 from densenet_cli.labels import ClassLabel
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata

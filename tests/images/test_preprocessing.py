@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import MODES, PAD_COLOR, WORKSPACE_PIXELS, Preprocessing, normalize
+from densenet_cli.images.normalization import MEAN, normalize, pad_color
+from densenet_cli.images.preprocessing import MODES, WORKSPACE_PIXELS, Preprocessing
 from tests.support.images import (
     ENCODINGS,
     PHOTOGRAPHS,
@@ -116,12 +117,12 @@ def test_pad_keeps_the_aspect_ratio_and_fills_with_the_mean_color(size):
     width, height = (max(1, round(224 * side / max(size))) for side in size)
     assert red.sum() == width * height
     assert red.any(axis=0).sum() == width and red.any(axis=1).sum() == height
-    assert (pixels[~red] == PAD_COLOR).all()
+    assert (pixels[~red] == pad_color(MEAN)).all()
     assert abs(int(red[:, :112].sum()) - int(red[:, 112:].sum())) <= height
 
 
 def test_mean_color_is_nearly_zero_after_normalization():
-    assert np.abs(normalize(np.full((1, 2, 2, 3), PAD_COLOR, np.uint8))).max() < 0.01
+    assert np.abs(normalize(np.full((1, 2, 2, 3), pad_color(MEAN), np.uint8))).max() < 0.01
 
 
 def test_ten_crops_are_corners_center_and_mirror_images():

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from densenet_cli.errors import ImageError
-from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, normalize
+from densenet_cli.images.normalization import MEAN, normalize, pad_color
+from densenet_cli.images.preprocessing import DecodedImage
 from densenet_cli.training.batches import Subset, TrainingBatches, augment, padded_crop, random_resized_crop
 from densenet_cli.training.settings import Phase, Settings
 from tests.training.images import blurred_noise
@@ -54,7 +55,7 @@ def test_random_crops_stay_in_the_range_of_area_and_aspect_ratio():
 def test_padded_crops_shift_by_up_to_an_eighth():
     pixels = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8)
     whole = DecodedImage.at_full_scale(Image.fromarray(pixels))
-    padded = np.full((40, 40, 3), PAD_COLOR, np.uint8)
+    padded = np.full((40, 40, 3), pad_color(MEAN), np.uint8)
     padded[4:36, 4:36] = pixels
     windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(9)}
     generator = np.random.default_rng(0)

@@ -179,7 +179,7 @@ def export(
         classifier: A classifier without ``ten_crop``. The file describes its labels and preprocessing.
         path: File to write, or a folder for ``saved-model``.
         format: A key of ``EXPORT_FORMATS``. By default the suffix of ``path`` decides; no suffix means ``saved-model``.
-        with_preprocessing: Include the normalization, so that the input is uint8 RGB (batch, height, width, 3).
+        with_preprocessing: Include the normalization, so that the input is uint8 (batch, height, width, channels).
         overwrite: Replace an existing file or SavedModel.
 
     Raises:
@@ -192,14 +192,18 @@ def export(
     name = check_export(path, format, with_preprocessing=with_preprocessing, overwrite=overwrite)
     if classifier.preprocessing.ten_crop:
         raise UsageError("An exported file takes one crop per image. Use a classifier without `ten_crop`.")
+    from densenet_cli.images.normalization import normalize
+
     exporter = EXPORT_FORMATS[name].make_exporter()
     images = comparison_images()
     pixels, expected = model_probabilities(classifier, images)
+    preprocessing = classifier.preprocessing
+    batch = pixels if with_preprocessing else normalize(pixels, preprocessing.mean, preprocessing.std)
     model = _exported_model(classifier, with_preprocessing)
     with replace_path(path, partial(check_export_path, path, name, overwrite)) as temporary:
         exporter.write(model, temporary)
         predict = exporter.load(model, temporary)
-        difference = max_difference(predict, pixels, expected, normalized=not with_preprocessing)
+        difference = max_difference(predict, batch, expected)
         del predict  # on Windows, a file that is still mapped cannot be moved
         size = sum(file.stat().st_size for file in (temporary, *temporary.rglob("*")) if file.is_file())
     return ExportResult(path, name, size, difference, len(images), model.labels is not None)
@@ -214,7 +218,7 @@ def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple
     """Run the classifier on image files.
 
     Returns:
-        The input of the network before normalization, uint8 (images, size, size, 3), and the probabilities,
+        The input of the network before normalization, uint8 (images, size, size, channels), and the probabilities,
         (images, classes).
     """
     import numpy as np
@@ -230,26 +234,22 @@ def model_probabilities(classifier: Classifier, images: Sequence[Path]) -> tuple
     return np.stack(pixels), np.stack(probabilities)
 
 
-def max_difference(predict: Predict, pixels: UInt8Array, expected: FloatArray, *, normalized: bool) -> float:
+def max_difference(predict: Predict, pixels: FloatArray | UInt8Array, expected: FloatArray) -> float:
     """Return the largest absolute difference of a probability, over the images one at a time and as one batch.
 
     Args:
         predict: Runs the exported file.
-        pixels: Input of the network before normalization, uint8 (images, size, size, 3).
+        pixels: Input of the file, uint8 or normalized float32 (images, size, size, channels).
         expected: Probabilities from the model, (images, classes).
-        normalized: Whether the file takes normalized pixels.
 
     Raises:
         OutputError: The difference is above ``TOLERANCE`` or NaN, or the output has another shape.
     """
     import numpy as np
 
-    from densenet_cli.images.preprocessing import normalize
-
-    batch = normalize(pixels) if normalized else pixels
     largest = 0.0
-    for part in (*(slice(n, n + 1) for n in range(len(batch))), slice(None)):
-        probabilities = predict(batch[part])
+    for part in (*(slice(n, n + 1) for n in range(len(pixels))), slice(None)):
+        probabilities = predict(pixels[part])
         if probabilities.shape != expected[part].shape:
             raise OutputError(
                 f"The exported file returned probabilities of shape {probabilities.shape}, "

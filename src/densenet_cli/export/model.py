@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from densenet_cli.images.preprocessing import MEAN, PAD_COLOR, STD, Preprocessing
+from densenet_cli.images.normalization import pad_color
+from densenet_cli.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from densenet_cli.labels import Labels
@@ -94,21 +95,26 @@ class ExportedModel:
         resize: dict[str, Any] = {
             "crop": {"resize": "shorter side", "resize_size": self.preprocessing.resize_side, "crop": "center"},
             "squash": {"resize": "both sides", "resize_size": size, "crop": None},
-            "pad": {"resize": "longer side", "resize_size": size, "crop": None, "pad_color": list(PAD_COLOR)},
+            "pad": {
+                "resize": "longer side",
+                "resize_size": size,
+                "crop": None,
+                "pad_color": list(pad_color(self.preprocessing.mean)),
+            },
             "keras": {"resize": "both sides", "resize_size": size, "crop": None},
         }[mode]
         return {
             "mode": mode,
             "input_size": size,
             **resize,
-            "interpolation": "nearest" if mode == "keras" else "bilinear",
-            "antialias": mode != "keras",
+            "interpolation": self.preprocessing.interpolation,
+            "antialias": self.preprocessing.interpolation != "nearest",
             "exif_rotation": mode != "keras",
-            "color": "RGB",
+            "color": "RGB" if self.preprocessing.channels == 3 else "grayscale",
             "color_profile": None if mode == "keras" else "sRGB",
             "divide_by": 255,
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
             "normalization_included": self.with_preprocessing,
         }
 

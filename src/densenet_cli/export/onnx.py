@@ -1,6 +1,7 @@
 """ONNX export: the graph that ``densenet predict`` runs, with a fixed image size and the description as metadata.
 
-Input ``pixels``: float32 (batch, 3, size, size), normalized; with preprocessing uint8 (batch, size, size, 3).
+Input ``pixels``: float32 (batch, channels, size, size), normalized; with preprocessing uint8 (batch, size, size,
+channels). There are three channels, or one for grayscale images.
 Outputs ``probabilities`` and ``logits``, both (batch, classes). The batch size is dynamic.
 
 Also the safetensors export for PyTorch, which ONNX Runtime verifies: torchvision's names, epsilon, and a complete
@@ -19,12 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from densenet_cli.engines.onnx_graph import INPUT, emit
 from densenet_cli.export.model import ExportedModel, producer
-from densenet_cli.images.preprocessing import MEAN, STD
 from densenet_cli.weights import checkpoint, safetensors
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
     from densenet_cli.export.exporter import Predict
+    from densenet_cli.images.preprocessing import Preprocessing
 
 OUTPUTS = ("probabilities", "logits")
 """Probabilities come first because many tools read only the first output."""
@@ -43,7 +44,7 @@ class OnnxExporter:
         _remove_unused(graph)
         size_axes = (2, 3)
         if model.with_preprocessing:
-            _prepend_normalization(graph)
+            _prepend_normalization(graph, model.preprocessing)
             size_axes = (1, 2)
         for axis in size_axes:
             graph.input[0].type.tensor_type.shape.dim[axis].dim_value = model.size
@@ -90,11 +91,11 @@ def _remove_unused(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(initializers)
 
 
-def _prepend_normalization(graph: onnx.GraphProto) -> None:
-    """Make the input uint8, channels last, by the same steps in the same order as ``preprocessing.normalize``."""
+def _prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
+    """Make the input uint8, channels last, by the same steps in the same order as ``normalization.normalize``."""
     for node in graph.node:
         node.input[:] = ["normalized" if name == INPUT else name for name in node.input]
-    constants = {"levels": 255.0, "mean": MEAN, "std": STD}
+    constants = {"levels": 255.0, "mean": preprocessing.mean, "std": preprocessing.std}
     graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
     )
@@ -108,7 +109,9 @@ def _prepend_normalization(graph: onnx.GraphProto) -> None:
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend(steps + nodes)
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 0, 0, 3]))
+    graph.input[0].CopyFrom(
+        helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", 0, 0, preprocessing.channels])
+    )
 
 
 class SafetensorsExporter:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from densenet_cli.engines.tensorflow import import_keras
 from densenet_cli.errors import UsageError
 from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE
-from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, UInt8Array
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> Any:
-    """Build a ``keras.Model`` with the weights: ``pixels`` (batch, size, size, 3) to probabilities (batch, classes).
+    """Build a ``keras.Model`` with the weights: ``pixels`` (batch, size, size, channels) to (batch, classes).
 
     Args:
         model: The model.
@@ -40,15 +39,25 @@ def build_keras_model(model: ExportedModel, *, named_output: bool = False) -> An
             f"This format needs Keras on TensorFlow, but Keras already runs on {keras.backend.backend()} in this "
             "process. Export in a new process."
         )
-    pixels = x = keras.Input((model.size, model.size, 3), dtype=model.dtype, name=INPUT)
+    mean, std = model.preprocessing.mean, model.preprocessing.std
+    pixels = x = keras.Input((model.size, model.size, len(mean)), dtype=model.dtype, name=INPUT)
     if model.with_preprocessing:
         x = keras.layers.Rescaling(1 / 255, name="to_unit")(x)
-        x = keras.layers.Normalization(mean=MEAN, variance=[std**2 for std in STD], name="normalize")(x)
+        x = _normalize(x, mean, std)
     probabilities = build(keras_ops.KerasOps(), model.checkpoint.config, x).probabilities
     outputs = {"probabilities": probabilities} if named_output else probabilities
     network = keras.Model(pixels, outputs, name="densenet")
     keras_ops.set_arrays(network, model.checkpoint.arrays)
     return network
+
+
+def _normalize(x: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+    import keras
+
+    if min(std) > 0:
+        return keras.layers.Normalization(mean=mean, variance=[value**2 for value in std], name="normalize")(x)
+    scale, offset = [1 / value for value in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    return keras.layers.Rescaling(scale, offset, name="normalize")(x)
 
 
 class KerasExporter:
@@ -78,8 +87,9 @@ class KerasExporter:
 class SavedModelExporter:
     """Exporter for SavedModel folders, with the description among the assets. See ``formats.Exporter``.
 
-    The signature ``serving_default`` maps ``pixels`` (batch, size, size, 3) to ``probabilities`` (batch, classes). The
-    loaded object can also be called. Its attributes ``description`` and ``labels`` are the description's assets.
+    The signature ``serving_default`` maps ``pixels`` (batch, size, size, channels) to ``probabilities`` (batch,
+    classes). The loaded object can also be called. Its attributes ``description`` and ``labels`` are the description's
+    assets.
     """
 
     def write(self, model: ExportedModel, path: Path) -> None:
@@ -87,7 +97,7 @@ class SavedModelExporter:
         network = build_keras_model(model, named_output=True)
         import tensorflow as tf
 
-        spec = tf.TensorSpec((None, model.size, model.size, 3), model.dtype, INPUT)
+        spec = tf.TensorSpec((None, model.size, model.size, model.preprocessing.channels), model.dtype, INPUT)
         serve = tf.function(lambda pixels: network(pixels, training=False), input_signature=[spec])
         root = tf.Module()
         root.network, root.__call__ = network, serve

@@ -1,6 +1,7 @@
 """TensorFlow Lite (LiteRT) export with TFLite Metadata, which Android's and MediaPipe's tools read.
 
-Input ``pixels`` (1, size, size, 3), output ``probabilities`` (1, classes). Resize the input for other batch sizes.
+Input ``pixels`` (1, size, size, channels), output ``probabilities`` (1, classes). Resize the input for other
+batch sizes.
 
 TFLite Metadata is a second flatbuffer inside the model's flatbuffer. The files that it names follow the model as a zip
 archive. Its schema is ``metadata_schema.fbs`` (https://www.tensorflow.org/lite/models/convert/metadata). The generated
@@ -21,7 +22,6 @@ from densenet_cli.engines.tensorflow import silenced
 from densenet_cli.errors import OutputError
 from densenet_cli.export.model import DESCRIPTION_FILE, INPUT, LABELS_FILE, ExportedModel, producer
 from densenet_cli.export.tensorflow import build_keras_model
-from densenet_cli.images.preprocessing import MEAN, STD
 
 if TYPE_CHECKING:
     from flatbuffers import Builder
@@ -36,7 +36,7 @@ MIN_PARSER_VERSION = "1.0.0"
 
 # Values of enumerations and unions in metadata_schema.fbs.
 ASSOCIATED_FILE_DESCRIPTIONS, ASSOCIATED_FILE_TENSOR_AXIS_LABELS = 1, 2
-COLOR_SPACE_RGB = 1
+COLOR_SPACE_RGB, COLOR_SPACE_GRAYSCALE = 1, 2
 CONTENT_IMAGE_PROPERTIES = 2
 PROCESS_UNIT_NORMALIZATION = 1
 
@@ -106,14 +106,18 @@ def _metadata_fields(model: ExportedModel) -> Fields:
     if model.with_preprocessing:
         mean, std, maximum, minimum = [0.0], [1.0], [255.0], [0.0]
     else:
-        mean, std = [m * 255 for m in MEAN], [s * 255 for s in STD]
-        maximum = [(1 - m) / s for m, s in zip(MEAN, STD, strict=True)]
-        minimum = [-m / s for m, s in zip(MEAN, STD, strict=True)]
+        channels = list(zip(model.preprocessing.mean, model.preprocessing.std, strict=True))
+        mean, std = [m * 255 for m, _ in channels], [s * 255 for _, s in channels]
+        maximum = [max((1 - m) / s, -m / s) for m, s in channels]
+        minimum = [min((1 - m) / s, -m / s) for m, s in channels]
+    color, color_space = (
+        ("RGB", COLOR_SPACE_RGB) if model.preprocessing.channels == 3 else ("Grayscale", COLOR_SPACE_GRAYSCALE)
+    )
     image_size: Fields = {0: ("Uint32", model.size), 1: ("Uint32", model.size)}
     image: Fields = {
         0: INPUT,
-        1: f"RGB image of {model.size} x {model.size} pixels, prepared as described in {DESCRIPTION_FILE}.",
-        3: {0: ("Uint8", CONTENT_IMAGE_PROPERTIES), 1: {0: ("Int8", COLOR_SPACE_RGB), 1: image_size}},
+        1: f"{color} image of {model.size} x {model.size} pixels, prepared as described in {DESCRIPTION_FILE}.",
+        3: {0: ("Uint8", CONTENT_IMAGE_PROPERTIES), 1: {0: ("Int8", color_space), 1: image_size}},
         4: [{0: ("Uint8", PROCESS_UNIT_NORMALIZATION), 1: {0: mean, 1: std}}],
         5: {0: maximum, 1: minimum},
     }

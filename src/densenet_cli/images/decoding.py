@@ -52,7 +52,7 @@ class Loaded(NamedTuple):
     """What is loaded of one image.
 
     Attributes:
-        pixels: What the network sees, uint8 RGB of shape (crops, input_size, input_size, 3).
+        pixels: What the network sees, uint8 of shape (crops, input_size, input_size, channels).
         preview: A copy to look at, None unless one was requested.
         notes: Those of ``NOTES`` that apply to the image.
     """
@@ -77,7 +77,7 @@ def load(
         preview: The kind of preview to make, if any. It never changes the pixels.
 
     Returns:
-        The pixels, which ``preprocessing.normalize`` turns into the network's input, the preview, and notes.
+        The pixels, which ``normalization.normalize`` turns into the network's input, the preview, and notes.
 
     Raises:
         ImageError: One of its subclasses, and nothing else, whatever the image.
@@ -134,6 +134,7 @@ class _DecodeRequest(Generic[T]):
         min_side: Pixels of the shorter side to keep when a JPEG is decoded at reduced scale; None for full scale.
         resized_side: Shorter side that ``use`` resizes to; 0 if it does not resize.
         as_is: Convert to RGB as Pillow does: no white background, no EXIF rotation.
+        is_gray: Whether ``use`` makes a grayscale copy of the decoded image.
         preview: The kind of preview to make as well.
         bit_depth: See ``Preprocessing``.
         accept_truncated: Whether to use what there is of an image whose file ends early.
@@ -144,6 +145,7 @@ class _DecodeRequest(Generic[T]):
     min_side: int | None
     resized_side: int = 0
     as_is: bool = False
+    is_gray: bool = False
     preview: type[Preview] | None = None
     bit_depth: str = "auto"
     accept_truncated: bool = False
@@ -161,7 +163,7 @@ class _DecodeRequest(Generic[T]):
     def memory_needed(self, size: Size) -> int:
         """Estimate the bytes needed in addition to the decoded image of this size."""
         sides = (self.resized_side, self.preview.max_side if self.preview else 0)
-        return max(memory.estimate_resize(size, side) for side in sides)
+        return size[0] * size[1] * self.is_gray + max(memory.estimate_resize(size, side) for side in sides)
 
     def for_preview_alone(self, image: Image) -> _DecodeRequest[None] | None:
         """Return a request for the preview alone if it needs a larger JPEG scale than ``use``, else None.
@@ -174,7 +176,7 @@ class _DecodeRequest(Generic[T]):
         if jpeg_reduction(image.size, min_side or self.min_side) >= jpeg_reduction(image.size, self.min_side):
             return None
         request: _DecodeRequest[Any] = self
-        return replace(request, use=lambda decoded: None, min_side=min_side, resized_side=0)
+        return replace(request, use=lambda decoded: None, min_side=min_side, resized_side=0, is_gray=False)
 
 
 def _request(
@@ -186,6 +188,7 @@ def _request(
         preprocessing.min_decoded_side,
         preprocessing.resize_side,
         as_is=preprocessing.mode == "keras",
+        is_gray=preprocessing.channels == 1,
         preview=preview,
         bit_depth=preprocessing.bit_depth,
         accept_truncated=preprocessing.truncated == "accept",
@@ -315,6 +318,10 @@ def _decode(
     orientation = conversion.exif_orientation(image)
     # ``image`` is reassigned, so that each stage is freed when the next exists.
     if request.as_is:
+        if request.is_gray and image.mode.startswith("I"):
+            raise UnreadableImageError(
+                "Keras's load_img keeps more than 8 bits per pixel. Use another preprocessing mode."
+            )
         image = image if image.mode == "RGB" else image.convert("RGB")
         return request.fulfill(DecodedImage(image, size, box, orientation))
     image = conversion.to_rgb(image, request.bit_depth, request.notes)

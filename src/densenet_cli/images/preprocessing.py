@@ -1,19 +1,19 @@
-"""Preprocessing: from a decoded image to the square crops and the normalized values that a network expects."""
+"""Preprocessing: from a decoded image to the square crops that a network expects. ``normalization`` comes last."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
-from math import inf
+from math import floor, inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UsageError
+from densenet_cli.images.normalization import MEAN, STD, check_normalization, pad_color
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from densenet_cli._types import Box, FloatArray, Size, UInt8Array
+    from densenet_cli._types import Box, Size, UInt8Array
 
 MODES = ("crop", "squash", "pad", "keras")
 """How to fit an image to the input. For an input size of 224:
@@ -24,18 +24,16 @@ MODES = ("crop", "squash", "pad", "keras")
 - ``keras``: match ``keras.utils.load_img``: nearest-neighbor resize, no EXIF rotation, alpha dropped.
 """
 
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+"""How to compute pixels when resizing. The first two reduce with antialiasing, as Pillow and torchvision do."""
+
+MIN_CROP_RATIO = 0.01
+
 TRUNCATED = ("refuse", "accept")
 """What to do with an image whose file ends early: report an error, or use what there is and note it in the result."""
 
 PAGES = ("first", "all")
 """Which pages of a TIFF file, or frames of an animation, are images."""
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation per RGB channel, for pixels in [0, 1]. Keras and torchvision use the same."""
-
-PAD_COLOR = (124, 116, 104)
-"""The mean color. It is close to 0 after normalization, like the zero padding of convolutions."""
 
 WORKSPACE_PIXELS = 1 << 22
 """Maximum pixels of an intermediate image. Resizing the shorter side of a 1x5000 image would take 256x1,280,000."""
@@ -54,6 +52,12 @@ class Preprocessing:
         bit_depth: The range of values that becomes black to white, for images of more than 8 bits with one channel:
             ``auto`` (from the values), ``full`` (of the data type), a number of bits, or ``LOW:HIGH``.
         pages: One of ``PAGES``. The pages are chosen before preprocessing; results depend on it all the same.
+        interpolation: One of ``INTERPOLATIONS``. Defaults to bilinear, and to nearest in ``keras`` mode, which allows
+            no other.
+        crop_ratio: Fraction of the resized image's shorter side that ``crop`` mode keeps, in [0.01, 1]. None for the
+            default of 224/256.
+        mean: Mean per channel, for pixels in [0, 1]: three values for RGB images, one for grayscale images.
+        std: Standard deviation per channel, as many values.
 
     Raises:
         UsageError: A value is not allowed.
@@ -66,6 +70,10 @@ class Preprocessing:
     truncated: str = "refuse"
     bit_depth: str = "auto"
     pages: str = "first"
+    interpolation: str = ""
+    crop_ratio: float | None = None
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -82,11 +90,33 @@ class Preprocessing:
             raise UsageError(f"`input_size` must be at least 1, not {self.input_size}.")
         if self.ten_crop and self.mode != "crop":
             raise UsageError(f"`ten_crop` requires `preprocess` crop, not {self.mode}.")
+        self._check_resizing()
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))  # JSON has lists
+        check_normalization(self.mean, self.std)
+
+    def _check_resizing(self) -> None:
+        default = "nearest" if self.mode == "keras" else INTERPOLATIONS[0]
+        object.__setattr__(self, "interpolation", self.interpolation or default)
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}.")
+        if self.mode == "keras" and self.interpolation != "nearest":
+            raise UsageError(f"`preprocess` keras resizes with `interpolation` nearest, not {self.interpolation}.")
+        if self.crop_ratio is not None:
+            if not MIN_CROP_RATIO <= self.crop_ratio <= 1:
+                raise UsageError(f"`crop_ratio` must be between {MIN_CROP_RATIO} and 1, not {self.crop_ratio}.")
+            if self.mode != "crop":
+                raise UsageError(f"`crop_ratio` requires `preprocess` crop, not {self.mode}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types, under the names of the parameters of ``Classifier``."""
         fields = asdict(self)
-        return {"preprocess": fields.pop("mode"), **fields}
+        return {"preprocess": fields.pop("mode"), **fields, "mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the network's input: 3 for RGB, 1 for grayscale."""
+        return len(self.mean)
 
     @property
     def crops(self) -> int:
@@ -95,18 +125,23 @@ class Preprocessing:
 
     @property
     def resize_side(self) -> int:
-        """Length to which ``crop`` mode resizes the shorter side: 256 for an input of 224, else in proportion."""
-        return round(self.input_size * 256 / 224)
+        """Length to which ``crop`` mode resizes the shorter side: 256 for an input of 224, else in proportion.
+
+        With a ``crop_ratio``, it is rounded down, as timm does.
+        """
+        if self.crop_ratio is None:
+            return round(self.input_size * 256 / 224)
+        return floor(self.input_size / self.crop_ratio)
 
     @property
     def min_decoded_side(self) -> int | None:
         """Minimum shorter side of a JPEG decoded at reduced scale, in pixels. None: decode at full scale only.
 
         It is twice the side after resizing. Pixels of photographs then differ from those at full scale by at most
-        5/255, and mostly by less than 1/255. A factor of 1 would save 4 of 17 ms for 12 megapixels, but differ by up
-        to 21/255.
+        7/255, bilinear as well as bicubic, and mostly by less than 1/255. A factor of 1 would save 4 of 17 ms for 12
+        megapixels, but differ by up to 30/255.
         """
-        if self.exact or self.mode == "keras":
+        if self.exact or self.interpolation == "nearest":
             return None
         return 2 * (self.resize_side if self.mode == "crop" else self.input_size)
 
@@ -150,22 +185,25 @@ class DecodedImage(NamedTuple):
 
 
 def preprocess(decoded: DecodedImage, preprocessing: Preprocessing) -> UInt8Array:
-    """Return the network's input before normalization: uint8 RGB of shape (crops, input_size, input_size, 3)."""
+    """Return the network's input before normalization: uint8 of shape (crops, input_size, input_size, channels)."""
     import numpy as np
 
-    return np.stack([np.asarray(crop) for crop in make_crops(decoded, preprocessing)])
+    crops = np.stack([np.asarray(crop) for crop in make_crops(decoded, preprocessing)])
+    return crops.reshape(*crops.shape[:3], preprocessing.channels)
 
 
 def make_crops(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
-    """Return the same as ``preprocess``, as one RGB image per crop."""
-    side = preprocessing.input_size
+    """Return the same as ``preprocess``, as one image per crop: RGB, or grayscale for one channel."""
+    side, resampling = preprocessing.input_size, preprocessing.interpolation.upper()
+    if preprocessing.channels == 1:
+        decoded = decoded._replace(image=decoded.image.convert("L"))
     match preprocessing.mode:
         case "crop":
-            return _crop(decoded, preprocessing)
+            return _crop(decoded, preprocessing, resampling)
         case "squash":
-            return [_resize(decoded, (side, side))]
+            return [_resize(decoded, (side, side), resampling)]
         case "pad":
-            return [_pad(decoded, side)]
+            return [_pad(decoded, side, resampling, pad_color(preprocessing.mean))]
         case _:
             return [_resize_nearest(decoded.image, side)]
 
@@ -203,7 +241,7 @@ def resized_size(size: Size, shorter_side: int) -> Size:
     return int(shorter_side * width / height), shorter_side
 
 
-def _crop(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
+def _crop(decoded: DecodedImage, preprocessing: Preprocessing, resampling: str) -> list[Image]:
     """Return the center crop, or with ``ten_crop`` the corners, the center, and the mirror image of each."""
     from PIL.Image import Transpose
 
@@ -212,9 +250,9 @@ def _crop(decoded: DecodedImage, preprocessing: Preprocessing) -> list[Image]:
     right, bottom = width - side, height - side
     center = _center_offset((width, height), side)
     if not preprocessing.ten_crop:
-        return _crop_at(decoded, (width, height), [center], side)
+        return _crop_at(decoded, (width, height), [center], side, resampling)
     offsets = [(0, 0), (right, 0), (0, bottom), (right, bottom), center]
-    crops = _crop_at(decoded, (width, height), offsets, side)
+    crops = _crop_at(decoded, (width, height), offsets, side, resampling)
     return crops + [crop.transpose(Transpose.FLIP_LEFT_RIGHT) for crop in crops]
 
 
@@ -223,10 +261,12 @@ def _center_offset(size: Size, side: int) -> tuple[int, int]:
     return round((size[0] - side) / 2), round((size[1] - side) / 2)
 
 
-def _crop_at(decoded: DecodedImage, size: Size, offsets: list[tuple[int, int]], side: int) -> list[Image]:
+def _crop_at(
+    decoded: DecodedImage, size: Size, offsets: list[tuple[int, int]], side: int, resampling: str
+) -> list[Image]:
     """Return square crops of the image resized to ``size``, at the given offsets (left, top)."""
     if size[0] * size[1] <= WORKSPACE_PIXELS:
-        resized = _resize(decoded, size)
+        resized = _resize(decoded, size, resampling)
         return [resized.crop((left, top, left + side, top + side)) for left, top in offsets]
     # The image is too elongated to resize as a whole. Resize only the part that each crop shows, with the same filter.
     left0, top0, right0, bottom0 = decoded.box
@@ -242,29 +282,30 @@ def _crop_at(decoded: DecodedImage, size: Size, offsets: list[tuple[int, int]], 
                 ),
             ),
             (side, side),
+            resampling,
         )
         for left, top in offsets
     ]
 
 
-def _resize(decoded: DecodedImage, size: Size) -> Image:
-    """Resize the part of the image inside ``box``: bilinear with antialiasing."""
+def _resize(decoded: DecodedImage, size: Size, resampling: str) -> Image:
+    """Resize the part of the image inside ``box``. ``resampling`` is a name of Pillow's."""
     from PIL.Image import Resampling
 
-    image, box = decoded.image, decoded.box
+    image, box, method = decoded.image, decoded.box, Resampling[resampling]
     if size[0] > image.width and size[0] * (box[3] - box[1]) > WORKSPACE_PIXELS:
         # Pillow resizes the width first. For a thin, tall image, that would be larger than both input and result.
-        image = image.resize((image.width, size[1]), Resampling.BILINEAR, (0, box[1], image.width, box[3]))
+        image = image.resize((image.width, size[1]), method, (0, box[1], image.width, box[3]))
         box = (box[0], 0, box[2], size[1])
-    return image.resize(size, Resampling.BILINEAR, box)
+    return image.resize(size, method, box)
 
 
-def _pad(decoded: DecodedImage, side: int) -> Image:
+def _pad(decoded: DecodedImage, side: int, resampling: str, color: tuple[int, ...]) -> Image:
     from PIL import Image
 
     size = _padded_size(decoded.size, side)
-    canvas = Image.new("RGB", (side, side), PAD_COLOR)
-    canvas.paste(_resize(decoded, size), ((side - size[0]) // 2, (side - size[1]) // 2))
+    canvas = Image.new(decoded.image.mode, (side, side), color)
+    canvas.paste(_resize(decoded, size, resampling), ((side - size[0]) // 2, (side - size[1]) // 2))
     return canvas
 
 
@@ -278,37 +319,3 @@ def _resize_nearest(image: Image, side: int) -> Image:
     from PIL.Image import Resampling
 
     return image.resize((side, side), Resampling.NEAREST)
-
-
-@cache
-def _normalized_levels() -> FloatArray:
-    """Return the normalized value of every pixel value and channel, shape (256, 3): Keras' float32 arithmetic."""
-    import numpy as np
-
-    levels = np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)
-    levels /= 255.0
-    for channel in range(3):
-        levels[:, channel] -= MEAN[channel]
-        levels[:, channel] /= STD[channel]
-    return levels
-
-
-def normalize(pixels: UInt8Array) -> FloatArray:
-    """Scale pixels to [0, 1], subtract ``MEAN``, and divide by ``STD``.
-
-    The result is bit-identical to ``keras.applications.densenet.preprocess_input``. A lookup table is faster than the
-    arithmetic.
-
-    Args:
-        pixels: uint8 RGB of shape (n, height, width, 3).
-
-    Returns:
-        float32 of the same shape.
-    """
-    import numpy as np
-
-    levels = _normalized_levels()
-    normalized = np.empty(pixels.shape, np.float32)
-    for channel in range(3):
-        normalized[..., channel] = levels[:, channel][pixels[..., channel]]
-    return normalized

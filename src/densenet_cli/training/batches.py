@@ -16,7 +16,8 @@ import numpy as np
 from PIL.Image import Resampling
 
 from densenet_cli.errors import ImageError
-from densenet_cli.images.preprocessing import PAD_COLOR, DecodedImage, Preprocessing, normalize, preprocess
+from densenet_cli.images.normalization import MEAN, normalize, pad_color
+from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, preprocess
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
 
@@ -222,7 +223,7 @@ def padded_crop(decoded: DecodedImage, size: int, generator: np.random.Generator
     pixels = _resize(decoded, _center_square(decoded), size)
     margin = max(1, size // PADDING_DIVISOR)
     padded = np.empty((size + 2 * margin, size + 2 * margin, 3), np.uint8)
-    padded[:] = PAD_COLOR
+    padded[:] = pad_color(MEAN)
     padded[margin:-margin, margin:-margin] = pixels
     top, left = generator.integers(0, 2 * margin, 2, endpoint=True)
     return padded[top : top + size, left : left + size]

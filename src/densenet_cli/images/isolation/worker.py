@@ -283,7 +283,7 @@ class _TimedConnection:
 
 
 def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, 3
+    return preprocessing.crops, preprocessing.input_size, preprocessing.input_size, preprocessing.channels
 
 
 def _parse_pixels(data: bytes, preprocessing: Preprocessing, preview: type[Preview] | None, notes: Any) -> Loaded:
