@@ -13,24 +13,15 @@ identified by their order.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
-from zlib import error as ZlibError
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import BN_ARRAYS
-from densenet_cli.weights import hdf5
-from densenet_cli.weights.contents import (
-    CheckpointContents,
-    StoredArray,
-    StoredLayers,
-    damaged_file_error,
-    pickle_error,
-)
+from densenet_cli.weights import hdf5, zip_archives
+from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers
 from densenet_cli.weights.hdf5 import Group
 
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
@@ -47,12 +38,6 @@ UNNAMED_LAYER = re.compile(r"(conv2d|batch_normalization|dense)(?:_\d+)?")
 ARCHIVE_MEMBER = "model.weights.h5"
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
-MAX_COMPRESSION_RATIO = 4
-"""Weights compress by a tenth, so a higher ratio indicates a zip bomb."""
-RATIO_TOLERANCE = 4 << 20
-"""Bytes added to that limit, because most of a tiny network's file is HDF5 structure, which compresses well."""
-ZIP_END_RECORD, ZIP64_LOCATOR = b"PK\5\6", b"PK\6\7"
-ZIP_END_RECORD_SIZE, ZIP64_LOCATOR_SIZE, MAX_ZIP_COMMENT = 22, 20, 65535
 
 
 @contextmanager
@@ -64,41 +49,10 @@ def open_contents(source: Path | bytes) -> Iterator[CheckpointContents]:
 
 def read_archive(path: Path) -> bytes:
     """Return the HDF5 checkpoint in a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
-    _check_zip_directory(path)
-    try:
-        with ZipFile(path) as archive:
-            members = archive.namelist()
-            if ARCHIVE_MEMBER not in members:
-                if any(name.endswith("data.pkl") for name in members):
-                    raise pickle_error()
-                raise CheckpointError(f"It is a zip archive without {ARCHIVE_MEMBER}, so it is not a .keras file.")
-            size = archive.getinfo(ARCHIVE_MEMBER).file_size
-            if size > MAX_COMPRESSION_RATIO * path.stat().st_size + RATIO_TOLERANCE:
-                raise CheckpointError(
-                    f"{ARCHIVE_MEMBER} declares {size:,} bytes, too many for an archive of this size."
-                )
-            with archive.open(ARCHIVE_MEMBER) as file:
-                # One byte more than declared, so that ZipFile reaches the end and compares the checksum.
-                data = file.read(size + 1)
-            if len(data) != size:
-                raise CheckpointError(f"{ARCHIVE_MEMBER} has {len(data):,} bytes, expected {size:,}.")
-            return data
-    except (BadZipFile, ZlibError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
-        raise damaged_file_error(error) from error
-
-
-def _check_zip_directory(path: Path) -> None:
-    """Limit the size of the directory, which ``ZipFile`` reads completely."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - ZIP_END_RECORD_SIZE - MAX_ZIP_COMMENT))
-        tail = file.read()
-    start = tail.rfind(ZIP_END_RECORD)
-    if start < 0:
-        raise damaged_file_error("the zip archive has no directory")
-    directory_size = int.from_bytes(tail[start + 12 : start + 16], "little")
-    if directory_size > MAX_ZIP_DIRECTORY or ZIP64_LOCATOR in tail[:start][-ZIP64_LOCATOR_SIZE:]:
-        raise CheckpointError(f"The directory of the zip archive has more than {MAX_ZIP_DIRECTORY:,} bytes.")
+    with zip_archives.open_archive(path, MAX_ZIP_DIRECTORY) as archive:
+        if ARCHIVE_MEMBER not in archive.namelist():
+            raise CheckpointError(f"It is a zip archive without {ARCHIVE_MEMBER}, so it is not a .keras file.")
+        return zip_archives.read_member(archive, ARCHIVE_MEMBER)
 
 
 def _contents(root: Group) -> CheckpointContents:
