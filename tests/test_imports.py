@@ -17,7 +17,7 @@ LAYERS = (
     {"engines", "images", "weights"},
     {"output"},
     {"http", "label_files", "labels", "layers", "paths", "topology", "variants"},
-    {"textfiles"},
+    {"textfiles", "transfer_errors"},
     {"text"},
     {"_types", "errors"},
 )

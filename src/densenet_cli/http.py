@@ -315,4 +315,4 @@ def _convert_errors(timeouts: Timeouts, deadline: Deadline) -> Iterator[None]:
         yield
     except (requests.RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
         deadline.check()
-        raise transfer_error(error, timeouts) from error
+        raise transfer_error(error, timeouts.connect, timeouts.read) from error

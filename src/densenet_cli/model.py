@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli import engines, labels, variants
 from densenet_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
 
 IMAGENET_CLASSES = 1000
@@ -20,7 +21,8 @@ class Model:
     Args:
         variant: The name of a variant. If neither it nor ``weights`` is given, the default variant. With ``weights``,
             the checkpoint must contain this variant (with any number of classes).
-        weights: The path of a checkpoint to use instead of the variant's weights.
+        weights: A checkpoint to use instead of the variant's weights: the path of a file or a folder, or an ``hf://``
+            URL.
         label_file: The path of a label file (see ``label_files``), to use instead of the model's labels.
         engine: A key of ``engines.ENGINES``.
         threads: The number of threads to compute with.
@@ -33,7 +35,7 @@ class Model:
         WeightsError: The weights are not available or do not fit.
 
     Attributes:
-        name: The name in results: ``densenet121``, or the file name of the checkpoint without its suffix.
+        name: The name in results: ``densenet121``, or that of ``weights`` (see ``locations.model_name``).
         weights: The path of the checkpoint.
         engine: The engine that runs the network.
         labels: One label for each position of the head.
@@ -59,8 +61,10 @@ class Model:
             self.weights = store.get_file(selected, offline=offline, base_url=base_url, progress=progress)
             self.engine = engines.create(engine, self.weights, selected.config, threads)
         else:
-            self.weights = Path(weights)
-            self.name = self.weights.name.removesuffix(self.weights.suffix).removesuffix(".weights")
+            from densenet_cli.weights import locations
+
+            self.weights = locations.find_checkpoint(weights, offline=offline, progress=progress)
+            self.name = locations.model_name(weights)
             self.engine = _open_checkpoint(self.weights, variant, engine, threads)
         self.labels = self._select_labels(label_file)
 

@@ -15,6 +15,14 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
+HUB_PREFIX = "hf://"
+
+
+def is_hub_url(text: str) -> bool:
+    """Return whether a text names a repository on the Hugging Face Hub."""
+    return text[: len(HUB_PREFIX)].lower() == HUB_PREFIX
+
+
 def split_page(name: str) -> tuple[str, int] | None:
     """Return the file and the page that a name such as ``file.tif[2]`` consists of, None for other names."""
     file, _, number = name.removesuffix("]").rpartition("[")

@@ -6,13 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from densenet_cli.text import to_printable
-
-if TYPE_CHECKING:
-    from densenet_cli.http import Timeouts
 
 MAX_SHOWN_LENGTH = 300
 
@@ -58,7 +54,7 @@ def describe_status(code: int) -> str:
     return str(code)
 
 
-def transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
+def transfer_error(error: Exception, connect_timeout: float, read_timeout: float) -> TransferError:
     """Describe an error by the types in its chain, because the messages contain URLs and proxy passwords."""
     from http.client import BadStatusLine
 
@@ -73,9 +69,9 @@ def transfer_error(error: Exception, timeouts: Timeouts) -> TransferError:
     if has(requests.exceptions.ProxyError, urllib3.ProxyError, requests.exceptions.InvalidProxyURL):
         return TransferError("cannot connect to the proxy that the environment specifies")
     if has(requests.exceptions.ConnectTimeout):
-        return TransferError(f"cannot connect within {timeouts.connect:g} s")
+        return TransferError(f"cannot connect within {connect_timeout:g} s")
     if has(requests.exceptions.ReadTimeout, urllib3.ReadTimeoutError, TimeoutError):
-        return TransferError(f"the server sent no data for {timeouts.read:g} s", transient=True)
+        return TransferError(f"the server sent no data for {read_timeout:g} s", transient=True)
     if has(socket.gaierror):
         return TransferError("cannot resolve the host name; check the network connection")
     if has(requests.exceptions.SSLError):

@@ -213,7 +213,7 @@ def train(
     if resume:
         settings = recipes.resolve_resumed(run_files.load_state(output).settings, recipe, given)
     else:
-        settings = recipes.resolve(recipe, given)
+        settings = recipes.resolve(recipe, given, offline)
     run_paths = run_files.RunPaths(
         folder, val, output, cache or paths.images_dir(), Path(csv) if csv else None, dataset
     )

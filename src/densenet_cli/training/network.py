@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
@@ -55,17 +54,18 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
 
 
 def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bool = False) -> Arrays:
-    """Return the arrays of a variant, or of the checkpoint in a file.
+    """Return the arrays of a variant, or of another checkpoint (see ``locations.find_checkpoint``).
 
     The head is left out unless the checkpoint has exactly the labels ``labels``.
 
     Raises:
         WeightsError: The weights are unavailable or belong to another network.
     """
-    from densenet_cli.weights import checkpoint, store
+    from densenet_cli.weights import checkpoint, locations, store
 
     variant = variants.VARIANTS.get(start)
-    contents = checkpoint.read(store.get_file(variant, offline=offline) if variant else Path(start), config)
+    path = store.get_file(variant, offline=offline) if variant else locations.find_checkpoint(start, offline=offline)
+    contents = checkpoint.read(path, config)
     arrays = dict(contents.arrays)
     if contents.metadata.labels != labels:
         del arrays[HEAD]

@@ -9,6 +9,7 @@ from typing import Any
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
+from densenet_cli.paths import is_hub_url
 from densenet_cli.text import to_unicode
 from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
@@ -30,7 +31,7 @@ def write(path: Path, settings: Settings) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
+def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = False) -> Settings:
     """Return the settings for a new run.
 
     Either argument may also contain ``variant``, which sets the network, and ``epochs``, which replaces ``sizes`` by
@@ -39,6 +40,7 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
     Args:
         recipe: Values of a recipe.
         options: Values that take precedence over the recipe.
+        offline: Do not download the checkpoint.
 
     Raises:
         UsageError: A value is not allowed or contradicts the checkpoint.
@@ -50,7 +52,7 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
         values = {**_network_settings(variants.get(variant).config), **values}
     start = values.get("start", FROM_SCRATCH)
     if start != FROM_SCRATCH:
-        defaults = _network_settings(_start_config(start))
+        defaults = _network_settings(_start_config(start, offline))
         for name in ARCHITECTURE:
             if values.get(name, defaults[name]) != defaults[name]:
                 hint = "" if variant is None else " Omit `variant` to use the network of the weights."
@@ -107,20 +109,20 @@ def _with_sizes(values: dict[str, Any]) -> Settings:
     return Settings.from_dict(values)
 
 
-def _start_config(start: str) -> DenseNetConfig:
-    """Return the configuration of a variant, or of the checkpoint in a file."""
+def _start_config(start: str, offline: bool) -> DenseNetConfig:
+    """Return the configuration of a variant, or of another checkpoint."""
     if to_unicode(start) != start:
         raise UsageError(f"The name of {to_unicode(start)} is not UTF-8, so the model cannot record it. Rename it.")
     if start in variants.VARIANTS:
         return variants.VARIANTS[start].config
-    if not Path(start).exists():
+    if not is_hub_url(start) and not Path(start).exists():
         raise UsageError(
-            f"`start` must be a variant or a checkpoint file, not {start}. The variants are "
+            f"`start` must be a variant, a checkpoint, or an hf:// URL, not {start}. The variants are "
             f"{', '.join(variants.VARIANTS)}."
         )
-    from densenet_cli.weights import checkpoint
+    from densenet_cli.weights import checkpoint, locations
 
-    return checkpoint.read(start).config
+    return checkpoint.read(locations.find_checkpoint(start, offline=offline)).config
 
 
 def _network_settings(config: DenseNetConfig) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Which files of a folder, or of a repository on the Hugging Face Hub, make up a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.text import join_names
+
+FIXED_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "model.weights.h5")
+"""The names that Hugging Face's libraries and Keras give to the checkpoint in a folder, in order of preference."""
+
+SUFFIXES = (
+    (".safetensors.index.json",),
+    (".safetensors",),
+    (".keras",),
+    (".h5", ".hdf5"),
+    (".pth", ".pt", ".bin", ".ckpt", ".pth.tar"),
+)
+"""Extensions of checkpoints with other names, in order of preference."""
+
+OTHER_NAMES = {"optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin"}
+"""Files with such extensions that training scripts write beside a checkpoint."""
+
+MAX_INDEX_SIZE = 16 << 20
+"""Bytes of a list of shards."""
+MAX_SHARDS = 1000
+_SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}\.safetensors", re.ASCII)
+
+
+def find_in_folder(folder: Path) -> Path:
+    """Return the path of the checkpoint in a folder.
+
+    Raises:
+        CheckpointError: There is no checkpoint, there are several of the same kind, or the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file()]
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {folder}: {error.strerror or error}.") from error
+    return folder / choose_checkpoint(names, f"The folder {folder}")
+
+
+def choose_checkpoint(names: Iterable[str], location: str) -> str:
+    """Return the name of the checkpoint among the files of a folder.
+
+    Args:
+        names: The names of the files.
+        location: The beginning of a sentence about the folder, such as "The folder runs/1".
+
+    Raises:
+        CheckpointError: There is no checkpoint, or there are several of the same kind.
+    """
+    files = {name for name in names if not name.startswith(".") and name not in OTHER_NAMES}
+    for name in FIXED_NAMES:
+        if name in files:
+            return name
+    for suffixes in SUFFIXES:
+        candidates = sorted(name for name in files if name.endswith(suffixes))
+        if len(candidates) > 1:
+            raise CheckpointError(
+                f"{location} contains several checkpoints: {join_names(candidates)}. Specify one of these files."
+            )
+        if candidates:
+            return candidates[0]
+    raise CheckpointError(
+        f"{location} contains no checkpoint, such as model.safetensors, pytorch_model.bin, or a .keras, .h5, or .pth"
+        " file."
+    )
+
+
+def companions(file: str) -> list[str]:
+    """Return the files with metadata that belong to a checkpoint. They need not exist."""
+    folder, slash, name = file.rpartition("/")
+    names = ["config.json", "metadata.json"] if name == "model.weights.h5" else ["config.json"]
+    return [f"{folder}{slash}{companion}" for companion in names]
+
+
+def list_shards(index: Path, file: str) -> list[str]:
+    """Return the files that an index of shards names, [] for other files.
+
+    Args:
+        index: A downloaded file.
+        file: Its path in the repository.
+
+    Raises:
+        CheckpointError: The index is invalid.
+    """
+    if not index.name.endswith(".safetensors.index.json"):
+        return []
+    import json
+
+    try:
+        if index.stat().st_size > MAX_INDEX_SIZE:
+            raise ValueError("it is too large")
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        if not shards or len(shards) > MAX_SHARDS or not all(_SHARD.fullmatch(shard) for shard in shards):
+            raise ValueError("the names of the shards are invalid")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is not an index of safetensors files ({error}).") from error
+    folder, slash, _ = file.rpartition("/")
+    return [f"{folder}{slash}{shard}" for shard in shards]

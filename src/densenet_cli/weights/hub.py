@@ -1,0 +1,138 @@
+"""Checkpoints on the Hugging Face Hub: ``hf://timm/densenet121.ra_in1k``.
+
+``huggingface_hub`` is not used. It and its dependencies take 31 MB, its downloader takes longer to import than a whole
+prediction, and its plain downloads verify only the size. The protocol is small: a HEAD request returns the commit and
+the checksum of a file, a GET request returns the file. So the transfer of ``weights.download`` applies, which is
+verified, resumable, and locked. The cache is the one of ``huggingface_hub`` (see ``hub_cache``).
+
+If a commit of the revision is in the cache with all files, the network is not used. ``download-weights`` looks for a
+newer commit.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.weights import hub_cache
+from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
+from densenet_cli.weights.hub_cache import RepositoryCache
+from densenet_cli.weights.hub_url import HubUrl, parse_url
+
+if TYPE_CHECKING:
+    from densenet_cli._types import DownloadProgress
+
+
+def is_offline() -> bool:
+    """Return whether ``$HF_HUB_OFFLINE`` or ``$TRANSFORMERS_OFFLINE`` disables network access."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def get_files(url: str, *, offline: bool = False, progress: DownloadProgress | None = None) -> Path:
+    """Return the path of a checkpoint in the cache of the Hub, and download it if it is not there.
+
+    The files that belong to it are beside it: its ``config.json``, if there is one, ``metadata.json`` for
+    ``model.weights.h5``, and the shards of an index.
+
+    Args:
+        url: See ``parse_url``.
+        offline: Do not use the network. ``$HF_HUB_OFFLINE`` has the same effect.
+        progress: Called while the checkpoint is downloaded.
+
+    Raises:
+        CheckpointError: The repository contains no checkpoint, or several.
+        UsageError: The URL is invalid.
+        WeightsUnavailableError: The files cannot be downloaded, or a cached file is damaged.
+    """
+    target = parse_url(url)
+    if paths := find_cached(target):
+        check_intact(target, paths)
+        return paths[0]
+    if offline or is_offline():
+        return _find_offline(target, "`offline`" if offline else "HF_HUB_OFFLINE")
+    return download(target, progress=progress)
+
+
+def find_cached(target: HubUrl) -> list[Path]:
+    """Return the paths of a checkpoint and of the files that belong to it if all of them are cached, else []."""
+    cache = RepositoryCache(target.repository)
+    commit = cache.commit(target.revision)
+    if commit is None:
+        return []
+    for file in (target.file,) if target.file else FIXED_NAMES:
+        path = cache.path(commit, file)
+        if path.is_file():
+            metadata = [name for name in companions(file) if not cache.is_known_to_be_absent(commit, name)]
+            paths = [cache.path(commit, name) for name in (file, *list_shards(path, file), *metadata)]
+            return paths if all(required.is_file() for required in paths) else []
+        if not cache.is_known_to_be_absent(commit, file):
+            return []  # Only the Hub knows whether there is a preferred file.
+    return []
+
+
+def _find_offline(target: HubUrl, reason: str) -> Path:
+    """Return the path of a checkpoint that is cached without some of the files that belong to it.
+
+    Raises:
+        CheckpointError: There are several.
+        WeightsUnavailableError: There is none.
+    """
+    cache = RepositoryCache(target.repository)
+    commit = cache.commit(target.revision)
+    if commit and (files := [target.file] if target.file else cache.files(commit)):
+        path = cache.path(commit, choose_checkpoint(files, f"The cached part of {target}"))
+        if path.is_file():
+            check_intact(target, [path])
+            return path
+    raise WeightsUnavailableError(
+        f"{target} is not on this machine, and downloads are disabled by {reason}. Run"
+        f" 'densenet download-weights {target}' with network access, or copy {cache.folder} from another machine."
+    )
+
+
+def check_intact(target: HubUrl, paths: list[Path], *, recompute: bool = False) -> None:
+    """Check that cached files have the contents that their links name.
+
+    Args:
+        target: What the files belong to.
+        paths: The files, in the snapshot of a commit.
+        recompute: Read them even if their checksums are cached.
+
+    Raises:
+        WeightsUnavailableError: A file is damaged or cannot be read.
+    """
+    for path in paths:
+        checksum = hub_cache.linked_checksum(path)
+        try:
+            intact = hub_cache.is_intact(path, checksum, recompute=recompute)
+        except OSError as error:
+            raise WeightsUnavailableError(f"Cannot read {path}: {error.strerror or error}.") from error
+        if not intact:
+            raise WeightsUnavailableError(
+                f"{path} is damaged: its checksum is not {checksum}. Run 'densenet download-weights {target} --force'"
+                " to download it again."
+            )
+
+
+def download(target: HubUrl, *, force: bool = False, progress: DownloadProgress | None = None) -> Path:
+    """Download the current commit of a revision, except for files that are cached. Interrupted downloads are resumed.
+
+    Args:
+        target: The checkpoint.
+        force: Download files even if they are cached, and replace them.
+        progress: Called while the checkpoint is downloaded.
+
+    Returns:
+        The path of the checkpoint in the cache.
+
+    Raises:
+        CheckpointError: The repository contains no checkpoint, or several.
+        UsageError: ``$HF_ENDPOINT`` or the token is invalid.
+        WeightsUnavailableError: The download fails.
+    """
+    from densenet_cli.weights.hub_client import HubClient
+
+    return HubClient(target, force, progress).download()

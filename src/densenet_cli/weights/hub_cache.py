@@ -1,0 +1,180 @@
+"""The cache of the Hugging Face Hub, in the layout of ``huggingface_hub``, so each program finds the other's files.
+
+The folder of a repository is ``models--ORGANIZATION--NAME``. It contains the following entries:
+
+    refs/REVISION            the commit that a branch or tag had when it was last downloaded
+    blobs/CHECKSUM           the contents of a file, named after its SHA-256 (large files) or Git blob ID (small ones)
+    snapshots/COMMIT/FILE    a relative link to the blob, or a copy where links are impossible
+    .no_exist/COMMIT/FILE    an empty file: the commit has no such file
+
+The lock of a blob is ``.locks/models--ORGANIZATION--NAME/CHECKSUM.lock``, and an unfinished download is
+``blobs/CHECKSUM.incomplete``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from densenet_cli.errors import UsageError
+from densenet_cli.weights.file_identity import compute_checksum, file_checksum
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+ALGORITHMS = {64: "sha256", 40: "git-sha1"}
+"""Number of hexadecimal digits of a blob's name -> algorithm of the checksum."""
+
+
+def home_dir() -> Path:
+    """Return the folder of Hugging Face: ``$HF_HOME``, default ``~/.cache/huggingface``.
+
+    Raises:
+        UsageError: There is no home folder.
+    """
+    return _environment_path("HF_HOME") or (_environment_path("XDG_CACHE_HOME") or _expand("~/.cache")) / "huggingface"
+
+
+def cache_dir() -> Path:
+    """Return the folder of the cache: ``$HF_HUB_CACHE``, default ``$HF_HOME/hub``. It may not exist."""
+    return _environment_path("HF_HUB_CACHE") or _environment_path("HUGGINGFACE_HUB_CACHE") or home_dir() / "hub"
+
+
+def token_path() -> Path:
+    """Return the file that contains the user's token: ``$HF_TOKEN_PATH``, default ``$HF_HOME/token``."""
+    return _environment_path("HF_TOKEN_PATH") or home_dir() / "token"
+
+
+def _environment_path(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return _expand(value) if value else None
+
+
+def _expand(path: str) -> Path:
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError:
+        raise UsageError("There is no home folder. Set HF_HOME to a folder for the files of the Hub.") from None
+
+
+def algorithm(checksum: str) -> str | None:
+    """Return the algorithm of a checksum that names a blob, or None if it is no such name."""
+    return ALGORITHMS.get(len(checksum)) if re.fullmatch("[0-9a-f]+", checksum) else None
+
+
+class RepositoryCache:
+    """The cached files of one repository.
+
+    Args:
+        repository: The name, such as ``timm/densenet121.ra_in1k``.
+
+    Attributes:
+        folder: The folder of the repository. It may not exist.
+    """
+
+    def __init__(self, repository: str) -> None:
+        self.repository = repository
+        self._folder_name = f"models--{repository.replace('/', '--')}"
+        self.folder = cache_dir() / self._folder_name
+
+    def commit(self, revision: str) -> str | None:
+        """Return the commit of a branch or tag when it was last downloaded, or None. A commit is returned as it is."""
+        if COMMIT.fullmatch(revision):
+            return revision
+        try:
+            commit = (self.folder / "refs" / revision).read_text("ascii").strip()
+        except (OSError, ValueError):
+            return None
+        return commit if COMMIT.fullmatch(commit) else None
+
+    def set_commit(self, revision: str, commit: str) -> None:
+        """Store the commit of a branch or tag. Raises ``OSError``."""
+        if revision in (commit, "") or self.commit(revision) == commit:
+            return
+        path = self.folder / "refs" / revision
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        temporary.write_text(commit, "ascii")
+        temporary.replace(path)
+
+    def path(self, commit: str, file: str) -> Path:
+        """Return the path of a file in the snapshot of a commit. It may not exist."""
+        return self.folder / "snapshots" / commit / file
+
+    def files(self, commit: str) -> list[str]:
+        """Return the names of the cached files of a commit that are not in subfolders."""
+        try:
+            with os.scandir(self.folder / "snapshots" / commit) as entries:
+                return [entry.name for entry in entries if entry.is_file()]
+        except OSError:
+            return []
+
+    def is_known_to_be_absent(self, commit: str, file: str) -> bool:
+        """Return whether the Hub has said that a commit has no such file."""
+        return (self.folder / ".no_exist" / commit / file).is_file()
+
+    def mark_absent(self, commit: str, file: str) -> None:
+        """Remember that a commit has no such file. Raises ``OSError``."""
+        path = self.folder / ".no_exist" / commit / file
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def blob(self, checksum: str) -> Path:
+        """Return the path of the file with this checksum. It may not exist."""
+        return self.folder / "blobs" / checksum
+
+    def partial(self, checksum: str) -> Path:
+        """Return the path of the unfinished download of a blob. It may not exist."""
+        return self.blob(f"{checksum}.incomplete")
+
+    def lock(self, checksum: str) -> Path:
+        """Return the path of the lock file of a blob, which ``huggingface_hub`` locks, too."""
+        return self.folder.parent / ".locks" / self._folder_name / f"{checksum}.lock"
+
+    def add(self, commit: str, file: str, checksum: str) -> Path:
+        """Add a blob to the snapshot of a commit and return its path there. Raises ``OSError``."""
+        path, blob = self.path(commit, file), self.blob(checksum)
+        target = os.path.relpath(blob, path.parent)
+        with suppress(OSError):
+            if str(path.readlink()) == target:
+                return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(target)
+        except (OSError, NotImplementedError):
+            import shutil
+
+            shutil.copyfile(blob, temporary)
+        temporary.replace(path)
+        return path
+
+
+def linked_checksum(path: Path) -> str | None:
+    """Return the checksum that the file of a snapshot must have, or None if it is a copy, which has none."""
+    try:
+        checksum = path.readlink().name
+    except OSError:
+        return None
+    return checksum if algorithm(checksum) else None
+
+
+def is_intact(path: Path, checksum: str | None, *, recompute: bool = False) -> bool:
+    """Return whether a file has a checksum (any, if None). Its own is cached. Raises ``OSError``.
+
+    Args:
+        path: The file, or a link to it.
+        checksum: The name of the blob.
+        recompute: Read the file even if its checksum is cached.
+    """
+    name = checksum and algorithm(checksum)
+    if not name:
+        return path.is_file()
+    return (compute_checksum if recompute else file_checksum)(path, name) == checksum
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

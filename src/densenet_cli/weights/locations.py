@@ -1,0 +1,55 @@
+"""What the parameter ``weights`` can name: a file, a folder, or a repository on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from densenet_cli.paths import is_hub_url
+
+if TYPE_CHECKING:
+    from densenet_cli._types import DownloadProgress, PathLike
+
+
+def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: DownloadProgress | None = None) -> Path:
+    """Return the path of the checkpoint that ``weights`` names. It need not exist.
+
+    Args:
+        weights: A file, a folder that contains a checkpoint, or a URL ``hf://ORGANIZATION/NAME`` (see ``hub``), whose
+            files are downloaded if they are not in the cache of the Hub.
+        offline: Do not use the network.
+        progress: Called while files are downloaded.
+
+    Raises:
+        CheckpointError: The folder contains no checkpoint, or several.
+        UsageError: The URL is invalid.
+        WeightsUnavailableError: The files cannot be downloaded.
+    """
+    text = os.fspath(weights)
+    if is_hub_url(text):
+        from densenet_cli.weights import hub
+
+        return hub.get_files(text, offline=offline, progress=progress)
+    path = Path(text)
+    if path.is_dir():
+        from densenet_cli.weights import folders
+
+        return folders.find_in_folder(path)
+    return path
+
+
+def model_name(weights: PathLike) -> str:
+    """Return the name of a model in results: that of its repository or folder, or of its file without the suffix."""
+    text = os.fspath(weights)
+    if is_hub_url(text):
+        from densenet_cli.weights import hub_url
+
+        return hub_url.parse_url(text).name
+    path = Path(text)
+    if path.is_dir():
+        path = path.absolute()  # resolving links would change the name
+        if path.parent.name == "snapshots":  # in the cache of the Hub, the folder is named after the commit
+            return path.parents[1].name.rpartition("--")[2]
+        return path.name
+    return path.name.removesuffix(path.suffix).removesuffix(".weights")
