@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
     from densenet_cli.explain.cam import Explainer, Explanation
     from densenet_cli.images.previews import Preview
+    from densenet_cli.weights.contents import Checkpoint
 
 S = TypeVar("S", bound=Source)
 
@@ -49,8 +50,8 @@ class Classifier:
         truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
         bit_depth: Range of values from black to white, for images of more than 8 bits: ``auto``, ``full``, a number of
             bits, or ``LOW:HIGH``.
-        pages: Which pages of a TIFF file, or frames of an animation, ``predict_many``, ``embed_many``, and
-            ``explain_many`` process: ``first``, with a note in the result if there are more, or ``all``.
+        pages: Which pages of a TIFF file, or frames of an animation, the methods for many images process: ``first``,
+            with a note in the result if there are more, or ``all``.
         batch_size: Number of images per batch, at least 1; 8 by default.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
@@ -124,9 +125,7 @@ class Classifier:
             input_size=input_size or metadata.input_size or self.config.input_size,
         )
         if input_size:
-            from densenet_cli.layers import list_layers
-
-            list_layers(self.config, input_size)  # raises if the input is too small
+            self._model.check_input_size(input_size)
 
     def _choose_decoder(
         self, decode_memory: int, isolate: bool, timeout: float | None
@@ -176,11 +175,10 @@ class Classifier:
 
         Args:
             images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
-            top_k: Maximum number of classes per image; see ``predict``.
-            min_prob: Leave out classes with a lower probability; see ``predict``.
+            top_k, min_prob: See ``predict``.
 
         Yields:
-            A prediction per image, or page with ``pages="all"``. Its ``error`` is set if the image failed.
+            A prediction per image, or page with ``pages="all"``, with its ``error`` if the image failed.
 
         Raises:
             UsageError: A value is invalid, or ``images`` is a single image.
@@ -190,10 +188,10 @@ class Classifier:
         return (self.prediction(result, *selection) for result in results)
 
     def embed(self, image: ImageInput) -> Embedding:
-        """Compute the feature vector of one image, for search and near-duplicates.
+        """Compute the feature vector of one image, for search and near-duplicates. See ``predict`` for the arguments.
 
         The vector is the average of the last feature maps, what ``keras.applications`` returns with
-        ``include_top=False, pooling="avg"``. Arguments and exceptions are those of ``predict``.
+        ``include_top=False, pooling="avg"``. If the model's head takes their maximum, so does the vector.
         """
         return self.embedding(self._process(image, ("features",)))
 
@@ -250,6 +248,8 @@ class Classifier:
             A result per source. Its outputs are float32 arrays, averaged over crops: ``probabilities`` and ``logits``
             of shape (classes,), and ``features`` of shape (rows, columns, channels).
         """
+        if set(outputs) - {"features"}:
+            self._model.check_head()
         crops = self.preprocessing.crops
 
         def load(source: S, index: int) -> Input:
@@ -302,7 +302,8 @@ class Classifier:
         """Convert a result with ``features`` to an ``Embedding``."""
         if result.error:
             return Embedding(result.source.name, self.model, error=Failure.of(result.error))
-        vector = result.outputs["features"].mean(axis=(0, 1))
+        features = result.outputs["features"]
+        vector = features.max(axis=(0, 1)) if self.config.pooling == "max" else features.mean(axis=(0, 1))
         return Embedding(result.source.name, self.model, vector, notes=result.notes)
 
     def explainer(self, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explainer:
@@ -314,7 +315,12 @@ class Classifier:
         from densenet_cli.explain.cam import Explainer
 
         self.selection(top_k)  # raises if the number is invalid
-        return Explainer(self.model, self.labels, self.preprocessing, self._model.engine.head, top_k, classes)
+        head = self._model.engine.head
+        return Explainer(self.model, self.labels, self.preprocessing, self.config, head, top_k, classes)
+
+    def read_checkpoint(self) -> Checkpoint:
+        """Read the checkpoint with its arrays. Raises ``CheckpointError``."""
+        return self._model.read_checkpoint()
 
     def _process(
         self, image: ImageInput, outputs: Sequence[str] = ("probabilities",), preview: type[Preview] | None = None

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from densenet_cli.errors import UsageError
-from densenet_cli.topology import DenseNetConfig, build
+from densenet_cli.topology import DenseNetConfig, Resize, build
 
 Shape = tuple[int, ...]
 ArrayShapes = dict[str, Shape]
@@ -66,9 +66,18 @@ class ShapeOps:
     def channels(self, x: Shape) -> int:
         return x[-1]
 
-    def zero_pad(self, x: Shape, name: str, *, padding: int) -> Shape:
+    def resize(self, x: Shape, name: str, *, input_size: int, resize: Resize) -> Shape:
+        return self._add(name, "Resizing", (resize.side, resize.side, x[2]))
+
+    def _pad(self, x: Shape, name: str, class_name: str, padding: int) -> Shape:
         height, width, channels = x
-        return self._add(name, "ZeroPadding2D", (height + 2 * padding, width + 2 * padding, channels))
+        return self._add(name, class_name, (height + 2 * padding, width + 2 * padding, channels))
+
+    def zero_pad(self, x: Shape, name: str, *, padding: int) -> Shape:
+        return self._pad(x, name, "ZeroPadding2D", padding)
+
+    def reflect_pad(self, x: Shape, name: str, *, padding: int) -> Shape:
+        return self._pad(x, name, "Pad", padding)
 
     def conv(self, x: Shape, name: str, *, filters: int, kernel: int, stride: int = 1) -> Shape:
         height, width, channels = x
@@ -83,7 +92,7 @@ class ShapeOps:
         arrays: ArrayShapes = dict.fromkeys(BN_ARRAYS, shape)
         return self._add(name, "BatchNormalization", x, arrays, trainable_parameters=2 * x[-1])
 
-    def relu(self, x: Shape, name: str) -> Shape:
+    def activation(self, x: Shape, name: str, *, function: str, alpha: float = 0.0) -> Shape:
         return self._add(name, "Activation", x)
 
     def _pool(self, x: Shape, name: str, class_name: str, size: int, stride: int) -> Shape:
@@ -102,13 +111,16 @@ class ShapeOps:
     def global_avg_pool(self, x: Shape, name: str) -> Shape:
         return self._add(name, "GlobalAveragePooling2D", x[-1:])
 
+    def global_max_pool(self, x: Shape, name: str) -> Shape:
+        return self._add(name, "GlobalMaxPooling2D", x[-1:])
+
+    def flatten(self, x: Shape, name: str) -> Shape:
+        return self._add(name, "Flatten", (math.prod(x),))
+
     def dense(self, x: Shape, name: str, *, units: int) -> Shape:
         arrays: ArrayShapes = {"kernel": (x[0], units), "bias": (units,)}
         weights = x[0] * units
         return self._add(name, "Dense", (units,), arrays, weights + units, weights)
-
-    def softmax(self, x: Shape, name: str) -> Shape:
-        return self._add(name, "Activation", x)
 
 
 def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[Layer]:
@@ -119,11 +131,15 @@ def list_layers(config: DenseNetConfig, input_size: int | None = None) -> list[L
         input_size: Side length of the square input image in pixels, or None for the configuration's.
 
     Raises:
-        UsageError: The image is too small, so that a layer would have an empty output.
+        UsageError: The image is too small, so that a layer would have an empty output, or the network has a fixed input
+            size.
     """
     size = input_size or config.input_size
+    if size != config.input_size and (config.resize or config.pooling == "flatten"):
+        reason = "resizes its input" if config.resize else "flattens its feature maps"
+        raise UsageError(f"The network {reason}, so its input size is fixed: {config.input_size}x{config.input_size}.")
     ops = ShapeOps()
-    build(ops, config, (size, size, 3))
+    build(ops, config, (size, size, config.channels))
     if min(min(layer.output_shape) for layer in ops.layers) < 1:
         raise UsageError(f"An input size of {size}x{size} pixels is too small for this network.")
     return ops.layers
@@ -136,4 +152,4 @@ def array_shapes(config: DenseNetConfig) -> dict[str, ArrayShapes]:
 
 def embedding_size(config: DenseNetConfig) -> int:
     """Return the length of an embedding, which is the number of feature maps before the head."""
-    return array_shapes(config)["predictions"]["kernel"][0]
+    return array_shapes(config)["bn"]["gamma"][0]

@@ -8,9 +8,9 @@ from densenet_cli import engines, labels, variants
 from densenet_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
+    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.contents import Checkpoint
 
 IMAGENET_CLASSES = 1000
 
@@ -26,12 +26,14 @@ class Model:
         label_file: The path of a label file (see ``label_files``), to use instead of the model's labels.
         engine: A key of ``engines.ENGINES``.
         threads: The number of threads to compute with.
+        activation: ``softmax`` or ``sigmoid``, for a checkpoint that does not state it.
         offline: Do not use the network.
         base_url: The URL to download weights from, instead of the published ones.
         progress: Called while weights are downloaded.
 
     Raises:
-        UsageError: The variant or engine does not exist, or the label file does not fit.
+        UsageError: The variant or engine does not exist, the label file does not fit, or ``activation`` contradicts the
+            checkpoint.
         WeightsError: The weights are not available or do not fit.
 
     Attributes:
@@ -49,6 +51,7 @@ class Model:
         engine: str,
         *,
         threads: int,
+        activation: str | None = None,
         offline: bool = False,
         base_url: str | None = None,
         progress: DownloadProgress | None = None,
@@ -59,13 +62,20 @@ class Model:
             selected = variants.get(variant or variants.DEFAULT)
             self.name = selected.model
             self.weights = store.get_file(selected, offline=offline, base_url=base_url, progress=progress)
-            self.engine = engines.create(engine, self.weights, selected.config, threads)
+            requested: DenseNetConfig | None = selected.config
         else:
             from densenet_cli.weights import locations
 
             self.weights = locations.find_checkpoint(weights, offline=offline, progress=progress)
             self.name = locations.model_name(weights)
-            self.engine = _open_checkpoint(self.weights, variant, engine, threads)
+            requested = variants.get(variant).config if variant else None
+        self._read_arguments = (self.weights, requested, activation)
+        try:
+            self.engine = engines.create(engine, self.weights, requested, threads, activation)
+        except CheckpointError as error:
+            if weights is None or variant is None:
+                raise
+            raise CheckpointError(f"{error} Omit `variant` to infer the network from the file.") from error
         self.labels = self._select_labels(label_file)
 
     def _select_labels(self, label_file: PathLike | None) -> labels.Labels:
@@ -91,13 +101,22 @@ class Model:
             raise CheckpointError(f"The model in {self.weights} produced NaN or infinite values.")
         return arrays
 
+    def check_head(self) -> None:
+        """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
+        if not self.engine.config.classes:
+            raise CheckpointError(
+                f"{self.weights} contains a network without its head (include_top=False), which cannot classify. It can"
+                " be used for embeddings, and as the start of a training run."
+            )
 
-def _open_checkpoint(weights: Path, variant: str | None, engine: str, threads: int) -> engines.Engine:
-    if variant is None:
-        return engines.create(engine, weights, None, threads)
-    config = variants.get(variant).config
-    try:
-        return engines.create(engine, weights, config, threads)
-    except CheckpointError as error:
-        hint = "Omit `variant` to infer the network from the file."
-        raise CheckpointError(f"{error} {hint}") from error
+    def check_input_size(self, size: int) -> None:
+        """Raise ``UsageError`` if the network does not accept images of ``size`` x ``size`` pixels."""
+        from densenet_cli.layers import list_layers
+
+        list_layers(self.engine.config, size)
+
+    def read_checkpoint(self) -> Checkpoint:
+        """Read the checkpoint again, with its arrays. Raises ``CheckpointError``."""
+        from densenet_cli.weights import checkpoint
+
+        return checkpoint.read(*self._read_arguments)

@@ -33,10 +33,8 @@ class Stem(NamedTuple):
         stride: Stride of the (first) convolution.
         norm: Whether batch norm and ReLU follow each convolution.
         pool: Whether a 3x3 max pool of stride 2 follows.
-        deep: Three convolutions instead of one; the second and third have stride 1. He et al., "Bag of Tricks for Image
-            Classification", CVPR 2019.
-        blur: Pool with stride 1 and downsample with a binomial filter. Zhang, "Making Convolutional Networks
-            Shift-Invariant Again", ICML 2019.
+        deep: Three convolutions instead of one; the last two have stride 1 (He et al., CVPR 2019).
+        blur: Pool with stride 1, then downsample with a binomial filter (Zhang, ICML 2019).
     """
 
     kernel: int
@@ -59,19 +57,7 @@ STEMS: dict[str, Stem] = {
 POOLINGS = ("avg", "max", "flatten")
 """How feature maps become a vector: their mean, their maximum, or all their values (by row, column, and channel)."""
 
-ACTIVATIONS = (
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "gelu",
-    "silu",
-    "softplus",
-    "softsign",
-    "tanh",
-    "sigmoid",
-)
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "tanh", "sigmoid")
 """Activations of a head's hidden layers. The definitions are those of ``keras.activations`` with default arguments."""
 
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid")
@@ -152,15 +138,11 @@ class DenseNetConfig:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, not {self.channels}")
-        self._check_head()
-
-    def _check_head(self) -> None:
         units = [layer.units for layer in self.head if layer.kind == "dense"]
         if self.head and (not units or units[-1] != self.classes or min(units) < 1):
             raise ValueError(f"the last dense layer of the head must have {self.classes} units, not {units[-1:]}")
-        for layer in self.head:
-            if layer.kind not in ("dense", "batch_norm", *ACTIVATIONS):
-                raise ValueError(f"unknown head layer {layer.kind!r}")
+        if unknown := {layer.kind for layer in self.head} - {"dense", "batch_norm", *ACTIVATIONS}:
+            raise ValueError(f"unknown head layers {sorted(unknown)}")
         if self.resize and (self.resize.side < 1 or self.resize.interpolation not in ("bilinear", "nearest")):
             raise ValueError(f"invalid resize {self.resize}")
 
@@ -204,8 +186,16 @@ class Ops(Protocol[T]):
     ``name`` is the name of the layer. Kernels and pooling windows are square.
     """
 
+    def resize(self, x: T, name: str, *, input_size: int, resize: Resize) -> T:
+        """Resize an image of ``input_size`` x ``input_size`` pixels."""
+        ...
+
     def zero_pad(self, x: T, name: str, *, padding: int) -> T:
         """Pad all four sides with zeros."""
+        ...
+
+    def reflect_pad(self, x: T, name: str, *, padding: int) -> T:
+        """Pad all four sides with the mirror image of what is next to the edge, without the edge itself."""
         ...
 
     def conv(self, x: T, name: str, *, filters: int, kernel: int, stride: int = 1) -> T:
@@ -216,8 +206,8 @@ class Ops(Protocol[T]):
         """Normalize with the statistics of the layer and ``BN_EPSILON``."""
         ...
 
-    def relu(self, x: T, name: str) -> T:
-        """Apply max(x, 0)."""
+    def activation(self, x: T, name: str, *, function: str, alpha: float = 0.0) -> T:
+        """Apply one of ``ACTIVATIONS`` or ``OUTPUT_ACTIVATIONS``."""
         ...
 
     def max_pool(self, x: T, name: str, *, size: int, stride: int) -> T:
@@ -236,12 +226,16 @@ class Ops(Protocol[T]):
         """Return the mean of each channel."""
         ...
 
-    def dense(self, x: T, name: str, *, units: int) -> T:
-        """Apply a fully connected layer with bias."""
+    def global_max_pool(self, x: T, name: str) -> T:
+        """Return the maximum of each channel."""
         ...
 
-    def softmax(self, x: T, name: str) -> T:
-        """Apply softmax over the classes."""
+    def flatten(self, x: T, name: str) -> T:
+        """Return all values as a vector, ordered by row, column, and channel."""
+        ...
+
+    def dense(self, x: T, name: str, *, units: int) -> T:
+        """Apply a fully connected layer with bias."""
         ...
 
     def channels(self, x: T) -> int:
@@ -251,28 +245,28 @@ class Ops(Protocol[T]):
 
 @dataclass(frozen=True)
 class Outputs(Generic[T_ops]):
-    """The outputs of a network.
+    """The outputs of a network. A network without a head has only ``features``.
 
     Attributes:
         features: The last feature maps, after the final ReLU.
-        pooled: The mean of each feature map.
+        pooled: The input of the head.
         logits: The output of the head.
-        probabilities: The softmax of the logits.
+        probabilities: The softmax or sigmoid of the logits.
     """
 
     features: T_ops
-    pooled: T_ops
-    logits: T_ops
-    probabilities: T_ops
+    pooled: T_ops | None = None
+    logits: T_ops | None = None
+    probabilities: T_ops | None = None
 
 
 def conv_block(ops: Ops[T], x: T, name: str, growth_rate: int) -> T:
     """Add one layer of a dense block: a 1x1 convolution to 4k maps, a 3x3 to k maps, concatenated to the input."""
     y = ops.batch_norm(x, f"{name}_0_bn")
-    y = ops.relu(y, f"{name}_0_relu")
+    y = ops.activation(y, f"{name}_0_relu", function="relu")
     y = ops.conv(y, f"{name}_1_conv", filters=BOTTLENECK * growth_rate, kernel=1)
     y = ops.batch_norm(y, f"{name}_1_bn")
-    y = ops.relu(y, f"{name}_1_relu")
+    y = ops.activation(y, f"{name}_1_relu", function="relu")
     y = ops.conv(y, f"{name}_2_conv", filters=growth_rate, kernel=3)
     return ops.concat(x, y, f"{name}_concat")
 
@@ -287,35 +281,66 @@ def dense_block(ops: Ops[T], x: T, name: str, layers: int, growth_rate: int) -> 
 def transition_block(ops: Ops[T], x: T, name: str, compression: float) -> T:
     """Add a transition between two dense blocks, which reduces the number and halves the size of the feature maps."""
     x = ops.batch_norm(x, f"{name}_bn")
-    x = ops.relu(x, f"{name}_relu")
+    x = ops.activation(x, f"{name}_relu", function="relu")
     x = ops.conv(x, f"{name}_conv", filters=int(ops.channels(x) * compression), kernel=1)
     return ops.avg_pool(x, f"{name}_pool", size=2, stride=2)
 
 
-def stem_block(ops: Ops[T], x: T, stem: Stem, width: int) -> T:
-    """Add the stem."""
-    if stem.stride > 1:
-        x = ops.zero_pad(x, "conv1_pad", padding=stem.kernel // 2)
-    x = ops.conv(x, "conv1_conv", filters=width, kernel=stem.kernel, stride=stem.stride)
-    if stem.norm:
-        x = ops.batch_norm(x, "conv1_bn")
-        x = ops.relu(x, "conv1_relu")
+def stem_block(ops: Ops[T], x: T, stem: Stem, width: int, growth_rate: int) -> T:
+    """Add the stem. The first convolutions of a deep one have ``growth_rate`` feature maps, as in timm."""
+    convs = {"conv1": growth_rate, "conv1_2": growth_rate, "conv1_3": width} if stem.deep else {"conv1": width}
+    for name, filters in convs.items():
+        stride = stem.stride if name == "conv1" else 1
+        if stride > 1:
+            x = ops.zero_pad(x, f"{name}_pad", padding=stem.kernel // 2)
+        x = ops.conv(x, f"{name}_conv", filters=filters, kernel=stem.kernel, stride=stride)
+        if stem.norm:
+            x = ops.batch_norm(x, f"{name}_bn")
+            x = ops.activation(x, f"{name}_relu", function="relu")
     if stem.pool:
         x = ops.zero_pad(x, "pool1_pad", padding=1)
-        x = ops.max_pool(x, "pool1", size=3, stride=2)
+        x = ops.max_pool(x, "pool1", size=3, stride=1 if stem.blur else 2)
+    return blur_pool(ops, x, "pool1_blur") if stem.blur else x
+
+
+def blur_pool(ops: Ops[T], x: T, name: str) -> T:
+    """Smooth with the binomial filter [1, 2, 1] / 4 in both directions, with stride 2.
+
+    A mean of two values, applied twice, is this filter: (x0 + 2 x1 + x2) / 4 = ((x0 + x1) / 2 + (x1 + x2) / 2) / 2.
+    """
+    x = ops.reflect_pad(x, f"{name}_pad", padding=1)
+    x = ops.avg_pool(x, f"{name}_1", size=2, stride=1)
+    return ops.avg_pool(x, f"{name}_2", size=2, stride=2)
+
+
+def build_head(ops: Ops[T], pooled: T, config: DenseNetConfig) -> T:
+    """Add the layers between the pooling and the logits."""
+    x = pooled
+    for name, layer in config.head_layers.items():
+        if layer.kind == "dense":
+            x = ops.dense(x, name, units=layer.units)
+        elif layer.kind == "batch_norm":
+            x = ops.batch_norm(x, name)
+        else:
+            x = ops.activation(x, name, function=layer.kind, alpha=layer.alpha)
     return x
 
 
 def build(ops: Ops[T], config: DenseNetConfig, x: T) -> Outputs[T]:
-    """Build the network on ``x``, a tensor of the op set for normalized RGB pixels ``(batch, height, width, 3)``."""
-    x = stem_block(ops, x, STEMS[config.stem], config.stem_width)
+    """Build the network on ``x``, a tensor of the op set for normalized pixels ``(batch, height, width, channels)``."""
+    if config.resize:
+        x = ops.resize(x, "resize", input_size=config.input_size, resize=config.resize)
+    x = stem_block(ops, x, STEMS[config.stem], config.stem_width, config.growth_rate)
     last = len(config.blocks) + 1
     for stage, layers in enumerate(config.blocks, start=2):
         x = dense_block(ops, x, f"conv{stage}", layers, config.growth_rate)
         if stage < last:
             x = transition_block(ops, x, f"pool{stage}", config.compression)
     x = ops.batch_norm(x, "bn")
-    features = ops.relu(x, "relu")
-    pooled = ops.global_avg_pool(features, "avg_pool")
-    logits = ops.dense(pooled, "predictions", units=config.classes)
-    return Outputs(features, pooled, logits, ops.softmax(logits, "softmax"))
+    features = ops.activation(x, "relu", function="relu")
+    if not config.classes:
+        return Outputs(features)
+    pools = {"avg": ops.global_avg_pool, "max": ops.global_max_pool, "flatten": ops.flatten}
+    pooled = pools[config.pooling](features, "flatten" if config.pooling == "flatten" else f"{config.pooling}_pool")
+    logits = build_head(ops, pooled, config)
+    return Outputs(features, pooled, logits, ops.activation(logits, config.activation, function=config.activation))

@@ -56,7 +56,7 @@ def test_graph_is_created_once_and_reused(weights, emitted):
     assert len(emitted) == 1
     assert sorted(path.name for path in graph_folder().iterdir()) == [
         "entry.json",
-        "head.npy",
+        "head.npz",
         "model.data",
         "model.onnx",
     ]
@@ -100,7 +100,7 @@ def test_damaged_graph_is_replaced(weights, emitted, name, damage):
     assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
 
 
-@pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"weights": 3}])
+@pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"request": 3}])
 def test_invalid_entry_is_damaged(weights, emitted, change):
     run(weights)
     path = graph_folder() / graph_cache.ENTRY_FILE
@@ -191,9 +191,11 @@ def test_head_equals_that_of_the_checkpoint(weights, monkeypatch, source):
         weights.unlink()
     elif source == "checkpoint":
         shutil.rmtree(graph_cache.graphs_dir())
-    for array, expected in zip(engine.head(), random_arrays(TINY)["predictions"].values(), strict=True):
-        np.testing.assert_array_equal(array, expected)
-        assert array.dtype == np.float32
+    head = engine.head()
+    assert head.keys() == {"predictions"}
+    for name, expected in random_arrays(TINY)["predictions"].items():
+        np.testing.assert_array_equal(head["predictions"][name], expected)
+        assert head["predictions"][name].dtype == np.float32
 
 
 def _store_until(step, weights, cache):

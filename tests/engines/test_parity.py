@@ -90,7 +90,7 @@ def test_outputs_equal_keras_applications(reference, create, engine):
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_features_and_head_give_the_logits(reference, create, engine):
     tested = create(engine)
-    kernel, bias = tested.head()
+    kernel, bias = (tested.head()["predictions"][name] for name in ("kernel", "bias"))
     outputs = tested.run(reference.batch, ("probabilities", "features"))
     features = outputs["features"]
     assert features.shape == (len(reference.batch), 7, 7, len(kernel))
@@ -152,10 +152,12 @@ def test_comparison_detects_mistake(reference, mistake, monkeypatch):
         )
     else:
         monkeypatch.setattr(
-            onnx_graph.OnnxOps, "relu", lambda ops, x, name: x if name == "conv3_block2_1_relu" else relu(ops, x, name)
+            onnx_graph.OnnxOps,
+            "activation",
+            lambda ops, x, name, **kw: x if name == "conv3_block2_1_relu" else activation(ops, x, name, **kw),
         )
     wrong = onnx_outputs(reference.arrays, config, batch, "probabilities")
     assert np.abs(wrong - reference.probabilities[:1]).max() > 10 * PROBABILITY_TOLERANCE
 
 
-relu = onnx_graph.OnnxOps.relu
+activation = onnx_graph.OnnxOps.activation

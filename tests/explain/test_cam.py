@@ -17,6 +17,7 @@ from densenet_cli.images.previews import DisplayImage
 from densenet_cli.images.sources import from_object
 from densenet_cli.labels import placeholders
 from densenet_cli.pipeline import Result
+from densenet_cli.topology import DenseNetConfig
 from tests.conftest import SAMPLES
 from tests.support.images import encode, photograph, rotated
 from tests.support.networks import TINY
@@ -138,7 +139,8 @@ def explain_brightness(data: bytes, mode: str, cells: int = 16):
     step = 224 // cells
     features = pixels.reshape(cells, step, cells, step).mean(axis=(1, 3))[..., None]
     one = np.ones((1, 1), np.float32)
-    explainer = Explainer("test", placeholders(1), preprocessing, lambda: (one, one[0]))
+    head = {"predictions": {"kernel": one, "bias": one[0]}}
+    explainer = Explainer("test", placeholders(1), preprocessing, DenseNetConfig((1,), classes=1), lambda: head)
     outputs = {"probabilities": np.ones(1, np.float32), "features": features}
     return explainer(Result(source, outputs, preview=loaded.preview))
 

@@ -12,7 +12,7 @@ from densenet_cli.errors import UsageError
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.topology import DenseNetConfig
-    from densenet_cli.weights.contents import ModelMetadata
+    from densenet_cli.weights.contents import Arrays, ModelMetadata
 
 # ONNX Runtime 1.29 and later sends usage data unless this is set before its import. No data may leave the machine
 # unasked, and the telemetry takes 20 ms of every start.
@@ -41,8 +41,8 @@ class Engine(Protocol):
         """Run the network once and return the named outputs.
 
         Args:
-            batch: Normalized RGB pixels, float32 (images, height, width, 3).
-            outputs: Names from ``OUTPUTS``.
+            batch: Normalized pixels, float32 (images, height, width, channels).
+            outputs: Names from ``available_outputs(config)``.
 
         Returns:
             Name -> float32 array: ``probabilities`` and ``logits`` (images, classes), ``features`` (images, rows,
@@ -50,45 +50,49 @@ class Engine(Protocol):
         """
         ...
 
-    def head(self) -> tuple[FloatArray, FloatArray]:
-        """Return the kernel (channels, classes) and bias (classes,) of the dense layer, as float32.
-
-        ``features.mean(axis=(1, 2)) @ kernel + bias`` are the logits.
-        """
+    def head(self) -> Arrays:
+        """Return the arrays of the head's layers, by the names of ``config.head_layers``."""
         ...
 
 
 OUTPUTS = ("probabilities", "logits", "features")
-"""The outputs of a network. ``features`` are the last feature maps, after batch norm and ReLU, which the head averages.
-"""
+"""The outputs of a network. ``features`` are the last feature maps, after batch norm and ReLU, which the head pools."""
 
-EMITTER_VERSION = 2
+EMITTER_VERSION = 3
 """Must be increased if ``onnx_graph`` emits a different graph for the same arrays. Cached graphs then become stale."""
 
 ENGINES = {
     "onnx": "densenet_cli.engines.onnx:OnnxEngine",
     "tensorflow": "densenet_cli.engines.tensorflow:TensorFlowEngine",
 }
-"""Name -> class, which is imported when it is needed. The arguments are ``(weights, config, threads)``."""
+"""Name -> class, which is imported when it is needed. The arguments are ``(weights, config, threads, activation)``."""
 
 DEFAULT = "onnx"
 
 
-def create(name: str, weights: Path, config: DenseNetConfig | None, threads: int) -> Engine:
+def available_outputs(config: DenseNetConfig) -> tuple[str, ...]:
+    """Return the outputs of a network: ``OUTPUTS``, or only ``features`` if it has no head."""
+    return OUTPUTS if config.classes else ("features",)
+
+
+def create(
+    name: str, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None = None
+) -> Engine:
     """Create an engine for a checkpoint.
 
     Args:
         name: A key of ``ENGINES``.
         weights: The path of the checkpoint.
-        config: The network that the checkpoint must contain, or None to infer it.
+        config: The network that the checkpoint must contain, with any head, or None to infer it.
         threads: The number of threads to compute with, at least 1.
+        activation: See ``weights.checkpoint.read``.
 
     Raises:
-        UsageError: The engine does not exist.
+        UsageError: The engine does not exist, or ``activation`` contradicts the file.
         CheckpointError: The checkpoint cannot be used.
     """
     if name not in ENGINES:
         raise UsageError(f"Unknown engine {name!r}. Choose from {', '.join(ENGINES)}.")
     module, _, class_name = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), class_name)(weights, config, threads)
+    engine: Engine = getattr(importlib.import_module(module), class_name)(weights, config, threads, activation)
     return engine

@@ -1,8 +1,8 @@
 """A cache of optimized ONNX graphs.
 
 The folder ``cache_dir()/graphs/KEY`` contains ``model.onnx``, its weights ``model.data`` (which are memory-mapped), the
-dense layer as ``head.npy`` (because ONNX Runtime does not return weights), and ``entry.json``: the identity of the
-checkpoint, and the size, mtime, ctime, and SHA-256 of the other files.
+arrays of the head as ``head.npz`` (because ONNX Runtime does not return weights), and ``entry.json``: the identity of
+the checkpoint, and the size, mtime, ctime, and SHA-256 of the other files.
 
 KEY is a hash of everything that the graph depends on, including the version of ONNX Runtime and the instruction set,
 because the weights are blocked for the vector width. A folder is written under a temporary name, synced, and renamed.
@@ -28,14 +28,14 @@ from densenet_cli.weights.contents import ModelMetadata
 from densenet_cli.weights.file_identity import FileIdentity, digest
 
 if TYPE_CHECKING:
-    from densenet_cli._types import FloatArray
+    from densenet_cli.weights.contents import Arrays
 
-MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npy", "entry.json"
+MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npz", "entry.json"
 TEMP_PREFIX = ".new-"
 """Prefix of the names of folders that are being written."""
 TEMP_LIFETIME = 3600.0
 """Seconds without a change after which such a folder is considered abandoned."""
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Must be increased if the files in a folder change."""
 
 
@@ -44,26 +44,35 @@ class CachedGraph(NamedTuple):
 
     Attributes:
         model: The path of the model, or its bytes if it is not cached.
-        head: The kernel of the dense layer with the bias as last row, float32 (channels + 1, classes), or its path.
+        head: The arrays of the head's layers, or the path of the file with them.
         optimized: Whether ONNX Runtime has optimized the graph.
         config: The configuration of the network.
         metadata: What the checkpoint states besides it.
     """
 
     model: str | bytes
-    head: Path | FloatArray
+    head: Path | Arrays
     optimized: bool
     config: DenseNetConfig
     metadata: ModelMetadata
 
-    def load_head(self) -> FloatArray:
-        """Return the array of ``head``. Raises ``OSError`` or ``ValueError`` if its file is missing or damaged."""
-        import numpy as np
-
+    def load_head(self) -> Arrays:
+        """Return the arrays of ``head``. Raises ``OSError`` or ``ValueError`` if its file is missing or damaged."""
         if not isinstance(self.head, Path):
             return self.head
-        array: FloatArray = np.load(self.head, allow_pickle=False)
-        return array
+        import zipfile
+
+        import numpy as np
+
+        arrays: Arrays = {}
+        try:
+            with np.load(self.head, allow_pickle=False) as file:
+                for name in file.files:
+                    layer, _, array = name.partition("/")
+                    arrays.setdefault(layer, {})[array] = file[name]
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"{self.head} is damaged") from error
+        return arrays
 
 
 def graphs_dir() -> Path:
@@ -71,55 +80,88 @@ def graphs_dir() -> Path:
     return cache_dir() / "graphs"
 
 
-def get_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+def get_graph(weights: Path, config: DenseNetConfig | None, activation: str | None = None) -> CachedGraph:
     """Return the graph of a checkpoint, from the cache if possible. Otherwise create and cache it.
 
     Args:
         weights: The path of the checkpoint.
         config: The network that it must contain, or None to infer it.
+        activation: See ``weights.checkpoint.read``.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
+        UsageError: ``activation`` contradicts it.
     """
     try:
-        identity = FileIdentity.of(weights)
+        request = _Request([FileIdentity.of(file) for file in _files(weights)], repr(config), activation)
     except OSError as error:
         raise CheckpointError(f"Cannot read {weights}: {error.strerror or error}.") from error
-    folder = graphs_dir() / _key(identity, config)
+    folder = graphs_dir() / request.key()
     if cached := _load(folder):
         return cached
-    graph = create_graph(weights, config)
+    graph = create_graph(weights, config, activation)
     with suppress(OSError):
-        _store(folder, graph, identity)
+        _store(folder, graph, request)
         return _load(folder) or graph
     return graph
 
 
-def create_graph(weights: Path, config: DenseNetConfig | None) -> CachedGraph:
+def create_graph(weights: Path, config: DenseNetConfig | None, activation: str | None = None) -> CachedGraph:
     """Create the graph of a checkpoint in memory. See ``get_graph``."""
-    import numpy as np
-
     from densenet_cli.engines import onnx_graph
     from densenet_cli.weights import checkpoint
 
-    loaded = checkpoint.read(weights, config)
+    loaded = checkpoint.read(weights, config, activation)
     model = onnx_graph.emit(loaded.arrays, loaded.config)
-    layer = loaded.arrays["predictions"]
-    return CachedGraph(model, np.vstack([layer["kernel"], layer["bias"]]), False, loaded.config, loaded.metadata)
+    head = {name: loaded.arrays[name] for name in loaded.config.head_layers if name in loaded.arrays}
+    return CachedGraph(model, head, False, loaded.config, loaded.metadata)
 
 
-def _key(identity: FileIdentity, config: DenseNetConfig | None) -> str:
-    import onnxruntime
+def _files(weights: Path) -> Iterator[Path]:
+    """Yield the files that a checkpoint consists of: its own, and the configuration beside it."""
+    yield weights
+    configuration = weights.with_name("config.json")
+    if configuration.exists():
+        yield configuration
 
-    parts = [
-        identity.key(),
-        repr(config),
-        str(engines.EMITTER_VERSION),
-        str(LAYOUT_VERSION),
-        onnxruntime.__version__,
-        _instruction_set(),
-    ]
-    return digest("\n".join(parts).encode())
+
+class _Request(NamedTuple):
+    """What a graph was made from.
+
+    Attributes:
+        files: The checkpoint first, then the other files that it consists of.
+        config: The representation of the configuration that it must contain, or "None".
+        activation: The requested activation, or None.
+    """
+
+    files: list[FileIdentity]
+    config: str
+    activation: str | None
+
+    def key(self) -> str:
+        """Return the name of the graph's folder."""
+        import onnxruntime
+
+        parts = [
+            *(file.key() for file in self.files),
+            self.config,
+            str(self.activation),
+            str(engines.EMITTER_VERSION),
+            str(LAYOUT_VERSION),
+            onnxruntime.__version__,
+            _instruction_set(),
+        ]
+        return digest("\n".join(parts).encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as values for JSON."""
+        return {**self._asdict(), "files": [file.to_dict() for file in self.files]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> _Request:
+        """Restore the result of ``to_dict``. Raises ``KeyError``, ``TypeError``, or ``ValueError`` for other values."""
+        files = [FileIdentity.from_dict(file) for file in values["files"]]
+        return cls(files, str(values["config"]), values["activation"])
 
 
 def _instruction_set() -> str:
@@ -152,7 +194,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _store(folder: Path, graph: CachedGraph, identity: FileIdentity) -> None:
+def _store(folder: Path, graph: CachedGraph, request: _Request) -> None:
     """Optimize a graph and write it to ``folder``. Raises ``OSError``."""
     import shutil
     import tempfile
@@ -163,12 +205,14 @@ def _store(folder: Path, graph: CachedGraph, identity: FileIdentity) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
         _optimize(graph.model, temporary)
-        np.save(temporary / HEAD_FILE, graph.load_head(), allow_pickle=False)
+        head = graph.load_head().items()
+        arrays: dict[str, Any] = {f"{layer}/{name}": array for layer, named in head for name, array in named.items()}
+        np.savez(temporary / HEAD_FILE, **arrays)
         names = (MODEL_FILE, DATA_FILE, HEAD_FILE)
         for name in names:
             atomic.sync_path(temporary / name)
         entry = {
-            "weights": identity.to_dict(),
+            "request": request.to_dict(),
             "config": graph.config.to_dict(),
             "metadata": graph.metadata.to_dict(),
             "stamps": {name: _stamp(temporary / name) for name in names},
@@ -242,12 +286,12 @@ def _cache_entry(folder: Path, verify: bool) -> CacheEntry:
     size = _size(folder)
     try:
         entry = json.loads((folder / ENTRY_FILE).read_bytes())
-        identity = FileIdentity.from_dict(entry["weights"])
+        request = _Request.from_dict(entry["request"])
         checksums = {name: entry["sha256"][name] for name in entry["stamps"]}
         intact = _load(folder) and not (verify and any(_sha256(folder / name) != checksums[name] for name in checksums))
-        state = "damaged" if not intact else "current" if _is_current(folder, identity, entry) else "stale"
-        return CacheEntry(folder, identity.path, size, state)
-    except (OSError, ValueError, KeyError, TypeError):
+        state = "damaged" if not intact else "current" if _is_current(folder, request) else "stale"
+        return CacheEntry(folder, request.files[0].path, size, state)
+    except (OSError, ValueError, LookupError, TypeError):
         return CacheEntry(folder, None, size, "damaged")
 
 
@@ -267,14 +311,12 @@ def _age(folder: Path) -> float:
         return 0.0
 
 
-def _is_current(folder: Path, identity: FileIdentity, entry: dict[str, Any]) -> bool:
+def _is_current(folder: Path, request: _Request) -> bool:
     try:
-        if FileIdentity.of(identity.path) != identity:
-            return False
+        unchanged = all(FileIdentity.of(file.path) == file for file in request.files)
     except OSError:
         return False
-    config = DenseNetConfig.from_dict(entry["config"])
-    return folder.name in (_key(identity, config), _key(identity, None))
+    return unchanged and folder.name == request.key()
 
 
 def remove(entry: CacheEntry) -> None:

@@ -13,6 +13,7 @@ from densenet_cli.topology import DenseNetConfig
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
+    from densenet_cli.weights.contents import Arrays
 
 
 class OnnxEngine:
@@ -22,10 +23,10 @@ class OnnxEngine:
     computes one at a time: no thread waits for another within an image, which increases the throughput by 10%.
     """
 
-    def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
-        self._graph = graph_cache.get_graph(weights, config)
+    def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None) -> None:
+        self._graph = graph_cache.get_graph(weights, config, activation)
         self.config, self.metadata = self._graph.config, self._graph.metadata
-        self._checkpoint = (weights, config)
+        self._checkpoint = (weights, config, activation)
         self._threads = threads
         self._multi_threaded: Any = None
         self._single_threaded: Any = None
@@ -74,13 +75,12 @@ class OnnxEngine:
             raise errors[0]
         return {name: np.concatenate(column) for name, column in zip(outputs, zip(*rows, strict=True), strict=True)}
 
-    def head(self) -> tuple[FloatArray, FloatArray]:
+    def head(self) -> Arrays:
         """See ``engines.Engine.head``."""
         try:
-            array = self._graph.load_head()
+            return self._graph.load_head()
         except (OSError, ValueError):  # another process has just removed the cached graph
-            array = graph_cache.create_graph(*self._checkpoint).load_head()
-        return array[:-1], array[-1]
+            return graph_cache.create_graph(*self._checkpoint).load_head()
 
 
 def _join(threads: list[threading.Thread]) -> None:

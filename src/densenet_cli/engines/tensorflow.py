@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli.engines import available_outputs
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
+    from densenet_cli.weights.contents import Arrays
 
 
 def import_keras() -> None:
@@ -50,8 +52,8 @@ def silenced() -> Iterator[None]:
 class TensorFlowEngine:
     """Implements ``engines.Engine``."""
 
-    def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int) -> None:
-        loaded = checkpoint.read(weights, config)
+    def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None) -> None:
+        loaded = checkpoint.read(weights, config, activation)
         self.config, self.metadata = loaded.config, loaded.metadata
         self._arrays = loaded.arrays
         self._threads = threads
@@ -70,15 +72,10 @@ class TensorFlowEngine:
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
             pass  # TensorFlow already runs in this process, so its threads cannot be changed.
-        import keras
-
         from densenet_cli.engines import keras_ops
 
-        network = keras_ops.build_model(self.config)
-        keras_ops.set_arrays(network, self._arrays)
-        layers = {"features": "relu", "logits": "predictions", "probabilities": "softmax"}
-        outputs = {output: network.get_layer(layer).output for output, layer in layers.items()}
-        self._model = keras.Model(network.input, outputs)
+        self._model = keras_ops.build_model(self.config, available_outputs(self.config))
+        keras_ops.set_arrays(self._model, self._arrays)
 
     def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``."""
@@ -86,7 +83,6 @@ class TensorFlowEngine:
         results = self._model.predict_on_batch(batch)
         return {output: np.asarray(results[output], dtype=np.float32) for output in outputs}
 
-    def head(self) -> tuple[FloatArray, FloatArray]:
+    def head(self) -> Arrays:
         """See ``engines.Engine.head``."""
-        layer = self._arrays["predictions"]
-        return layer["kernel"], layer["bias"]
+        return {name: self._arrays[name] for name in self.config.head_layers if name in self._arrays}

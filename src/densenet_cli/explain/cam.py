@@ -1,10 +1,6 @@
-"""Class activation maps (CAMs): how strongly each location of an image supports a class.
+"""Class activation maps: how strongly each location of an image supports a class.
 
-A DenseNet ends in a global average and a dense layer. Both are linear, so their order can be swapped: a map of the
-evidence for a class, averaged, plus the class's bias is exactly its logit.
-
-Reference: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
-(https://arxiv.org/abs/1512.04150).
+``gradients`` computes the evidence in each cell of the feature maps. This module projects it to the image.
 """
 
 from __future__ import annotations
@@ -21,6 +17,7 @@ from PIL import Image
 
 from densenet_cli.errors import UsageError
 from densenet_cli.explain.drawing import HeatMap, Panel, draw_panels
+from densenet_cli.explain.gradients import evidence_maps
 from densenet_cli.images.conversion import TRANSPOSE_METHODS
 from densenet_cli.images.preprocessing import Preprocessing, visible_box
 from densenet_cli.images.previews import DisplayImage
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
     from densenet_cli._types import BoolArray, Box, FloatArray, Size
     from densenet_cli.labels import Labels
     from densenet_cli.pipeline import Result
+    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.contents import Arrays
 
     PixelBox = tuple[int, int, int, int]
 
@@ -47,9 +46,9 @@ class ClassMap:
 
     Attributes:
         score: The class with its probability and its rank among all classes.
-        values: The evidence for the class in each cell, float32 (rows, columns), oriented as the upright image.
-            ``values.mean() + bias`` is the logit.
-        bias: The bias of the class in the dense layer.
+        values: The evidence for the class in each cell, float32 (rows, columns), oriented as the upright image. With
+            the method ``cam``, their mean plus the bias of the class is the logit.
+        logit: The logit of the class.
         heat_map: ``values`` within the image, interpolated (bicubic) and scaled to [0, 1].
         peak: x and y of the center of the highest cell (of the part of it inside the image), in pixels of the
             original image.
@@ -59,15 +58,10 @@ class ClassMap:
 
     score: Score
     values: FloatArray
-    bias: float
+    logit: float
     heat_map: HeatMap
     peak: tuple[int, int]
     box: PixelBox
-
-    @property
-    def logit(self) -> float:
-        """The logit of the class."""
-        return float(self.values.mean(dtype="float64")) + self.bias
 
     def to_dict(self) -> dict[str, Any]:
         """Return the map's record as JSON types, without the arrays."""
@@ -88,6 +82,7 @@ class Explanation:
         size: Width and height of the original, upright image; (0, 0) with an error.
         image: The original image, upright, at most 800 pixels per side; None with an error.
         maps: One per class.
+        method: ``cam`` for exact class activation maps, ``grad-cam`` for heads for which there are none.
         error: Why the image could not be classified, or None.
         drawing: The file that the drawing was written to, or None.
         notes: What there is to say about the image; see ``images.decoding.NOTES``.
@@ -98,6 +93,7 @@ class Explanation:
     size: Size = (0, 0)
     image: Image.Image | None = None
     maps: tuple[ClassMap, ...] = ()
+    method: str = "cam"
     error: Failure | None = None
     drawing: Path | None = None
     notes: tuple[str, ...] = ()
@@ -126,6 +122,7 @@ class Explanation:
             record["error"] = self.error.to_dict()
         else:
             record["width"], record["height"] = self.size
+            record["method"] = self.method
             record["maps"] = [map_.to_dict() for map_ in self.maps]
             if self.drawing is not None:
                 record["drawing"] = to_unicode(str(self.drawing))
@@ -143,7 +140,8 @@ class Explainer:
         model: The name of the model.
         labels: One label per position of the head.
         preprocessing: How images are fitted to the input.
-        head: Returns the dense layer: kernel (channels, classes) and bias (classes,).
+        config: The configuration of the network.
+        head: Returns the arrays of the head's layers.
         top_k: Number of most probable classes to explain.
         classes: Labels, WordNet IDs, or indices of the classes to explain instead.
 
@@ -163,7 +161,8 @@ class Explainer:
         model: str,
         labels: Labels,
         preprocessing: Preprocessing,
-        head: Callable[[], tuple[FloatArray, FloatArray]],
+        config: DenseNetConfig,
+        head: Callable[[], Arrays],
         top_k: int = 1,
         classes: Sequence[int | str] | None = None,
     ) -> None:
@@ -172,6 +171,7 @@ class Explainer:
         self._model = model
         self._labels = labels
         self._preprocessing = preprocessing
+        self._config = config
         self._head = cache(head)
         self._top_k = top_k
         self._positions: list[int] | None = None
@@ -187,17 +187,19 @@ class Explainer:
         probabilities, features = result.outputs["probabilities"], result.outputs["features"]
         original = result.preview
         assert isinstance(original, DisplayImage)
-        kernel, bias = self._head()
+        evidence = evidence_maps(self._config, self._head(), features)
         order = [int(position) for position in (-probabilities).argsort(kind="stable")]
         # In mode ``keras`` the input keeps the orientation of the file; its window is the whole image, upright or not.
         projection = _Projection(original.size, visible_box(original.size, self._preprocessing), original.orientation)
         maps = []
         for position in order[: self._top_k] if self._positions is None else self._positions:
             score = Score.of(self._labels[position], order.index(position) + 1, probabilities[position])
-            values = projection.to_upright(features @ kernel[:, position])
+            cells, logit = evidence(position)
+            values = projection.to_upright(cells)
             heat_map = projection.heat_map(values)
-            maps.append(ClassMap(score, values, float(bias[position]), heat_map, *projection.locate(values, heat_map)))
-        return Explanation(name, self._model, original.size, original.image, tuple(maps), notes=result.notes)
+            maps.append(ClassMap(score, values, logit, heat_map, *projection.locate(values, heat_map)))
+        method = "cam" if self._config.has_linear_head else "grad-cam"
+        return Explanation(name, self._model, original.size, original.image, tuple(maps), method, notes=result.notes)
 
 
 class _Projection:

@@ -267,8 +267,7 @@ def max_difference(predict: Predict, pixels: FloatArray | UInt8Array, expected: 
 
 def _exported_model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:
     from densenet_cli.export.model import ExportedModel
-    from densenet_cli.weights import checkpoint
 
-    contents = checkpoint.read(classifier.weights, classifier.config)
+    contents = classifier.read_checkpoint()
     labels = None if classifier.labels == placeholders(len(classifier.labels)) else classifier.labels
     return ExportedModel(classifier.model, contents, classifier.preprocessing, labels, with_preprocessing)

@@ -11,6 +11,7 @@ import numpy as np
 
 from densenet_cli import variants
 from densenet_cli.engines import keras_ops
+from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import Labels
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import Settings
@@ -18,9 +19,6 @@ from densenet_cli.training.settings import Settings
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.weights.contents import Arrays
-
-HEAD = "predictions"
-"""Name of the head's layer."""
 
 BN_MOMENTUM = 0.9
 """Momentum of the moving statistics of batch normalization.
@@ -56,7 +54,7 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
 def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bool = False) -> Arrays:
     """Return the arrays of a variant, or of another checkpoint (see ``locations.find_checkpoint``).
 
-    The head is left out unless the checkpoint has exactly the labels ``labels``.
+    The head is left out unless it has the form of ``config``'s, and the checkpoint has exactly the labels ``labels``.
 
     Raises:
         WeightsError: The weights are unavailable or belong to another network.
@@ -65,11 +63,14 @@ def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offl
 
     variant = variants.VARIANTS.get(start)
     path = store.get_file(variant, offline=offline) if variant else locations.find_checkpoint(start, offline=offline)
-    contents = checkpoint.read(path, config)
-    arrays = dict(contents.arrays)
-    if contents.metadata.labels != labels:
-        del arrays[HEAD]
-    return arrays
+    contents = checkpoint.read_backbone(path, config)
+    if contents.config.channels != config.channels:
+        raise CheckpointError(f"{path} takes grayscale images. Training supports RGB images only.")
+    if contents.metadata.labels == labels:
+        complete = checkpoint.read(path, config)
+        if complete.config.has_linear_head and not complete.config.is_multi_label:
+            return complete.arrays
+    return contents.arrays
 
 
 def set_arrays(network: keras.Model, arrays: Arrays) -> None:

@@ -122,7 +122,7 @@ def _start_config(start: str, offline: bool) -> DenseNetConfig:
         )
     from densenet_cli.weights import checkpoint, locations
 
-    return checkpoint.read(locations.find_checkpoint(start, offline=offline)).config
+    return checkpoint.read_backbone(locations.find_checkpoint(start, offline=offline)).config
 
 
 def _network_settings(config: DenseNetConfig) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import stat
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from densenet_cli import layers
+from densenet_cli import labels, layers
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
-from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.topology import BN_EPSILON, OUTPUT_ACTIVATIONS, DenseNetConfig
 from densenet_cli.weights import recognition
 from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers, pickle_error
 
@@ -29,29 +30,48 @@ ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Supported element type -> its size in bytes. All are converted to float32."""
 
 
-def read(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:
+def read(path: str | Path, config: DenseNetConfig | None = None, activation: str | None = None) -> Checkpoint:
     """Read and validate a checkpoint.
 
     Args:
         path: The file.
-        config: The network that the file must contain, with any number of classes. None to infer it from the file.
+        config: The network that the file must contain, with any head. None to infer it from the file.
+        activation: A member of ``topology.OUTPUT_ACTIVATIONS`` for a file that does not state it, or None for softmax.
 
     Returns:
-        The checkpoint. Its ``config`` has the number of classes of the head in the file.
+        The checkpoint. Its ``config`` has the head in the file, with 0 classes if there is none.
 
     Raises:
+        UsageError: ``activation`` is invalid or contradicts the file.
         CheckpointError: The file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
             type, or value. The message is one line and contains the path.
     """
+    return _read(path, config, activation)
+
+
+def read_backbone(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:
+    """Read and validate the backbone of a checkpoint, whatever its head is. See ``read``."""
+    return _read(path, config, None, backbone_only=True)
+
+
+def _read(
+    path: str | Path, config: DenseNetConfig | None, activation: str | None, backbone_only: bool = False
+) -> Checkpoint:
     try:
         with _open(Path(path)) as contents:
-            return _validate(contents, config)
-    except CheckpointError as error:
-        raise CheckpointError(f"Cannot load {path}. {error}") from error
+            return _validate(_without_head(contents) if backbone_only else contents, config, activation)
+    except (CheckpointError, UsageError) as error:
+        raise type(error)(f"Cannot load {path}. {error}") from error
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (MemoryError, RecursionError) as error:
         raise CheckpointError(f"Cannot load {path}. It needs more memory than is available.") from error
+
+
+def _without_head(contents: CheckpointContents) -> CheckpointContents:
+    layers = {name: arrays for name, arrays in contents.layers.items() if not recognition.is_head_layer(name)}
+    config = contents.config and replace(contents.config.with_classes(0), resize=None)
+    return contents._replace(layers=layers, config=config, pooling=None, head=None, resize=None)
 
 
 def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
@@ -77,15 +97,17 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
     raise CheckpointError("The format is not supported. Use HDF5 (.h5, .weights.h5), .keras, or .safetensors.")
 
 
-def _validate(contents: CheckpointContents, config: DenseNetConfig | None) -> Checkpoint:
+def _validate(contents: CheckpointContents, config: DenseNetConfig | None, activation: str | None) -> Checkpoint:
     stored = contents.layers
     _check_types_and_size(stored, contents.available_bytes)
     shapes = {layer: {name: array.shape for name, array in arrays.items()} for layer, arrays in stored.items()}
     if config is None:
-        config = recognition.infer_config(shapes, contents.config)
+        config = recognition.infer_config(shapes, contents)
     else:
         recognition.check_architecture(shapes)
-        config = config.with_classes(recognition.count_classes(shapes))
+        config = recognition.with_head(config, shapes, contents)
+    activation = _choose_activation(contents, config, activation)
+    config = replace(config, activation=activation)
     try:
         layers.list_layers(config, contents.metadata.input_size)  # checks the input size
         expected = layers.array_shapes(config)
@@ -94,8 +116,43 @@ def _validate(contents: CheckpointContents, config: DenseNetConfig | None) -> Ch
     _check_shapes(shapes, expected)
     if contents.config is not None and contents.config.stem != config.stem:  # stems can differ in stride only
         raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
-    arrays = _read_arrays(stored, contents.bn_epsilon)
-    return Checkpoint(arrays, config, contents.metadata, recognition.find_variant(config))
+    arrays = _read_arrays(stored, contents)
+    metadata = contents.metadata
+    if config.classes == 1:
+        config = _add_negative_class(arrays, config)
+        if metadata.labels:
+            name = metadata.labels[0].name
+            metadata = replace(metadata, labels=labels.from_class_names([f"not {name}", name]))
+    return Checkpoint(arrays, config, metadata, recognition.find_variant(config))
+
+
+def _choose_activation(contents: CheckpointContents, config: DenseNetConfig, given: str | None) -> str:
+    """Return the activation that the file states, else the given one, else softmax."""
+    if given is not None and given not in OUTPUT_ACTIVATIONS:
+        raise UsageError(f"`activation` must be one of {', '.join(OUTPUT_ACTIVATIONS)}, not {given!r}.")
+    stated = contents.metadata.activation or (contents.config.activation if contents.config else None)
+    if given and stated and given != stated:
+        raise UsageError(f"`activation` is {given}, but the file states {stated}.")
+    activation = stated or given or "softmax"
+    if config.classes == 1 and activation == "softmax":
+        if stated or given:
+            raise CheckpointError("The softmax of a single output is always 1, so the model cannot classify.")
+        raise UsageError(
+            "The model has a single output, and the file does not state its activation. Set `activation` to sigmoid if"
+            " it is the probability of the second of two classes."
+        )
+    return activation
+
+
+def _add_negative_class(arrays: Arrays, config: DenseNetConfig) -> DenseNetConfig:
+    """Replace one sigmoid output z by a softmax of the logits [0, z], which is [1 - sigmoid(z), sigmoid(z)]."""
+    if config.head and config.head[-1].kind != "dense":
+        raise CheckpointError(f"The single output is followed by {config.head[-1].kind}, which is not supported.")
+    head = tuple(layer._replace(units=2) if layer.units == 1 else layer for layer in config.head[-1:])
+    arrays["predictions"] = {
+        name: np.concatenate([np.zeros_like(values), values], axis=-1) for name, values in arrays["predictions"].items()
+    }
+    return replace(config, classes=2, head=(*config.head[:-1], *head), activation="softmax")
 
 
 def _check_types_and_size(stored: StoredLayers, available_bytes: int) -> None:
@@ -134,17 +191,18 @@ def _check_shapes(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShape
 def _variant_hint(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShapes]) -> str:
     """Return a sentence that names the variant in the file, if it is another one than expected, else ""."""
     try:
-        config = recognition.infer_config(shapes, None)
+        config = recognition.infer_config(shapes)
     except CheckpointError:
         return ""
     name = recognition.find_variant(config)
     return f" The file contains variant {name}." if name and layers.array_shapes(config) != expected else ""
 
 
-def _read_arrays(stored: StoredLayers, bn_epsilon: float) -> Arrays:
+def _read_arrays(stored: StoredLayers, contents: CheckpointContents) -> Arrays:
     """Read and validate the values, and adapt the variances to ``BN_EPSILON``: variance + epsilon stays the same."""
     arrays: Arrays = {}
     for layer, stored_arrays in stored.items():
+        bn_epsilon = contents.bn_epsilons.get(layer, contents.bn_epsilon)
         arrays[layer] = {}
         for name, array in stored_arrays.items():
             values = array.read()

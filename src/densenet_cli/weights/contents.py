@@ -117,6 +117,7 @@ class CheckpointContents(NamedTuple):
         pooling: A key of ``topology.POOLINGS`` that the file states, or None.
         head: The layers after the pooling, if the file states them, else None. Dropout is left out.
         resize: The resizing that the network starts with, or None.
+        stem: A key of ``topology.STEMS`` that the file states, or None.
     """
 
     layers: StoredLayers
@@ -128,6 +129,7 @@ class CheckpointContents(NamedTuple):
     pooling: str | None = None
     head: tuple[HeadLayer, ...] | None = None
     resize: Resize | None = None
+    stem: str | None = None
 
 
 def damaged_file_error(error: Exception | str) -> CheckpointError:
