@@ -252,7 +252,15 @@ def test_safetensors_have_the_description_and_are_a_checkpoint(exported, expecte
     contents, original = checkpoint.read(path), checkpoint.read(weights)
     assert contents.config == TINY
     assert contents.metadata == ModelMetadata(
-        LABELS, "crop", 32, original.metadata.training, original.metadata.accuracy
+        LABELS,
+        "crop",
+        32,
+        original.metadata.training,
+        original.metadata.accuracy,
+        activation="softmax",
+        mean=MEAN,
+        std=STD,
+        interpolation="bilinear",
     )
     for layer, arrays in original.arrays.items():
         for name, values in arrays.items():

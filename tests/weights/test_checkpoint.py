@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from densenet_cli import labels, variants
 from densenet_cli.errors import CheckpointError, OutputError
+from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.labels import ClassLabel
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
@@ -171,6 +172,11 @@ def test_metadata_round_trips(tmp_path, arrays):
         input_size=72,
         training={"epochs": 3, "rate": 0.1},
         accuracy={"top1": 0.5},
+        activation="softmax",
+        mean=(0.5, 0.25, 0.1),
+        std=(0.1, 0.2, -0.3),
+        interpolation="bicubic",
+        crop_ratio=0.95,
     )
     path = tmp_path / "m.safetensors"
     safetensors.write(path, arrays, CONFIG, metadata)
@@ -181,6 +187,23 @@ def test_metadata_round_trips(tmp_path, arrays):
     safetensors.write(path, loaded.arrays, loaded.config, loaded.metadata)
     assert path.read_bytes() == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_files_of_older_versions_imply_their_preprocessing(tmp_path, arrays):
+    """They had no other mean, interpolation, or activation."""
+    safetensors.write(tmp_path / "m.safetensors", arrays, CONFIG, ModelMetadata(preprocess="keras"))
+    metadata = checkpoint.read(tmp_path / "m.safetensors").metadata
+    assert (metadata.mean, metadata.std, metadata.interpolation) == (MEAN, STD, "nearest")
+    assert (metadata.activation, metadata.input_size) == ("softmax", CONFIG.input_size)
+
+
+@pytest.mark.parametrize(
+    "values", [{"mean": (0.5,)}, {"mean": ("a", "b", "c")}, {"std": (0.0, 1.0, 1.0)}, {"crop_ratio": 2.0}]
+)
+def test_invalid_preprocessing_in_the_metadata(tmp_path, arrays, values):
+    safetensors.write(tmp_path / "m.safetensors", arrays, CONFIG, ModelMetadata(**values))
+    with pytest.raises(CheckpointError):
+        checkpoint.read(tmp_path / "m.safetensors")
 
 
 def test_written_names_are_those_of_torchvision(tmp_path):

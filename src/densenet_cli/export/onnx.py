@@ -120,8 +120,16 @@ class SafetensorsExporter:
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the safetensors file."""
         arrays, config = model.checkpoint.arrays, model.checkpoint.config
+        preprocessing = model.preprocessing
         metadata = replace(
-            model.checkpoint.metadata, labels=model.labels, preprocess=model.preprocessing.mode, input_size=model.size
+            model.checkpoint.metadata,
+            labels=model.labels,
+            preprocess=preprocessing.mode,
+            input_size=model.size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            interpolation=preprocessing.interpolation,
+            crop_ratio=preprocessing.crop_ratio,
         )
         properties = {"format": "pt", **model.properties}  # transformers and diffusers require "format"
         path.write_bytes(safetensors.serialize(arrays, config, metadata, for_torch=True, properties=properties))

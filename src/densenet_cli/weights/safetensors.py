@@ -19,7 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from densenet_cli.errors import CheckpointError
+from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.images.normalization import MEAN, STD, check_normalization
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO
 from densenet_cli.labels import ClassLabel, Labels, is_valid
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import write_file
@@ -140,18 +142,34 @@ def _parse_metadata(text: str | None) -> dict[str, Any]:
         metadata = ModelMetadata(
             _parse_labels(values["labels"], config.classes),
             _check_type(values["preprocess"], str),
-            _check_type(values["input_size"], int),
+            _check_type(values["input_size"], int) or config.input_size,
             _check_type(values["training"], dict) or {},
             _check_type(values["accuracy"], dict) or {},
+            config.activation,
+            **_parse_preprocessing(values, config.channels),
         )
         for size in (config.growth_rate, config.stem_width, config.classes, config.input_size, *config.blocks):
             _check_type(size, int)
         for size in (config.input_size, metadata.input_size or 1):
             if not 1 <= size <= MAX_INPUT_SIZE:
                 raise ValueError(f"input_size is {size}")
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"The metadata is malformed ({type(error).__name__}: {error}).") from error
     return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
+
+
+def _parse_preprocessing(values: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return ``mean``, ``std``, ``interpolation``, and ``crop_ratio``. Files of older versions state none of them."""
+    interpolation = values.get("interpolation") or ("nearest" if values["preprocess"] == "keras" else "bilinear")
+    crop_ratio = values.get("crop_ratio")
+    defaults = {"mean": MEAN, "std": STD} if channels == 3 else {}
+    numbers: dict[str, Any] = {name: values.get(name) or defaults.get(name) for name in ("mean", "std")}
+    if None not in numbers.values():
+        numbers = {name: tuple(map(float, value)) for name, value in numbers.items()}
+        check_normalization(numbers["mean"], numbers["std"])
+    if interpolation not in INTERPOLATIONS or not MIN_CROP_RATIO <= (1 if crop_ratio is None else crop_ratio) <= 1:
+        raise ValueError(f"interpolation is {interpolation!r}, crop_ratio is {crop_ratio!r}")
+    return {**numbers, "interpolation": interpolation, "crop_ratio": crop_ratio}
 
 
 def _check_type(value: Any, expected: type) -> Any:
@@ -245,4 +263,7 @@ def _metadata_json(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: 
         "training": metadata.training,
         "accuracy": metadata.accuracy,
     }
+    for name in ("mean", "std", "interpolation", "crop_ratio"):
+        if (value := getattr(metadata, name)) is not None:
+            values[name] = value
     return json.dumps(values, ensure_ascii=False, allow_nan=False)

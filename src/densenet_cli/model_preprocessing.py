@@ -1,0 +1,202 @@
+"""How a model's images are prepared: as its file states, else as the caller says, else by a default.
+
+A value that the caller gives must not contradict one that the file states. There are two exceptions. ``preprocess`` can
+always be chosen. ``input_size`` can be chosen if the network accepts it, because a larger input is often more accurate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isclose
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from densenet_cli.errors import UsageError
+from densenet_cli.images.normalization import MEAN, STD, format_values
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.topology import OUTPUT_ACTIVATIONS
+
+if TYPE_CHECKING:
+    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.contents import ModelMetadata
+
+DEFAULT_INPUT_SIZE = 224
+DEFAULT_CROP_RATIO = 0.875
+"""What ``Preprocessing.crop_ratio`` None stands for, up to rounding."""
+
+
+class ModelOptions(NamedTuple):
+    """What the caller says about a model. None leaves a value to the model's file, or to a default.
+
+    See ``Classifier`` for the values.
+    """
+
+    activation: str | None = None
+    preprocess: str | None = None
+    input_size: int | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    interpolation: str | None = None
+    crop_ratio: float | None = None
+
+    def check(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Check the values before anything is loaded.
+
+        Args:
+            preprocessing: The other settings.
+
+        Returns:
+            The preprocessing for a model that states nothing.
+
+        Raises:
+            UsageError: A value is not allowed.
+        """
+        if self.activation is not None and self.activation not in OUTPUT_ACTIVATIONS:
+            raise UsageError(f"`activation` must be one of {', '.join(OUTPUT_ACTIVATIONS)}, not {self.activation!r}.")
+        mean, std = _numbers(self.mean), _numbers(self.std)
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and (len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values)):
+                hint = " Divide values for pixels in [0, 255] by 255." if max(values, default=0) > 1 else ""
+                raise UsageError(
+                    f"`{name}` must be one or three numbers for pixels in [0, 1], not {format_values(values)}.{hint}"
+                )
+        channels = 1 if mean and std and len(mean) == len(std) == 1 else 3
+        return replace(
+            preprocessing,
+            mode=self.preprocess or preprocessing.mode,
+            input_size=DEFAULT_INPUT_SIZE if self.input_size is None else self.input_size,
+            interpolation=self.interpolation or "",
+            crop_ratio=self.crop_ratio,
+            mean=_repeat(mean or MEAN, channels),
+            std=_repeat(std or STD, channels),
+        )
+
+
+def resolve(
+    options: ModelOptions, model: str, config: DenseNetConfig, metadata: ModelMetadata, checked: Preprocessing
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Return the preprocessing of a model.
+
+    Args:
+        options: What the caller says.
+        model: The file of the model, for messages.
+        config: The network.
+        metadata: What the file states. A published variant states what is documented for it.
+        checked: The result of ``options.check``.
+
+    Returns:
+        The preprocessing, and what neither the file nor the caller states: ``NAME=VALUE`` in terms of the parameters of
+        ``Classifier``.
+
+    Raises:
+        UsageError: A value contradicts the file, or does not fit the network, or the file of a one-channel network
+            states no mean and standard deviation and the caller does not either.
+    """
+    choice = _Choice(options, model)
+    if config.classes:
+        choice("activation", metadata.activation, config.activation)
+    mode = options.preprocess or metadata.preprocess or "crop"
+    if not (options.preprocess or metadata.preprocess):
+        choice.assume("preprocess", mode)
+    if options.input_size is None:
+        input_size = metadata.input_size or choice("input_size", None, config.input_size)
+    else:
+        input_size = _check_input_size(options.input_size, model, config)
+    values: dict[str, Any] = {}
+    if mode != "keras":
+        values["interpolation"] = choice("interpolation", metadata.interpolation, "bilinear")
+    if mode == "crop":
+        is_test_size = metadata.test_crop_ratio and input_size == metadata.test_input_size
+        stated = metadata.test_crop_ratio if is_test_size else metadata.crop_ratio
+        if stated is None and options.crop_ratio is None and metadata.preprocess:
+            values["crop_ratio"] = None  # part of the stated mode
+        else:
+            crop_ratio = choice("crop_ratio", stated, DEFAULT_CROP_RATIO)
+            values["crop_ratio"] = None if stated is None and options.crop_ratio is None else crop_ratio
+    else:
+        values["crop_ratio"] = options.crop_ratio  # which only ``crop`` mode allows
+    for name, default in (("mean", MEAN), ("std", STD)):
+        numbers, stated_numbers = _numbers(getattr(options, name)), getattr(metadata, name)
+        for source, given in ((model, stated_numbers), (f"`{name}`", numbers)):
+            if given is not None and len(given) not in (1, config.channels):
+                raise UsageError(
+                    f"{source} has {len(given)} values for `{name}`, but the network has one input channel. "
+                    "Pass one value for grayscale images."
+                )
+        if config.channels == 1 and numbers is None and stated_numbers is None:
+            raise UsageError(
+                f"{model} contains a network for grayscale images and does not state how to normalize them. "
+                "Pass one number each as `mean` and `std`, for pixels in [0, 1]."
+            )
+        values[name] = _repeat(choice(name, stated_numbers, default), config.channels)
+    preprocessing = replace(
+        checked, **{"mode": mode, "input_size": input_size, "interpolation": "", "crop_ratio": None, **values}
+    )
+    return preprocessing, tuple(choice.assumptions)
+
+
+class _Choice:
+    """Chooses between what the file states, what the caller says, and a default, which it notes as an assumption."""
+
+    def __init__(self, options: ModelOptions, model: str) -> None:
+        self._options = options
+        self._model = model
+        self.assumptions: list[str] = []
+
+    def __call__(self, name: str, stated: Any, default: Any) -> Any:
+        value = getattr(self._options, name)
+        if name in ("mean", "std"):
+            value = _numbers(value)
+        if stated is not None:
+            if value is not None and not _is_same(value, stated):
+                raise UsageError(
+                    f"`{name}` is {_format(value)}, but {self._model} states {_format(stated)}. Omit `{name}`."
+                )
+            return stated
+        if value is None:
+            self.assume(name, default)
+            return default
+        return value
+
+    def assume(self, name: str, value: Any) -> None:
+        self.assumptions.append(f"{name}={_format(value)}")
+
+
+def _check_input_size(size: int, model: str, config: DenseNetConfig) -> int:
+    if config.pooling == "flatten" and not config.resize and size != config.input_size:
+        raise UsageError(
+            f"`input_size` is {size}, but the head of the network in {model} accepts only {config.input_size}. "
+            "Omit `input_size`."
+        )
+    from densenet_cli.layers import list_layers
+
+    list_layers(config, size)  # raises if the input is too small
+    return size
+
+
+def _numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    return (float(value),) if isinstance(value, int | float) else tuple(map(float, value))
+
+
+def _repeat(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return one value per channel. A single value is for all of them."""
+    return tuple(values) * (channels // len(values)) if len(values) < channels else tuple(values)
+
+
+def _is_same(value: Any, stated: Any) -> bool:
+    """Return whether two values are the same, up to the rounding of float32."""
+    if isinstance(stated, str):
+        return bool(value == stated)
+    pair = [(values if isinstance(values, tuple) else (values,)) for values in (value, stated)]
+    channels = max(map(len, pair))
+    return all(
+        isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) for a, b in zip(*(_repeat(p, channels) for p in pair), strict=True)
+    )
+
+
+def _format(value: Any) -> str:
+    return (
+        format_values(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    )
