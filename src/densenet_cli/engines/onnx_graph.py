@@ -176,6 +176,8 @@ def resize_matrix(size: int, resize: Resize) -> np.ndarray[Any, np.dtype[np.floa
     matrix = np.zeros((resize.side, size))
     rows = np.arange(resize.side)
     if resize.interpolation == "nearest":
+        # TensorFlow computes positions in float32, which can be just below an integer.
+        positions = (rows.astype(np.float32) + np.float32(0.5)) * (np.float32(size) / np.float32(resize.side))
         matrix[rows, np.minimum(np.floor(positions), size - 1).astype(int)] = 1
         return matrix
     lower = np.floor(positions - 0.5)
