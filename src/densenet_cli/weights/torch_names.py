@@ -1,0 +1,268 @@
+"""The layers of a PyTorch state dict, whoever wrote it: torchvision, timm, MONAI, or a module that contains a DenseNet.
+
+The names are those of torchvision: ``features.conv0.weight``, ``features.denseblock1.denselayer1.norm1.weight``. Older
+versions wrote ``norm.1``, MONAI writes ``layers.norm1``, and wrappers add a prefix such as ``module.``. The head is the
+only other array with two axes, whatever its name. Kernels have the layout (out, in, height, width), or (out, in).
+torchvision adds 1e-5 to variances.
+
+A state dict does not state how its arrays are used. Arrays that would change the result are errors, others are ignored
+with a note.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.layers import array_shapes
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
+
+if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray
+
+TORCH_EPSILON = 1e-5
+MAX_TENSORS = 50_000
+MAX_LISTED_NAMES = 20
+
+NORM_ARRAYS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+HEAD_ARRAYS = {"weight": "kernel", "bias": "bias"}
+COUNTER = "num_batches_tracked"
+"""A number of each batch norm that matters for training only."""
+
+# Names below ``features`` -> Keras' layer names. Keras counts the stem as the first stage.
+STEM_NAMES = {
+    "conv0": "conv1_conv",
+    "norm0": "conv1_bn",
+    "conv1": "conv1_2_conv",
+    "norm1": "conv1_2_bn",
+    "conv2": "conv1_3_conv",
+    "norm2": "conv1_3_bn",
+    "norm5": "bn",
+}
+DENSE_LAYER = re.compile(r"denseblock(\d{1,4})\.denselayer(\d{1,4})\.(?:layers\.)?(norm|conv)\.?([12])")
+DENSE_PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_conv"}
+TRANSITION = re.compile(r"transition(\d{1,4})\.(norm|conv)")
+TRANSITION_PARTS = {"norm": "bn", "conv": "conv"}
+FEATURES, FIRST_ARRAY, FIRST_BLOCK = "features.", "conv0.weight", "denseblock1."
+BACKBONE_NAME = re.compile(r"(conv|norm|denseblock|transition|pool)\d+\.")
+OWN_HEAD_LAYER = re.compile(r"head\.(\d{1,3})")
+"""A layer before the last dense layer, in files that this package writes."""
+
+Tensors = dict[str, StoredArray]
+"""Name in the state dict -> array in PyTorch's layout."""
+Modules = dict[str, Tensors]
+"""Name of a layer -> name of an array -> array."""
+
+
+def keras_name(layer: str) -> str | None:
+    """Return Keras' name of a layer below ``features``, or None if it is not part of a DenseNet."""
+    if match := DENSE_LAYER.fullmatch(layer):
+        return f"conv{int(match[1]) + 1}_block{int(match[2])}_{DENSE_PARTS[match[3] + match[4]]}"
+    if match := TRANSITION.fullmatch(layer):
+        return f"pool{int(match[1]) + 1}_{TRANSITION_PARTS[match[2]]}"
+    return STEM_NAMES.get(layer)
+
+
+def torchvision_names(config: DenseNetConfig) -> dict[str, str]:
+    """Return Keras' name -> the name in files that this package writes, for every layer of ``config`` with arrays.
+
+    The names are torchvision's. The layers of a head before its last dense layer are ``head.1``, ``head.2``, and so on.
+    """
+    names = {keras: f"{FEATURES}{torch}" for torch, keras in STEM_NAMES.items()}
+    for stage, layers in enumerate(config.blocks, start=1):
+        for layer in range(1, layers + 1):
+            for torch_part, keras_part in DENSE_PARTS.items():
+                torch_name = f"{FEATURES}denseblock{stage}.denselayer{layer}.{torch_part}"
+                names[f"conv{stage + 1}_block{layer}_{keras_part}"] = torch_name
+        for torch_part, keras_part in TRANSITION_PARTS.items():
+            names[f"pool{stage + 1}_{keras_part}"] = f"{FEATURES}transition{stage}.{torch_part}"
+    for name in config.head_layers:
+        names[name] = "classifier" if name == "predictions" else name.replace("head_", "head.")
+    return {layer: names[layer] for layer in array_shapes(config)}
+
+
+def own_layers(tensors: Tensors) -> StoredLayers:
+    """Return the layers of a file that this package wrote. Raises ``CheckpointError`` for any other array."""
+    layers: StoredLayers = {}
+    for module, arrays in _modules(tensors).items():
+        if module == "classifier":
+            name: str | None = "predictions"
+        elif match := OWN_HEAD_LAYER.fullmatch(module):
+            name = f"head_{int(match[1])}"
+        else:
+            name = keras_name(module.removeprefix(FEATURES)) if module.startswith(FEATURES) else None
+        _add_layer(layers, name, module, arrays)
+    return layers
+
+
+def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) -> CheckpointContents:
+    """Return the contents of a state dict.
+
+    Args:
+        tensors: All arrays.
+        available_bytes: The size of the files that contain them.
+        notes: What the reader of the format assumed or ignored.
+
+    Raises:
+        CheckpointError: It is not a DenseNet, or contains arrays whose use is not known.
+    """
+    if len(tensors) > MAX_TENSORS:
+        raise CheckpointError(f"The file contains {len(tensors):,} arrays; the limit is {MAX_TENSORS:,}.")
+    features = _features_prefix(tensors)
+    _check_axes(tensors[features + FIRST_ARRAY].shape)
+    backbone: StoredLayers = {}
+    others: Modules = {}
+    for module, arrays in _modules(tensors).items():
+        name = module.removeprefix(features)
+        if module.startswith(features) and (features or BACKBONE_NAME.match(f"{name}.")):
+            _add_layer(backbone, keras_name(name), module, arrays)
+        else:
+            others[module] = arrays
+    scope = _parent(features.removesuffix("."))
+    head = _find_head(others, scope)
+    if head is not None:
+        _add_layer(backbone, "predictions", head, _with_bias(others.pop(head)))
+        scope = _common_prefix(scope, _parent(head))
+    _check_other_layers(others, scope)
+    ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
+    notes = [*notes, *([f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else [])]
+    return CheckpointContents(
+        backbone, available_bytes, metadata=ModelMetadata(notes=tuple(notes)), bn_epsilon=TORCH_EPSILON
+    )
+
+
+def is_densenet(names: Iterable[str]) -> bool:
+    """Return whether a state dict with these names contains a DenseNet."""
+    return bool(_features_prefixes(names))
+
+
+def describe_names(names: Iterable[str]) -> str:
+    """Return a sentence that names the first arrays of another network."""
+    first = list(names)[:3]
+    return (
+        f"The first arrays are {', '.join(f'{name!r:.80}' for name in first)}." if first else "It contains no layers."
+    )
+
+
+def _features_prefixes(names: Iterable[str]) -> set[str]:
+    """Return the prefixes with which ``names`` contain a first convolution and a dense block."""
+    convs, blocks = set(), set()
+    for name in names:
+        if name == FIRST_ARRAY or name.endswith(f".{FIRST_ARRAY}"):
+            convs.add(name.removesuffix(FIRST_ARRAY))
+        else:
+            prefix, block, _ = name.partition(FIRST_BLOCK)
+            if block:
+                blocks.add(prefix)
+    return convs & blocks
+
+
+def _features_prefix(tensors: Tensors) -> str:
+    prefixes = sorted(_features_prefixes(tensors))
+    if not prefixes:
+        raise CheckpointError(f"It is not a DenseNet with torchvision's names. {describe_names(tensors)}")
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"The file contains {len(prefixes)} DenseNets: {_listed(prefixes)}. Save only one of them."
+        )
+    return prefixes[0]
+
+
+def _check_axes(kernel: tuple[int, ...]) -> None:
+    if len(kernel) == 5:
+        raise CheckpointError(
+            f"It is a network for volumes: its kernels have three dimensions (the first is {kernel[2:]}). Only networks"
+            " for images are supported."
+        )
+
+
+def _modules(tensors: Tensors) -> Modules:
+    """Group arrays by layer, without the counters of batch norms."""
+    modules: Modules = {}
+    for name, tensor in tensors.items():
+        module, _, array = name.rpartition(".")
+        if array != COUNTER:
+            modules.setdefault(module, {})[array] = tensor
+    return modules
+
+
+def _add_layer(layers: StoredLayers, name: str | None, module: str, arrays: Tensors) -> None:
+    if name in layers:
+        raise CheckpointError(f"Layer {name} occurs twice.")
+    is_norm = "running_mean" in arrays or (name or "").endswith("_bn") or name == "bn"
+    names = NORM_ARRAYS if is_norm else HEAD_ARRAYS
+    for array, tensor in arrays.items():
+        if name is None or array not in names:
+            full_name = f"{module}.{array}".removeprefix(".")
+            raise CheckpointError(f"Array {full_name!r:.200} is not part of a torchvision DenseNet.")
+        layers.setdefault(name, {})[names[array]] = _in_keras_layout(tensor)
+
+
+def _find_head(modules: Modules, scope: str) -> str | None:
+    """Return the only layer with a matrix, or None. Those outside ``scope`` count if there are none inside."""
+    matrices = [name for name, arrays in modules.items() if (weight := arrays.get("weight")) and _is_matrix(weight)]
+    inside = [name for name in matrices if name.startswith(scope)]
+    heads = inside or matrices
+    if len(heads) > 1:
+        raise CheckpointError(
+            f"It has several layers after the backbone ({_listed(heads)}). A state dict does not state what is computed"
+            " between them, such as an activation, so only a head of one dense layer is supported."
+        )
+    return heads[0] if heads else None
+
+
+def _is_matrix(tensor: StoredArray) -> bool:
+    return len(tensor.shape) == 2 and "float" in tensor.dtype
+
+
+def _check_other_layers(modules: Modules, scope: str) -> None:
+    """Raise ``CheckpointError`` for layers of the model that are neither in the backbone nor the head."""
+    for name, arrays in modules.items():
+        has_axes = any(len(tensor.shape) > 1 for tensor in arrays.values())
+        if name.startswith(scope) and (has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)):
+            array = f"{name}.{next(iter(arrays))}".removeprefix(".")
+            raise CheckpointError(
+                f"Array {array!r:.200} is not part of a torchvision DenseNet. The file does not state how it is used."
+            )
+
+
+def _with_bias(arrays: Tensors) -> Tensors:
+    """Add a bias of zeros to a dense layer without bias."""
+    if "bias" in arrays or not arrays["weight"].shape[0]:
+        return arrays
+    units = arrays["weight"].shape[:1]
+    return {**arrays, "bias": StoredArray(units, "float32", lambda: np.zeros(units, np.float32))}
+
+
+def _in_keras_layout(tensor: StoredArray) -> StoredArray:
+    shape = tensor.shape
+    if len(shape) > 1:
+        shape = (*shape[2:], shape[1], shape[0])
+    return StoredArray(shape, tensor.dtype, partial(_read, tensor))
+
+
+def _read(tensor: StoredArray) -> FloatArray:
+    values = tensor.read()
+    return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
+
+
+def _parent(name: str) -> str:
+    """Return the prefix of the module that contains another: "model." of "model.features", "" of "features"."""
+    return "".join(name.rpartition(".")[:2])
+
+
+def _common_prefix(first: str, second: str) -> str:
+    while first and not second.startswith(first):
+        first = _parent(first.removesuffix("."))
+    return first
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"{name!r:.100}" for name in names[:MAX_LISTED_NAMES])
+    return shown if len(names) <= MAX_LISTED_NAMES else f"{shown}, and {len(names) - MAX_LISTED_NAMES} more"

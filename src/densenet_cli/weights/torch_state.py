@@ -1,0 +1,122 @@
+"""The state dict in the object that ``torch.save`` wrote: a state dict, a training checkpoint, or a whole model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.weights.pickles import Instance
+from densenet_cli.weights.torch_names import MAX_TENSORS, describe_names, is_densenet
+
+AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Where training checkpoints have averaged weights, which timm prefers."""
+STATE_KEYS = (*AVERAGED_KEYS, "state_dict", "model", "model_state_dict", "net", "network", "weights")
+"""Where training checkpoints have the weights, in order of preference."""
+OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "param_groups")
+MAX_MODULE_DEPTH = 50
+
+XRV_PACKAGE = "torchxrayvision."
+
+
+class Storage(NamedTuple):
+    """A part of a block of memory.
+
+    Attributes:
+        type_name: The name of its class, such as ``FloatStorage``.
+        key: The key of the block.
+        size: The number of items.
+        offset: The number of items in the block before it.
+    """
+
+    type_name: str
+    key: str
+    size: int
+    offset: int = 0
+
+
+class Tensor(NamedTuple):
+    """An array in a storage. Offset and strides are in items."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+State = dict[str, Tensor]
+
+
+def find_state_dict(root: Any, is_shard: bool = False) -> tuple[State, list[str]]:
+    """Return the state dict of a DenseNet, and notes about how it was found.
+
+    Args:
+        root: The object in the file.
+        is_shard: The file contains only some of the arrays, so it need not contain the first ones.
+
+    Raises:
+        CheckpointError: The file contains no DenseNet.
+    """
+    state, notes = _state(root)
+    if is_shard or is_densenet(state):
+        return state, notes
+    if isinstance(root, Instance) and root.items:
+        root = root.items
+    names = list(state)
+    if isinstance(root, dict):
+        for key in STATE_KEYS:
+            state, notes = _state(root.get(key))
+            if is_densenet(state):
+                return state, [f"The weights are those in {key!r}.", *notes]
+            names += state
+        if not names and any(key in root for key in OPTIMIZER_KEYS):
+            raise CheckpointError("The file contains an optimizer but no model. Use the file with the model's weights.")
+        if not names:
+            keys = ", ".join(f"{key!r:.80}" for key in list(root)[:10])
+            raise CheckpointError(f"The file contains no state dict. Its keys are {keys or 'missing'}.")
+    raise CheckpointError(f"It is not a DenseNet with torchvision's names. {describe_names(names)}")
+
+
+def _state(value: Any) -> tuple[State, list[str]]:
+    """Return the arrays of a state dict or a whole model, and notes."""
+    if isinstance(value, Instance) and _is_module(value):
+        return _module_state(value), [
+            f"The file contains a model of class {value.type_name!r:.200}. Only its arrays are read."
+        ]
+    items = value.items if isinstance(value, Instance) else value
+    if not isinstance(items, dict):
+        return {}, []
+    return {name: tensor for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor)}, []
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, Instance) and isinstance(value.state, dict) and "_modules" in value.state
+
+
+def _module_state(module: Instance) -> State:
+    """Return the state dict of a whole model."""
+    state: State = {}
+    stack = [("", module, 0)]
+    visited = 0
+    while stack:
+        prefix, current, depth = stack.pop()
+        if current.type_name.startswith(XRV_PACKAGE):
+            raise CheckpointError(
+                "It is a model of torchxrayvision. Its input has pixels from -1024 to 1024, and the thresholds of its"
+                " outputs are in code, so the file does not state what it computes."
+            )
+        visited += 1
+        if visited > MAX_TENSORS or len(state) > MAX_TENSORS or depth > MAX_MODULE_DEPTH:
+            raise CheckpointError("The model in the file has too many modules.")
+        temporary = current.state.get("_non_persistent_buffers_set")
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in _named(current, group).items():
+                if isinstance(tensor, Tensor) and not (isinstance(temporary, list) and name in temporary):
+                    state[prefix + name] = tensor
+        children = [(f"{prefix}{name}.", child, depth + 1) for name, child in _named(current, "_modules").items()]
+        stack += reversed([entry for entry in children if _is_module(entry[1])])
+    return state
+
+
+def _named(module: Instance, group: str) -> dict[str, Any]:
+    values = module.state.get(group)
+    return {key: value for key, value in values.items() if isinstance(key, str)} if isinstance(values, dict) else {}
