@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights.safetensors import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
+from densenet_cli.weights.torch_names import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
 
 Arrays = dict[str, dict[str, np.ndarray]]
 

@@ -145,7 +145,21 @@ def test_half_precision_is_converted_to_float32(tmp_path, arrays, layout, dtype)
             assert loaded[layer][name].dtype == np.float32
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int32"])
+def test_double_precision_is_rounded_to_float32(tmp_path, arrays):
+    double = {
+        layer: {n: v.astype(np.float64) * (1 + 1e-12) for n, v in named.items()} for layer, named in arrays.items()
+    }
+    support.write_legacy_h5(tmp_path / "x.h5", double, CONFIG, dtype="float64")
+    support.assert_same(checkpoint.read(tmp_path / "x.h5").arrays, arrays, CONFIG)
+    support.write_torchvision(tmp_path / "x.safetensors", double, CONFIG, dtype="float64")
+    kernel = checkpoint.read(tmp_path / "x.safetensors").arrays["conv1_conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["conv1_conv"]["kernel"])
+    double["conv1_conv"]["kernel"][0, 0, 0, 0] = 1e300
+    support.write_legacy_h5(tmp_path / "x.h5", double, CONFIG, dtype="float64")
+    assert "conv1_conv: kernel contains NaN or infinite values" in error_message(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
 def test_other_element_types_are_rejected(tmp_path, arrays, dtype):
     path = tmp_path / "x.h5"
     support.write_legacy_h5(path, arrays, CONFIG, dtype=dtype)

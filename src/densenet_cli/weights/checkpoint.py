@@ -2,7 +2,7 @@
 
 The format is detected from the first bytes, not from the file name. The reader of the format lists the arrays in the
 file. They are read only after all names, shapes, and types are valid, so a malicious file needs no more memory than its
-own size. No code in a checkpoint is ever run: pickles, which ``torch.save`` writes, are rejected.
+own size. No code in a checkpoint is ever run: the pickles in PyTorch files are read as data.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from densenet_cli import labels, layers
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, OUTPUT_ACTIVATIONS, DenseNetConfig
-from densenet_cli.weights import recognition
-from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers, pickle_error
+from densenet_cli.weights import recognition, shards
+from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers
 
 MAX_FILE_SIZE = 2 << 30
 """Bytes. The largest network with the state of an optimizer needs less than a quarter."""
 MAX_ARRAYS = 20_000
 
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+HEAD_SIZE = 512
+"""Bytes from which the format is detected."""
+HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
+TORCH_STREAM_HEADS = (b"\x80", b"L119547037146038801333356L")
+"""How a file of PyTorch before version 1.6 starts: a magic number, pickled as bytes or as text."""
+
+ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """Supported element type -> its size in bytes. All are converted to float32."""
 
 
@@ -82,19 +88,42 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
     if status.st_size > MAX_FILE_SIZE:
         raise CheckpointError(f"It has {status.st_size:,} bytes; the limit is {MAX_FILE_SIZE:,}.")
     with path.open("rb") as file:
-        head = file.read(16)
-    is_hdf5 = head.startswith(b"\x89HDF\r\n\x1a\n")
-    if is_hdf5 or head.startswith(b"PK"):
+        head = file.read(HEAD_SIZE)
+    if head.startswith(HDF5_HEAD) or (head.startswith(b"PK") and not _is_torch_archive(path)):
         from densenet_cli.weights import keras_formats
 
-        return keras_formats.open_contents(path if is_hdf5 else keras_formats.read_archive(path))
+        return keras_formats.open_contents(path if head.startswith(HDF5_HEAD) else keras_formats.read_archive(path))
+    shards.check_complete(path)
+    if shards.is_index(path) and head.lstrip().startswith(b"{"):
+        return shards.open_contents(path, MAX_FILE_SIZE)
     if head[8:9] == b"{":
         from densenet_cli.weights import safetensors
 
         return safetensors.open_contents(path)
-    if path.suffix in (".pth", ".pt", ".pkl", ".bin") or head[:1] == b"\x80":
-        raise pickle_error()
-    raise CheckpointError("The format is not supported. Use HDF5 (.h5, .weights.h5), .keras, or .safetensors.")
+    if head.startswith((b"PK", *TORCH_STREAM_HEADS)):
+        from densenet_cli.weights import torch_files
+
+        return torch_files.open_contents(path)
+    raise CheckpointError(_describe_other_file(head))
+
+
+def _is_torch_archive(path: Path) -> bool:
+    """Return whether a zip archive was written by ``torch.save`` or ``torch.jit.save``, and not by Keras."""
+    from densenet_cli.weights import keras_formats, zip_archives
+
+    names = zip_archives.member_names(path)
+    return keras_formats.ARCHIVE_MEMBER not in names and any(name.endswith("/data.pkl") for name in names)
+
+
+def _describe_other_file(head: bytes) -> str:
+    """Return a message for a file whose format is not supported, given its first bytes."""
+    if head.startswith(b"version https://git-lfs"):
+        return "It is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository."
+    if head.lstrip()[:20].lower().startswith((b"<!doctype html", b"<html")):
+        return "It is a web page, saved instead of the file. Download the file itself."
+    if head[257:262] == b"ustar":
+        return "It is a tar archive. Extract it, or, if it was written by PyTorch before version 0.2, save it again."
+    return "The format is not supported. Use a file of Keras (.keras, .h5), PyTorch (.pth, .bin), or safetensors."
 
 
 def _validate(contents: CheckpointContents, config: DenseNetConfig | None, activation: str | None) -> Checkpoint:
@@ -205,7 +234,8 @@ def _read_arrays(stored: StoredLayers, contents: CheckpointContents) -> Arrays:
         bn_epsilon = contents.bn_epsilons.get(layer, contents.bn_epsilon)
         arrays[layer] = {}
         for name, array in stored_arrays.items():
-            values = array.read()
+            with np.errstate(over="ignore"):
+                values = array.read()
             if not np.isfinite(values).all():
                 raise CheckpointError(f"Layer {layer}: {name} contains NaN or infinite values.")
             if name == "moving_variance":

@@ -136,11 +136,3 @@ def damaged_file_error(error: Exception | str) -> CheckpointError:
     """Return the error for a file that cannot be parsed, with the reason on one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return CheckpointError(f"The file is damaged or truncated ({reason}).")
-
-
-def pickle_error() -> CheckpointError:
-    """Return the error for a pickle, such as ``torch.save`` writes."""
-    return CheckpointError(
-        "It is a pickle, which can run code when it is loaded. Use a .safetensors file of the same model, such as timm"
-        " publishes."
-    )

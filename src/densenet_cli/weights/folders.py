@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.text import join_names
 
-FIXED_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "model.weights.h5")
+FIXED_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.weights.h5",
+)
 """The names that Hugging Face's libraries and Keras give to the checkpoint in a folder, in order of preference."""
 
 SUFFIXES = (
@@ -24,11 +29,6 @@ SUFFIXES = (
 
 OTHER_NAMES = {"optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin"}
 """Files with such extensions that training scripts write beside a checkpoint."""
-
-MAX_INDEX_SIZE = 16 << 20
-"""Bytes of a list of shards."""
-MAX_SHARDS = 1000
-_SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}\.safetensors", re.ASCII)
 
 
 def find_in_folder(folder: Path) -> Path:
@@ -90,17 +90,13 @@ def list_shards(index: Path, file: str) -> list[str]:
     Raises:
         CheckpointError: The index is invalid.
     """
-    if not index.name.endswith(".safetensors.index.json"):
-        return []
-    import json
+    from densenet_cli.weights import shards
 
+    if not index.name.endswith(shards.INDEX_SUFFIX):
+        return []
     try:
-        if index.stat().st_size > MAX_INDEX_SIZE:
-            raise ValueError("it is too large")
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        if not shards or len(shards) > MAX_SHARDS or not all(_SHARD.fullmatch(shard) for shard in shards):
-            raise ValueError("the names of the shards are invalid")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not an index of safetensors files ({error}).") from error
+        names = sorted(set(shards.read_index(index).values()))
+    except (CheckpointError, OSError) as error:
+        raise CheckpointError(f"{index} is not an index of shards. {error}") from error
     folder, slash, _ = file.rpartition("/")
-    return [f"{folder}{slash}{shard}" for shard in shards]
+    return [f"{folder}{slash}{name}" for name in names]

@@ -206,7 +206,7 @@ def _add_layer(layers: StoredLayers, name: str | None, module: str, arrays: Tens
 
 def _find_head(modules: Modules, scope: str) -> str | None:
     """Return the only layer with a matrix, or None. Those outside ``scope`` count if there are none inside."""
-    matrices = [name for name, arrays in modules.items() if (weight := arrays.get("weight")) and _is_matrix(weight)]
+    matrices = [name for name, arrays in modules.items() if "weight" in arrays and len(arrays["weight"].shape) == 2]
     inside = [name for name in matrices if name.startswith(scope)]
     heads = inside or matrices
     if len(heads) > 1:
@@ -215,10 +215,6 @@ def _find_head(modules: Modules, scope: str) -> str | None:
             " between them, such as an activation, so only a head of one dense layer is supported."
         )
     return heads[0] if heads else None
-
-
-def _is_matrix(tensor: StoredArray) -> bool:
-    return len(tensor.shape) == 2 and "float" in tensor.dtype
 
 
 def _check_other_layers(modules: Modules, scope: str) -> None:

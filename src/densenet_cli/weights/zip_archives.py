@@ -13,6 +13,8 @@ from zlib import error as ZlibError
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.contents import damaged_file_error
 
+MAX_DIRECTORY_SIZE = 4 << 20
+"""Bytes. That of a DenseNet-121 in PyTorch has 43 kB, with an optimizer three times as much."""
 MAX_COMPRESSION_RATIO = 4
 """Weights compress by a tenth, so a higher ratio indicates a zip bomb."""
 RATIO_TOLERANCE = 4 << 20
@@ -37,7 +39,7 @@ class _LimitedReader(BufferedReader):
 
 
 @contextmanager
-def open_archive(path: Path, max_directory_size: int) -> Iterator[ZipFile]:
+def open_archive(path: Path, max_directory_size: int = MAX_DIRECTORY_SIZE) -> Iterator[ZipFile]:
     """Open an archive, whose directory ``ZipFile`` reads completely.
 
     Args:
@@ -85,7 +87,7 @@ def read_member(archive: ZipFile, name: str, max_size: int | None = None) -> byt
     return data
 
 
-def member_names(path: Path, max_directory_size: int) -> list[str]:
+def member_names(path: Path) -> list[str]:
     """Return the names of all members. Raises ``CheckpointError`` if the archive is damaged."""
-    with open_archive(path, max_directory_size) as archive:
+    with open_archive(path) as archive:
         return archive.namelist()

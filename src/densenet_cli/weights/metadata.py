@@ -1,0 +1,125 @@
+"""The metadata of ``.safetensors`` files that this package writes: JSON with everything besides the arrays.
+
+Files of earlier versions state neither the head nor the preprocessing, which then have their default values.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.images.normalization import MEAN, STD, check_normalization
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO
+from densenet_cli.labels import ClassLabel, Labels, is_valid
+from densenet_cli.topology import DenseNetConfig
+from densenet_cli.weights.contents import ModelMetadata
+
+METADATA_KEY = "densenet"
+MAX_INPUT_SIZE = 4096
+"""Pixels. The largest side length that the metadata can state."""
+MAX_HEAD_LAYERS = 100
+
+
+def dump(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> str:
+    """Return the JSON text. ``parse`` restores it, with the activation of ``config``."""
+    values = {
+        "config": config.to_dict(),
+        "labels": metadata.to_dict()["labels"],
+        "preprocess": metadata.preprocess,
+        "input_size": metadata.input_size,
+        "bn_epsilon": bn_epsilon,
+        "training": metadata.training,
+        "accuracy": metadata.accuracy,
+    }
+    for name in ("mean", "std", "interpolation", "crop_ratio", "test_input_size", "test_crop_ratio"):
+        if (value := getattr(metadata, name)) is not None:
+            values[name] = value
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the fields ``config``, ``metadata``, and ``bn_epsilon`` of ``CheckpointContents``.
+
+    Raises:
+        CheckpointError: The text is not the result of ``dump``.
+    """
+    try:
+        values = json.loads(text)
+        config = DenseNetConfig.from_dict(values["config"])
+        _check_config(config)
+        epsilon = float(values["bn_epsilon"])
+        if not 0 < epsilon < 1:
+            raise ValueError(f"bn_epsilon is {epsilon}")
+        metadata = ModelMetadata(
+            _parse_labels(values["labels"], config.classes),
+            _check_type(values["preprocess"], str),
+            _check_type(values["input_size"], int) or config.input_size,
+            _check_type(values["training"], dict) or {},
+            _check_type(values["accuracy"], dict) or {},
+            config.activation,
+            **_parse_preprocessing(values, config.channels),
+        )
+        for size in (config.input_size, metadata.input_size, metadata.test_input_size):
+            if not 1 <= (1 if size is None else size) <= MAX_INPUT_SIZE:
+                raise ValueError(f"input_size is {size}")
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UsageError) as error:
+        raise CheckpointError(f"The metadata is malformed ({type(error).__name__}: {error}).") from error
+    return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
+
+
+def _check_type(value: Any, *expected: type) -> Any:
+    """Return ``value``. Raises ``TypeError`` if it is neither None nor of exactly one of the expected types."""
+    if value is not None and type(value) not in expected:
+        raise TypeError(f"expected {expected[0].__name__}, found {value!r:.60}")
+    return value
+
+
+def _check_config(config: DenseNetConfig) -> None:
+    """Check the types of all numbers, and the size of the head."""
+    sizes = [config.growth_rate, config.stem_width, config.classes, config.input_size, config.channels, *config.blocks]
+    if config.resize is not None:
+        sizes.append(config.resize.side)
+    if len(config.head) > MAX_HEAD_LAYERS:
+        raise ValueError(f"the head has {len(config.head)} layers")
+    for layer in config.head:
+        sizes.append(layer.units)
+        if not abs(_check_type(layer.alpha, float, int)) < 1e6:
+            raise ValueError(f"alpha is {layer.alpha}")
+    for size in sizes:
+        if type(size) is not int:
+            raise TypeError(f"expected int, found {size!r:.60}")
+
+
+def _parse_preprocessing(values: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return the fields of ``ModelMetadata`` about preprocessing. Files of older versions state none of them."""
+    interpolation = _check_type(values.get("interpolation"), str)
+    fields: dict[str, Any] = {
+        "interpolation": interpolation or ("nearest" if values["preprocess"] == "keras" else "bilinear"),
+        "test_input_size": _check_type(values.get("test_input_size"), int),
+    }
+    if fields["interpolation"] not in INTERPOLATIONS:
+        raise ValueError(f"interpolation is {interpolation!r:.60}")
+    for name in ("crop_ratio", "test_crop_ratio"):
+        ratio = fields[name] = _check_type(values.get(name), float, int)
+        if ratio is not None and not MIN_CROP_RATIO <= ratio <= 1:
+            raise ValueError(f"{name} is {ratio}")
+    defaults = {"mean": MEAN, "std": STD} if channels == 3 else {}
+    for name in ("mean", "std"):
+        numbers = _check_type(values.get(name), list) or defaults.get(name)
+        fields[name] = numbers and tuple(float(_check_type(number, float, int)) for number in numbers)
+    if fields["mean"] is not None and fields["std"] is not None:
+        check_normalization(fields["mean"], fields["std"])
+    return fields
+
+
+def _parse_labels(values: list[Any] | None, classes: int) -> Labels | None:
+    if values is None:
+        return None
+    if len(values) != classes:
+        raise ValueError(f"{len(values)} labels for {classes} classes")
+    labels = tuple(ClassLabel(index, wordnet_id, name) for index, wordnet_id, name in values)
+    for label in labels:
+        if type(label.index) is not int or label.index < 0 or not is_valid(label.name) or not is_valid(label.id or "-"):
+            raise ValueError(f"{label!r:.100}")
+    return labels
