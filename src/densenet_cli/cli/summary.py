@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -37,10 +36,9 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 @option(
     "--variant",
     type=click.Choice(list(variants.VARIANTS)),
-    metavar="NAME",
     default=variants.DEFAULT,
     show_default=True,
-    help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.",
+    help="DenseNet variant.",
 )
 @option("--layers", "every_layer", is_flag=True, help="Show every layer instead of the stages.")
 @option(
@@ -175,5 +173,4 @@ def _describe(members: Sequence[Layer]) -> str:
             parts.append(POOLS[layer.class_name])
         elif layer.class_name == "Dense":
             parts.append("dense")
-    counts = [(part, len(list(group))) for part, group in itertools.groupby(parts)]
-    return ", ".join(part if count == 1 else f"{count} x {part}" for part, count in counts)
+    return ", ".join(parts)
