@@ -25,7 +25,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path, monkeypatch):
-    """Keep tests away from the user's cache and weights."""
+    """Keep tests away from the user's caches, weights, and tokens."""
+    for name in list(os.environ):
+        if name.startswith(("HF_", "HUGGING")) or name == "TRANSFORMERS_OFFLINE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
     monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("DENSENET_BASE_URL", raising=False)

@@ -10,13 +10,16 @@ from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import DenseNetConfig
 
 # Parameters including moving statistics, trainable parameters, multiply-adds at the input size. The figures of 121,
-# 169, 201, and 161 are torchvision's. The trainable parameters of the BC networks follow from the paper.
+# 169, 201, and 161 are torchvision's. The parameters of blur121d and 264d are timm's. The trainable parameters of the
+# BC networks follow from the paper.
 TABLE = {
     "121": (8_062_504, 7_978_856, 2.834e9),
     "169": (14_307_880, 14_149_480, 3.360e9),
     "201": (20_242_984, 20_013_928, 4.291e9),
     "161": (28_900_936, 28_681_000, 7.728e9),
     "264": (33_736_232, 33_337_704, 5.752e9),
+    "blur121d": (8_081_864, 7_998_088, None),
+    "264d": (73_334_200, 72_736_216, None),
     "bc-100-12": (None, 769_162, None),
     "bc-250-24": (None, 15_324_406, None),
     "bc-190-40": (None, 25_624_430, None),

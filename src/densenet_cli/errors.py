@@ -52,7 +52,7 @@ class WeightsUnavailableError(WeightsError):
 
     Args:
         message: What happened.
-        variant: The name of the variant if other weights or another download would help.
+        variant: The name of the variant, or its ``hf://`` URL, if other weights or another download would help.
         differs: Whether there is a file with the name of the published weights but other contents.
     """
 

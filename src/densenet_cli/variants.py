@@ -25,14 +25,16 @@ class Variant:
     Attributes:
         name: The value of the parameter ``variant``.
         config: The configuration of the network.
-        weights: The published checkpoint, or None.
+        weights: The checkpoint that Keras publishes, or None.
         packaged: The file name of a checkpoint in the folder ``data`` of this package, or None.
+        repository: The repository on the Hugging Face Hub that contains a checkpoint, or None.
     """
 
     name: str
     config: DenseNetConfig
     weights: WeightsFile | None = None
     packaged: str | None = None
+    repository: str | None = None
 
     @property
     def model(self) -> str:
@@ -57,8 +59,18 @@ VARIANTS: dict[str, Variant] = {
         _published("121", (6, 12, 24, 16), "9d60b8095a5708f2dcce2bca79d332c7"),
         _published("169", (6, 12, 32, 32), "d699b8f76981ab1b30698df4c175e90b"),
         _published("201", (6, 12, 48, 32), "1ceb130c1ea1b78c3bf6114dbdfd8807"),
-        Variant("161", DenseNetConfig((6, 12, 36, 24), growth_rate=48, stem_width=96)),
+        Variant(
+            "161",
+            DenseNetConfig((6, 12, 36, 24), growth_rate=48, stem_width=96),
+            repository="timm/densenet161.tv_in1k",
+        ),
+        Variant(
+            "blur121d",
+            DenseNetConfig((6, 12, 24, 16), stem="deep-blur"),
+            repository="timm/densenetblur121d.ra_in1k",
+        ),
         Variant("264", DenseNetConfig((6, 12, 64, 48))),
+        Variant("264d", DenseNetConfig((6, 12, 64, 48), growth_rate=48, stem="deep", stem_width=96)),
         Variant(
             "tiny",
             DenseNetConfig((2, 4, 6, 4), growth_rate=48, stem="small", stem_width=96, classes=200, input_size=64),
@@ -82,8 +94,9 @@ def get(name: str) -> Variant:
 
 
 def downloadable() -> list[str]:
-    """Return the names of the variants whose weights are published."""
-    return [name for name, variant in VARIANTS.items() if variant.weights]
+    """Return the names of the variants whose weights are published, those of Keras first."""
+    keras = [name for name, variant in VARIANTS.items() if variant.weights]
+    return keras + [name for name, variant in VARIANTS.items() if variant.repository]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def only_tiny_is_published(monkeypatch):
     """The only published variant has a file of a few bytes."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(download, "RETRY_DELAYS", (0.0, 0.0))
-    monkeypatch.setattr(variants, "VARIANTS", {"161": variants.get("161"), TINY.name: TINY})
+    monkeypatch.setattr(variants, "VARIANTS", {"264": variants.get("264"), TINY.name: TINY})
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_force_replaces_a_wrong_file_and_keeps_a_copy(capsys, path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["161"], f"'161' has no published weights. Variants with published weights: {TINY.name}"),
+        (["264"], f"'264' has no published weights. Variants with published weights: {TINY.name}"),
         (["nonsense"], f"'nonsense' has no published weights. Variants with published weights: {TINY.name}"),
         (["--list", "--verify"], "--list"),
         (["--verify", "--force"], "--force"),
@@ -134,6 +134,6 @@ def test_help_explains_states_and_examples():
 def test_shell_completion_of_variants():
     from densenet_cli.cli.download_weights import download_weights
 
-    (variants,) = [parameter for parameter in download_weights.params if parameter.name == "variants"]
+    (variants,) = [parameter for parameter in download_weights.params if parameter.name == "weights"]
     context = download_weights.make_context("download-weights", [], resilient_parsing=True)
     assert [item.value for item in variants.type.shell_complete(context, variants, "ti")] == [TINY.name]

@@ -172,7 +172,8 @@ def test_output_file_and_resume(weights, folder, tmp_path):
         (["x.jpg", "--retry-errors"], 2, "--resume"),
         (["x.jpg", "--null"], 2, "--files-from"),
         (["-", "--files-from", "-"], 2, "--files-from"),
-        (["x.jpg", "--variant", "161", "--offline"], 3, "--weights"),
+        (["x.jpg", "--variant", "161", "--offline"], 3, "hf://timm/densenet161.tv_in1k"),
+        (["x.jpg", "--variant", "264"], 3, "--weights"),
         (["x.jpg", "--offline"], 3, "densenet download-weights 121 --base-url URL"),
     ],
 )

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,13 @@ def animation(format: str, frames: int = 3, size: tuple[int, int] = (120, 80)) -
     images = [photograph(name, size) for name in PHOTOGRAPHS]
     first, *others = [images[index % len(images)] for index in range(frames)]
     return encode(first, format, save_all=True, append_images=others, duration=50)
+
+
+def noise_images(folder: Path, count: int, seed: int = 5) -> Path:
+    """Write images of noise with different colors and structures to ``folder``, named by number, and return it."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        noise = rng.normal(0, rng.integers(1, 256), (cells := rng.choice([1, 2, 8, 32]), cells, 3))
+        pixels = np.clip(rng.integers(0, 256, 3) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).resize((40, 36)).save(folder / f"{number:03}.png")
+    return folder

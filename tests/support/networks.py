@@ -7,6 +7,7 @@ their magnitude through any depth, and the head is scaled to give the best class
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -97,3 +98,31 @@ def tiny_weights(folder: Path, seed: int = 0) -> Path:
 def probabilities_of(classifier, images) -> list[np.ndarray]:
     """Return the probabilities of each image, float32 of shape (classes,)."""
     return [result.outputs["probabilities"] for result in classifier.stream(map(from_object, images))]
+
+
+FINDINGS = ("Edema", "Mass", "Nodule", "Effusion", "Hernia")
+
+
+@cache
+def multi_label_weights(folder: Path) -> Path:
+    """Write a multi-label checkpoint of ``TINY`` with the classes ``FINDINGS`` to ``folder`` and return its path.
+
+    The logits of each class are spread around -1, so that some images have no label and others several.
+    """
+    from densenet_cli.labels import from_class_names
+    from densenet_cli.weights import safetensors
+    from densenet_cli.weights.contents import ModelMetadata
+
+    config = replace(TINY, classes=len(FINDINGS), activation="sigmoid")
+    arrays = random_arrays(config, seed=3)
+    rng = np.random.default_rng(7)
+    levels = rng.normal(0, 1, (24, 1, 1, 3)) + rng.normal(0, 1, (24, 32, 32, 3)) * rng.uniform(0, 1, (24, 1, 1, 1))
+    logits = np.concatenate([onnx_outputs(arrays, config, image[None].astype(np.float32)) for image in levels])
+    head, scale = arrays["predictions"], 2 / logits.std(axis=0)
+    head["kernel"] *= scale
+    head["bias"] = (head["bias"] - logits.mean(axis=0)) * scale - 1
+    labels = from_class_names(FINDINGS)
+    metadata = ModelMetadata(labels=labels, preprocess="squash", input_size=32, activation="sigmoid")
+    path = folder / "findings.safetensors"
+    safetensors.write(path, arrays, config, metadata)
+    return path

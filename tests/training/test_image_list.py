@@ -10,7 +10,7 @@ import pytest
 
 from densenet_cli.errors import UsageError
 from densenet_cli.training.image_list import list_images
-from tests.test_datasets import write_files, write_table
+from tests.datasets.test_tables import write_files, write_table
 
 
 def test_image_list(tmp_path):

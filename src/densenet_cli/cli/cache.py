@@ -1,4 +1,4 @@
-"""``densenet cache``: show, verify, or prune the files that are stored for later runs."""
+"""``densenet cache``: show, verify, prune, or remove the files that are stored for later runs."""
 
 from __future__ import annotations
 
@@ -12,61 +12,105 @@ from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
-from densenet_cli.paths import images_dir, models_dir
+from densenet_cli.paths import images_dir, is_hub_url, models_dir
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from densenet_cli.engines.graph_cache import CacheEntry
-    from densenet_cli.variants import Variant
-    from densenet_cli.weights.store import Status
+    from densenet_cli.weights.file_identity import FileStatus
+    from densenet_cli.weights.hub_cache import CachedRepository
 
 
 @command(exit_statuses={0: "success", 2: "invalid usage", 3: "--verify found a damaged file", 130: "interrupted"})
 @option("--prune", is_flag=True, help="Remove stale and damaged graphs, and the decoded images of training.")
 @option("--verify", is_flag=True, help="Hash every file instead of comparing sizes and times.")
+@option(
+    "--remove",
+    multiple=True,
+    metavar="hf://...",
+    help="Remove this repository from the cache of the Hugging Face Hub. Can be repeated.",
+)
 @format_option
-def cache(prune: bool, verify: bool, format_: str) -> int:
+def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> int:
     """Show what is stored on this machine: published weights, graphs, and decoded images.
 
     Graphs are networks that ONNX Runtime has optimized. Decoded images are those of training sets. Both can be
     deleted at any time, because they are created again when needed. Published weights are never deleted
     automatically.
 
+    The cache of the Hugging Face Hub is shared with other programs. Only repositories that were used before or have
+    "densenet" in their name are shown, and only --remove deletes from it.
+
     \b
     Examples:
       densenet cache
       densenet cache --prune
       densenet cache --verify
+      densenet cache --remove hf://timm/densenet121.ra_in1k
     """
     from densenet_cli.engines import graph_cache
-    from densenet_cli.weights import file_identity, store
+    from densenet_cli.weights import file_identity, hub_cache
 
-    files = list(_weights(store.verify if verify else store.status))
+    repositories = [_parse_repository(url) for url in remove]
+    for repository in repositories:
+        _remove_repository(repository)
+    files = list(_weights(verify))
     graphs = list(graph_cache.list_entries(verify))
     if prune:
         graphs = _prune_graphs(graphs)
         _prune_images()
         file_identity.prune_checksums()
+    cached = list(hub_cache.list_densenets())
     if format_ == "json":
-        click.echo(json.dumps(_to_json(files, graphs), indent=2))
+        click.echo(json.dumps(_to_json(files, cached, graphs), indent=2))
     else:
-        _print_tables(files, graphs)
+        _print_tables(files, cached, graphs)
     damaged = [str(file.path) for file in files if file.state == "wrong"]
     damaged += [str(graph.folder) for graph in graphs if graph.state == "damaged"]
+    if verify:
+        damaged += [str(blob) for repository in cached for blob in hub_cache.find_damaged(repository.folder)]
     for path in damaged:
         echo_error(f"Damaged: {printable(path)}")
     return 3 if damaged and verify else 0
 
 
-def _weights(get_status: Callable[[Variant], Status]) -> Iterator[Status]:
-    """Yield the statuses of the published weights. Errors are printed."""
+def _weights(verify: bool) -> Iterator[FileStatus]:
+    """Yield the statuses of the weights that Keras publishes. Errors are printed."""
+    from densenet_cli.weights import store
+
     for name in variants.downloadable():
-        try:
-            yield get_status(variants.get(name))
-        except WeightsUnavailableError as error:
-            echo_error(str(error))
+        variant = variants.get(name)
+        if variant.weights:
+            try:
+                yield store.status(variant, recompute=verify)
+            except WeightsUnavailableError as error:
+                echo_error(str(error))
+
+
+def _parse_repository(url: str) -> str:
+    """Return the name of a repository. Raises ``click.UsageError``."""
+    from densenet_cli.weights.hub_url import HubUrl, parse_url
+
+    if not is_hub_url(url):
+        raise click.UsageError(f"--remove requires a URL such as hf://timm/densenet121.ra_in1k, not {url!r}.")
+    target = parse_url(url)
+    if target != HubUrl(target.repository):
+        raise click.UsageError(f"--remove removes a whole repository: use {HubUrl(target.repository)}.")
+    return target.repository
+
+
+def _remove_repository(repository: str) -> None:
+    from densenet_cli.weights import hub_cache
+
+    try:
+        size = hub_cache.remove(repository)
+        echo_info(f"Removed {repository} ({megabytes(size)}).")
+    except FileNotFoundError:
+        echo_error(f"{repository} is not in {printable(str(hub_cache.cache_dir()))}.")
+    except OSError as error:
+        echo_error(f"Cannot remove {repository}: {error.strerror or error}.")
 
 
 def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
@@ -111,17 +155,19 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _to_json(files: list[Status], graphs: list[CacheEntry]) -> dict[str, Any]:
+def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
+    from densenet_cli.weights import hub_cache
 
     return {
         "images_folder": str(images_dir()),
         "images_size": _images_size(),
         "weights_folder": str(models_dir()),
         "weights": [
-            {"variant": file.variant.name, "path": str(file.path), "size": file.size, "state": file.state}
-            for file in files
+            {"variant": file.name, "path": str(file.path), "size": file.size, "state": file.state} for file in files
         ],
+        "hub_folder": str(hub_cache.cache_dir()),
+        "hub": [{"repository": entry.repository, "path": str(entry.folder), "size": entry.size} for entry in cached],
         "graphs_folder": str(graphs_dir()),
         "graphs": [
             {"path": str(graph.folder), "weights": graph.weights, "size": graph.size, "state": graph.state}
@@ -130,18 +176,29 @@ def _to_json(files: list[Status], graphs: list[CacheEntry]) -> dict[str, Any]:
     }
 
 
-def _print_tables(files: list[Status], graphs: list[CacheEntry]) -> None:
+def _print_tables(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> None:
     from densenet_cli.cli.render import create_table, number_column, text_column
     from densenet_cli.engines.graph_cache import graphs_dir
+    from densenet_cli.weights import hub_cache
 
     console = stdout_console()
     table = create_table(text_column("Variant"), text_column("State"), number_column("Size"), text_column("File"))
     for file in files:
         size = file.partial if file.size is None else file.size
-        table.add_row(file.variant.name, file.state, megabytes(size) if size else "", file.path.name)
+        table.add_row(file.name, file.state, megabytes(size) if size else "", file.path.name)
     console.print(f"Weights in {printable(str(models_dir()))}", soft_wrap=True)
     console.print()
     console.print(table)
+    console.print()
+    console.print(f"Hugging Face Hub in {printable(str(hub_cache.cache_dir()))}", soft_wrap=True)
+    if cached:
+        table = create_table(text_column("Repository"), number_column("Size"))
+        for entry in cached:
+            table.add_row(entry.repository, megabytes(entry.size))
+        console.print()
+        console.print(table)
+    else:
+        console.print("  none")
     console.print()
     console.print(f"Graphs in {printable(str(graphs_dir()))}", soft_wrap=True)
     if graphs:
@@ -149,7 +206,7 @@ def _print_tables(files: list[Status], graphs: list[CacheEntry]) -> None:
             text_column("Graph"), text_column("State"), number_column("Size"), text_column("Checkpoint")
         )
         for graph in graphs:
-            checkpoint = printable(Path(graph.weights).name) if graph.weights else ""
+            checkpoint = printable(_checkpoint_name(Path(graph.weights))) if graph.weights else ""
             table.add_row(graph.folder.name[:8], graph.state, megabytes(graph.size), checkpoint)
         console.print()
         console.print(table)
@@ -159,3 +216,10 @@ def _print_tables(files: list[Status], graphs: list[CacheEntry]) -> None:
         console.print("  none")
     if size := _images_size():
         console.print(f"Decoded images in {printable(str(images_dir()))}: {megabytes(size)}", soft_wrap=True)
+
+
+def _checkpoint_name(path: Path) -> str:
+    """Return the name of a file, or of its repository if it is in the cache of the Hub, where files are checksums."""
+    if path.parent.name == "blobs":
+        return path.parents[1].name.rpartition("--")[2]
+    return path.name

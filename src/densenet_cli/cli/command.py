@@ -12,6 +12,7 @@ import click
 
 from densenet_cli.cli.console import Verbosity, echo_error, is_verbose, log_to_stderr
 from densenet_cli.errors import DensenetError, WeightsUnavailableError
+from densenet_cli.paths import is_hub_url
 
 GLOBAL_GROUP = "Global options"
 MAX_OPTION_WIDTH = 28
@@ -150,7 +151,16 @@ def describe_weights_error(error: WeightsUnavailableError) -> str:
     """Return the message of an error and the commands that help."""
     if error.variant is None:
         return str(error)
-    if error.differs:
+    is_on_hub = is_hub_url(error.variant)
+    if error.differs and is_on_hub:
+        commands = {f"densenet download-weights {error.variant} --force": "download it again"}
+    elif is_on_hub:
+        commands = {
+            f"densenet download-weights {error.variant}": "download it, with network access",
+            "densenet predict ... --weights FILE": "use your own checkpoint",
+            "densenet predict ... --variant tiny": "use the small model in this package",
+        }
+    elif error.differs:
         commands = {
             f"densenet download-weights {error.variant} --force": "download the published file and rename this one",
             "densenet predict ... --weights FILE": "use another checkpoint, or this one",

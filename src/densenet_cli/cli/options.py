@@ -35,13 +35,16 @@ MODEL_OPTIONS = {
     "variant": model_option(
         "--variant",
         type=click.Choice(list(variants.VARIANTS)),
-        help=f"DenseNet variant.  [default: {variants.DEFAULT}, or the variant in --weights]",
+        metavar="NAME",
+        help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.  [default: {variants.DEFAULT}, or the variant in "
+        "--weights]",
     ),
     "weights": model_option(
         "--weights",
         type=click.Path(),
-        metavar="FILE",
-        help="Load this checkpoint (.h5, .keras, .safetensors) instead of the published weights.",
+        metavar="PATH",
+        help="Load this checkpoint instead of the published weights: a file, a folder, or hf://ORGANIZATION/NAME on "
+        "the Hugging Face Hub.",
     ),
     "labels": model_option(
         "--labels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -36,9 +37,10 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 @option(
     "--variant",
     type=click.Choice(list(variants.VARIANTS)),
+    metavar="NAME",
     default=variants.DEFAULT,
     show_default=True,
-    help="DenseNet variant.",
+    help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.",
 )
 @option("--layers", "every_layer", is_flag=True, help="Show every layer instead of the stages.")
 @option(
@@ -173,4 +175,5 @@ def _describe(members: Sequence[Layer]) -> str:
             parts.append(POOLS[layer.class_name])
         elif layer.class_name == "Dense":
             parts.append("dense")
-    return ", ".join(parts)
+    counts = [(part, len(list(group))) for part, group in itertools.groupby(parts)]
+    return ", ".join(part if count == 1 else f"{count} x {part}" for part, count in counts)

@@ -79,8 +79,10 @@ def settings_options(function: F) -> F:
     variant = option(
         "--variant",
         type=click.Choice(list(variants.VARIANTS)),
+        metavar="NAME",
         group="Network",
-        help=f"Variant that provides the defaults of this group.  [default: {variants.DEFAULT}]",
+        help=f"Variant that provides the defaults of this group: {', '.join(variants.VARIANTS)}.  "
+        f"[default: {variants.DEFAULT}]",
     )
     epochs = option(
         "--epochs",

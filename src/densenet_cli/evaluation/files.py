@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from densenet_cli.evaluation.metrics import ImageOutcome
+from densenet_cli.evaluation.multi_label import MultiLabelOutcome
+from densenet_cli.evaluation.multi_label_report import MultiLabelReport
 from densenet_cli.evaluation.report import EvaluationReport
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.output.atomic import output_errors, write_file
@@ -15,6 +18,10 @@ from densenet_cli.output.checks import check_output_file, format_from_suffix
 from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
 PLOTS = {"confusion_matrix.png": "draw_confusion_matrix", "reliability_diagram.png": "draw_reliability_diagram"}
+MULTI_LABEL_PLOTS = {
+    "roc_curves.png": "draw_roc_curves",
+    "precision_recall_curves.png": "draw_precision_recall_curves",
+}
 """File name -> function in ``plots``, by name, so that ``check`` does not import matplotlib."""
 
 MISTAKE_COLUMNS = (
@@ -29,6 +36,8 @@ MISTAKE_COLUMNS = (
     "true_probability",
     "true_rank",
 )
+
+MULTI_LABEL_MISTAKE_COLUMNS = ("source", "index", "id", "label", "error", "probability")
 
 
 @dataclass(frozen=True)
@@ -59,25 +68,35 @@ class EvaluationFiles:
                 format_from_suffix(path, {format_name: f".{format_name}"})
                 check_output_file(path, self.overwrite)
         if self.plots:
-            for name in PLOTS:
+            for name in (*PLOTS, *MULTI_LABEL_PLOTS):
                 check_output_file(self.plots / name, self.overwrite, create_folder=True)
 
-    def write(self, report: EvaluationReport, mistakes: Iterable[ImageOutcome]) -> None:
-        """Write the files. Raises ``OutputError``."""
+    def write(self, report: EvaluationReport | MultiLabelReport, mistakes: Sequence[Any]) -> None:
+        """Write the files.
+
+        Args:
+            report: The report.
+            mistakes: The outcomes with mistakes, of the kind of the report: ``ImageOutcome`` or ``MultiLabelOutcome``.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        is_multi_label = isinstance(report, MultiLabelReport)
         if self.report:
             write_file(self.report, report_to_json(report).encode())
         if self.mistakes:
-            write_file(self.mistakes, "".join(mistakes_to_csv(mistakes, report.labels)).encode())
+            to_csv = multi_label_mistakes_to_csv if is_multi_label else mistakes_to_csv
+            write_file(self.mistakes, "".join(to_csv(mistakes, report.labels)).encode())
         if self.plots:
             from densenet_cli.evaluation import plots
 
             with output_errors(self.plots):
                 self.plots.mkdir(parents=True, exist_ok=True)
-            for name, function in PLOTS.items():
+            for name, function in (MULTI_LABEL_PLOTS if is_multi_label else PLOTS).items():
                 write_file(self.plots / name, getattr(plots, function)(report))
 
 
-def report_to_json(report: EvaluationReport) -> str:
+def report_to_json(report: EvaluationReport | MultiLabelReport) -> str:
     """Return the report as JSON text that ends with a newline."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
@@ -97,6 +116,24 @@ def mistakes_to_csv(mistakes: Iterable[ImageOutcome], labels: Labels) -> Iterato
                 repr(shortest_float(mistake.confidence)),
                 repr(shortest_float(mistake.target_probability)),
                 str(mistake.target_rank),
+            )
+        )
+
+
+def multi_label_mistakes_to_csv(outcomes: Iterable[MultiLabelOutcome], labels: Labels) -> Iterator[str]:
+    """Yield the lines of a CSV table with ``MULTI_LABEL_MISTAKE_COLUMNS``, the most confident mistakes first.
+
+    An image has a row for each class that was predicted or missed incorrectly.
+    """
+    yield csv_line(MULTI_LABEL_MISTAKE_COLUMNS)
+    mistakes = [(outcome.source, mistake) for outcome in outcomes for mistake in outcome.mistakes]
+    for source, mistake in sorted(mistakes, key=lambda pair: -pair[1].confidence):
+        yield csv_line(
+            (
+                escape_name(source),
+                *_label_fields(labels[mistake.position]),
+                "false_negative" if mistake.is_missed else "false_positive",
+                repr(shortest_float(mistake.probability)),
             )
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densenet_cli.errors import DensenetError
+from densenet_cli.errors import DensenetError, UsageError
 from densenet_cli.evaluation.report import CalibrationBin, EvaluationReport, Proportion
 from densenet_cli.results import Failure
 from densenet_cli.text import plural
@@ -44,13 +44,16 @@ def evaluate(
         restrict_to: Positions of the classes that can be predicted; None for all.
 
     Raises:
+        UsageError: The classifier is a multi-label model.
         DensenetError: No image could be classified.
         CheckpointError: The network produced NaN or infinite values.
     """
-    metrics = MetricsAccumulator()
+    if classifier.config.is_multi_label:
+        raise UsageError(f"{classifier.model} is a multi-label model. Use `evaluate_multi_label`.")
+    metrics = MetricsAccumulator(classifier, restrict_to)
     for result in classifier.stream(sources):
-        metrics.add(ImageOutcome.from_result(result, restrict_to))
-    return metrics.report(classifier, restrict_to)
+        metrics.add(result)
+    return metrics.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +112,18 @@ def _restrict(probabilities: FloatArray, positions: Sequence[int]) -> FloatArray
 class MetricsAccumulator:
     """Sums and counts over images. It does not keep the outcomes.
 
+    Args:
+        classifier: The classifier.
+        restrict_to: Positions of the classes that can be predicted; None for all.
+
     Attributes:
         images: Number of classified images.
         failures: Name and error of each image that could not be classified.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classifier: Classifier, restrict_to: Sequence[int] | None = None) -> None:
+        self._classifier = classifier
+        self._restrict_to = restrict_to
         self.images = 0
         self.failures: list[tuple[str, Failure]] = []
         self._top_k = 0
@@ -122,11 +131,12 @@ class MetricsAccumulator:
         self._confusion: Counter[tuple[int, int]] = Counter()
         self._bins = tuple(CalibrationBin(low, high) for low, high in pairwise(BIN_EDGES))
 
-    def add(self, outcome: ImageOutcome) -> None:
-        """Add the outcome of one image."""
+    def add(self, result: Result[LabeledSource]) -> ImageOutcome:
+        """Add the result of one image, and return its outcome."""
+        outcome = ImageOutcome.from_result(result, self._restrict_to)
         if outcome.error is not None:
             self.failures.append((outcome.source, outcome.error))
-            return
+            return outcome
         self.images += 1
         self._top_k += outcome.target_rank <= TOP_K
         self._negative_log_likelihood += negative_log_likelihood(outcome.target_probability)
@@ -135,16 +145,16 @@ class MetricsAccumulator:
         bin.images += 1
         bin.confidence_sum += outcome.confidence
         bin.correct += outcome.predicted == outcome.target
+        return outcome
 
-    def report(self, classifier: Classifier, restrict_to: Sequence[int] | None = None) -> EvaluationReport:
-        """Return the report. ``restrict_to`` must be the same as for the outcomes.
+    def report(self) -> EvaluationReport:
+        """Return the report.
 
         Raises:
             DensenetError: No image was classified.
         """
-        if not self.images:
-            failed = f": {plural(len(self.failures), 'image')} failed" if self.failures else ""
-            raise DensenetError(f"No images to evaluate{failed}.")
+        check_images(self.images, len(self.failures))
+        classifier, restrict_to = self._classifier, self._restrict_to
         correct = sum(count for (target, predicted), count in self._confusion.items() if target == predicted)
         return EvaluationReport(
             model=classifier.model,
@@ -159,6 +169,12 @@ class MetricsAccumulator:
             bins=self._bins,
             confusion=dict(self._confusion),
         )
+
+
+def check_images(images: int, failed: int) -> None:
+    """Check that there are classified images. Raises ``DensenetError``."""
+    if not images:
+        raise DensenetError("No images to evaluate" + (f": {plural(failed, 'image')} failed." if failed else "."))
 
 
 def bin_index(confidence: float) -> int:

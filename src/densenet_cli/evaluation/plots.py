@@ -1,4 +1,4 @@
-"""Plots of an evaluation as PNG files: the confusion matrix and the reliability diagram.
+"""Plots of an evaluation as PNG files: the confusion matrix and the reliability diagram, or curves of each class.
 
 Figures are created without pyplot, which would need a display and keep global state.
 """
@@ -6,13 +6,16 @@ Figures are created without pyplot, which would need a display and keep global s
 from __future__ import annotations
 
 import io
+import math
 import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from densenet_cli.evaluation.multi_label_report import LabelMetrics, MultiLabelReport
 from densenet_cli.evaluation.report import ClassMetrics, EvaluationReport, Proportion
 from densenet_cli.text import to_unicode
 
@@ -29,6 +32,8 @@ MAX_CLASSES_WITH_NAMES = 250
 MAX_CELLS = 1000
 """Maximum number of rows. With more classes, neighbors share a cell."""
 MAX_NAME_LENGTH = 28
+MAX_CURVES_WITH_NAMES = 20
+"""With more classes, curves have one color and no legend."""
 OTHER_CLASSES = "(other classes)"
 DARK_CELL_SHARE = 0.3
 """Cells with a larger share are so dark that their counts are white."""
@@ -76,7 +81,7 @@ def draw_confusion_matrix(report: EvaluationReport) -> bytes:
     return _to_png(figure)
 
 
-def _abbreviate(metrics: ClassMetrics) -> str:
+def _abbreviate(metrics: ClassMetrics | LabelMetrics) -> str:
     name = to_unicode(metrics.label.name)
     return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
 
@@ -155,6 +160,71 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
+    return _to_png(figure)
+
+
+def draw_roc_curves(report: MultiLabelReport) -> bytes:
+    """Draw the share of a class that is found by the share of other images that is mistaken for it, for each class."""
+    figure, axes = _create_curves(report, "ROC AUC", lambda metrics: metrics.roc_auc)
+    for metrics, style in _curve_styles(report, lambda metrics: metrics.roc_auc):
+        curve = metrics.curve
+        shares = curve.false_positives / curve.negatives, curve.true_positives / curve.positives
+        axes.plot(*(np.append(0, values) for values in shares), **style)
+    axes.plot([0, 1], [0, 1], color=MUTED_COLOR, linewidth=1, linestyle="--")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    return _finish_curves(figure, axes)
+
+
+def draw_precision_recall_curves(report: MultiLabelReport) -> bytes:
+    """Draw precision by recall for each class."""
+    figure, axes = _create_curves(report, "average precision", lambda metrics: metrics.average_precision)
+    for metrics, style in _curve_styles(report, lambda metrics: metrics.average_precision):
+        curve = metrics.curve
+        recall, precision = curve.true_positives / curve.positives, curve.precision
+        axes.plot(np.append(0, recall), np.append(precision[0], precision), drawstyle="steps-pre", **style)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    return _finish_curves(figure, axes)
+
+
+def _create_curves(
+    report: MultiLabelReport, name: str, value: Callable[[LabelMetrics], float | None]
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.5, 6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    classes = report.averaged_classes
+    mean = np.mean([value(metrics) or 0.0 for metrics in classes]) if classes else math.nan
+    _set_title(axes, f"{report.model}: {report.images:,} images, mean {name} {mean:.3f}")
+    return figure, axes
+
+
+def _curve_styles(
+    report: MultiLabelReport, value: Callable[[LabelMetrics], float | None]
+) -> Iterator[tuple[LabelMetrics, dict[str, Any]]]:
+    """Yield the classes that have a curve, and how to draw it."""
+    classes = report.averaged_classes
+    has_names = len(classes) <= MAX_CURVES_WITH_NAMES
+    for number, metrics in enumerate(classes):
+        if has_names:
+            name = f"{_abbreviate(metrics)} ({value(metrics):.3f})"
+            yield metrics, {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--", "label": name}
+        else:
+            yield metrics, {"color": BAR_COLOR, "alpha": 0.3, "linewidth": 0.7}
+
+
+def _finish_curves(figure: Figure, axes: Axes) -> bytes:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.01)
+    axes.set_aspect("equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        legend = axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return _to_png(figure)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -275,7 +275,7 @@ class EvaluationReport:
             "calibration": [bin.to_dict() for bin in self.bins],
             "per_class": [
                 {
-                    **_label_to_dict(metrics.label),
+                    **label_to_dict(metrics.label),
                     "images": metrics.images,
                     "predicted": metrics.predicted,
                     "correct": metrics.correct,
@@ -287,8 +287,8 @@ class EvaluationReport:
             ],
             "most_confused": [
                 {
-                    "true": _label_to_dict(pair.target),
-                    "predicted": _label_to_dict(pair.predicted),
+                    "true": label_to_dict(pair.target),
+                    "predicted": label_to_dict(pair.predicted),
                     "count": pair.count,
                     "share": pair.share,
                 }
@@ -298,11 +298,17 @@ class EvaluationReport:
                 [self.labels[target].index, self.labels[predicted].index, count]
                 for (target, predicted), count in sorted(self.confusion.items())
             ],
-            "failures": [Prediction(name, self.model, error=failure).to_dict() for name, failure in self.failures],
+            "failures": failures_to_list(self.failures, self.model),
         }
 
 
-def _label_to_dict(label: ClassLabel) -> dict[str, Any]:
+def failures_to_list(failures: Iterable[tuple[str, Failure]], model: str) -> list[dict[str, Any]]:
+    """Return the records of failed images as ``predict`` writes them."""
+    return [Prediction(name, model, error=failure).to_dict() for name, failure in failures]
+
+
+def label_to_dict(label: ClassLabel) -> dict[str, Any]:
+    """Return a label as JSON types."""
     return {
         "index": label.index,
         "id": None if label.id is None else to_unicode(label.id),

@@ -121,7 +121,8 @@ def _metadata_fields(model: ExportedModel) -> Fields:
         4: [{0: ("Uint8", PROCESS_UNIT_NORMALIZATION), 1: {0: mean, 1: std}}],
         5: {0: maximum, 1: minimum},
     }
-    probabilities: dict[int, Any] = {0: "probabilities", 1: "Probability of each class.", 5: {0: [1.0], 1: [0.0]}}
+    independent = "Independent probability" if model.checkpoint.config.is_multi_label else "Probability"
+    probabilities: dict[int, Any] = {0: "probabilities", 1: f"{independent} of each class.", 5: {0: [1.0], 1: [0.0]}}
     if LABELS_FILE in model.files:
         labels_type = ("Int8", ASSOCIATED_FILE_TENSOR_AXIS_LABELS)
         probabilities[6] = [{0: LABELS_FILE, 1: "Class names in the order of the output.", 2: labels_type}]

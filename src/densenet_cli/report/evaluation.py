@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 from unicodedata import east_asian_width
 
 import numpy as np
@@ -47,14 +47,26 @@ CORRECT_COLOR, INCORRECT_COLOR = (56, 132, 220), (222, 84, 74)
 """Colors of the image of all classes, visible on white and on black. The opacity encodes the share."""
 
 
+class Outcome(Protocol):
+    """What ``Mistakes`` needs to know about an image: an ``ImageOutcome`` or a ``MultiLabelOutcome``."""
+
+    @property
+    def is_mistake(self) -> bool:
+        """Whether the image was classified incorrectly."""
+
+    @property
+    def confidence(self) -> float:
+        """The probability that the model gives to the mistake."""
+
+
 class Mistakes:
     """Collects the ``MAX_MISTAKES`` misclassified images with the highest confidence, and their thumbnails."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, ImageOutcome, bytes | None]] = []
+        self._heap: list[tuple[float, int, Any, bytes | None]] = []
         self._added = 0
 
-    def add(self, outcome: ImageOutcome, preview: Preview | None) -> None:
+    def add(self, outcome: Outcome, preview: Preview | None) -> None:
         """Add an outcome. Of mistakes with equal confidence, the first ones are kept."""
         self._added += 1
         if outcome.is_mistake:
@@ -63,7 +75,7 @@ class Mistakes:
             if len(self._heap) > MAX_MISTAKES:
                 heapq.heappop(self._heap)
 
-    def most_confident(self) -> list[tuple[ImageOutcome, bytes | None]]:
+    def most_confident(self) -> list[tuple[Any, bytes | None]]:
         """Return the mistakes, highest confidence first, each with its thumbnail (a JPEG file) or None."""
         return [(outcome, jpeg) for _, _, outcome, jpeg in sorted(self._heap, reverse=True)]
 

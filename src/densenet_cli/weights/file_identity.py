@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from densenet_cli.paths import cache_dir
 
@@ -70,6 +70,39 @@ class FileIdentity(NamedTuple):
     def key(self) -> str:
         """Return a hash of all fields, 32 hexadecimal digits."""
         return digest(os.fsencode("\0".join(map(str, self))))
+
+
+class FileStatus(NamedTuple):
+    """The state of a published file on this machine.
+
+    Attributes:
+        name: The variant, or the name of the repository.
+        location: The file name or URL that it is published under.
+        path: The path of the file, which may not exist.
+        size: The size of the file in bytes, or None if it does not exist.
+        expected: The published checksum, or None if it is unknown.
+        checksum: The checksum of the file, or None if it was not computed.
+        partial: The size of an unfinished download in bytes.
+    """
+
+    name: str
+    location: str
+    path: Path
+    size: int | None
+    expected: str | None
+    checksum: str | None
+    partial: int
+
+    @property
+    def state(self) -> Literal["ready", "unchecked", "wrong", "partial", "absent"]:
+        """The state in one word."""
+        if self.size is None:
+            return "partial" if self.partial else "absent"
+        if self.expected is None:
+            return "ready"
+        if self.checksum is None:
+            return "unchecked"
+        return "ready" if self.checksum == self.expected else "wrong"
 
 
 def checksums_dir() -> Path:

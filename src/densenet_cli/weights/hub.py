@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.weights import hub_cache
+from densenet_cli.weights.file_identity import FileStatus, cached_checksum, compute_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
 from densenet_cli.weights.hub_cache import RepositoryCache
 from densenet_cli.weights.hub_url import HubUrl, parse_url
@@ -31,14 +32,14 @@ def is_offline() -> bool:
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def get_files(url: str, *, offline: bool = False, progress: DownloadProgress | None = None) -> Path:
+def get_files(url: str | HubUrl, *, offline: bool = False, progress: DownloadProgress | None = None) -> Path:
     """Return the path of a checkpoint in the cache of the Hub, and download it if it is not there.
 
     The files that belong to it are beside it: its ``config.json``, if there is one, ``metadata.json`` for
     ``model.weights.h5``, and the shards of an index.
 
     Args:
-        url: See ``parse_url``.
+        url: A URL. See ``parse_url`` for a string.
         offline: Do not use the network. ``$HF_HUB_OFFLINE`` has the same effect.
         progress: Called while the checkpoint is downloaded.
 
@@ -47,7 +48,7 @@ def get_files(url: str, *, offline: bool = False, progress: DownloadProgress | N
         UsageError: The URL is invalid.
         WeightsUnavailableError: The files cannot be downloaded, or a cached file is damaged.
     """
-    target = parse_url(url)
+    target = parse_url(url) if isinstance(url, str) else url
     if paths := find_cached(target):
         check_intact(target, paths)
         return paths[0]
@@ -88,8 +89,8 @@ def _find_offline(target: HubUrl, reason: str) -> Path:
             check_intact(target, [path])
             return path
     raise WeightsUnavailableError(
-        f"{target} is not on this machine, and downloads are disabled by {reason}. Run"
-        f" 'densenet download-weights {target}' with network access, or copy {cache.folder} from another machine."
+        f"{target} is not on this machine: {cache.folder} does not contain it. Downloads are disabled by {reason}.",
+        str(target),
     )
 
 
@@ -111,10 +112,44 @@ def check_intact(target: HubUrl, paths: list[Path], *, recompute: bool = False) 
         except OSError as error:
             raise WeightsUnavailableError(f"Cannot read {path}: {error.strerror or error}.") from error
         if not intact:
-            raise WeightsUnavailableError(
-                f"{path} is damaged: its checksum is not {checksum}. Run 'densenet download-weights {target} --force'"
-                " to download it again."
-            )
+            raise damaged_file_error(path, str(checksum), str(target))
+
+
+def damaged_file_error(path: Path, checksum: str, url: str) -> WeightsUnavailableError:
+    """Return the error for a cached file whose checksum is another one."""
+    return WeightsUnavailableError(
+        f"{path} is damaged: its checksum is not {checksum}. Delete it to download it again.", url, differs=True
+    )
+
+
+def status(target: HubUrl, name: str, *, recompute: bool = False) -> FileStatus:
+    """Return the state of a checkpoint in the cache, without network access.
+
+    Args:
+        target: The checkpoint.
+        name: The name to return in the result.
+        recompute: Read all files and compute their checksums. Otherwise only cached checksums are used.
+
+    Raises:
+        WeightsUnavailableError: A file cannot be read.
+    """
+    cache = RepositoryCache(target.repository)
+    paths = find_cached(target)
+    if not paths:
+        return FileStatus(name, str(target), cache.folder, None, None, None, cache.partial_size())
+    statuses = []
+    for path in paths:
+        expected = hub_cache.linked_checksum(path)
+        algorithm = expected and hub_cache.algorithm(expected)
+        try:
+            size = path.stat().st_size
+            checksum = (compute_checksum if recompute else cached_checksum)(path, algorithm) if algorithm else None
+        except OSError as error:
+            raise WeightsUnavailableError(f"Cannot read {path}: {error.strerror or error}.") from error
+        statuses.append(FileStatus(name, str(target), path, size, expected, checksum, 0))
+    total = sum(file.size or 0 for file in statuses)
+    worst = min(statuses, key=lambda file: ("wrong", "unchecked", "ready").index(file.state))
+    return worst._replace(size=total)
 
 
 def download(target: HubUrl, *, force: bool = False, progress: DownloadProgress | None = None) -> Path:
@@ -133,6 +168,8 @@ def download(target: HubUrl, *, force: bool = False, progress: DownloadProgress 
         UsageError: ``$HF_ENDPOINT`` or the token is invalid.
         WeightsUnavailableError: The download fails.
     """
+    if is_offline():
+        raise WeightsUnavailableError(f"{target} was not downloaded: HF_HUB_OFFLINE disables downloads.")
     from densenet_cli.weights.hub_client import HubClient
 
     return HubClient(target, force, progress).download()

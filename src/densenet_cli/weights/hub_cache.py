@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from densenet_cli.errors import UsageError
-from densenet_cli.weights.file_identity import compute_checksum, file_checksum
+from densenet_cli.weights.file_identity import compute_checksum, file_checksum, list_checked_files
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -129,6 +131,10 @@ class RepositoryCache:
         """Return the path of the unfinished download of a blob. It may not exist."""
         return self.blob(f"{checksum}.incomplete")
 
+    def partial_size(self) -> int:
+        """Return the size of all unfinished downloads in bytes."""
+        return sum(path.stat().st_size for path in (self.folder / "blobs").glob("*.incomplete"))
+
     def lock(self, checksum: str) -> Path:
         """Return the path of the lock file of a blob, which ``huggingface_hub`` locks, too."""
         return self.folder.parent / ".locks" / self._folder_name / f"{checksum}.lock"
@@ -174,6 +180,72 @@ def is_intact(path: Path, checksum: str | None, *, recompute: bool = False) -> b
     if not name:
         return path.is_file()
     return (compute_checksum if recompute else file_checksum)(path, name) == checksum
+
+
+class CachedRepository(NamedTuple):
+    """A repository in the cache.
+
+    Attributes:
+        repository: The name, such as ``timm/densenet121.ra_in1k``.
+        folder: The folder of the repository.
+        size: The size of its files in bytes, including unfinished downloads.
+    """
+
+    repository: str
+    folder: Path
+    size: int
+
+
+def list_densenets() -> Iterator[CachedRepository]:
+    """Yield the repositories in the cache that contain DenseNets: by their name, or because they were used before."""
+    try:
+        folders = sorted(path for path in cache_dir().iterdir() if path.name.startswith("models--") and path.is_dir())
+    except OSError:
+        return
+    used = {part for path in list_checked_files() for part in Path(path).parts if part.startswith("models--")}
+    for folder in folders:
+        organization, separator, name = folder.name.removeprefix("models--").partition("--")
+        if separator and ("densenet" in name.lower() or folder.name in used):
+            yield CachedRepository(f"{organization}/{name}", folder, _size(folder))
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted in the meantime
+            if path.is_file() and (not path.is_symlink() or path.parent.name == "blobs"):
+                size += path.stat().st_size
+    return size
+
+
+def find_damaged(folder: Path) -> list[Path]:
+    """Read all blobs of a repository and return those whose contents do not have the checksum of their name."""
+    damaged = []
+    for blob in sorted((folder / "blobs").glob("*")):
+        if name := algorithm(blob.name):
+            try:
+                intact = compute_checksum(blob, name) == blob.name
+            except OSError:
+                intact = False
+            if not intact:
+                damaged.append(blob)
+    return damaged
+
+
+def remove(repository: str) -> int:
+    """Delete a repository from the cache, for all programs, and return its size in bytes.
+
+    Raises:
+        FileNotFoundError: It is not in the cache.
+        OSError: It cannot be deleted.
+    """
+    import shutil
+
+    cache = RepositoryCache(repository)
+    size = _size(cache.folder)
+    shutil.rmtree(cache.folder)
+    shutil.rmtree(cache.lock("").parent, ignore_errors=True)
+    return size
 
 
 def _temporary(path: Path) -> Path:

@@ -185,11 +185,15 @@ class HubClient:
         if not self._force and _is_intact(path, checksum):
             return path
         lock = cache.lock(checksum)
-        for folder in (lock.parent, blob.parent):
+        for folder in (lock.parent, blob.parent, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with locked(lock, on_wait=report_progress):
             if self._force or not _is_intact(blob, checksum):
-                download_file(self._url(file, remote.commit), partial, expected, progress, self._token)
+                try:
+                    download_file(self._url(file, remote.commit), partial, expected, progress, self._token)
+                except TransferError as error:
+                    # Without the status: the Hub has described the file, so the repository exists.
+                    raise TransferError(f"{expected.name}: {error}") from error
                 partial.replace(blob)
                 sync_path(blob.parent)
                 cache_checksum(FileIdentity.of(blob), checksum, algorithm)

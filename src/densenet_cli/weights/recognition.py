@@ -23,7 +23,8 @@ def infer_config(shapes: dict[str, ArrayShapes], contents: CheckpointContents | 
 
     The shapes do not determine everything: 3x3 stems of stride 1 and 2 have the same arrays, as have deep stems with
     and without a blur filter, and no array depends on the input size. They are taken from the configuration that the
-    file states, else from the variant with the same layers, else from the only stem that matches.
+    file states, else (except for deep stems) from the variant with the same layers, else from the only stem that
+    matches.
 
     Args:
         shapes: The shape of every array. They are not yet validated one by one.
@@ -58,9 +59,10 @@ def infer_config(shapes: dict[str, ArrayShapes], contents: CheckpointContents | 
         return stated
     if contents.stem is not None:
         stems = [name for name in stems if name == contents.stem]
-    for variant in variants.VARIANTS.values():
-        if _matches(variant.config, inferred, stems, transitions):
-            return with_head(variant.config, shapes, contents)
+    if not is_deep or len(stems) == 1:
+        for variant in variants.VARIANTS.values():
+            if _matches(variant.config, inferred, stems, transitions):
+                return with_head(variant.config, shapes, contents)
     if len(stems) != 1:
         raise CheckpointError(
             f"The layers fit several stems, which have the same arrays ({', '.join(stems)}). Specify `variant`."

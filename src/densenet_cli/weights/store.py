@@ -1,9 +1,9 @@
-"""The weights of variants on this machine: their location, their checksums, and their download.
+"""Published weights on this machine: their location, their checksums, and their download.
 
-Published weights are stored where Keras stores them, so each program finds what the other downloaded. A file is used
-only if its MD5 is the published one. The MD5 is computed when the file is downloaded or first used, and cached with the
-file's identity; no option skips this check. A file of the same name with other contents belongs to the user: it is
-neither used nor deleted (``force`` renames it).
+The weights that Keras publishes are stored where Keras stores them, so each program finds what the other downloaded.
+A file is used only if its MD5 is the published one. The MD5 is computed when the file is downloaded or first used, and
+cached with the file's identity; no option skips this check. A file of the same name with other contents belongs to the
+user: it is neither used nor deleted (``force`` renames it). Weights on the Hugging Face Hub are left to ``hub``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from densenet_cli.errors import UsageError, WeightsUnavailableError
 from densenet_cli.output.atomic import locked, sync_path
-from densenet_cli.paths import models_dir
+from densenet_cli.paths import is_hub_url, models_dir
 from densenet_cli.variants import Variant, WeightsFile
 from densenet_cli.weights import file_identity
-from densenet_cli.weights.file_identity import FileIdentity
+from densenet_cli.weights.file_identity import FileIdentity, FileStatus
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
+    from densenet_cli.weights.hub_url import HubUrl
 
 BASE_URLS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
@@ -32,33 +33,6 @@ BASE_URLS = (
 
 DATA_DIR = Path(__file__).parents[1] / "data"
 """The folder of the checkpoints in this package."""
-
-
-class Status(NamedTuple):
-    """The state of a variant's published weights on this machine.
-
-    Attributes:
-        variant: The variant.
-        path: The path of the file, which may not exist.
-        size: The size of the file in bytes, or None if it does not exist.
-        md5: The MD5 of the file, or None if it was not computed.
-        partial: The size of an unfinished download in bytes.
-    """
-
-    variant: Variant
-    path: Path
-    size: int | None
-    md5: str | None
-    partial: int
-
-    @property
-    def state(self) -> Literal["ready", "unchecked", "wrong", "partial", "absent"]:
-        """The state in one word."""
-        if self.size is None:
-            return "partial" if self.partial else "absent"
-        if self.md5 is None:
-            return "unchecked"
-        return "ready" if self.md5 == _published_file(self.variant).md5 else "wrong"
 
 
 def get_file(
@@ -77,6 +51,10 @@ def get_file(
     """
     if variant.packaged:
         return DATA_DIR / variant.packaged
+    if url := hub_url(variant):
+        from densenet_cli.weights import hub
+
+        return hub.get_files(url, offline=offline, progress=progress)
     current = _status(variant, file_identity.file_checksum)
     if current.state == "wrong":
         raise wrong_file_error(current)
@@ -89,26 +67,50 @@ def get_file(
     return download(variant, base_url=base_url, progress=progress)
 
 
+def hub_url(published: Variant | HubUrl) -> HubUrl | None:
+    """Return where published weights are on the Hugging Face Hub, or None for those of Keras."""
+    if not isinstance(published, Variant):
+        return published
+    if published.repository is None:
+        return None
+    from densenet_cli.weights.hub_url import HubUrl
+
+    return HubUrl(published.repository)
+
+
 def download(
-    variant: Variant, *, base_url: str | None = None, force: bool = False, progress: DownloadProgress | None = None
+    published: Variant | HubUrl,
+    *,
+    base_url: str | None = None,
+    force: bool = False,
+    progress: DownloadProgress | None = None,
 ) -> Path:
-    """Download a variant's published weights unless they exist, resuming an interrupted download.
+    """Download published weights unless they exist, resuming an interrupted download.
 
     If two processes need the same file, one downloads it. The other waits and reports the same progress.
 
     Args:
-        variant: A variant with published weights.
+        published: A variant with published weights, or a URL.
         base_url: An http, https, or file URL to use instead of ``BASE_URLS``. The file name is appended to it.
-        force: Download even if the file exists. A file with other contents is renamed to ``NAME.MD5.old``.
+        force: Download even if the file exists. A file of Keras with other contents is renamed to ``NAME.MD5.old``.
         progress: Called after each chunk.
 
     Returns:
-        The path of the file, whose MD5 was verified.
+        The path of the file, whose checksum was verified.
 
     Raises:
         UsageError: If ``base_url`` or ``$DENSENET_BASE_URL`` is not such a URL.
         WeightsUnavailableError: The download fails. The message lists the URLs and the errors.
     """
+    if url := hub_url(published):
+        from densenet_cli.weights import hub
+
+        return hub.download(url, force=force, progress=progress)
+    assert isinstance(published, Variant)
+    return _download(published, base_url, force, progress)
+
+
+def _download(variant: Variant, base_url: str | None, force: bool, progress: DownloadProgress | None) -> Path:
     file = _published_file(variant)
     urls = base_urls(base_url)
     path = models_dir() / file.name
@@ -128,9 +130,9 @@ def download(
                 return path
             if current.state == "wrong" and not force:
                 raise wrong_file_error(current)
-            _download_partial(current, urls, progress)
+            _download_partial(variant, current, urls, progress)
             if current.state == "wrong":
-                path.replace(path.with_name(f"{path.name}.{current.md5}.old"))
+                path.replace(path.with_name(f"{path.name}.{current.checksum}.old"))
             _partial_path(path).replace(path)
             sync_path(path.parent)
             file_identity.cache_checksum(FileIdentity.of(path), file.md5)
@@ -139,25 +141,35 @@ def download(
         raise _write_error(path, error) from error
 
 
-def status(variant: Variant) -> Status:
-    """Return the state of a variant's weights without reading the file. Raises ``WeightsUnavailableError``."""
-    return _status(variant, file_identity.cached_checksum)
+def status(published: Variant | HubUrl, *, recompute: bool = False) -> FileStatus:
+    """Return the state of published weights.
+
+    Args:
+        published: A variant with published weights, or a URL.
+        recompute: Read the file and compute its checksum. Otherwise only a cached checksum is used.
+
+    Raises:
+        WeightsUnavailableError: The file cannot be read, or no weights are published for the variant.
+    """
+    if url := hub_url(published):
+        from densenet_cli.weights import hub
+
+        name = published.name
+        return hub.status(url, name, recompute=recompute)
+    assert isinstance(published, Variant)
+    return _status(published, file_identity.compute_checksum if recompute else file_identity.cached_checksum)
 
 
-def verify(variant: Variant) -> Status:
-    """Return the state of a variant's weights with a newly computed MD5. Raises ``WeightsUnavailableError``."""
-    return _status(variant, file_identity.compute_checksum)
-
-
-def _status(variant: Variant, get_md5: Callable[[Path], str | None]) -> Status:
-    path = models_dir() / _published_file(variant).name
+def _status(variant: Variant, get_md5: Callable[[Path], str | None]) -> FileStatus:
+    file = _published_file(variant)
+    path = models_dir() / file.name
     try:
         md5, size = get_md5(path), path.stat().st_size
     except FileNotFoundError:
         md5 = size = None
     except OSError as error:
         raise WeightsUnavailableError(f"Cannot read {path}: {error.strerror}.") from error
-    return Status(variant, path, size, md5, _partial_size(path))
+    return FileStatus(variant.name, file.name, path, size, file.md5, md5, _partial_size(path))
 
 
 def base_urls(base_url: str | None) -> tuple[str, ...]:
@@ -183,12 +195,14 @@ def _published_file(variant: Variant) -> WeightsFile:
     return variant.weights
 
 
-def _download_partial(current: Status, urls: tuple[str, ...], progress: DownloadProgress | None) -> None:
+def _download_partial(
+    variant: Variant, current: FileStatus, urls: tuple[str, ...], progress: DownloadProgress | None
+) -> None:
     """Complete the partial file from the first base URL that provides it."""
     from densenet_cli.transfer_errors import TransferError, redact, shorten
     from densenet_cli.weights.download import ExpectedFile, download_file
 
-    file = _published_file(current.variant)
+    file = _published_file(variant)
     expected = ExpectedFile(file.name, file.md5, "md5")
     errors: dict[str, str] = {}
     for base_url in urls:
@@ -198,7 +212,7 @@ def _download_partial(current: Status, urls: tuple[str, ...], progress: Download
         except TransferError as error:
             errors[shorten(redact(url))] = str(error)
     attempts = "".join(f"\n  {url}\n    {reason}" for url, reason in errors.items())
-    raise WeightsUnavailableError(f"{missing_file_error(current)}\nTried:{attempts}", current.variant.name)
+    raise WeightsUnavailableError(f"{missing_file_error(current)}\nTried:{attempts}", variant.name)
 
 
 def _partial_path(path: Path) -> Path:
@@ -212,19 +226,22 @@ def _partial_size(path: Path) -> int:
         return 0
 
 
-def missing_file_error(status: Status) -> WeightsUnavailableError:
+def missing_file_error(status: FileStatus) -> WeightsUnavailableError:
     """Return the error for weights that are not on this machine."""
     return WeightsUnavailableError(
-        f"The weights of {status.variant.model} are not on this machine: {status.path} does not exist."
+        f"The weights of {status.name} are not on this machine: {status.path} does not exist."
     )
 
 
-def wrong_file_error(status: Status) -> WeightsUnavailableError:
+def wrong_file_error(status: FileStatus) -> WeightsUnavailableError:
     """Return the error for a file that has the name of published weights but other contents."""
-    expected = _published_file(status.variant).md5
+    if is_hub_url(status.location):
+        from densenet_cli.weights import hub
+
+        return hub.damaged_file_error(status.path, str(status.expected), status.location)
     return WeightsUnavailableError(
-        f"{status.path} is not the published file: expected MD5 {expected}, found {status.md5}.",
-        status.variant.name,
+        f"{status.path} is not the published file: expected {status.expected}, found {status.checksum}.",
+        status.name,
         differs=True,
     )
 

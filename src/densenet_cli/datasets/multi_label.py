@@ -1,0 +1,230 @@
+"""Tables of images with any number of labels each, for multi-label models."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from densenet_cli.datasets.base import Dataset
+from densenet_cli.datasets.tables import (
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    check_unicode,
+    open_table,
+    resolve_path,
+    table_folder,
+)
+from densenet_cli.errors import UsageError
+from densenet_cli.images.sources import Source, from_object
+from densenet_cli.labels import ClassResolver, Labels, normalize
+from densenet_cli.paths import PathNormalizer
+from densenet_cli.text import join_names, plural, to_unicode
+from densenet_cli.textfiles import Table
+
+SEPARATOR = "|"
+"""Between the labels in a cell."""
+
+NO_LABEL = "no finding"
+"""A normalized label that stands for no label, unless a class has this name (ChestX-ray14)."""
+
+UNCERTAIN = -1
+"""The value of a class that an annotator was not certain of (CheXpert)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelSource(Source):
+    """An image whose classes are known.
+
+    Attributes:
+        positives: Positions of its classes in the model's output.
+        unknown: Positions of classes that it may or may not have. It has none of the others.
+    """
+
+    positives: frozenset[int] = frozenset()
+    unknown: frozenset[int] = frozenset()
+
+
+class MultiLabelTable:
+    """A table of image paths and any number of labels each, separated by commas, semicolons, or tabs.
+
+    It has one of two forms:
+
+    - A column of labels. A cell contains labels separated by ``|``, or none: it is empty, or "No Finding" if no class
+      has this name. An image can have several rows. It has the labels of all of them.
+    - A column per class, named like the class, of 1, 0 (or nothing), and -1 for uncertain values, which are unknown.
+      True and False are accepted as well. The values of classes without a column are unknown. Other columns are
+      ignored.
+
+    Args:
+        file: The table. Its paths can also be http(s) URLs, and can be separated by backslashes.
+        labels: The labels of the model.
+        folder: The folder that relative paths start from; None for the file's own folder.
+        path_column: Name of the column of paths; None to recognize it (``PATH_COLUMNS``).
+        label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
+
+    Raises:
+        UsageError: The file cannot be read or has no rows, a column is missing or ambiguous, a label or a value is
+            invalid, or two rows contradict each other.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        labels: Labels,
+        folder: str | None = None,
+        path_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        self._name = to_unicode(file)
+        self._folder = table_folder(file, folder)
+        self._labels = labels
+        self._resolver = ClassResolver(labels)
+        self._normalize = PathNormalizer()
+        self._rows: list[tuple[str, frozenset[int], frozenset[int]]] = []
+        self._repeated = self._uncertain = 0
+        self._missing: list[str] = []
+        with open_table(file) as table:
+            path_position = table.find_column("path", PATH_COLUMNS, path_column)
+            columns = self._find_class_columns(table, path_position) if label_column is None else {}
+            if columns:
+                self._read_class_columns(table, path_position, columns)
+            else:
+                self._read_label_column(table, path_position, label_column)
+        if not self._rows:
+            raise UsageError(f"{self._name} has no rows below its header.")
+
+    def _find_class_columns(self, table: Table, path_position: int) -> dict[int, int]:
+        """Return the position of each column that is named like a class, and the position of the class.
+
+        The result is empty if there is a column of labels instead.
+        """
+        columns: dict[int, int] = {}
+        names: dict[int, str] = {}
+        for position, name in enumerate(table.columns):
+            if position != path_position and self._resolver.candidates(name):
+                target = self._resolver.resolve(name)
+                if target in names:
+                    raise UsageError(f"Two columns of {self._name} match one class: {names[target]!r} and {name!r}.")
+                columns[position], names[target] = target, name
+        label_columns = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
+        if columns and label_columns:
+            first = next(iter(names.values()))
+            raise UsageError(
+                f"{self._name} has the column of labels {label_columns[0]!r} and the column {first!r}, which is named "
+                "like a class. Choose a column of labels with `label_column`, or rename it."
+            )
+        if not columns and not label_columns:
+            listed = join_names([repr(name) for name in table.columns])
+            raise UsageError(
+                f"{self._name} has no label column ({', '.join(LABEL_COLUMNS)}), and no column is named like a class "
+                f"of the model. Its first line contains {listed}. Set `label_column`."
+            )
+        return columns
+
+    def _read_label_column(self, table: Table, path_position: int, label_column: str | None) -> None:
+        label_position = table.find_column("label", LABEL_COLUMNS, label_column)
+        names_of: dict[str, tuple[str, set[str]]] = {}
+        for number, row in table.rows():
+            path, cell = self._path(row[path_position], number), row[label_position]
+            check_unicode(cell, number, self._name)
+            _, names = names_of.setdefault(self._normalize(path), (path, set()))
+            names.update(self._split(unicodedata.normalize("NFC", cell)))
+        all_names = sorted({name for _, names in names_of.values() for name in names})
+        positions = self._resolver.resolve_all(all_names, f"labels in {self._name}")
+        interned: dict[frozenset[int], frozenset[int]] = {}
+        for path, names in names_of.values():
+            positives = frozenset(positions[name] for name in names)
+            self._rows.append((path, interned.setdefault(positives, positives), frozenset()))
+
+    def _split(self, cell: str) -> Iterable[str]:
+        """Return the labels in a cell. The name of a class can contain a separator."""
+        names = [cell] if self._resolver.candidates(cell) else map(str.strip, cell.split(SEPARATOR))
+        return [name for name in names if name and not self._is_no_label(name)]
+
+    def _is_no_label(self, name: str) -> bool:
+        return normalize(name) == NO_LABEL and not self._resolver.candidates(name)
+
+    def _read_class_columns(self, table: Table, path_position: int, columns: dict[int, int]) -> None:
+        absent = frozenset(range(len(self._labels))).difference(columns.values())
+        self._missing = [self._labels[position].name for position in sorted(absent)]
+        interned: dict[frozenset[int], frozenset[int]] = {}
+        rows: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
+        for number, row in table.rows():
+            path = self._path(row[path_position], number)
+            values = {
+                target: self._value(row[column], table.columns[column], number) for column, target in columns.items()
+            }
+            positives = frozenset(target for target, value in values.items() if value == 1)
+            uncertain = frozenset(target for target, value in values.items() if value == UNCERTAIN)
+            unknown = uncertain | absent
+            targets = (interned.setdefault(positives, positives), interned.setdefault(unknown, unknown))
+            key = self._normalize(path)
+            if key not in rows:
+                rows[key] = targets
+                self._rows.append((path, *targets))
+                self._uncertain += len(uncertain)
+            elif rows[key] == targets:
+                self._repeated += 1
+            else:
+                raise UsageError(
+                    f"Line {number:,} of {self._name} contradicts an earlier line about {to_unicode(path)}. Remove one "
+                    "of them."
+                )
+
+    def _value(self, text: str, column: str, line: int) -> int:
+        """Return 1, 0, or ``UNCERTAIN``."""
+        words = {"": 0, "false": 0, "true": 1}
+        if (value := words.get(text.lower())) is not None:
+            return value
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if number not in (UNCERTAIN, 0, 1):
+            raise UsageError(
+                f"Line {line:,} of {self._name} has {to_unicode(text)!r} in the column {column!r}. Use 1 for images of "
+                "the class, 0 for others, or -1 if it is not certain."
+            )
+        return int(number)
+
+    def _path(self, path: str, line: int) -> str:
+        if not path:
+            raise UsageError(f"Line {line:,} of {self._name} has no path.")
+        return resolve_path(path, self._folder)
+
+    def sources(self) -> Iterator[MultiLabelSource]:
+        """Yield the images with their classes, lazily."""
+        for path, positives, unknown in self._rows:
+            source = from_object(path)
+            yield MultiLabelSource(
+                source.name, source.origin, source.kind, source.error, positives=positives, unknown=unknown
+            )
+
+    def warnings(self) -> list[str]:
+        """Return sentences about what was ignored."""
+        warnings = []
+        if self._repeated:
+            warnings.append(f"Ignored {plural(self._repeated, 'duplicate row')} (same image, same labels).")
+        if self._uncertain:
+            warnings.append(f"Ignored {plural(self._uncertain, 'uncertain value')} ({UNCERTAIN}).")
+        if self._missing:
+            classes = plural(len(self._missing), "class", "classes")
+            warnings.append(f"{self._name} has no column for {classes} of the model: {join_names(self._missing)}.")
+        return warnings
+
+
+def check_single_labels(dataset: Dataset, labels: Labels) -> None:
+    """Check that the class names of a dataset for a single-label model do not stand for several classes.
+
+    Raises:
+        UsageError: A name contains several, separated by ``|``.
+    """
+    resolver = ClassResolver(labels)
+    for name in dataset.classes:
+        if SEPARATOR in name and not resolver.candidates(name):
+            raise UsageError(
+                f"The {dataset.description} give an image several labels ({name!r}), but the classes of the model "
+                "exclude each other. Use a multi-label model, or set `activation` to sigmoid if this is one."
+            )
