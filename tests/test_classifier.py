@@ -19,7 +19,7 @@ import densenet_cli
 from densenet_cli import CheckpointError, Classifier, ImageError, UsageError, WeightsError, engines, errors, variants
 from densenet_cli.images import decoding
 from densenet_cli.images.memory import DecodeBudget
-from densenet_cli.images.preprocessing import normalize
+from densenet_cli.images.normalization import normalize
 from densenet_cli.images.previews import DisplayImage, Thumbnail
 from densenet_cli.images.sources import expand, from_object
 from tests.support.decoders.pillow_heif import heic

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from densenet_cli import Classifier, variants
 from densenet_cli.export import export
-from densenet_cli.images.preprocessing import normalize
+from densenet_cli.images.normalization import normalize
 from densenet_cli.weights import safetensors
 from tests.export.test_formats import documented_prepare
 from tests.support.networks import TINY, probabilities_of, random_arrays
