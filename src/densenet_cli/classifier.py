@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from densenet_cli import engines
 from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.errors import DownloadFailedError, UsageError
-from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT, decoding, sources
-from densenet_cli.images.memory import DecodeBudget
+from densenet_cli.images import DECODE_MEMORY, sources
 from densenet_cli.images.normalization import normalize
-from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
-from densenet_cli.pipeline import Input, Result, available_cores, stream
+from densenet_cli.model_preprocessing import ModelOptions, resolve
+from densenet_cli.pipeline import Input, Result, available_cores, create_decoder, stream
 from densenet_cli.results import Embedding, Failure, Prediction, Selection
 
 if TYPE_CHECKING:
@@ -45,6 +42,12 @@ class Classifier:
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.
         input_size: Side of the square input in pixels. Defaults to the model's input size.
+        mean: Mean of each channel for pixels in [0, 1], or one number for all. Like the next four, it is for a
+            checkpoint that does not state it, and must not contradict one that does. The default is ImageNet's.
+        std: Standard deviation of each channel, likewise.
+        interpolation: How to resize: ``bilinear``, ``bicubic``, or ``nearest``.
+        crop_ratio: Fraction of the resized image's shorter side that ``crop`` keeps, at most 1.
+        activation: What makes probabilities of the outputs: ``softmax`` or, for independent classes, ``sigmoid``.
         exact: Decode large JPEGs at full scale.
         ten_crop: Average over ten crops of each image (``crop`` mode only).
         truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
@@ -62,7 +65,7 @@ class Classifier:
         progress: Called while weights are downloaded, with (file name, bytes so far, total bytes or None).
 
     Raises:
-        UsageError: A value is invalid, or the number of labels differs from that of the model's classes.
+        UsageError: A value is invalid or contradicts the checkpoint, or labels do not fit the model's classes.
         IsolationError: No worker process can be started.
         WeightsError: The weights are unavailable or do not fit the variant.
 
@@ -70,13 +73,13 @@ class Classifier:
         model: Name in results, such as ``densenet121``, or the file name of the checkpoint without its suffix.
         weights: Path of the checkpoint.
         config: Configuration of the network.
+        metadata: What the checkpoint states besides the network.
         labels: Labels, in the order of the output.
         preprocessing: How images are fitted to the input.
+        assumptions: What neither the checkpoint nor an argument states, as ``NAME=VALUE``.
         batch_size: Number of images per batch.
         threads: Number of threads.
     """
-
-    _finalizer: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -85,8 +88,13 @@ class Classifier:
         weights: PathLike | None = None,
         labels: PathLike | None = None,
         engine: str = engines.DEFAULT,
+        activation: str | None = None,
         preprocess: str | None = None,
         input_size: int | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        interpolation: str | None = None,
+        crop_ratio: float | None = None,
         exact: bool = False,
         ten_crop: bool = False,
         truncated: str = "refuse",
@@ -104,42 +112,30 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
-        if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-            raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         # Invalid values are rejected before anything is downloaded.
-        size = 224 if input_size is None else input_size
-        preprocessing = Preprocessing(preprocess or "crop", size, exact, ten_crop, truncated, bit_depth, pages)
+        options = ModelOptions(activation, preprocess, input_size, mean, std, interpolation, crop_ratio)
+        checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
         self.threads = threads = threads or available_cores()
         self._offline = offline
-        self._decode = self._choose_decoder(decode_memory, isolate or timeout is not None, timeout)
-        self._model = Model(
-            variant, weights, labels, engine, threads=threads, offline=offline, base_url=base_url, progress=progress
+        self._decode, close = create_decoder(decode_memory, isolate, timeout)
+        self._finalizer = weakref.finalize(self, close)
+        self._model = model = Model(
+            variant,
+            weights,
+            labels,
+            engine,
+            threads=threads,
+            activation=activation,
+            offline=offline,
+            base_url=base_url,
+            progress=progress,
         )
-        self.model, self.weights, self.labels = self._model.name, self._model.weights, self._model.labels
-        self.config = self._model.engine.config
-        metadata = self._model.engine.metadata
-        self.preprocessing = replace(
-            preprocessing,
-            mode=preprocess or metadata.preprocess or "crop",
-            input_size=input_size or metadata.input_size or self.config.input_size,
+        self.model, self.weights, self.labels = model.name, model.weights, model.labels
+        self.config, self.metadata = model.engine.config, model.engine.metadata
+        self.preprocessing, self.assumptions = resolve(
+            options, None if weights is None else model.weights, self.config, self.metadata, checked
         )
-        if input_size:
-            self._model.check_input_size(input_size)
-
-    def _choose_decoder(
-        self, decode_memory: int, isolate: bool, timeout: float | None
-    ) -> Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]:
-        budget = DecodeBudget(decode_memory)
-        if not isolate:
-            return lambda source, preprocessing, preview: decoding.load(source, preprocessing, budget, preview)
-        if os.name != "posix":
-            raise UsageError("`isolate` and `timeout` need a POSIX system such as Linux or macOS.")
-        from densenet_cli.images.isolation import WorkerPool
-
-        workers = WorkerPool(budget, timeout)
-        self._finalizer = weakref.finalize(self, workers.close)
-        return workers.load
 
     def __enter__(self) -> Self:
         return self
@@ -149,8 +145,7 @@ class Classifier:
 
     def close(self) -> None:
         """End the worker processes of ``isolate``. A classifier without them has nothing to close."""
-        if self._finalizer:
-            self._finalizer()
+        self._finalizer()
 
     def predict(self, image: ImageInput, top_k: int | None = None, min_prob: float | None = None) -> Prediction:
         """Classify one image.
@@ -175,8 +170,7 @@ class Classifier:
 
         Args:
             images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
-            top_k: See ``predict``.
-            min_prob: See ``predict``.
+            top_k, min_prob: See ``predict``.
 
         Yields:
             A prediction per image, or page with ``pages="all"``, with its ``error`` if the image failed.
@@ -270,7 +264,7 @@ class Classifier:
             yield result._replace(outputs=means)
 
     def load(self, image: ImageInput | Source) -> FloatArray:
-        """Decode one image to the network's input: normalized pixels, float32 of shape (crops, height, width, 3).
+        """Decode one image to the network's input: normalized pixels, float32 (crops, height, width, channels).
 
         Raises:
             ImageError: The image cannot be decoded.
@@ -278,7 +272,7 @@ class Classifier:
         return self._load(sources.from_object(image), None).pixels
 
     def run(self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",)) -> dict[str, FloatArray]:
-        """Run the network on normalized pixels of shape (n, height, width, 3).
+        """Run the network on normalized pixels of shape (n, height, width, channels).
 
         Returns:
             Name -> float32 array with n rows, for each name in ``outputs``.

@@ -109,12 +109,6 @@ class Model:
                 " be used for embeddings, and as the start of a training run."
             )
 
-    def check_input_size(self, size: int) -> None:
-        """Raise ``UsageError`` if the network does not accept images of ``size`` x ``size`` pixels."""
-        from densenet_cli.layers import list_layers
-
-        list_layers(self.engine.config, size)
-
     def read_checkpoint(self) -> Checkpoint:
         """Read the checkpoint again, with its arrays. Raises ``CheckpointError``."""
         from densenet_cli.weights import checkpoint

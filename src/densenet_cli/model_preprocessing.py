@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, STD, format_values
 from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.text import to_unicode
 from densenet_cli.topology import OUTPUT_ACTIVATIONS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from densenet_cli.topology import DenseNetConfig
     from densenet_cli.weights.contents import ModelMetadata
 
@@ -39,11 +42,8 @@ class ModelOptions(NamedTuple):
     interpolation: str | None = None
     crop_ratio: float | None = None
 
-    def check(self, preprocessing: Preprocessing) -> Preprocessing:
-        """Check the values before anything is loaded.
-
-        Args:
-            preprocessing: The other settings.
+    def check(self, exact: bool, ten_crop: bool, truncated: str, bit_depth: str, pages: str) -> Preprocessing:
+        """Check the values before anything is loaded. The arguments are those of ``Preprocessing``.
 
         Returns:
             The preprocessing for a model that states nothing.
@@ -61,10 +61,14 @@ class ModelOptions(NamedTuple):
                     f"`{name}` must be one or three numbers for pixels in [0, 1], not {format_values(values)}.{hint}"
                 )
         channels = 1 if mean and std and len(mean) == len(std) == 1 else 3
-        return replace(
-            preprocessing,
-            mode=self.preprocess or preprocessing.mode,
-            input_size=DEFAULT_INPUT_SIZE if self.input_size is None else self.input_size,
+        return Preprocessing(
+            self.preprocess or "crop",
+            DEFAULT_INPUT_SIZE if self.input_size is None else self.input_size,
+            exact,
+            ten_crop,
+            truncated,
+            bit_depth,
+            pages,
             interpolation=self.interpolation or "",
             crop_ratio=self.crop_ratio,
             mean=_repeat(mean or MEAN, channels),
@@ -73,15 +77,15 @@ class ModelOptions(NamedTuple):
 
 
 def resolve(
-    options: ModelOptions, model: str, config: DenseNetConfig, metadata: ModelMetadata, checked: Preprocessing
+    options: ModelOptions, file: Path | None, config: DenseNetConfig, metadata: ModelMetadata, checked: Preprocessing
 ) -> tuple[Preprocessing, tuple[str, ...]]:
     """Return the preprocessing of a model.
 
     Args:
         options: What the caller says.
-        model: The file of the model, for messages.
+        file: The checkpoint, or None for the published weights of a variant, for which nothing is an assumption.
         config: The network.
-        metadata: What the file states. A published variant states what is documented for it.
+        metadata: What the file states.
         checked: The result of ``options.check``.
 
     Returns:
@@ -89,89 +93,103 @@ def resolve(
         ``Classifier``.
 
     Raises:
-        UsageError: A value contradicts the file, or does not fit the network, or the file of a one-channel network
-            states no mean and standard deviation and the caller does not either.
+        UsageError: A value contradicts the file or does not fit the network, or a one-channel network lacks a mean or
+            standard deviation.
     """
-    choice = _Choice(options, model)
+    if file is None:
+        metadata = replace(
+            metadata,
+            activation=metadata.activation or config.activation,
+            mean=metadata.mean or MEAN,
+            std=metadata.std or STD,
+        )
+    name = "the model" if file is None else to_unicode(str(file))
+    choose = _Choice(options, name)
     if config.classes:
-        choice("activation", metadata.activation, config.activation)
-    mode = options.preprocess or metadata.preprocess or "crop"
-    if not (options.preprocess or metadata.preprocess):
-        choice.assume("preprocess", mode)
+        choose("activation", metadata.activation, config.activation)
+    mode = options.preprocess or metadata.preprocess or choose("preprocess", None, "crop")
     if options.input_size is None:
-        input_size = metadata.input_size or choice("input_size", None, config.input_size)
+        input_size = metadata.input_size or choose("input_size", None, config.input_size)
     else:
-        input_size = _check_input_size(options.input_size, model, config)
-    values: dict[str, Any] = {}
+        input_size = options.input_size
+        _check_input_size(input_size, name, config)
+    interpolation, crop_ratio = "", options.crop_ratio
     if mode != "keras":
-        values["interpolation"] = choice("interpolation", metadata.interpolation, "bilinear")
+        interpolation = choose("interpolation", metadata.interpolation, "bilinear")
     if mode == "crop":
-        is_test_size = metadata.test_crop_ratio and input_size == metadata.test_input_size
+        is_test_size = metadata.test_crop_ratio is not None and input_size == metadata.test_input_size
         stated = metadata.test_crop_ratio if is_test_size else metadata.crop_ratio
-        if stated is None and options.crop_ratio is None and metadata.preprocess:
-            values["crop_ratio"] = None  # part of the stated mode
-        else:
-            crop_ratio = choice("crop_ratio", stated, DEFAULT_CROP_RATIO)
-            values["crop_ratio"] = None if stated is None and options.crop_ratio is None else crop_ratio
-    else:
-        values["crop_ratio"] = options.crop_ratio  # which only ``crop`` mode allows
-    for name, default in (("mean", MEAN), ("std", STD)):
-        numbers, stated_numbers = _numbers(getattr(options, name)), getattr(metadata, name)
-        for source, given in ((model, stated_numbers), (f"`{name}`", numbers)):
-            if given is not None and len(given) not in (1, config.channels):
-                raise UsageError(
-                    f"{source} has {len(given)} values for `{name}`, but the network has one input channel. "
-                    "Pass one value for grayscale images."
-                )
-        if config.channels == 1 and numbers is None and stated_numbers is None:
-            raise UsageError(
-                f"{model} contains a network for grayscale images and does not state how to normalize them. "
-                "Pass one number each as `mean` and `std`, for pixels in [0, 1]."
-            )
-        values[name] = _repeat(choice(name, stated_numbers, default), config.channels)
-    preprocessing = replace(
-        checked, **{"mode": mode, "input_size": input_size, "interpolation": "", "crop_ratio": None, **values}
+        if stated is not None or crop_ratio is not None or not metadata.preprocess:
+            chosen = choose("crop_ratio", stated, DEFAULT_CROP_RATIO)
+            crop_ratio = None if stated is None and crop_ratio is None else chosen
+    mean, std = (
+        _per_channel(choose, name, getattr(metadata, name), config.channels, default)
+        for name, default in (("mean", MEAN), ("std", STD))
     )
-    return preprocessing, tuple(choice.assumptions)
+    preprocessing = replace(
+        checked,
+        mode=mode,
+        input_size=input_size,
+        interpolation=interpolation,
+        crop_ratio=crop_ratio,
+        mean=mean,
+        std=std,
+    )
+    return preprocessing, () if file is None else tuple(choose.assumptions)
 
 
 class _Choice:
     """Chooses between what the file states, what the caller says, and a default, which it notes as an assumption."""
 
-    def __init__(self, options: ModelOptions, model: str) -> None:
-        self._options = options
-        self._model = model
+    def __init__(self, options: ModelOptions, file: str) -> None:
+        self.options = options
+        self.file = file
         self.assumptions: list[str] = []
 
     def __call__(self, name: str, stated: Any, default: Any) -> Any:
-        value = getattr(self._options, name)
+        value = getattr(self.options, name)
         if name in ("mean", "std"):
             value = _numbers(value)
         if stated is not None:
             if value is not None and not _is_same(value, stated):
                 raise UsageError(
-                    f"`{name}` is {_format(value)}, but {self._model} states {_format(stated)}. Omit `{name}`."
+                    f"`{name}` is {_format(value)}, but {self.file} states {_format(stated)}. Omit `{name}`."
                 )
             return stated
         if value is None:
-            self.assume(name, default)
+            self.assumptions.append(f"{name}={_format(default)}")
             return default
         return value
 
-    def assume(self, name: str, value: Any) -> None:
-        self.assumptions.append(f"{name}={_format(value)}")
+
+def _per_channel(
+    choose: _Choice, name: str, stated: tuple[float, ...] | None, channels: int, default: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Return the mean or standard deviation of every channel."""
+    if channels == 1:
+        if stated is None and getattr(choose.options, name) is None:
+            raise UsageError(
+                f"The network in {choose.file} takes grayscale images, and the file does not state how to normalize "
+                "them. Pass one number each as `mean` and `std`, for pixels in [0, 1]."
+            )
+        for values in (stated, _numbers(getattr(choose.options, name))):
+            if values is not None and len(values) != 1:
+                raise UsageError(
+                    f"The network in {choose.file} takes grayscale images. `{name}` must be one number, not "
+                    f"{format_values(values)}."
+                )
+    return _repeat(choose(name, stated, default), channels)
 
 
-def _check_input_size(size: int, model: str, config: DenseNetConfig) -> int:
+def _check_input_size(size: int, file: str, config: DenseNetConfig) -> None:
+    """Raise ``UsageError`` if the network does not accept images of ``size`` x ``size`` pixels."""
     if config.pooling == "flatten" and not config.resize and size != config.input_size:
         raise UsageError(
-            f"`input_size` is {size}, but the head of the network in {model} accepts only {config.input_size}. "
-            "Omit `input_size`."
+            f"`input_size` is {size}, but the network in {file} accepts only {config.input_size}. Omit `input_size`."
         )
     from densenet_cli.layers import list_layers
 
-    list_layers(config, size)  # raises if the input is too small
-    return size
+    list_layers(config, size)
 
 
 def _numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:

@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from densenet_cli.errors import ImageError
+from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.images import MAX_TIMEOUT, decoding
+from densenet_cli.images.memory import DecodeBudget
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
+    from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
+    from densenet_cli.images.sources import Source
+
+    Decode = Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]
 
 S = TypeVar("S")
 
@@ -34,11 +40,38 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def create_decoder(decode_memory: int, isolate: bool, timeout: float | None) -> tuple[Decode, Callable[[], object]]:
+    """Return a function that decodes images, and one that frees what it needs.
+
+    Args:
+        decode_memory: Memory limit for concurrent decoding in megabytes.
+        isolate: Decode in worker processes.
+        timeout: Time limit for decoding one image in seconds, or None. Implies ``isolate``.
+
+    Raises:
+        UsageError: A value is invalid, or the system has no worker processes.
+        IsolationError: No worker process can be started.
+    """
+    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
+        raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
+    budget = DecodeBudget(decode_memory)
+    if not isolate and timeout is None:
+        return lambda source, preprocessing, preview: decoding.load(
+            source, preprocessing, budget, preview
+        ), lambda: None
+    if os.name != "posix":
+        raise UsageError("`isolate` and `timeout` need a POSIX system such as Linux or macOS.")
+    from densenet_cli.images.isolation import WorkerPool
+
+    workers = WorkerPool(budget, timeout)
+    return workers.load, workers.close
+
+
 class Input(NamedTuple):
     """The model's input for one image.
 
     Attributes:
-        pixels: Normalized pixels, float32 of shape (crops, height, width, 3).
+        pixels: Normalized pixels, float32 of shape (crops, height, width, channels).
         preview: A copy of the image to look at, if one was requested.
         notes: What the result should say about the image; see ``images.decoding.NOTES``.
     """

@@ -87,11 +87,12 @@ def onnx_outputs(arrays, config: DenseNetConfig, batch: np.ndarray, output: str 
 
 @cache
 def tiny_weights(folder: Path, seed: int = 0) -> Path:
-    """Write a checkpoint of ``TINY`` in the published format to ``folder`` and return its path."""
-    from tests.support.checkpoints import write_legacy_h5
+    """Write a checkpoint of ``TINY`` that states its settings to ``folder`` and return its path."""
+    from densenet_cli.weights import safetensors
+    from densenet_cli.weights.contents import ModelMetadata
 
-    path = folder / f"tiny{seed}.h5"
-    write_legacy_h5(path, random_arrays(TINY, seed, top=0.15), TINY)
+    path = folder / f"tiny{seed}.safetensors"
+    safetensors.write(path, random_arrays(TINY, seed, top=0.15), TINY, ModelMetadata(input_size=224))
     return path
 
 

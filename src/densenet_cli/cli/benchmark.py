@@ -12,7 +12,7 @@ import click
 
 from densenet_cli.cli.command import FloatRange, command, describe_weights_error, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
-from densenet_cli.cli.options import create_classifier, model_options
+from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.pipeline import available_cores
 
@@ -160,5 +160,5 @@ def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:
         if value is True:
             arguments.append(flag)
         elif name != "engine" and value is not None and value is not False:
-            arguments += [flag, str(value)]
+            arguments += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return tuple(arguments)

@@ -67,6 +67,19 @@ class FloatRange(click.FloatRange):
         return number
 
 
+class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic only since Click 8.3.2
+    """Comma-separated numbers."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers. Raises ``click.BadParameter``."""
+        if isinstance(value, tuple):
+            return value
+        parts: list[Any] = str(value).split(",")
+        return tuple(float(click.FLOAT.convert(part, param, ctx)) for part in parts)
+
+
 def _set_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         setattr(ctx.ensure_object(Verbosity), str(param.name), True)

@@ -8,15 +8,8 @@ import click
 
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
-from densenet_cli.cli.options import (
-    NoteCounter,
-    create_classifier,
-    echo_resumed,
-    expand_sources,
-    model_options,
-    model_settings,
-    source_options,
-)
+from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
+from densenet_cli.cli.options import NoteCounter, echo_resumed, expand_sources, source_options
 from densenet_cli.text import plural
 
 
@@ -34,7 +27,7 @@ from densenet_cli.text import plural
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @output_option("--resume", is_flag=True, help="Continue an interrupted output file, or add to a complete one.")
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
-@model_options(without=["labels"])
+@model_options(without=["labels", "activation"])
 def embed(
     source: tuple[str, ...],
     files_from: str | None,
@@ -69,7 +62,7 @@ def embed(
     classifier = create_classifier(**model)
     width = embedding_size(classifier.config)
     try:
-        with open_vectors(output, model_settings(classifier, model["engine"]), width, **output_options) as vectors:
+        with open_vectors(output, model_settings(classifier, model), width, **output_options) as vectors:
             echo_resumed(vectors.recorded)
             with NoteCounter() as notes, ProgressBar("count") as progress:
                 for result in classifier.stream(vectors.pending(sources), ("features",)):

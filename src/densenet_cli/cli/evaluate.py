@@ -12,15 +12,8 @@ import click
 
 from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
-from densenet_cli.cli.options import (
-    NoteCounter,
-    create_classifier,
-    dataset_options,
-    model_options,
-    select_pages,
-    suffix_option,
-    table_options,
-)
+from densenet_cli.cli.model_options import create_classifier, model_options
+from densenet_cli.cli.options import NoteCounter, dataset_options, select_pages, suffix_option, table_options
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 

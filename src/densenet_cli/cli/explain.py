@@ -15,7 +15,8 @@ import click
 
 from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
-from densenet_cli.cli.options import NoteCounter, create_classifier, expand_sources, model_options, source_options
+from densenet_cli.cli.model_options import create_classifier, model_options
+from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
@@ -55,13 +56,6 @@ if TYPE_CHECKING:
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing files in FOLDER.")
 @model_options(without=["ten_crop"])
-@option(
-    "--input-size",
-    type=click.IntRange(1, 4096),
-    metavar="PIXELS",
-    group="Preprocessing",
-    help="Height and width of the model's input, such as 448 for finer maps.  [default: the model's input size]",
-)
 def explain(
     source: tuple[str, ...],
     files_from: str | None,

@@ -10,7 +10,7 @@ import click
 
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_info, printable
-from densenet_cli.cli.options import create_classifier, model_options
+from densenet_cli.cli.model_options import PREPROCESSING_OPTIONS, create_classifier, model_options
 from densenet_cli.export.exporter import EXPORT_FORMATS
 
 
@@ -43,7 +43,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
     help="Include the normalization in the file, so that its input is uint8 RGB, channels last.",
 )
 @output_option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
-@model_options(only=["variant", "weights", "labels", "preprocess", "offline"])
+@model_options(only=["variant", "weights", "labels", *PREPROCESSING_OPTIONS, "offline"])
 def export(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
     """Export a model with its labels and preprocessing for other tools.
 

@@ -4,149 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from densenet_cli import engines, variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, input_option, option
+from densenet_cli.cli.command import input_option
 from densenet_cli.cli.console import echo_info
-from densenet_cli.engines import BATCH_SIZE
-from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT
-from densenet_cli.images.preprocessing import MODES, PAGES, TRUNCATED
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
-    from densenet_cli.classifier import Classifier
     from densenet_cli.datasets import DatasetOptions
     from densenet_cli.images.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Source")
-
-model_option = partial(option, group="Model")
-preprocessing_option = partial(option, group="Preprocessing")
-performance_option = partial(option, group="Performance")
-
-MODEL_OPTIONS = {
-    "variant": model_option(
-        "--variant",
-        type=click.Choice(list(variants.VARIANTS)),
-        metavar="NAME",
-        help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.  [default: {variants.DEFAULT}, or the variant in "
-        "--weights]",
-    ),
-    "weights": model_option(
-        "--weights",
-        type=click.Path(),
-        metavar="PATH",
-        help="Load this checkpoint instead of the published weights: a file, a folder, or hf://ORGANIZATION/NAME on "
-        "the Hugging Face Hub.",
-    ),
-    "labels": model_option(
-        "--labels",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE",
-        help="Read class names from FILE (text, JSON, YAML, or CSV) instead of using the model's.",
-    ),
-    "engine": model_option(
-        "--engine",
-        type=click.Choice(list(engines.ENGINES)),
-        default=engines.DEFAULT,
-        show_default=True,
-        help="Inference engine: ONNX Runtime, or Keras on TensorFlow (slow to start).",
-    ),
-    "preprocess": preprocessing_option(
-        "--preprocess",
-        type=click.Choice(MODES),
-        help="How to fit images to the input: crop (resize and center-crop), squash (ignore aspect ratio), "
-        "pad (letterbox), keras (match load_img).  [default: the model's mode, or crop]",
-    ),
-    "exact": preprocessing_option(
-        "--exact",
-        is_flag=True,
-        help="Decode large JPEGs at full resolution (slower).",
-    ),
-    "ten_crop": preprocessing_option(
-        "--ten-crop",
-        is_flag=True,
-        help="Average over ten crops of each image (crop mode only).",
-    ),
-    "bit_depth": preprocessing_option(
-        "--bit-depth",
-        default="auto",
-        show_default=True,
-        metavar="auto|full|N|LO:HI",
-        help="Range of values, from black to white, of images with more than 8 bits: detected (auto), of the data type "
-        "(full), of N bits, or from LO to HI.",
-    ),
-    "truncated": preprocessing_option(
-        "--truncated",
-        type=click.Choice(TRUNCATED),
-        default=TRUNCATED[0],
-        show_default=True,
-        help="Whether to accept images whose files end early. Their records are marked.",
-    ),
-    "pages": input_option(
-        "--pages",
-        type=click.Choice(PAGES),
-        default=PAGES[0],
-        show_default=True,
-        help="Which pages of a TIFF file, or frames of an animation, to use. The source file.tif[2] is the third page.",
-    ),
-    "batch_size": performance_option(
-        "--batch-size",
-        type=click.IntRange(1, 4096),
-        default=BATCH_SIZE,
-        show_default=True,
-        metavar="N",
-        help="Number of images per batch.",
-    ),
-    "threads": performance_option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        show_default="number of cores",
-        metavar="N",
-        help="Number of threads for decoding and inference.",
-    ),
-    "decode_memory": performance_option(
-        "--decode-memory",
-        type=click.IntRange(min=1),
-        default=DECODE_MEMORY,
-        show_default=True,
-        metavar="MB",
-        help="Memory limit for concurrent decoding.",
-    ),
-    "isolate": performance_option(
-        "--isolate",
-        is_flag=True,
-        help="Decode in worker processes so that a crash fails one image instead of the run.",
-    ),
-    "timeout": performance_option(
-        "--timeout",
-        type=FloatRange(0, MAX_TIMEOUT, min_open=True),
-        metavar="SECONDS",
-        help="Time limit for decoding one image. Implies --isolate.  [default: no limit]",
-    ),
-    "offline": option("--offline", is_flag=True, group=GLOBAL_GROUP, help="Never access the network."),
-}
-"""Parameter name -> decorator. A command passes their values to ``create_classifier``."""
-
-
-def model_options(only: Collection[str] = tuple(MODEL_OPTIONS), without: Collection[str] = ()) -> Callable[[F], F]:
-    """Return a decorator that adds the named ``MODEL_OPTIONS`` to a command; all of them by default."""
-
-    def add(function: F) -> F:
-        for name in reversed(MODEL_OPTIONS):
-            if name in only and name not in without:
-                function = MODEL_OPTIONS[name](function)
-        return function
-
-    return add
-
 
 suffix_option = input_option(
     "--suffix",
@@ -267,18 +140,6 @@ def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Itera
             yield from map(local_path, read_list(file, null))
 
 
-def model_settings(classifier: Classifier, engine: str) -> dict[str, Any]:
-    """Return the settings that the model's outputs depend on, as JSON types."""
-    from densenet_cli.weights.file_identity import file_md5
-
-    return {
-        "model": classifier.model,
-        "weights_md5": file_md5(classifier.weights),
-        "engine": engine,
-        **classifier.preprocessing.to_dict(),
-    }
-
-
 class NoteCounter:
     """Counts what results say about their images, to print it at the end of a run."""
 
@@ -310,17 +171,3 @@ def echo_resumed(count: int) -> None:
     """Print how many sources ``--resume`` found in the output."""
     if count:
         echo_info(f"Resuming: {plural(count, 'source')} already done.")
-
-
-def create_classifier(**options: Any) -> Classifier:
-    """Create the classifier that ``model_options`` describe. Downloads of weights show their progress.
-
-    The classifier is closed when the command ends.
-    """
-    from densenet_cli.classifier import Classifier
-    from densenet_cli.cli.progress import ProgressBar
-
-    with ProgressBar("download") as progress:
-        classifier = Classifier(**options, progress=progress.update_download)
-    click.get_current_context().call_on_close(classifier.close)
-    return classifier

@@ -13,15 +13,8 @@ import click
 
 from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
-from densenet_cli.cli.options import (
-    NoteCounter,
-    create_classifier,
-    echo_resumed,
-    expand_sources,
-    model_options,
-    model_settings,
-    source_options,
-)
+from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
+from densenet_cli.cli.options import NoteCounter, echo_resumed, expand_sources, source_options
 from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
@@ -119,7 +112,7 @@ def predict(
     check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     classifier = create_classifier(**model)
     selection = classifier.selection(top_k, min_prob)
-    settings = _settings(classifier, model["engine"], selection) if output or html else {}
+    settings = _settings(classifier, model, selection) if output or html else {}
     page: PredictionReport | None = None
     preview: type[Preview] | None = None
     preview_limit: int | None = None
@@ -170,10 +163,11 @@ def predict(
     return 1 if failed else 0
 
 
-def _settings(classifier: Classifier, engine: str, selection: Selection) -> dict[str, Any]:
+def _settings(classifier: Classifier, model: dict[str, Any], selection: Selection) -> dict[str, Any]:
     """Return the settings that results depend on. A file is resumed only with the same settings."""
     return {
-        **model_settings(classifier, engine),
+        **model_settings(classifier, model),
+        "activation": classifier.config.activation,
         "labels": _digest(classifier.labels),
         **selection._asdict(),
     }

@@ -22,6 +22,16 @@ WORKING_DIRECTORY = "working_directory"
 """Key beside the settings of a file: where its relative names start."""
 
 
+ADDED_SETTINGS = {
+    "activation": "softmax",
+    "interpolation": "bilinear",
+    "crop_ratio": None,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+"""Settings that files of older versions lack, with the values that they had."""
+
+
 class SourceKeys:
     """Computes the key of a source: the same for all spellings of a path, relative or absolute.
 
@@ -168,6 +178,11 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
         raise UsageError(f"{file_name} is damaged. Use `overwrite` to replace {name}.")
     folder = stored.pop(WORKING_DIRECTORY, None)
     current = json.loads(json.dumps(dict(settings)))
+    for values in (current, stored):
+        values.pop("assumptions", None)  # the assumed values are settings
+    for key in current.keys() & ADDED_SETTINGS.keys():
+        default = "nearest" if key == "interpolation" and stored.get("preprocess") == "keras" else ADDED_SETTINGS[key]
+        stored.setdefault(key, default)
     missing = object()
     differences = [
         f"`{key}`" + _comparison(current.get(key), stored.get(key))

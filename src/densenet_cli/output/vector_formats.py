@@ -165,5 +165,6 @@ def resolve_vector_format(path: Path) -> VectorFormat:
 def describe(settings: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of a vector file: the name of the model, and the preprocessing as JSON."""
     keys = ("preprocess", "input_size", "exact", "ten_crop", "truncated", "bit_depth")
-    preprocessing = {key: settings[key] for key in keys if key in settings}
+    keys_of_normalization = ("interpolation", "crop_ratio", "mean", "std")
+    preprocessing = {key: settings[key] for key in (*keys, *keys_of_normalization) if key in settings}
     return {"model": to_unicode(str(settings.get("model", ""))), "preprocessing": json.dumps(preprocessing)}

@@ -127,5 +127,10 @@ def current_time() -> datetime:
 
 def format_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """Format setting values (JSON types) as text."""
-    words = {True: "yes", False: "no", None: "none"}
-    return {name: words[value] if isinstance(value, bool | None) else str(value) for name, value in settings.items()}
+    return {name: _format_setting(value) for name, value in settings.items()}
+
+
+def _format_setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return {True: "yes", False: "no", None: "none"}[value] if isinstance(value, bool | None) else str(value)

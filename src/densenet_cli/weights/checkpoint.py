@@ -92,19 +92,18 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
     if head.startswith(HDF5_HEAD) or (head.startswith(b"PK") and not _is_torch_archive(path)):
         from densenet_cli.weights import keras_formats
 
-        open_file = keras_formats.open_contents if head.startswith(HDF5_HEAD) else keras_formats.open_archive
-        return open_file(path)
+        return keras_formats.open_contents(path if head.startswith(HDF5_HEAD) else keras_formats.read_archive(path))
     shards.check_complete(path)
     if shards.is_index(path) and head.lstrip().startswith(b"{"):
-        return shards.open_contents(path, MAX_FILE_SIZE)
+        return _with_model_config(shards.open_contents(path, MAX_FILE_SIZE), path)
     if head[8:9] == b"{":
         from densenet_cli.weights import safetensors
 
-        return safetensors.open_contents(path)
+        return _with_model_config(safetensors.open_contents(path), path)
     if head.startswith((b"PK", *TORCH_STREAM_HEADS)):
         from densenet_cli.weights import torch_files
 
-        return torch_files.open_contents(path)
+        return _with_model_config(torch_files.open_contents(path), path)
     raise CheckpointError(_describe_other_file(head))
 
 
@@ -113,7 +112,7 @@ def _is_torch_archive(path: Path) -> bool:
     from densenet_cli.weights import keras_formats, zip_archives
 
     names = zip_archives.member_names(path)
-    return keras_formats.WEIGHTS_FILE not in names and any(name.endswith("/data.pkl") for name in names)
+    return keras_formats.ARCHIVE_MEMBER not in names and any(name.endswith("/data.pkl") for name in names)
 
 
 def _describe_other_file(head: bytes) -> str:
@@ -125,6 +124,17 @@ def _describe_other_file(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "It is a tar archive. Extract it, or, if it was written by PyTorch before version 0.2, save it again."
     return "The format is not supported. Use a file of Keras (.keras, .h5), PyTorch (.pth, .bin), or safetensors."
+
+
+def _with_model_config(
+    opened: AbstractContextManager[CheckpointContents], path: Path
+) -> AbstractContextManager[CheckpointContents]:
+    """Add what the ``config.json`` beside a checkpoint states."""
+    if not path.with_name("config.json").exists():
+        return opened
+    from densenet_cli.weights import model_config
+
+    return model_config.add_config(opened, path)
 
 
 def _validate(contents: CheckpointContents, config: DenseNetConfig | None, activation: str | None) -> Checkpoint:
@@ -144,8 +154,9 @@ def _validate(contents: CheckpointContents, config: DenseNetConfig | None, activ
     except UsageError as error:
         raise CheckpointError(f"The configuration is invalid. {error}") from error
     _check_shapes(shapes, expected)
-    if contents.config is not None and contents.config.stem != config.stem:  # stems can differ in stride only
-        raise CheckpointError(f"Expected stem {config.stem!r}, found {contents.config.stem!r} in the metadata.")
+    stem = contents.config.stem if contents.config else contents.stem
+    if stem not in (None, config.stem):  # stems can differ in stride or blur only
+        raise CheckpointError(f"Expected stem {config.stem!r}, found {stem!r} in the metadata.")
     arrays = _read_arrays(stored, contents)
     metadata = contents.metadata
     if config.classes == 1:

@@ -11,7 +11,8 @@ import json
 import math
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,41 +82,31 @@ class ModelConfig(NamedTuple):
     metadata: ModelMetadata
 
 
-def add_config(contents: CheckpointContents, weights: Path) -> CheckpointContents:
-    """Return the contents of a checkpoint with what the ``config.json`` in its folder states.
+@contextmanager
+def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path) -> Iterator[CheckpointContents]:
+    """Add what the ``config.json`` beside a checkpoint states to its contents.
 
-    A checkpoint that states its own configuration is not changed. A ``config.json`` of another kind is ignored. Both
-    are noted.
+    It is ignored, with a note, if the checkpoint states its own configuration, or if it does not describe a DenseNet.
 
     Raises:
         CheckpointError: The file is malformed, contradicts the arrays, or states something that is not supported.
     """
     path = weights.with_name(FILE_NAME)
-    if contents.config is not None:
-        return (
-            _add_note(contents, f"{path} was ignored because the checkpoint states its own.")
-            if path.exists()
-            else contents
+    with opened as contents:
+        if contents.config is not None:
+            config, note = None, f"{path} was ignored because the checkpoint has its own configuration."
+        else:
+            config, note = read(path), f"{path} was ignored because it does not describe a DenseNet."
+        if config is None:
+            metadata = replace(contents.metadata, notes=(*contents.metadata.notes, note))
+            yield contents._replace(metadata=metadata)
+            return
+        _check_arrays(contents, config, path)
+        statements = {name: value for name, value in vars(config.metadata).items() if value}
+        metadata = replace(
+            contents.metadata, **{**statements, "notes": (*contents.metadata.notes, *config.metadata.notes)}
         )
-    try:
-        config = read(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error} If {path} does not belong to this file, move one of them.") from error
-    if config is None:
-        return (
-            _add_note(contents, f"{path} was ignored because it does not describe a DenseNet of timm's.")
-            if path.exists()
-            else contents
-        )
-    _check_arrays(contents, config, path)
-    statements = {name: value for name, value in vars(config.metadata).items() if value}
-    notes = (*contents.metadata.notes, *config.metadata.notes)
-    metadata = replace(contents.metadata, **{**statements, "notes": notes})
-    return contents._replace(metadata=metadata, stem=config.architecture.stem, pooling=config.pooling)
-
-
-def _add_note(contents: CheckpointContents, note: str) -> CheckpointContents:
-    return contents._replace(metadata=replace(contents.metadata, notes=(*contents.metadata.notes, note)))
+        yield contents._replace(metadata=metadata, stem=config.architecture.stem, pooling=config.pooling)
 
 
 def _check_arrays(contents: CheckpointContents, config: ModelConfig, path: Path) -> None:
@@ -133,8 +124,8 @@ def _check_arrays(contents: CheckpointContents, config: ModelConfig, path: Path)
     for name, (stated, stored) in pairs.items():
         if stated != stored and stated is not None:
             raise CheckpointError(
-                f"{path} describes a network with {stated:,} {name}, but the file contains {stored:,}. "
-                "If they do not belong together, move one of them."
+                f"{path} describes a network with {stated:,} {name}, but the checkpoint has {stored or 0:,}. "
+                "If they do not belong together, move one of them to another folder."
             )
 
 
@@ -169,7 +160,7 @@ def read(path: Path) -> ModelConfig | None:
     try:
         return _parse(values)
     except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path} is not supported: {error}.") from error
+        raise CheckpointError(f"{path} is invalid or not supported: {error}.") from error
 
 
 def _parse(values: dict[str, Any]) -> ModelConfig | None:
