@@ -83,14 +83,18 @@ class Hub:
         servers.serving(by_checksum[request.path.rpartition("/")[2].partition("?")[0]])(request)
 
     def _handle_hub(self, request: Request) -> None:
-        if self.hub_handlers:
-            return self.hub_handlers.pop(0)(request)
+        handler = self.hub_handlers.pop(0) if self.hub_handlers else self.answer
+        handler(request)
+
+    def answer(self, request: Request) -> None:
+        """Answer a request to the Hub correctly."""
         path = request.path.lstrip("/")
         if path.startswith("api/models/"):
-            return self._handle_listing(request, path.removeprefix("api/models/"))
+            self._handle_listing(request, path.removeprefix("api/models/"))
+            return
         repository, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
-        return self._handle_file(request, repository, unquote(revision), unquote(file))
+        self._handle_file(request, repository, unquote(revision), unquote(file))
 
     def _error(self, request: Request, repository: str, revision: str) -> tuple[int, str] | None:
         """Return the status and the code of the Hub for a request that it rejects."""
