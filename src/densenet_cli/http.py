@@ -120,6 +120,7 @@ def read_headers(
     with Deadline(timeouts.total) as deadline, _session(deadline) as session, _convert_errors(timeouts, deadline):
         response = _request(session, "HEAD", url, 0, timeouts, token, stop_at)
         response.close()
+        deadline.check()  # Headers that it cut off may be valid.
         headers: Mapping[str, str] = response.headers
         return headers
 

@@ -85,7 +85,7 @@ class RepositoryCache:
         if COMMIT.fullmatch(revision):
             return revision
         try:
-            commit = (self.folder / "refs" / revision).read_text("ascii").strip()
+            commit = (self.folder / "refs" / revision).read_bytes().decode("ascii").strip()
         except (OSError, ValueError):
             return None
         return commit if COMMIT.fullmatch(commit) else None
@@ -97,7 +97,7 @@ class RepositoryCache:
         path = self.folder / "refs" / revision
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
-        temporary.write_text(commit, "ascii")
+        temporary.write_bytes(commit.encode())
         temporary.replace(path)
 
     def path(self, commit: str, file: str) -> Path:
