@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from densenet_cli import variants
+from densenet_cli.labels import from_class_names
+from densenet_cli.topology import DenseNetConfig, HeadLayer
+from densenet_cli.weights import safetensors
+from densenet_cli.weights.contents import ModelMetadata
 from tests.support.command import densenet, run_process
+from tests.support.networks import unscaled_arrays
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,36 @@ def test_table_fits_the_terminal(columns):
     lines = result.stdout.splitlines()
     assert all("Dense block" not in line or "conv)" in line for line in lines)
     assert max(map(len, lines)) <= max(int(columns), 84)
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path):
+    head = (HeadLayer("dense", 7), HeadLayer("batch_norm"), HeadLayer("relu"), HeadLayer("dense", 3))
+    config = DenseNetConfig((1, 2), 4, stem_width=8, classes=3, pooling="max", activation="sigmoid", input_size=96)
+    metadata = ModelMetadata(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), labels=from_class_names("abc"))
+    paths = {"plain": tmp_path / "plain.safetensors", "hidden": tmp_path / "hidden.safetensors"}
+    for name, network in (("plain", config), ("hidden", replace(config, head=head))):
+        safetensors.write(paths[name], unscaled_arrays(network), network, metadata)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["plain", "hidden"])
+def test_checkpoint(checkpoint_file, name):
+    """The head and what the file states are shown."""
+    path = str(checkpoint_file[name])
+    result = densenet("summary", "--weights", path)
+    assert result.status == 0
+    layers = ["global max pool", "dense", "batch norm", "relu", "sigmoid"]
+    text = " ".join(result.out.split())
+    for layer in layers:
+        assert (layer in text) == (name == "hidden" or layer not in ("batch norm", "relu"))
+    for statement in (f"{name}: DenseNet, input 96 x 96 x 3", "mean 0.5 0.5 0.5", "std 0.25 0.25 0.25", "3 labels"):
+        assert statement in text
+    summary = json.loads(densenet("summary", "--weights", path, "--format", "json").out)
+    assert summary["config"]["pooling"] == "max" and summary["stated"]["labels"] == ["a", "b", "c"]
+    assert summary["stages"][-1]["output_shape"] == [3]
+
+
+def test_unreadable_checkpoint(tmp_path):
+    result = densenet("summary", "--weights", str(tmp_path / "none.h5"))
+    assert result.status == 3 and "none.h5" in result.err

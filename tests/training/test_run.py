@@ -18,14 +18,16 @@ from PIL import Image
 
 from densenet_cli import labels
 from densenet_cli.classifier import Classifier
-from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.errors import CheckpointError, ImageError, UsageError
 from densenet_cli.images.sources import from_object
+from densenet_cli.topology import HeadLayer
 from densenet_cli.training import recipes, run_files, session
 from densenet_cli.training.image_list import list_images
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
 from densenet_cli.training.settings import Phase, RunOptions, Settings
-from densenet_cli.weights import checkpoint
+from densenet_cli.weights import checkpoint, safetensors
 from tests.support.command import densenet
+from tests.support.networks import unscaled_arrays
 from tests.training.images import SETTINGS, write_digits
 
 SHORT = replace(SETTINGS, sizes=(Phase(8, 2),), averaging=0)
@@ -188,12 +190,44 @@ def test_other_classes_get_a_new_head(digits, finished, keras):
 
     start = str(finished[0] / "model.safetensors")
     same_labels = labels.from_class_names(list_images(str(digits)).classes)
-    assert network.HEAD in network.load_initial_arrays(start, SETTINGS.config(10), same_labels)
+    assert "predictions" in network.load_initial_arrays(start, SETTINGS.config(10), same_labels)
     arrays = network.load_initial_arrays(start, SETTINGS.config(7), labels.placeholders(7))
-    assert network.HEAD not in arrays
+    assert "predictions" not in arrays
     model = network.build(SETTINGS.config(7), "float32")
     network.set_arrays(model, arrays)
     np.testing.assert_array_equal(model.get_layer("conv1_conv").get_weights()[0], arrays["conv1_conv"]["kernel"])
+
+
+@pytest.mark.parametrize("kind", ["headless", "hidden layers", "single output"])
+def test_start_from_a_backbone_with_another_head(finished, tmp_path, kind, keras):
+    from densenet_cli.training import network
+
+    contents = checkpoint.read(finished[0] / "model.safetensors")
+    backbone = {layer: arrays for layer, arrays in contents.arrays.items() if layer != "predictions"}
+    config = {
+        "headless": replace(contents.config, classes=0),
+        "hidden layers": replace(
+            contents.config, head=(HeadLayer("dense", 4), HeadLayer("relu"), HeadLayer("dense", 10)), pooling="max"
+        ),
+        "single output": replace(contents.config, classes=1, activation="sigmoid"),
+    }[kind]
+    head = {layer: arrays for layer, arrays in unscaled_arrays(config).items() if layer not in backbone}
+    start = tmp_path / "start.safetensors"
+    safetensors.write(start, backbone | head, config)
+    arrays = network.load_initial_arrays(str(start), SETTINGS.config(10), labels.placeholders(10))
+    assert arrays.keys() == backbone.keys()
+    for layer, values in backbone.items():
+        for name, expected in values.items():
+            np.testing.assert_array_equal(arrays[layer][name], expected)
+
+
+def test_start_from_grayscale_is_refused(tmp_path, keras):
+    from densenet_cli.training import network
+
+    config = replace(SETTINGS.config(10), channels=1)
+    safetensors.write(tmp_path / "gray.safetensors", unscaled_arrays(config), config)
+    with pytest.raises(CheckpointError, match="grayscale"):
+        network.load_initial_arrays(str(tmp_path / "gray.safetensors"), SETTINGS.config(10), labels.placeholders(10))
 
 
 def test_without_validation_images_the_last_model_is_kept(digits, tmp_path, keras):

@@ -1,24 +1,37 @@
-"""``densenet summary``: the layers of a model in a table, computed from its configuration."""
+"""``densenet summary``: the layers of a model in a table, and what its checkpoint states."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import click
 
 from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
-from densenet_cli.cli.console import stdout_console
+from densenet_cli.cli.console import printable, stdout_console
+from densenet_cli.cli.model_options import model_options
+from densenet_cli.errors import UsageError
 from densenet_cli.layers import Layer, list_layers
 
-POOLS = {
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from densenet_cli.topology import DenseNetConfig
+    from densenet_cli.weights.contents import ModelMetadata
+
+NAMES = {
+    "Resizing": "resize",
     "MaxPooling2D": "max pool",
     "AveragePooling2D": "average pool",
     "GlobalAveragePooling2D": "global pool",
+    "GlobalMaxPooling2D": "global max pool",
+    "Flatten": "flatten",
+    "Dense": "dense",
 }
+"""Layer class -> the name in the description of a stage."""
 
 SHORT_KINDS = {
     "ZeroPadding2D": "ZeroPad",
@@ -26,6 +39,7 @@ SHORT_KINDS = {
     "MaxPooling2D": "MaxPool",
     "AveragePooling2D": "AvgPool",
     "GlobalAveragePooling2D": "GlobalAvgPool",
+    "GlobalMaxPooling2D": "GlobalMaxPool",
 }
 """Short forms of the layer classes whose names are too long for a table of 80 columns."""
 
@@ -33,48 +47,96 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 """Columns of a terminal below which a column of the table is left out."""
 
 
-@command(exit_statuses={0: "success", 2: "invalid usage"})
+@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are unavailable or invalid"})
 @option(
     "--variant",
     type=click.Choice(list(variants.VARIANTS)),
     metavar="NAME",
-    default=variants.DEFAULT,
-    show_default=True,
-    help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.",
+    help=f"DenseNet variant: {', '.join(variants.VARIANTS)}.  [default: {variants.DEFAULT}, or that in --weights]",
+)
+@option(
+    "--weights",
+    metavar="FILE",
+    help="Show the network in this checkpoint (a file, folder, or hf:// URL), and what the checkpoint states.",
 )
 @option("--layers", "every_layer", is_flag=True, help="Show every layer instead of the stages.")
 @option(
     "--input-size",
     type=click.IntRange(1, 16384),
     metavar="PIXELS",
-    help="Height and width of the input image.  [default: the variant's input size]",
+    help="Height and width of the input image.  [default: the model's input size]",
 )
 @format_option
-def summary(variant: str, every_layer: bool, input_size: int | None, format_: str) -> None:
+@model_options(only=["offline"])
+def summary(
+    variant: str | None, weights: str | None, every_layer: bool, input_size: int | None, format_: str, offline: bool
+) -> None:
     """Show a model's stages, output shapes, parameters, and multiply-adds.
 
-    No weights are needed. As in the paper, multiply-adds are those of the convolutions and the dense layer for one
-    image. As in Keras, parameters include the moving statistics of batch normalization.
+    Without --weights, no weights are needed. As in the paper, multiply-adds are those of the convolutions and the dense
+    layers for one image. As in Keras, parameters include the moving statistics of batch normalization.
 
     \b
     Examples:
       densenet summary
       densenet summary --variant 201 --layers
       densenet summary --variant 161 --format json
+      densenet summary --weights finetuned.keras
     """
-    chosen = variants.get(variant)
-    size = input_size or chosen.config.input_size
-    all_layers = list_layers(chosen.config, size)
+    model = (
+        _read_checkpoint(weights, variant, offline) if weights else _Model.of(variants.get(variant or variants.DEFAULT))
+    )
+    size = input_size or model.input_size
+    all_layers = list_layers(model.config, size)
     if format_ == "json":
-        click.echo(json.dumps(_to_json(chosen, size, all_layers), indent=2))
+        click.echo(json.dumps(_to_json(model, size, all_layers), indent=2))
     else:
-        _print_table(chosen, size, all_layers, every_layer)
+        _print_table(model, size, all_layers, every_layer)
+
+
+class _Model(NamedTuple):
+    """A model without its weights.
+
+    Attributes:
+        name: The name in results.
+        title: What to call the network in the heading.
+        config: The configuration of the network.
+        input_size: Side length of the input image in pixels.
+        metadata: What the checkpoint states, or None for a variant.
+    """
+
+    name: str
+    title: str
+    config: DenseNetConfig
+    input_size: int
+    metadata: ModelMetadata | None = None
+
+    @classmethod
+    def of(cls, variant: variants.Variant) -> Self:
+        return cls(variant.model, f"DenseNet-{variant.name}", variant.config, variant.config.input_size)
+
+
+def _read_checkpoint(weights: str, variant: str | None, offline: bool) -> _Model:
+    from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.weights import checkpoint, locations
+
+    with ProgressBar("download") as progress:
+        path = locations.find_checkpoint(weights, offline=offline, progress=progress.update_download)
+    config = variants.get(variant).config if variant else None
+    try:
+        contents = checkpoint.read(path, config)
+    except UsageError:  # the activation of a single output is not stated, and does not matter here
+        contents = checkpoint.read(path, config, "sigmoid")
+    title = f"DenseNet-{contents.variant}" if contents.variant else "DenseNet"
+    size = contents.metadata.input_size or contents.config.input_size
+    name = locations.model_name(weights)
+    return _Model(name, f"{printable(name)}: {title}", contents.config, size, contents.metadata)
 
 
 def stage(layer: Layer) -> str:
     """Return the paper's name of the stage that a layer belongs to, derived from the layer's name."""
     prefix, _, rest = layer.name.partition("_")
-    if prefix in ("conv1", "pool1"):
+    if prefix in ("resize", "conv1", "pool1"):
         return "Stem"
     if rest.startswith("block"):
         return f"Dense block {int(prefix.removeprefix('conv')) - 1}"
@@ -98,11 +160,12 @@ def _totals(members: Sequence[Layer]) -> dict[str, int]:
     }
 
 
-def _to_json(variant: variants.Variant, size: int, all_layers: Sequence[Layer]) -> dict[str, Any]:
+def _to_json(model: _Model, size: int, all_layers: Sequence[Layer]) -> dict[str, Any]:
     return {
-        "model": variant.model,
-        "config": variant.config.to_dict(),
-        "input_shape": [size, size, 3],
+        "model": model.name,
+        "config": model.config.to_dict(),
+        "input_shape": [size, size, model.config.channels],
+        **({} if model.metadata is None else {"stated": _stated(model.metadata), "notes": list(model.metadata.notes)}),
         **_totals(all_layers),
         "stages": [
             {
@@ -125,22 +188,50 @@ def _to_json(variant: variants.Variant, size: int, all_layers: Sequence[Layer]) 
     }
 
 
-def _print_table(variant: variants.Variant, size: int, all_layers: Sequence[Layer], every_layer: bool) -> None:
-    from densenet_cli.cli.render import create_table, fixed_column, number_column
+def _stated(metadata: ModelMetadata) -> dict[str, Any]:
+    """Return what a checkpoint states about the use of its network, as values for JSON."""
+    names = ("activation", "input_size", "mean", "std", "interpolation", "crop_ratio", "preprocess")
+    values = {name: getattr(metadata, name) for name in names}
+    stated = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {**stated, "labels": metadata.labels and [label.name for label in metadata.labels]}
+
+
+def _print_stated(console: Console, metadata: ModelMetadata) -> None:
+    stated = _stated(metadata)
+    labels = stated.pop("labels")
+    parts = [f"{name} {_format(value)}" for name, value in stated.items() if value is not None]
+    if labels:
+        parts.append(f"{len(labels):,} labels")
+    console.print()
+    console.print(f"The checkpoint states: {', '.join(parts) or 'only the weights'}.", soft_wrap=True)
+    for note in metadata.notes:
+        console.print(printable(note), soft_wrap=True, markup=False)
+
+
+def _format(value: Any) -> str:
+    return " ".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
+
+
+def _print_table(model: _Model, size: int, all_layers: Sequence[Layer], every_layer: bool) -> None:
+    from densenet_cli.cli.render import create_table, fixed_column, number_column, text_column
 
     console = stdout_console()
     text_columns = ["Layer", "Kind"] if every_layer else ["Stage", "Layers"]
     names = [*text_columns, "Output", "Parameters", "Mult-adds"]
     shown = [name for name in names if console.width >= MIN_WIDTHS.get(name, 0)]
-    table = create_table(*(fixed_column(name) if name in text_columns else number_column(name) for name in shown))
+    kinds = {"Layer": fixed_column, "Kind": fixed_column, "Stage": fixed_column, "Layers": text_column}
+    table = create_table(*(kinds.get(name, number_column)(name) for name in shown))
     rows = [(layer.name, SHORT_KINDS.get(layer.class_name, layer.class_name), [layer]) for layer in all_layers]
     if not every_layer:
-        rows = [(name, _describe(members), members) for name, members in _stages(all_layers)]
+        rows = [(name, _describe(members, model.config), members) for name, members in _stages(all_layers)]
     for name, kind, members in rows:
         cells = dict(zip(names, (name, kind, *_numbers(members)), strict=True))
         table.add_row(*(cells[name] for name in shown))
     totals = _totals(all_layers)
-    console.print(f"DenseNet-{variant.name}, input {size} x {size} x 3, growth rate {variant.config.growth_rate}")
+    config = model.config
+    console.print(
+        f"{model.title}, input {size} x {size} x {config.channels}, growth rate {config.growth_rate}", markup=False
+    )
     console.print()
     console.print(table)
     console.print()
@@ -149,6 +240,8 @@ def _print_table(variant: variants.Variant, size: int, all_layers: Sequence[Laye
         f"{totals['multiply_adds'] / 1e9:.3f} G multiply-adds per image",
         soft_wrap=True,
     )
+    if model.metadata is not None:
+        _print_stated(console, model.metadata)
 
 
 def _numbers(members: Sequence[Layer]) -> tuple[str, str, str]:
@@ -161,7 +254,7 @@ def _numbers(members: Sequence[Layer]) -> tuple[str, str, str]:
     )
 
 
-def _describe(members: Sequence[Layer]) -> str:
+def _describe(members: Sequence[Layer], config: DenseNetConfig) -> str:
     """Describe the layers of a stage as the paper's table does."""
     blocks = sum(layer.class_name == "Concatenate" for layer in members)
     if blocks:
@@ -171,9 +264,13 @@ def _describe(members: Sequence[Layer]) -> str:
         if layer.class_name == "Conv2D":
             kernel = layer.arrays["kernel"][0]
             parts.append(f"{kernel}x{kernel} conv")
-        elif layer.class_name in POOLS:
-            parts.append(POOLS[layer.class_name])
-        elif layer.class_name == "Dense":
-            parts.append("dense")
+        elif layer.name.startswith("pool1_blur"):
+            parts.extend(["blur pool"] if layer.name == "pool1_blur_2" else [])
+        elif layer.name.startswith("head_"):
+            parts.append(config.head_layers[layer.name].kind.replace("_", " "))
+        elif layer.class_name in NAMES:
+            parts.append(NAMES[layer.class_name])
+        elif layer.name == "sigmoid":
+            parts.append(layer.name)
     counts = [(part, len(list(group))) for part, group in itertools.groupby(parts)]
     return ", ".join(part if count == 1 else f"{count} x {part}" for part, count in counts)

@@ -95,7 +95,7 @@ def get_graph(weights: Path, config: DenseNetConfig | None, activation: str | No
     try:
         request = _Request([FileIdentity.of(file) for file in _files(weights)], repr(config), activation)
     except OSError as error:
-        raise CheckpointError(f"Cannot read {weights}: {error.strerror or error}.") from error
+        raise CheckpointError(f"Cannot read {error.filename or weights}: {error.strerror or error}.") from error
     folder = graphs_dir() / request.key()
     if cached := _load(folder):
         return cached
@@ -118,8 +118,13 @@ def create_graph(weights: Path, config: DenseNetConfig | None, activation: str |
 
 
 def _files(weights: Path) -> Iterator[Path]:
-    """Yield the files that a checkpoint consists of: its own, and the configuration beside it."""
-    yield weights
+    """Yield the files that a checkpoint consists of: its own, its shards, and the configuration beside it."""
+    if weights.name.endswith(".index.json"):
+        from densenet_cli.weights import shards
+
+        yield from shards.checkpoint_files(weights)
+    else:
+        yield weights
     configuration = weights.with_name("config.json")
     if configuration.exists():
         yield configuration
