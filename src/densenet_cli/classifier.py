@@ -170,7 +170,8 @@ class Classifier:
 
         Args:
             images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
-            top_k, min_prob: See ``predict``.
+            top_k: See ``predict``.
+            min_prob: See ``predict``.
 
         Yields:
             A prediction per image, or page with ``pages="all"``, with its ``error`` if the image failed.

@@ -229,18 +229,23 @@ def test_pickle_is_rejected_and_never_run(tmp_path, protocol):
 def test_code_in_an_archive_is_never_run(tmp_path, arrays):
     path = tmp_path / "x.keras"
     code = {"class_name": "Lambda", "config": {"function": "__import__('os').mkdir('harm')"}, "module": "os"}
-    support.write_keras_archive(path, arrays, CONFIG, configuration=json.dumps(code))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("../outside.py", "raise SystemExit")
-        archive.writestr("data.pkl", pickle.dumps(Malicious(tmp_path / "harm")))
-    support.assert_same(checkpoint.read(path).arrays, arrays, CONFIG)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.keras"]
+    layers = {"class_name": "Sequential", "config": {"name": "model", "layers": [code]}}
+    for configuration in ({}, code, layers):
+        support.write_keras_archive(path, arrays, CONFIG, configuration=json.dumps(configuration))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("../outside.py", "raise SystemExit")
+            archive.writestr("data.pkl", pickle.dumps(Malicious(tmp_path / "harm")))
+        if configuration:
+            assert "Lambda" in error_message(path)
+        else:
+            support.assert_same(checkpoint.read(path).arrays, arrays, CONFIG)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["x.keras"]
 
 
 def test_zip_bomb_is_rejected(tmp_path):
     path = tmp_path / "x.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(keras_formats.ARCHIVE_MEMBER, bytes(100 << 20))
+        archive.writestr(keras_formats.WEIGHTS_FILE, bytes(100 << 20))
     assert "104,857,600 bytes" in error_message(path)
 
 
@@ -248,7 +253,7 @@ def test_archive_with_a_wrong_size_is_rejected(tmp_path, arrays):
     path = tmp_path / "x.keras"
     support.write_keras_archive(path, arrays, CONFIG, compression=zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path) as archive:
-        size = archive.getinfo(keras_formats.ARCHIVE_MEMBER).file_size
+        size = archive.getinfo(keras_formats.WEIGHTS_FILE).file_size
     data = path.read_bytes()
     for declared in (100, size - 1, size + 1):
         path.write_bytes(data.replace(struct.pack("<I", size), struct.pack("<I", declared)))

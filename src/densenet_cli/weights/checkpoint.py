@@ -92,7 +92,8 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
     if head.startswith(HDF5_HEAD) or (head.startswith(b"PK") and not _is_torch_archive(path)):
         from densenet_cli.weights import keras_formats
 
-        return keras_formats.open_contents(path if head.startswith(HDF5_HEAD) else keras_formats.read_archive(path))
+        open_file = keras_formats.open_contents if head.startswith(HDF5_HEAD) else keras_formats.open_archive
+        return open_file(path)
     shards.check_complete(path)
     if shards.is_index(path) and head.lstrip().startswith(b"{"):
         return _with_model_config(shards.open_contents(path, MAX_FILE_SIZE), path)
@@ -112,7 +113,7 @@ def _is_torch_archive(path: Path) -> bool:
     from densenet_cli.weights import keras_formats, zip_archives
 
     names = zip_archives.member_names(path)
-    return keras_formats.ARCHIVE_MEMBER not in names and any(name.endswith("/data.pkl") for name in names)
+    return keras_formats.WEIGHTS_FILE not in names and any(name.endswith("/data.pkl") for name in names)
 
 
 def _describe_other_file(head: bytes) -> str:

@@ -41,7 +41,8 @@ MAX_OBJECTS = 50_000
 MAX_DEPTH = 10
 MAX_MESSAGES = 1000
 """Messages in one object header. Keras writes a handful."""
-MAX_STRING_LENGTH = 1024
+MAX_NAME_LENGTH = 1024
+"""Bytes of a string attribute for which no other limit is given."""
 MAX_HEAP_OBJECTS = 1 << 16
 
 ATTRIBUTE_MESSAGE, CONTINUATION_MESSAGE = 0x0C, 0x10
@@ -169,10 +170,10 @@ class Group:
         with _damage_errors():
             return bool(h5a.exists(self._handle, name.encode()))
 
-    def string_attribute(self, name: str) -> str:
-        """Return the value of the string attribute ``name``."""
+    def string_attribute(self, name: str, max_length: int = MAX_NAME_LENGTH) -> str:
+        """Return the value of the string attribute ``name``, which has at most ``max_length`` bytes."""
         with _damage_errors():
-            return read_string_attribute(self._file.data, h5o.get_info(self._handle).addr, name)
+            return read_string_attribute(self._file.data, h5o.get_info(self._handle).addr, name, max_length)
 
     def _array(self, dataset: Any, path: str) -> StoredArray:
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.get_offset()
@@ -198,16 +199,17 @@ def _read_array(data: FileBytes, offset: int, shape: tuple[int, ...], dtype: Any
     return result
 
 
-def read_string_attribute(data: FileBytes, header: int, name: str) -> str:
+def read_string_attribute(data: FileBytes, header: int, name: str, max_length: int = MAX_NAME_LENGTH) -> str:
     """Parse a string attribute from the bytes of a file.
 
     Args:
         data: The file.
         header: The offset of the object header. Version 2, which h5py writes only on request, is not supported.
         name: The name of the attribute.
+        max_length: The maximum length of the value in bytes.
 
     Raises:
-        ValueError: The attribute does not exist or is malformed.
+        ValueError: The attribute does not exist, is too long, or is malformed.
     """
     for message in _attribute_messages(data, header):
         if message[:1] not in (b"\1", b"\2", b"\3"):
@@ -222,9 +224,11 @@ def read_string_attribute(data: FileBytes, header: int, name: str) -> str:
         value = message[start + sum(sizes) :]
         if datatype[0] & 15 == VARIABLE_LENGTH_TYPE:
             length, collection, index = _number(value, 0, 4), _number(value, 4, 8), _number(value, 12, 4)
+            if length > max_length:
+                raise ValueError(f"a string of {length:,} bytes")
             value = _heap_object(data, collection, index, length)
         elif datatype[0] & 15 == FIXED_STRING_TYPE:
-            value = _slice(value, 0, min(_number(datatype, 4, 4), MAX_STRING_LENGTH))
+            value = _slice(value, 0, min(_number(datatype, 4, 4), max_length))
         else:
             raise ValueError(f"attribute {name} is not a string")
         return value.rstrip(b"\0").decode()
@@ -253,8 +257,6 @@ def _attribute_messages(data: FileBytes, header: int) -> Iterator[bytes]:
 
 def _heap_object(data: FileBytes, collection: int, index: int, length: int) -> bytes:
     """Return ``length`` bytes of object ``index`` in the global heap collection at offset ``collection``."""
-    if length > MAX_STRING_LENGTH:
-        raise ValueError(f"a string of {length:,} bytes")
     if _slice(data, collection, 5) != b"GCOL\1":
         raise ValueError("a string is not in a global heap")
     end = collection + _number(data, collection + 8, 8)

@@ -1,164 +1,233 @@
 """The checkpoint formats of Keras: legacy HDF5, ``.weights.h5``, and the ``.keras`` archive.
 
 Legacy (Keras 2, and ``save("x.h5")`` in Keras 3): one group per layer, at the root or in ``model_weights``. The
-attribute ``layer_names`` of the parent lists them, and ``weight_names`` of each lists its datasets. A name with slashes
-is a path.
+attribute ``weight_names`` of each lists its datasets. A name with slashes is a path. The group of a nested model
+contains the arrays of all its layers. ``save`` adds the attributes ``model_config`` and ``training_config``.
 
 ``.weights.h5``: groups named by class and number, such as ``layers/batch_normalization_7/vars/0``. The attribute
-``name`` of ``vars`` is the layer's own name. Files of Keras 3.0 to 3.3 do not have it, so there the layers are
-identified by their order.
+``name`` of ``vars`` is the layer's own name. Files of tf_keras and of Keras 3.0 to 3.3 do not have it. A nested model
+is a group with such groups: ``layers/functional/layers/conv2d``.
 
-``.keras``: a zip archive with such a ``.weights.h5``. Its ``config.json`` can name code to run and is never opened.
+``.keras``: a zip archive with ``config.json``, ``metadata.json``, and such a ``.weights.h5``. The Hugging Face Hub has
+the same files in a folder. The configuration is read as data (see ``keras_config``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.layers import BN_ARRAYS
-from densenet_cli.weights import hdf5, zip_archives
+from densenet_cli.weights import hdf5, keras_weights, zip_archives
 from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers
 from densenet_cli.weights.hdf5 import Group
-
-OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
-"""Layer names in the published files -> in current versions of Keras."""
-
-ARRAY_NAMES = {"conv2d": ("kernel",), "batch_normalization": BN_ARRAYS, "dense": ("kernel", "bias")}
-"""Layer class in ``.weights.h5`` -> the names of its arrays, by number."""
+from densenet_cli.weights.keras_graph import LayerCall
+from densenet_cli.weights.keras_serialization import MAX_CONFIG_SIZE, parse_json, printable
 
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """The group with the layers in ``.weights.h5``: the current name, and that of Keras 2.12 and 2.13."""
 
-UNNAMED_LAYER = re.compile(r"(conv2d|batch_normalization|dense)(?:_\d+)?")
-
-ARCHIVE_MEMBER = "model.weights.h5"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
+MAX_STATISTICS = 16
+"""Values of a mean or variance of pixels."""
+
+LayerArrays = Callable[[LayerCall], dict[str, StoredArray]]
+"""Returns the arrays of a layer in a file by name."""
 
 
 @contextmanager
-def open_contents(source: Path | bytes) -> Iterator[CheckpointContents]:
-    """Open an HDF5 checkpoint, given its path or its bytes. Raises ``CheckpointError`` if it is invalid."""
-    with hdf5.open_file(source) as root:
-        yield _contents(root)
+def open_contents(path: Path) -> Iterator[CheckpointContents]:
+    """Open an HDF5 checkpoint. Raises ``CheckpointError`` if it is invalid.
+
+    ``model.weights.h5`` can have a ``config.json`` beside it: both are an unpacked ``.keras`` archive.
+    """
+    config = b"{}"
+    if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+        with (path.parent / CONFIG_FILE).open("rb") as file:
+            config = file.read(MAX_CONFIG_SIZE + 1)
+    with hdf5.open_file(path) as root:
+        yield _archive_contents(root, config) if b"class_name" in config else _contents(root)
 
 
-def read_archive(path: Path) -> bytes:
-    """Return the HDF5 checkpoint in a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
+@contextmanager
+def open_archive(path: Path) -> Iterator[CheckpointContents]:
+    """Open a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
     with zip_archives.open_archive(path, MAX_ZIP_DIRECTORY) as archive:
-        if ARCHIVE_MEMBER not in archive.namelist():
-            raise CheckpointError(f"It is a zip archive without {ARCHIVE_MEMBER}, so it is not a .keras file.")
-        return zip_archives.read_member(archive, ARCHIVE_MEMBER)
+        members = archive.namelist()
+        if WEIGHTS_FILE not in members:
+            raise CheckpointError(f"It is a zip archive without {WEIGHTS_FILE}, so it is not a .keras file.")
+        has_config = CONFIG_FILE in members
+        config = zip_archives.read_member(archive, CONFIG_FILE, MAX_CONFIG_SIZE) if has_config else b"{}"
+        weights = zip_archives.read_member(archive, WEIGHTS_FILE)
+    with hdf5.open_file(weights) as root:
+        yield _archive_contents(root, config)
+
+
+def _archive_contents(root: Group, config: bytes) -> CheckpointContents:
+    model = parse_json(config)
+    container = _layer_container(root)
+    if not model or container is None:
+        return _contents(root)
+    compile_config = model.get("compile_config") if isinstance(model, dict) else None
+    loss = compile_config.get("loss") if isinstance(compile_config, dict) else None
+    return _configured_contents(model, loss, _NumberedArrays(container), root.file_size)
 
 
 def _contents(root: Group) -> CheckpointContents:
     for group in (root, root.group("model_weights") if root.has("model_weights") else root):
         # Keras splits a long list into layer_names0, layer_names1, ...
         if group.has_attribute("layer_names") or group.has_attribute("layer_names0"):
-            return CheckpointContents(_legacy_layers(group), root.file_size)
-    for container in LAYER_CONTAINERS:
-        if root.has(container):
-            return _numbered_contents(root.group(container))
+            if not root.has_attribute("model_config"):
+                return keras_weights.contents(keras_weights.legacy_weights(group), root.file_size)
+            model = parse_json(root.string_attribute("model_config", MAX_CONFIG_SIZE))
+            training = None
+            if root.has_attribute("training_config"):
+                training = parse_json(root.string_attribute("training_config", MAX_CONFIG_SIZE))
+            loss = training.get("loss") if isinstance(training, dict) else None
+            return _configured_contents(model, loss, _LegacyArrays(group), root.file_size)
+    if container := _layer_container(root):
+        return keras_weights.contents(keras_weights.numbered_weights(container), root.file_size)
+    if root.has("optimizer_weights") or root.has("optimizer"):
+        raise CheckpointError("It contains the state of an optimizer without a model. Use the file with the model.")
     raise CheckpointError("It is an HDF5 file that does not contain the layers of a Keras model.")
 
 
-def _legacy_layers(root: Group) -> StoredLayers:
-    """Return the layers of the legacy format: the groups with a list of weights. The lists add no information."""
+def _layer_container(root: Group) -> Group | None:
+    return next((root.group(name) for name in LAYER_CONTAINERS if root.has(name)), None)
+
+
+def _configured_contents(model: Any, loss: Any, layer_arrays: LayerArrays, file_size: int) -> CheckpointContents:
+    from densenet_cli.weights import keras_config
+
+    def read_statistics(call: LayerCall, name: str) -> list[float]:
+        array = layer_arrays(call).get(name)
+        if array is None or math.prod(array.shape) > MAX_STATISTICS:
+            raise CheckpointError(f"Layer {call}: {name} is missing or has too many values.")
+        values: list[float] = array.read().reshape(-1).tolist()
+        return values
+
+    keras_model = keras_config.read(model, loss, read_statistics)
     layers: StoredLayers = {}
-    stack = [("", root)]
-    while stack:
-        name, group = stack.pop()
-        if group.has_attribute("weight_names") or group.has_attribute("weight_names0"):
-            arrays = {path.rpartition("/")[2].removesuffix(":0"): array for path, array in group.arrays().items()}
-            if arrays:
-                layers[OLD_LAYER_NAMES.get(name, name)] = arrays
-        else:
-            for member_name, member in group.members():
-                if isinstance(member, Group):
-                    stack.append((f"{name}/{member_name}" if name else member_name, member))
-    return layers
+    for name, call in keras_model.layers.items():
+        arrays = layer_arrays(call)
+        layers[name] = arrays | _unused_arrays(call, arrays)
+    return CheckpointContents(
+        layers,
+        file_size,
+        metadata=keras_model.metadata,
+        bn_epsilons=keras_model.bn_epsilons,
+        pooling=keras_model.pooling,
+        head=keras_model.head,
+        resize=keras_model.resize,
+        stem=keras_model.stem,
+    )
 
 
-def _numbered_contents(root: Group) -> CheckpointContents:
-    layers: StoredLayers = {}
-    layer_names: dict[str, str] = {}
-    for group_name, group in sorted(root.members(), key=lambda member: _class_and_number(member[0])):
-        if not isinstance(group, Group) or not group.has("vars"):
-            continue
-        variables = group.group("vars")
-        array_names = ARRAY_NAMES.get(_class_and_number(group_name)[0], ())
-        arrays: dict[str, StoredArray] = {}
-        for number, array in variables.arrays().items():
-            known = re.fullmatch("[0-3]", number) and int(number) < len(array_names)
-            arrays[array_names[int(number)] if known else number] = array
-        if not arrays:
-            continue
-        layers[group_name] = arrays
-        if variables.has_attribute("name"):
-            layer_names[group_name] = variables.string_attribute("name")
-    if len(layer_names) < len(layers):
-        return CheckpointContents(_name_layers_by_order(layers), root.file_size)
-    if len(set(layer_names.values())) < len(layers):
-        raise CheckpointError("Two layers have the same name.")
-    named = {OLD_LAYER_NAMES.get(layer_names[name], layer_names[name]): arrays for name, arrays in layers.items()}
-    return CheckpointContents(named, root.file_size)
+def array_names(call: LayerCall) -> tuple[str, ...]:
+    """Return the names of a layer's arrays in Keras' order."""
+    config = call.config
+    if call.class_name == "BatchNormalization":
+        gamma = ("gamma",) if config.get("scale", True) else ()
+        beta = ("beta",) if config.get("center", True) else ()
+        return (*gamma, *beta, "moving_mean", "moving_variance")
+    if call.class_name == "Normalization":
+        return ("mean", "variance")
+    return ("kernel", "bias") if config.get("use_bias", True) else ("kernel",)
 
 
-def _class_and_number(group_name: str) -> tuple[str, int]:
-    """Split ``batch_normalization_7`` into ("batch_normalization", 7). The first group of a class has no number."""
-    match = re.fullmatch(r"(.+?)(?:_(\d{1,6}))?", group_name, re.DOTALL)
-    return (match[1], int(match[2] or 0)) if match else (group_name, 0)
+def _unused_arrays(call: LayerCall, arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
+    """Return constants for the arrays that a layer of the head does not have: no bias is a bias of 0."""
+    names = array_names(call)
+    if call.class_name == "Dense" and "bias" not in names and "kernel" in arrays:
+        return {"bias": keras_weights.constant_array(arrays["kernel"].shape[-1:], 0.0)}
+    if call.class_name == "BatchNormalization" and "moving_mean" in arrays:
+        shape = arrays["moving_mean"].shape
+        constants = {"gamma": 1.0, "beta": 0.0}
+        return {
+            name: keras_weights.constant_array(shape, value) for name, value in constants.items() if name not in names
+        }
+    return {}
 
 
-def _name_layers_by_order(layers: StoredLayers) -> StoredLayers:
-    """Rename layers, which are in the order of creation within each class, to Keras' names for a DenseNet.
+class _NumberedArrays:
+    """The arrays of the layers in ``.weights.h5``."""
 
-    The first convolution is the stem. After it, a 1x1 followed by a 3x3 convolution is a layer of a dense block, and a
-    1x1 followed by another 1x1 is a transition.
-    """
-    groups: dict[str, list[str]] = {"conv2d": [], "batch_normalization": [], "dense": []}
-    for group_name in layers:
-        match = UNNAMED_LAYER.fullmatch(group_name)
-        if not match:
-            raise CheckpointError(f"Layer {group_name} is not part of a DenseNet.")
-        groups[match[1]].append(group_name)
-    kernels = [layers[name].get("kernel") for name in groups["conv2d"]]
-    convs, norms = _conv_and_norm_names([kernel.shape[0] if kernel and kernel.shape else 0 for kernel in kernels])
-    if len(groups["batch_normalization"]) == len(norms) + 1:
-        norms.insert(0, "conv1_bn")
-    names = {"conv2d": convs, "batch_normalization": norms, "dense": ["predictions"]}
-    for class_name, expected in names.items():
-        if len(groups[class_name]) != len(expected):
-            raise CheckpointError(
-                f"Expected {len(expected)} {class_name} layers, found {len(groups[class_name])}. The layers in the file"
-                " have no names, so they are identified by their order."
-            )
-    return {
-        name: layers[group_name]
-        for class_name, expected in names.items()
-        for group_name, name in zip(groups[class_name], expected, strict=True)
-    }
+    def __init__(self, container: Group) -> None:
+        self._name = container.path
+        self._containers: dict[tuple[str, ...], Group] = {(): container}
+        self._named: dict[tuple[str, ...], dict[str, Group]] = {}
+
+    def __call__(self, call: LayerCall) -> dict[str, StoredArray]:
+        groups, names = call.location.groups, call.location.names
+        path: tuple[str, ...] = ()
+        for group_name, layer_name in zip(groups[:-1], names[:-1], strict=True):
+            parent, path = path, (*path, group_name)
+            if path not in self._containers:
+                self._containers[path] = self._find(parent, group_name, layer_name).group(self._name)
+        group = self._find(path, groups[-1], names[-1])
+        return keras_weights.name_arrays(group.group("vars"), array_names(call))
+
+    def _find(self, path: tuple[str, ...], group_name: str, layer_name: str) -> Group:
+        """Return the group of a layer, by its class and number, or by the stored name if they do not agree."""
+        container = self._containers[path]
+        if container.has(group_name):
+            group = container.group(group_name)
+            if _stored_name(group) in (None, layer_name):
+                return group
+        if path not in self._named:
+            members = (member for _, member in container.members())
+            groups = [member for member in members if isinstance(member, Group)]
+            self._named[path] = {name: group for group in groups if (name := _stored_name(group)) is not None}
+        if layer_name not in self._named[path]:
+            raise CheckpointError(f"Layer {printable(layer_name)} of the configuration is missing among the weights.")
+        return self._named[path][layer_name]
 
 
-def _conv_and_norm_names(kernel_sizes: list[int]) -> tuple[list[str], list[str]]:
-    """Return the names of the convolutions, and of the batch norms between them except for the stem's."""
-    convs, norms = ["conv1_conv"], []
-    stage, layer, index = 2, 1, 1
-    while index < len(kernel_sizes):
-        pair = kernel_sizes[index : index + 2]
-        if pair == [1, 3]:
-            name = f"conv{stage}_block{layer}"
-            convs += [f"{name}_1_conv", f"{name}_2_conv"]
-            norms += [f"{name}_0_bn", f"{name}_1_bn"]
-            layer, index = layer + 1, index + 2
-        elif pair == [1, 1] and layer > 1:
-            convs.append(f"pool{stage}_conv")
-            norms.append(f"pool{stage}_bn")
-            stage, layer, index = stage + 1, 1, index + 1
-        else:
-            raise CheckpointError(f"The convolutions are not in the order of a DenseNet (from number {index + 1}).")
-    return convs, [*norms, "bn"]
+def _stored_name(group: Group) -> str | None:
+    if not group.has("vars"):
+        return None
+    variables = group.group("vars")
+    return variables.string_attribute("name") if variables.has_attribute("name") else None
+
+
+class _LegacyArrays:
+    """The arrays of the layers in the legacy format."""
+
+    def __init__(self, root: Group) -> None:
+        self._root = root
+        self._arrays: dict[str, dict[str, list[StoredArray]]] = {}
+
+    def __call__(self, call: LayerCall) -> dict[str, StoredArray]:
+        names = call.location.names
+        by_suffix = self._by_suffix(names[0])
+        arrays = {}
+        for array_name in array_names(call):
+            # The full path is before its suffixes: conv1/bn/gamma ends with bn/gamma, too.
+            matches = by_suffix.get(f"/{names[-1]}/{array_name}") or by_suffix.get(f"{names[-1]}/{array_name}", [])
+            if not matches:
+                matches = by_suffix.get(array_name if len(names) == 1 else f"/{array_name}", [])
+            if len(matches) != 1:
+                raise CheckpointError(f"Layer {call}: found {len(matches)} arrays named {array_name}.")
+            arrays[array_name] = matches[0]
+        return arrays
+
+    def _by_suffix(self, layer: str) -> dict[str, list[StoredArray]]:
+        """Return the arrays in the group of a layer of the outer model, by their path after "/" and its suffixes."""
+        if layer not in self._arrays:
+            group = self._root
+            for part in layer.split("/"):
+                if not group.has(part):
+                    raise CheckpointError(f"Layer {printable(layer)} of the configuration is missing.")
+                group = group.group(part)
+            by_suffix: dict[str, list[StoredArray]] = {}
+            for path, array in group.arrays().items():
+                parts = ["", *path.removesuffix(":0").split("/")]
+                for start in range(len(parts)):
+                    by_suffix.setdefault("/".join(parts[start:]), []).append(array)
+            self._arrays[layer] = by_suffix
+        return self._arrays[layer]

@@ -1,0 +1,198 @@
+"""Models that were fine-tuned in Keras give Keras' results, and other readings of their files do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densenet_cli import engines
+from densenet_cli.images.normalization import MEAN, STD, normalize
+from densenet_cli.topology import HeadLayer, Resize
+from densenet_cli.weights import checkpoint
+from densenet_cli.weights.contents import Checkpoint
+from tests.conftest import SAMPLES
+from tests.support import keras_models
+from tests.support.networks import onnx_outputs
+
+TOLERANCE = 1e-5
+FILES = ("model.keras", "model.h5")
+
+
+class Facts(NamedTuple):
+    """What the file of a setup states: size, activation, pooling, mean, std, and the kinds of the head's layers."""
+
+    size: int
+    activation: str | None
+    pooling: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    head: tuple[str, ...] = ()
+    classes: int = 0
+
+
+MLP = ("dense", "batch_norm", "relu", "dense", "elu", "batch_norm", "leaky_relu", "dense")
+
+FACTS = {
+    "nested_preprocess_input": Facts(64, "softmax", "avg", MEAN, STD, classes=5),
+    "flat_max_logits": Facts(128, "softmax", "max", None, None, classes=6),
+    "sequential_mlp": Facts(64, "softmax", "avg", (0.5,) * 3, (0.5,) * 3, MLP, 4),
+    "one_sigmoid": Facts(64, "sigmoid", "avg", (0.4, 25 / 51, 0.6 * 260 / 255), (1, 250 / 255, 260 / 255), classes=2),
+    "fourteen_sigmoids_flatten": Facts(64, "sigmoid", "flatten", (0, 0, 0), (1, 1, 1), classes=14),
+    "grayscale_adapted": Facts(64, "softmax", "max", (0.4481311,), (0.2609724,), classes=3),
+    "fixed_normalization_resized": Facts(
+        96, "softmax", "avg", (0.5, 0.4, 0.3), (0.2, 0.05**0.5, 0.06**0.5), ("dense", "gelu", "dense"), 3
+    ),
+    "raw_pixels": Facts(64, "softmax", "avg", None, None, ("batch_norm", "dense"), 7),
+    "headless": Facts(64, None, "avg", None, None),
+    "arithmetic": Facts(64, "softmax", "avg", (0.65, 0.7, 0.75), (-0.2, -0.25, -0.3), classes=3),
+}
+
+
+def photographs(size: int, channels: int) -> np.ndarray:
+    """Return three photographs as uint8 of shape (3, size, size, channels)."""
+    images = [Image.open(SAMPLES / f"{name}.jpg").resize((size, size)) for name in ("bison", "cat", "rocket")]
+    mode = "L" if channels == 1 else "RGB"
+    return np.stack([np.asarray(image.convert(mode)).reshape(size, size, channels) for image in images])
+
+
+class Saved(NamedTuple):
+    """A saved model: its folder, photographs for its input, and Keras' outputs for them."""
+
+    folder: object
+    images: np.ndarray
+    outputs: np.ndarray
+
+
+def keras_outputs(model, images: np.ndarray, has_pixel_operations: bool) -> np.ndarray:
+    """Return a model's outputs as probabilities, or its feature maps."""
+    import keras
+
+    pixels = images.astype(np.float32) if has_pixel_operations else normalize(images)
+    outputs = keras.ops.convert_to_numpy(model(pixels, training=False))
+    loss = getattr(model, "loss", None)
+    if getattr(loss, "from_logits", False):
+        function = keras.activations.sigmoid if "Binary" in type(loss).__name__ else keras.activations.softmax
+        outputs = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(outputs)))
+    return np.concatenate([1 - outputs, outputs], axis=1) if outputs.shape[1:] == (1,) else outputs
+
+
+@pytest.fixture(scope="module")
+def saved(keras, tmp_path_factory):
+    """Return a function that builds, saves, and runs the model of a setup once."""
+    cache: dict[str, Saved] = {}
+    setups = keras_models.setups(keras)
+
+    def get(name: str) -> Saved:
+        if name not in cache:
+            keras.utils.set_random_seed(0)
+            model = keras_models.randomize(setups[name]())
+            folder = tmp_path_factory.mktemp(name)
+            for file in FILES:
+                model.save(folder / file)
+            model.save_weights(folder / "model.weights.h5")
+            images = photographs(FACTS[name].size, model.input_shape[-1])
+            cache[name] = Saved(folder, images, keras_outputs(model, images, FACTS[name].mean is not None))
+        return cache[name]
+
+    return get
+
+
+def outputs_of(path, images: np.ndarray, engine: str = "onnx") -> np.ndarray:
+    """Return the probabilities of a file's network, or its feature maps if it has no head."""
+    network = engines.create(engine, path, None, 1)
+    batch = normalize(images, network.metadata.mean or MEAN, network.metadata.std or STD)
+    output = "probabilities" if network.config.classes else "features"
+    return network.run(batch, (output,))[output]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_in_the_file(saved, name, file):
+    loaded, facts = checkpoint.read(saved(name).folder / file), FACTS[name]
+    metadata, config = loaded.metadata, loaded.config
+    assert (metadata.input_size, metadata.activation) == (facts.size, facts.activation)
+    assert (config.pooling, config.classes) == (facts.pooling, facts.classes)
+    assert tuple(layer.kind for layer in config.head) == facts.head
+    for actual, expected in ((metadata.mean, facts.mean), (metadata.std, facts.std)):
+        assert actual == (expected and pytest.approx(expected, abs=1e-6))
+    assert any("no pixel operations" in note for note in metadata.notes) == (facts.mean is None)
+
+
+@pytest.mark.parametrize(
+    ("file", "engine"), [("model.keras", "onnx"), ("model.h5", "onnx"), ("model.keras", "tensorflow")]
+)
+@pytest.mark.parametrize("name", FACTS)
+def test_results_equal_those_of_keras(saved, name, file, engine):
+    model = saved(name)
+    assert np.ptp(model.outputs, axis=0).max() > 0.01
+    actual = outputs_of(model.folder / file, model.images, engine)
+    np.testing.assert_allclose(actual, model.outputs, rtol=0, atol=TOLERANCE)
+
+
+def run(loaded: Checkpoint, images: np.ndarray) -> np.ndarray:
+    """Return the probabilities of a checkpoint that was changed after reading it."""
+    batch = normalize(images, loaded.metadata.mean or MEAN, loaded.metadata.std or STD)
+    return onnx_outputs(loaded.arrays, loaded.config, batch, "probabilities")
+
+
+def with_config(**changes):
+    return lambda loaded, images: run(loaded._replace(config=replace(loaded.config, **changes)), images)
+
+
+def with_metadata(**changes):
+    return lambda loaded, images: run(loaded._replace(metadata=replace(loaded.metadata, **changes)), images)
+
+
+def with_epsilon(name: str, difference: float):
+    def read(loaded: Checkpoint, images: np.ndarray) -> np.ndarray:
+        variance = loaded.arrays[name]["moving_variance"] + np.float32(difference)
+        arrays = {**loaded.arrays, name: {**loaded.arrays[name], "moving_variance": variance}}
+        return run(loaded._replace(arrays=arrays), images)
+
+    return read
+
+
+def at_size(size: int):
+    return lambda loaded, images: run(loaded, photographs(size, images.shape[-1]))
+
+
+def without_head_layer(index: int):
+    def read(loaded: Checkpoint, images: np.ndarray) -> np.ndarray:
+        head = list(loaded.config.head)
+        head[index] = HeadLayer("relu6") if head[index].kind != "relu" else HeadLayer("tanh")
+        return run(loaded._replace(config=replace(loaded.config, head=tuple(head))), images)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("name", "misread"),
+    [
+        ("nested_preprocess_input", with_metadata(mean=(0.5,) * 3, std=(0.5,) * 3)),
+        ("nested_preprocess_input", with_config(activation="sigmoid")),
+        ("nested_preprocess_input", at_size(224)),
+        ("flat_max_logits", with_config(pooling="avg")),
+        ("flat_max_logits", at_size(224)),
+        ("sequential_mlp", with_epsilon("head_2", 1.001e-5 - 1e-3)),
+        ("sequential_mlp", with_epsilon("head_6", 1.001e-5 - 1e-4)),
+        ("sequential_mlp", without_head_layer(2)),
+        ("sequential_mlp", without_head_layer(4)),
+        ("sequential_mlp", without_head_layer(6)),
+        ("sequential_mlp", with_metadata(mean=MEAN, std=STD)),
+        ("fourteen_sigmoids_flatten", with_config(activation="softmax")),
+        ("grayscale_adapted", with_metadata(mean=(0.0,), std=(1.0,))),
+        ("grayscale_adapted", with_config(pooling="avg")),
+        ("fixed_normalization_resized", with_config(resize=None)),
+        ("fixed_normalization_resized", with_config(resize=Resize(64, "nearest"))),
+        ("arithmetic", with_metadata(std=(0.2, 0.25, 0.3))),
+    ],
+)
+def test_other_readings_differ(saved, name, misread):
+    model = saved(name)
+    loaded = checkpoint.read(model.folder / "model.keras")
+    np.testing.assert_allclose(run(loaded, model.images), model.outputs, rtol=0, atol=TOLERANCE)
+    assert np.abs(misread(loaded, model.images) - model.outputs).max() > 1e-3
