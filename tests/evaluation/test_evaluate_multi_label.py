@@ -191,3 +191,13 @@ def test_options_that_do_not_apply(weights, images, label_column, tmp_path):
         result = densenet("evaluate", *arguments)
         assert (result.status, result.out) == (2, ""), result.err
         assert words in result.err
+
+
+def test_all_pages_have_the_labels_of_their_file(weights, images, tmp_path):
+    pages = [Image.open(images / name) for name in ("000.png", "001.png", "002.png")]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "t.csv").write_text("path,label\nscan.tif,Edema|Mass\nscan.tif[1],Hernia\n")
+    arguments = ("--csv", tmp_path / "t.csv", "--weights", weights)
+    for pages_option, images_of in (("first", [1, 1, 0, 0, 1]), ("all", [3, 3, 0, 0, 1])):
+        report = report_of(*arguments, "--pages", pages_option)
+        assert [row["positives"] for row in report["per_class"]] == images_of

@@ -58,6 +58,9 @@ def test_the_exported_file_computes_the_sigmoid(weights, outputs, tmp_path, form
         network = keras.saving.load_model(path)
         assert network.layers[-1].get_config()["activation"] == "sigmoid"
         actual = network.predict(pixels, verbose=0)
+        classifier = Classifier(weights=path)
+        assert classifier.config.is_multi_label
+        np.testing.assert_allclose(classifier.run(pixels)["probabilities"], expected, atol=1e-5)
     elif format_ == "saved-model":
         import tensorflow as tf
 

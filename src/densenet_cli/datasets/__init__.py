@@ -54,7 +54,7 @@ def open_multi_label_table(
     options = options or DatasetOptions()
     if csv is None:
         raise UsageError(
-            "The model is a multi-label model, but class folders give each image a single label. Use `csv` to read a "
+            "This is a multi-label model, but class folders give each image a single label. Use `csv` to read a "
             "table of images and their labels."
         )
     return MultiLabelTable(csv, labels, folder, options.path_column, options.label_column)

@@ -199,7 +199,7 @@ class MultiLabelTable:
         for path, positives, unknown in self._rows:
             source = from_object(path)
             yield MultiLabelSource(
-                source.name, source.origin, source.kind, source.error, positives=positives, unknown=unknown
+                source.name, source.origin, source.kind, source.error, source.page, positives=positives, unknown=unknown
             )
 
     def warnings(self) -> list[str]:
