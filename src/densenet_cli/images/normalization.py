@@ -24,7 +24,7 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
             raise UsageError(f"`{name}` must be one or three numbers, not {format_values(values)}.")
     if len(mean) != len(std):
         raise UsageError(f"`mean` has {len(mean)} values, but `std` has {len(std)}.")
-    if min(map(abs, std)) < 1e-6:
+    if min(map(abs, std)) < 1e-12:
         raise UsageError(f"`std` must not be 0, but it is {format_values(std)}.")
 
 

@@ -137,9 +137,9 @@ class Preprocessing:
     def min_decoded_side(self) -> int | None:
         """Minimum shorter side of a JPEG decoded at reduced scale, in pixels. None: decode at full scale only.
 
-        It is twice the side after resizing. Pixels of photographs then differ from those at full scale by at most
-        7/255, bilinear as well as bicubic, and mostly by less than 1/255. A factor of 1 would save 4 of 17 ms for 12
-        megapixels, but differ by up to 30/255.
+        It is twice the side after resizing. For an input of 224 or 288, pixels of photographs then differ from those at
+        full scale by at most 7/255, bilinear as well as bicubic, and mostly by less than 1/255. A factor of 1 would
+        save 4 of 17 ms for 12 megapixels, but differ by up to 30/255.
         """
         if self.exact or self.interpolation == "nearest":
             return None
