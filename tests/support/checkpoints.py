@@ -96,8 +96,8 @@ def write_keras_archive(
         archive.writestr("model.weights.h5", weights.getvalue())
 
 
-def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, dtype: str = "float32") -> None:
-    """Write ``.safetensors`` as timm does: variances for torchvision's epsilon, counters, and no metadata of ours."""
+def torch_tensors(arrays: Arrays, config: DenseNetConfig, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """Return the arrays of torchvision's state dict: other layouts, other variances, and counters."""
     tensors = {}
     for layer, torch_layer in torchvision_names(config).items():
         layer_arrays = arrays[layer]
@@ -115,7 +115,12 @@ def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, 
             )
         if "gamma" in layer_arrays:
             tensors[f"{torch_layer}.num_batches_tracked"] = np.array(7, np.int64)
-    save_file(tensors, str(path), {"format": "pt"})
+    return tensors
+
+
+def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, dtype: str = "float32") -> None:
+    """Write ``.safetensors`` as timm does: without metadata of ours."""
+    save_file(torch_tensors(arrays, config, dtype), str(path), {"format": "pt"})
 
 
 def without(arrays: Arrays, *names: str) -> Arrays:

@@ -32,6 +32,8 @@ MAX_NAME_LENGTH = 1 << 10
 MAX_KEY = 1 << 63
 """Integers that are keys of a dictionary are smaller. Hashes of larger ones collide."""
 
+SET_TYPES = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
+
 
 class Global:
     """The name of a function or class, such as ``collections.OrderedDict``."""
@@ -232,6 +234,8 @@ class _Interpreter:
         name = function.name if isinstance(function, Global) else ""
         if name == "collections.OrderedDict":
             return self.ordered_dict(args)
+        if name in SET_TYPES and len(args) == 1 and isinstance(args[0], list):
+            return args[0]
         if name in self.functions:
             return self.functions[name](args)
         return Instance(function, args)

@@ -33,7 +33,7 @@ MAX_LISTED_NAMES = 20
 NORM_ARRAYS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 HEAD_ARRAYS = {"weight": "kernel", "bias": "bias"}
 COUNTER = "num_batches_tracked"
-"""A number of each batch norm that matters for training only."""
+"""A number in each batch norm that matters only in training."""
 
 # Names below ``features`` -> Keras' layer names. Keras counts the stem as the first stage.
 STEM_NAMES = {
@@ -118,8 +118,12 @@ def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) 
     _check_axes(tensors[features + FIRST_ARRAY].shape)
     backbone: StoredLayers = {}
     others: Modules = {}
+    stem = None
     for module, arrays in _modules(tensors).items():
         name = module.removeprefix(features)
+        if module.startswith(features) and _is_blur_filter(name, arrays):
+            stem = "deep-blur"
+            continue
         if module.startswith(features) and (features or BACKBONE_NAME.match(f"{name}.")):
             _add_layer(backbone, keras_name(name), module, arrays)
         else:
@@ -132,9 +136,8 @@ def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) 
     _check_other_layers(others, scope)
     ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
     notes = [*notes, *([f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else [])]
-    return CheckpointContents(
-        backbone, available_bytes, metadata=ModelMetadata(notes=tuple(notes)), bn_epsilon=TORCH_EPSILON
-    )
+    metadata = ModelMetadata(notes=tuple(notes))
+    return CheckpointContents(backbone, available_bytes, metadata=metadata, bn_epsilon=TORCH_EPSILON, stem=stem)
 
 
 def is_densenet(names: Iterable[str]) -> bool:
@@ -202,6 +205,11 @@ def _add_layer(layers: StoredLayers, name: str | None, module: str, arrays: Tens
             full_name = f"{module}.{array}".removeprefix(".")
             raise CheckpointError(f"Array {full_name!r:.200} is not part of a torchvision DenseNet.")
         layers.setdefault(name, {})[names[array]] = _in_keras_layout(tensor)
+
+
+def _is_blur_filter(name: str, arrays: Tensors) -> bool:
+    """Return whether arrays are the filter of timm's ``BlurPool2d`` in the stem, which whole models contain."""
+    return name == "pool0.1" and set(arrays) == {"filt"} and arrays["filt"].shape[1:] == (1, 3, 3)
 
 
 def _find_head(modules: Modules, scope: str) -> str | None:

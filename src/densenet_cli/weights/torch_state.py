@@ -107,10 +107,9 @@ def _module_state(module: Instance) -> State:
         visited += 1
         if visited > MAX_TENSORS or len(state) > MAX_TENSORS or depth > MAX_MODULE_DEPTH:
             raise CheckpointError("The model in the file has too many modules.")
-        temporary = current.state.get("_non_persistent_buffers_set")
         for group in ("_parameters", "_buffers"):
             for name, tensor in _named(current, group).items():
-                if isinstance(tensor, Tensor) and not (isinstance(temporary, list) and name in temporary):
+                if isinstance(tensor, Tensor):
                     state[prefix + name] = tensor
         children = [(f"{prefix}{name}.", child, depth + 1) for name, child in _named(current, "_modules").items()]
         stack += reversed([entry for entry in children if _is_module(entry[1])])
