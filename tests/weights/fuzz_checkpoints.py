@@ -22,10 +22,18 @@ from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
+from tests.support.torch_files import Call, state_dict, write_archive, write_stream
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 ROOT = Path(__file__).parents[2]
 SECONDS_PER_FILE = 10.0
+
+
+def training_checkpoint(arrays) -> dict[str, object]:
+    """Return what a training script saves: a state dict beside objects of other classes."""
+    arguments = Call("argparse", "Namespace", state={"lr": 0.1, "data": Call("pathlib", "PosixPath", "data")})
+    return {"epoch": 3, "state_dict": state_dict(arrays, CONFIG), "args": arguments, "losses": [0.5, 0.25]}
+
 
 LAYOUTS = {
     "published": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG),
@@ -33,6 +41,8 @@ LAYOUTS = {
     "numbered": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG),
     "unnamed": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG, names=False),
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
+    "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
+    "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import checkpoint, hdf5, keras_formats, safetensors
+from densenet_cli.weights import checkpoint, hdf5, keras_formats, safetensors, torch_files
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, run_in_process
@@ -216,13 +216,19 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickle_is_rejected_and_never_run(tmp_path, protocol):
+def test_pickle_is_never_run(tmp_path, protocol):
     path = tmp_path / "densenet121.pth"
-    path.write_bytes(pickle.dumps(Malicious(tmp_path / "harm"), protocol))
-    assert "pickle" in error_message(path)
+    data = pickle.dumps(
+        {"state_dict": Malicious(tmp_path / "harm"), "optimizer": Malicious(tmp_path / "harm")}, protocol
+    )
+    path.write_bytes(data)
+    error_message(path)
+    magic = [pickle.dumps(value, 2) for value in (torch_files.MAGIC_NUMBER, torch_files.STREAM_VERSION, {})]
+    path.write_bytes(b"".join(magic) + data + pickle.dumps([], 2))
+    assert "an optimizer but no model" in error_message(path)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(Malicious(tmp_path / "harm"), protocol))
-    assert "pickle" in error_message(path)
+        archive.writestr("archive/data.pkl", data)
+    assert "an optimizer but no model" in error_message(path)
     assert not (tmp_path / "harm").exists()
 
 

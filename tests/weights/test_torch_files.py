@@ -1,0 +1,328 @@
+"""PyTorch files: recorded ones (see ``record_torch_files``) give the outputs that PyTorch computes from them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.weights import checkpoint, torch_files
+from tests.support import checkpoints as support
+from tests.support import torch_files as writer
+from tests.support.networks import onnx_outputs, unscaled_arrays
+
+DATA = Path(__file__).parents[1] / "data" / "torch"
+CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
+EXPECTED = np.load(DATA / "expected.npz")
+NAMES = sorted(name for name in EXPECTED.files if not name.startswith("images"))
+
+
+def logits(path: Path, config: DenseNetConfig | None = None, output: str = "logits") -> np.ndarray:
+    """Return the outputs of our network for the recorded images."""
+    loaded = checkpoint.read(path, config)
+    images = EXPECTED[f"images{loaded.config.channels}"].transpose(0, 2, 3, 1)
+    size = images.shape[1]
+    return onnx_outputs(loaded.arrays, replace(loaded.config, input_size=size), images, output)
+
+
+def error_message(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_equal_those_of_pytorch(name):
+    config = replace(CONFIG, stem="deep") if name == "deep-stem.pth" else None
+    if name == "headless.pth":
+        features = logits(DATA / name, output="features")
+        np.testing.assert_allclose(features, np.maximum(EXPECTED[name], 0), atol=1e-5)
+    elif name == "chexnet.pth.tar":
+        np.testing.assert_allclose(1 / (1 + np.exp(-logits(DATA / name))), EXPECTED[name], atol=1e-5)
+    else:
+        np.testing.assert_allclose(logits(DATA / name, config), EXPECTED[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_wrong_reading_would_be_noticed(monkeypatch):
+    """The weights that are not averaged, another epsilon, and another stem give other outputs."""
+    expected = EXPECTED["timm-training.pth.tar"]
+    monkeypatch.setattr("densenet_cli.weights.torch_state.STATE_KEYS", ("state_dict", "state_dict_ema"))
+    assert np.abs(logits(DATA / "timm-training.pth.tar") - expected).max() > 1e-2
+    config = replace(CONFIG, stem="deep-blur")
+    assert np.abs(logits(DATA / "deep-stem.pth", config) - EXPECTED["deep-stem.pth"]).max() > 1e-4
+    monkeypatch.setattr("densenet_cli.weights.torch_names.TORCH_EPSILON", BN_EPSILON + 1e-3)
+    assert np.abs(logits(DATA / "zip.pth") - EXPECTED["zip.pth"]).max() > 1e-4
+
+
+def test_what_was_assumed_is_noted():
+    metadata = checkpoint.read(DATA / "timm-training.pth.tar").metadata
+    assert metadata.activation is None
+    assert "'state_dict_ema'" in metadata.notes[0]
+    notes = " ".join(checkpoint.read(DATA / "lightning.ckpt").metadata.notes)
+    for name in ("criterion.weight", "metrics.confmat", "perceptual.conv.weight"):
+        assert name in notes
+    assert "torchvision.models.densenet.DenseNet" in " ".join(checkpoint.read(DATA / "module.pth").metadata.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        ("refused-volumes.pt", "(7, 7, 7)"),
+        ("refused-torchscript.pt", "TorchScript"),
+        ("refused-optimizer.pth", "optimizer"),
+        ("refused-other.pth", "'0.weight'"),
+        ("refused-two-layers.pth", "'classifier.0', 'classifier.2'"),
+    ],
+)
+def test_other_files_are_rejected_with_the_reason(name, fact):
+    assert fact in error_message(DATA / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_of_the_file_is_irrelevant(tmp_path, name):
+    shutil.copy(DATA / name, tmp_path / "model.h5")
+    config = replace(CONFIG, stem="deep") if name == "deep-stem.pth" else None
+    assert (
+        checkpoint.read(tmp_path / "model.h5", config).arrays.keys()
+        == checkpoint.read(DATA / name, config).arrays.keys()
+    )
+
+
+def test_recorded_and_written_files_have_the_same_operations():
+    """The writer of these tests writes what PyTorch writes, apart from the memo."""
+    import pickletools
+    import zipfile
+
+    recorded = zipfile.ZipFile(DATA / "zip.pth").read("zip/data.pkl")
+    stream = (DATA / "torchvision-old-names.pth").read_bytes()
+    names = {argument for _, argument, _ in pickletools.genops(recorded) if isinstance(argument, str)}
+    assert {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage", "storage"} <= names
+    assert stream.startswith(checkpoint.TORCH_STREAM_HEADS[0])
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return unscaled_arrays(CONFIG)
+
+
+WRITERS = {"archive": writer.write_archive, "stream": writer.write_stream}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("options", [{"protocol": 1}, {"protocol": 2}, {"protocol": 4}, {"python2": True}], ids=str)
+def test_arrays_round_trip(tmp_path, arrays, write, options):
+    state = writer.state_dict(arrays, CONFIG, device="cuda:1")
+    write(tmp_path / "x.pth", state, **options)
+    loaded = checkpoint.read(tmp_path / "x.pth")
+    assert loaded.config == CONFIG
+    assert_close(loaded.arrays, arrays)
+
+
+def assert_close(actual, expected):
+    assert support.shapes_of(actual) == support.shapes_of(expected)
+    for layer, layer_arrays in expected.items():
+        for name, values in layer_arrays.items():
+            assert actual[layer][name].dtype == np.float32
+            epsilon = BN_EPSILON if name == "moving_variance" else 0
+            np.testing.assert_allclose(actual[layer][name] + epsilon, values + epsilon, rtol=1e-6)
+
+
+def test_big_endian_archive(tmp_path, arrays):
+    writer.write_archive(tmp_path / "x.pth", writer.state_dict(arrays, CONFIG), byte_order="big")
+    assert_close(checkpoint.read(tmp_path / "x.pth").arrays, arrays)
+
+
+def test_archive_larger_than_the_limit_of_keras_archives(tmp_path, arrays):
+    """The directory has more than 256 kB, as in files with an optimizer."""
+    others = [writer.tensor(np.zeros(1, np.float32)) for _ in range(4000)]
+    writer.write_archive(
+        tmp_path / "pytorch_model.bin", {"state_dict": writer.state_dict(arrays, CONFIG), "others": others}
+    )
+    assert_close(checkpoint.read(tmp_path / "pytorch_model.bin").arrays, arrays)
+
+
+def state_with(arrays, name: str, tensor) -> dict:
+    return {**writer.state_dict(arrays, CONFIG), name: tensor}
+
+
+MATRIX = np.arange(3 * 9, dtype=np.float32).reshape(3, 9)
+
+
+def test_views_are_read_as_pytorch_reads_them(tmp_path, arrays):
+    features = arrays["predictions"]["kernel"].shape[0]
+    values = np.random.default_rng(0).normal(0, 1, (3, features)).astype(np.float32)
+    padded = np.zeros((5, 2 * features + 7), np.float32)
+    padded[1:4, 3 : 3 + 2 * features : 2] = values
+    storage = writer.Storage(padded.reshape(-1))
+    width = padded.shape[1]
+    state = state_with(arrays, "classifier.weight", writer.view(storage, width + 3, values.shape, (width, 2)))
+    for write in WRITERS.values():
+        write(tmp_path / "x.pth", state)
+        np.testing.assert_array_equal(checkpoint.read(tmp_path / "x.pth").arrays["predictions"]["kernel"], values.T)
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [
+        (0, (3, 9), (9, 2)),
+        (1, (3, 9), (9, 1)),
+        (0, (3, 9), (1 << 40, 1)),
+        (1 << 62, (3, 9), (9, 1)),
+        (-1, (3, 9), (9, 1)),
+        (26, (3, 9), (-9, 1)),
+        (0, (-3, -9), (9, 1)),
+        (0, (3, 9), (9,)),
+        (0, (3, 9.0), (9, 1)),
+        (0, (3, True), (9, 1)),
+        (0, (1,) * 9, (1,) * 9),
+        (0, (1 << 70, 1), (0, 0)),
+    ],
+)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_view_outside_its_storage_is_rejected(tmp_path, arrays, write, offset, shape, strides):
+    storage = writer.Storage(MATRIX.reshape(-1))
+    write(tmp_path / "x.pth", state_with(arrays, "classifier.weight", writer.view(storage, offset, shape, strides)))
+    assert "damaged" in error_message(tmp_path / "x.pth")
+
+
+def test_view_that_repeats_a_value_billions_of_times_is_rejected(tmp_path, arrays):
+    storage = writer.Storage(MATRIX.reshape(-1))
+    state = state_with(arrays, "classifier.weight", writer.view(storage, 0, (1 << 20, 1 << 20), (0, 0)))
+    writer.write_archive(tmp_path / "x.pth", state)
+    assert "more than it contains" in error_message(tmp_path / "x.pth")
+
+
+def test_many_views_of_one_large_storage_are_rejected(tmp_path, arrays):
+    storage = writer.Storage(np.zeros(200_000, np.float32))
+    state = writer.state_dict(arrays, CONFIG)
+    state.update({f"x{number}": writer.view(storage, 0, (2,), (199_999,)) for number in range(100)})
+    writer.write_archive(tmp_path / "x.pth", state)
+    assert "views of" in error_message(tmp_path / "x.pth")
+
+
+def test_archive_with_two_roots_or_without_a_storage(tmp_path, arrays):
+    path = tmp_path / "x.pth"
+    writer.write_archive(path, writer.state_dict(arrays, CONFIG))
+    members = read_members(path)
+    write_zip(path, {**members, "other/data.pkl": members["archive/data.pkl"]})
+    assert "one folder" in error_message(path)
+    del members["archive/data/3"]
+    write_zip(path, members)
+    assert "storage '3' is missing" in error_message(path)
+    with pytest.warns(UserWarning):
+        write_zip(path, {**members, "archive/data/3": b"1234"}, twice="archive/data/3")
+    assert "one folder" in error_message(path)
+
+
+def test_compressed_archive_is_rejected(tmp_path, arrays):
+    import zipfile
+
+    path = tmp_path / "x.pth"
+    writer.write_archive(path, writer.state_dict(arrays, CONFIG))
+    write_zip(path, read_members(path), compression=zipfile.ZIP_DEFLATED)
+    assert "compressed" in error_message(path)
+    write_zip(path, {"archive/data.pkl": bytes(200 << 20)}, compression=zipfile.ZIP_DEFLATED)
+    error_message(path)
+
+
+def test_changed_byte_is_noticed_in_an_archive(tmp_path, arrays):
+    path = tmp_path / "x.pth"
+    writer.write_archive(path, writer.state_dict(arrays, CONFIG))
+    data = bytearray(path.read_bytes())
+    kernel = arrays["conv1_conv"]["kernel"].transpose(3, 2, 0, 1)
+    position = data.index(np.ascontiguousarray(kernel).tobytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in error_message(path)
+
+
+def read_members(path: Path) -> dict[str, bytes]:
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(path: Path, members: dict[str, bytes], compression: int = 0, twice: str | None = None) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if twice:
+            archive.writestr(twice, b"")
+
+
+def test_storage_with_another_size_in_a_stream_is_rejected(tmp_path, arrays):
+    path = tmp_path / "x.pth"
+    writer.write_stream(path, writer.state_dict(arrays, CONFIG))
+    data = path.read_bytes()
+    kernel = np.ascontiguousarray(arrays["conv1_conv"]["kernel"].transpose(3, 2, 0, 1))
+    position = data.index(kernel.tobytes()) - 8
+    for size in (kernel.size - 1, -1, 1 << 61):
+        path.write_bytes(data[:position] + size.to_bytes(8, "little", signed=True) + data[position + 8 :])
+        assert f"items, expected {kernel.size}" in error_message(path)
+
+
+def test_model_of_torchxrayvision_is_rejected(tmp_path, arrays):
+    module = {"_parameters": writer.state_dict(arrays, CONFIG), "_buffers": {}, "_modules": {}}
+    model = writer.Call("torchxrayvision.models", "DenseNet", state=module)
+    for value in (
+        model,
+        {"model": model},
+        writer.Call("torch.nn", "DataParallel", state={"_modules": {"module": model}}),
+    ):
+        writer.write_archive(tmp_path / "x.pt", value)
+        assert "-1024 to 1024" in error_message(tmp_path / "x.pt")
+
+
+def test_model_that_contains_itself_is_rejected(tmp_path):
+    modules: dict = {}
+    model = writer.Call("torch.nn", "Sequential", state={"_modules": modules})
+    modules["0"] = modules["1"] = model
+    writer.write_archive(tmp_path / "x.pt", model)
+    assert "too many modules" in error_message(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 32342954\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html>\n<html>", "web page"),
+        (b"<HTML><head>", "web page"),
+        (bytes(257) + b"ustar" + bytes(300), "tar archive"),
+        (b"\x80\x02K\x01.", "not a file of torch.save"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path, content, fact):
+    (tmp_path / "densenet121.pth").write_bytes(content)
+    assert fact in error_message(tmp_path / "densenet121.pth")
+
+
+def test_unknown_storage_types(tmp_path, arrays):
+    unknown = writer.Storage(np.zeros(3, np.float32), "QUInt4x2Storage")
+    state = {"state_dict": writer.state_dict(arrays, CONFIG), "other": writer.view(unknown, 0, (3,), (1,))}
+    writer.write_archive(tmp_path / "x.pth", state)
+    assert_close(checkpoint.read(tmp_path / "x.pth").arrays, arrays)
+    state["state_dict"]["classifier.bias"] = state["other"]
+    writer.write_archive(tmp_path / "x.pth", state)
+    assert "QUInt4x2Storage" in error_message(tmp_path / "x.pth")
+
+
+def test_only_listed_functions_are_implemented():
+    """A new function must not do more than describe an array."""
+    assert set(torch_files.FUNCTIONS) == {
+        "torch.Size",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+    }
