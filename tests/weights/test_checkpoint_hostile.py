@@ -331,6 +331,43 @@ VALID_METADATA = {
         {"config": {**CONFIG.to_dict(), "input_size": 10**12}},
         {"config": {**CONFIG.to_dict(), "input_size": 2.5}},
         {"config": {**CONFIG.to_dict(), "surplus": 1}},
+        {"config": {**CONFIG.to_dict(), "channels": 2}},
+        {"config": {**CONFIG.to_dict(), "channels": 3.0}},
+        {"config": {**CONFIG.to_dict(), "channels": True}},
+        {"config": {**CONFIG.to_dict(), "pooling": "sum"}},
+        {"config": {**CONFIG.to_dict(), "pooling": ["avg"]}},
+        {"config": {**CONFIG.to_dict(), "activation": "relu"}},
+        {"config": {**CONFIG.to_dict(), "activation": None}},
+        {"config": {**CONFIG.to_dict(), "resize": [64.5, "bilinear"]}},
+        {"config": {**CONFIG.to_dict(), "resize": [64, "cubic"]}},
+        {"config": {**CONFIG.to_dict(), "resize": 5}},
+        {"config": {**CONFIG.to_dict(), "head": 5}},
+        {"config": {**CONFIG.to_dict(), "head": [5]}},
+        {"config": {**CONFIG.to_dict(), "head": [{}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 4}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 3.0}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "exec", "units": 3}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": ["dense"], "units": 3}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 3, "alpha": "x"}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 3, "alpha": float("nan")}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 10**9}, {"kind": "dense", "units": 3}]}},
+        {"config": {**CONFIG.to_dict(), "head": [{"kind": "dense", "units": 3}] * 1000}},
+        {"mean": 0.5},
+        {"mean": [0.5, 0.5]},
+        {"mean": ["0.5", "0.5", "0.5"]},
+        {"mean": [0.5, 0.5, None]},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"mean": [0.5]},
+        {"std": [0.5, 0.5, 0]},
+        {"interpolation": "cubic"},
+        {"interpolation": ["bicubic"]},
+        {"crop_ratio": 0},
+        {"crop_ratio": 1.5},
+        {"crop_ratio": "0.9"},
+        {"crop_ratio": True},
+        {"test_input_size": 10**9},
+        {"test_input_size": 288.0},
+        {"test_crop_ratio": -1},
         {"labels": 5},
         {"labels": [[0, None, "a"]]},
         {"labels": [[index, None, "\x1b[31mred"] for index in range(CONFIG.classes)]},
@@ -355,6 +392,18 @@ def test_malicious_metadata_is_rejected(tmp_path, arrays, change):
     metadata = json.dumps({"config": CONFIG.to_dict(), **VALID_METADATA, **change})
     save_file(load_file(path), path, {"densenet": metadata})
     assert "metadata" in error_message(path)
+
+
+def test_metadata_of_earlier_versions(tmp_path, arrays):
+    """They stated neither the head nor the preprocessing, and meant softmax."""
+    path = tmp_path / "x.safetensors"
+    safetensors.write(path, arrays, CONFIG)
+    names = ("blocks", "growth_rate", "stem", "stem_width", "compression", "classes", "input_size")
+    config = {name: CONFIG.to_dict()[name] for name in names}
+    save_file(load_file(path), path, {"densenet": json.dumps({"config": config, **VALID_METADATA})})
+    loaded = checkpoint.read(path)
+    assert loaded.config == CONFIG
+    assert loaded.metadata.activation == "softmax" and loaded.metadata.interpolation == "bilinear"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "{}", '{"config": {}}'])

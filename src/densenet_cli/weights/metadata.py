@@ -6,6 +6,7 @@ Files of earlier versions state neither the head nor the preprocessing, which th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from densenet_cli.errors import CheckpointError, UsageError
@@ -48,6 +49,8 @@ def parse(text: str) -> dict[str, Any]:
         values = json.loads(text)
         config = DenseNetConfig.from_dict(values["config"])
         _check_config(config)
+        if len(config.head) == 1 and config.head[0].kind == "dense":
+            config = replace(config, head=())
         epsilon = float(values["bn_epsilon"])
         if not 0 < epsilon < 1:
             raise ValueError(f"bn_epsilon is {epsilon}")

@@ -229,7 +229,7 @@ def _check_other_layers(modules: Modules, scope: str) -> None:
     """Raise ``CheckpointError`` for layers of the model that are neither in the backbone nor the head."""
     for name, arrays in modules.items():
         has_axes = any(len(tensor.shape) > 1 for tensor in arrays.values())
-        if name.startswith(scope) and (has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)):
+        if f"{name}.".startswith(scope) and (has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)):
             array = f"{name}.{next(iter(arrays))}".removeprefix(".")
             raise CheckpointError(
                 f"Array {array!r:.200} is not part of a torchvision DenseNet. The file does not state how it is used."

@@ -1,0 +1,236 @@
+"""Names in state dicts: prefixes, heads, and arrays that are ignored or rejected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.topology import ACTIVATIONS, DenseNetConfig, HeadLayer, Resize
+from densenet_cli.weights import checkpoint, safetensors
+from densenet_cli.weights.contents import ModelMetadata
+from densenet_cli.weights.torch_names import torchvision_names
+from tests.support import checkpoints as support
+from tests.support.networks import unscaled_arrays
+
+CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
+ARRAYS = unscaled_arrays(CONFIG)
+TENSORS = support.torch_tensors(ARRAYS, CONFIG)
+
+
+def renamed(tensors: dict, rename) -> dict:
+    return {rename(name): values for name, values in tensors.items()}
+
+
+def read(tmp_path, tensors: dict, config: DenseNetConfig | None = None):
+    save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, tmp_path / "x.safetensors")
+    return checkpoint.read(tmp_path / "x.safetensors", config)
+
+
+def error_message(tmp_path, tensors: dict) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path, tensors)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def assert_close(actual, expected=ARRAYS):
+    assert support.shapes_of(actual) == support.shapes_of(expected)
+    for layer, arrays in expected.items():
+        for name, values in arrays.items():
+            np.testing.assert_allclose(actual[layer][name], values, rtol=1e-5, atol=1e-8)
+
+
+PREFIXES = [
+    "module.",
+    "model.",
+    "densenet121.",
+    "_orig_mod.",
+    "backbone.",
+    "timm_model.",
+    "module.densenet121.",
+    "a.b.c.",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_are_removed(tmp_path, prefix):
+    assert_close(read(tmp_path, renamed(TENSORS, lambda name: prefix + name)).arrays)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "head", ["fc", "head", "classifier.0", "classifier.1", "class_layers.out", "head.fc", "last_linear"]
+)
+def test_names_of_heads(tmp_path, prefix, head):
+    tensors = renamed(TENSORS, lambda name: prefix + name.replace("classifier", head))
+    assert_close(read(tmp_path, tensors).arrays)
+
+
+@pytest.mark.parametrize(
+    ("features", "head"),
+    [
+        ("backbone.features.", "fc."),
+        ("features.", "head."),
+        ("encoder.", "head."),
+        ("net.encoder.", "net.fc."),
+        ("", "fc."),
+    ],
+)
+def test_wrappers_of_the_features(tmp_path, features, head):
+    tensors = renamed(TENSORS, lambda name: name.replace("features.", features).replace("classifier.", head))
+    assert_close(read(tmp_path, tensors).arrays)
+
+
+def test_old_names_and_names_of_monai(tmp_path):
+    for part in ("norm1", "norm2", "conv1", "conv2"):
+        old = renamed(TENSORS, lambda name, part=part: name.replace(f".{part}.", f".{part[:-1]}.{part[-1]}."))
+        assert_close(read(tmp_path, old).arrays)
+        monai = renamed(TENSORS, lambda name, part=part: name.replace(f".{part}.", f".layers.{part}."))
+        assert_close(read(tmp_path, monai).arrays)
+    both = {**TENSORS, "features.denseblock1.denselayer1.norm.1.weight": np.zeros(4, np.float32)}
+    assert "occurs twice" in error_message(tmp_path, both)
+
+
+def test_head_without_bias(tmp_path):
+    tensors = {name: values for name, values in TENSORS.items() if name != "classifier.bias"}
+    arrays = read(tmp_path, tensors).arrays["predictions"]
+    np.testing.assert_array_equal(arrays["bias"], np.zeros(3, np.float32))
+
+
+def test_headless_files(tmp_path):
+    tensors = {name: values for name, values in TENSORS.items() if "classifier" not in name}
+    loaded = read(tmp_path, tensors)
+    assert loaded.config.classes == 0 and "predictions" not in loaded.arrays
+
+
+def test_deep_stem(tmp_path):
+    config = replace(CONFIG, stem="deep")
+    arrays = unscaled_arrays(config)
+    tensors = support.torch_tensors(arrays, config)
+    assert {"features.conv0.weight", "features.conv1.weight", "features.norm2.running_var"} <= tensors.keys()
+    assert_close(read(tmp_path, tensors, config).arrays, arrays)
+
+
+VECTOR, MATRIX, KERNEL = np.ones(3, np.float32), np.ones((3, 5), np.float32), np.ones((3, 3, 1, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"criterion.weight": VECTOR},
+        {"temperature": VECTOR},
+        {"metrics.confmat": MATRIX.astype(np.int64)},
+        {"loss.vgg.conv.weight": KERNEL, "loss.vgg.fc.weight": MATRIX, "loss.vgg.fc.bias": VECTOR},
+    ],
+)
+def test_arrays_outside_the_model_are_ignored_and_noted(tmp_path, others):
+    loaded = read(tmp_path, {**renamed(TENSORS, lambda name: f"model.{name}"), **others})
+    assert_close(loaded.arrays)
+    for name in others:
+        assert name in loaded.metadata.notes[0]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"classifier.3.weight": MATRIX, "classifier.3.bias": VECTOR},
+        {"attention.weight": KERNEL},
+        {"bn.weight": VECTOR, "bn.bias": VECTOR, "bn.running_mean": VECTOR, "bn.running_var": VECTOR},
+        {"norm.weight": VECTOR, "norm.bias": VECTOR},
+        {"mean": np.ones((1, 3, 1, 1), np.float32)},
+        {"features.attention.scale": VECTOR},
+        {"features.conv9.weight": KERNEL},
+        {"features.conv0.bias": VECTOR},
+        {"features.denseblock1.denselayer1.norm3.weight": VECTOR},
+    ],
+    ids=lambda others: next(iter(others)),
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_arrays_of_the_model_that_are_not_understood_are_rejected(tmp_path, prefix, others):
+    tensors = renamed({**TENSORS, **others}, lambda name: prefix + name)
+    layer = next(iter(others)).rpartition(".")[0].replace("features.conv0", "conv1_conv") or "mean"
+    assert layer in error_message(tmp_path, tensors)
+
+
+def test_layers_between_a_backbone_and_its_head_are_rejected(tmp_path):
+    tensors = renamed(TENSORS, lambda name: name.replace("features.", "backbone.features."))
+    tensors["attention.weight"] = KERNEL
+    assert "attention.weight" in error_message(tmp_path, tensors)
+
+
+def test_two_networks_in_one_file_are_rejected(tmp_path):
+    tensors = {**renamed(TENSORS, lambda name: f"student.{name}"), **renamed(TENSORS, lambda name: f"teacher.{name}")}
+    message = error_message(tmp_path, tensors)
+    assert "'student.features.'" in message and "'teacher.features.'" in message
+
+
+def test_control_characters_in_names_are_escaped(tmp_path):
+    message = error_message(tmp_path, {**TENSORS, "features.\x1b[31mred\n.weight": VECTOR})
+    assert "\x1b" not in message
+    notes = read(tmp_path, {**TENSORS, "\x1b[31mred\n": VECTOR}).metadata.notes
+    assert "\x1b" not in notes[0] and "\n" not in notes[0]
+
+
+HEADS = [
+    (HeadLayer("dense", 3),),
+    (HeadLayer("batch_norm"), HeadLayer("dense", 4), HeadLayer("relu"), HeadLayer("dense", 3)),
+    (HeadLayer("dense", 4), HeadLayer("leaky_relu", alpha=0.3), HeadLayer("batch_norm"), HeadLayer("dense", 3)),
+    (HeadLayer("dense", 3), HeadLayer("batch_norm")),
+    (HeadLayer("dense", 2), *(HeadLayer(kind, alpha=1.0) for kind in ACTIVATIONS), HeadLayer("dense", 3)),
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: "-".join(layer.kind for layer in head)[:40])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activation": "sigmoid"},
+        {"pooling": "max", "channels": 1, "resize": Resize(64, "nearest")},
+        {"pooling": "flatten", "input_size": 64},
+        {"stem": "deep"},
+        {"stem": "deep-blur"},
+    ],
+    ids=str,
+)
+def test_our_files_state_the_whole_configuration(tmp_path, head, change):
+    config = replace(CONFIG, head=head, **change)
+    arrays = unscaled_arrays(config)
+    metadata = ModelMetadata(
+        input_size=config.input_size,
+        activation=config.activation,
+        mean=(0.5,) * config.channels,
+        std=(0.25,) * config.channels,
+        interpolation="bicubic",
+        crop_ratio=0.9,
+        test_input_size=288,
+        test_crop_ratio=0.95,
+    )
+    path = tmp_path / "x.safetensors"
+    safetensors.write(path, arrays, config, metadata)
+    loaded = checkpoint.read(path)
+    support.assert_same(loaded.arrays, arrays, config)
+    expected = replace(config, head=()) if len(head) == 1 else config
+    assert replace(loaded.config, head=() if len(head) == 1 else loaded.config.head) == expected
+    assert loaded.metadata == metadata
+
+
+def test_headless_network_round_trips(tmp_path):
+    config = CONFIG.with_classes(0)
+    arrays = unscaled_arrays(config)
+    safetensors.write(tmp_path / "x.safetensors", arrays, config)
+    loaded = checkpoint.read(tmp_path / "x.safetensors")
+    assert loaded.config == config
+    support.assert_same(loaded.arrays, arrays, config)
+
+
+def test_names_of_a_head_with_several_layers(tmp_path):
+    config = replace(CONFIG, head=HEADS[1])
+    names = torchvision_names(config)
+    assert [names[name] for name in ("head_1", "head_2", "predictions")] == ["head.1", "head.2", "classifier"]
+    safetensors.write(tmp_path / "x.safetensors", unscaled_arrays(config), config)
+    assert "head.1.running_mean" in load_file(tmp_path / "x.safetensors")
