@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import io
+import zipfile
 from dataclasses import replace
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from densenet_cli import engines
+from densenet_cli.errors import CheckpointError
 from densenet_cli.images.normalization import MEAN, STD, normalize
 from densenet_cli.topology import HeadLayer, Resize
 from densenet_cli.weights import checkpoint
 from densenet_cli.weights.contents import Checkpoint
+from densenet_cli.weights.keras_preprocessing import AUGMENTATIONS, DROPOUTS
 from tests.conftest import SAMPLES
 from tests.support import keras_models
 from tests.support.networks import onnx_outputs
@@ -196,3 +202,86 @@ def test_other_readings_differ(saved, name, misread):
     loaded = checkpoint.read(model.folder / "model.keras")
     np.testing.assert_allclose(run(loaded, model.images), model.outputs, rtol=0, atol=TOLERANCE)
     assert np.abs(misread(loaded, model.images) - model.outputs).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["nested_preprocess_input", "flat_max_logits", "fourteen_sigmoids_flatten", "raw_pixels"]
+)
+def test_weights_alone_reveal_pooling_and_a_head_of_one_dense_layer(saved, name):
+    """What ``.weights.h5`` does not contain, such as the activation, is taken from elsewhere."""
+    model, facts = saved(name), FACTS[name]
+    loaded = checkpoint.read(model.folder / "model.weights.h5", activation=facts.activation)
+    assert (loaded.metadata.activation, loaded.metadata.mean) == (None, None)
+    assert (loaded.config.pooling, tuple(layer.kind for layer in loaded.config.head)) == (facts.pooling, facts.head)
+    loaded = loaded._replace(metadata=replace(loaded.metadata, mean=facts.mean, std=facts.std))
+    np.testing.assert_allclose(run(loaded, model.images), model.outputs, rtol=0, atol=TOLERANCE)
+
+
+def test_weights_alone_reveal_a_softmax_layer_but_not_pixel_operations(saved):
+    loaded = checkpoint.read(saved("grayscale_adapted").folder / "model.weights.h5")
+    assert (loaded.metadata.activation, loaded.config.pooling, loaded.config.channels) == ("softmax", "max", 1)
+    assert any("normalization" in note for note in loaded.metadata.notes)
+
+
+@pytest.mark.parametrize("name", ["sequential_mlp", "fixed_normalization_resized"])
+def test_weights_alone_do_not_determine_a_larger_head(saved, name):
+    with pytest.raises(CheckpointError, match=r"dense.*\.keras or \.h5"):
+        checkpoint.read(saved(name).folder / "model.weights.h5")
+
+
+def test_folder_with_the_files_of_an_archive(saved, tmp_path):
+    """The Hugging Face Hub stores ``.keras`` files unpacked."""
+    model = saved("sequential_mlp")
+    with zipfile.ZipFile(model.folder / "model.keras") as archive:
+        archive.extractall(tmp_path)
+    actual = outputs_of(tmp_path / "model.weights.h5", model.images)
+    np.testing.assert_allclose(actual, model.outputs, rtol=0, atol=TOLERANCE)
+    (tmp_path / "config.json").write_text('{"architecture": "densenet121"}')  # of another library
+    with pytest.raises(CheckpointError, match="several layers"):
+        checkpoint.read(tmp_path / "model.weights.h5")
+
+
+def test_file_without_layer_names(saved, tmp_path):
+    """Keras 3.0 to 3.3 did not store the names of layers, so groups are found by class and number."""
+    model = saved("sequential_mlp")
+    path = tmp_path / "x.keras"
+    with zipfile.ZipFile(model.folder / "model.keras") as archive, zipfile.ZipFile(path, "w") as changed:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(weights, "a") as file:
+            file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
+        changed.writestr("config.json", archive.read("config.json"))
+        changed.writestr("model.weights.h5", weights.getvalue())
+    np.testing.assert_allclose(outputs_of(path, model.images), model.outputs, rtol=0, atol=TOLERANCE)
+
+
+def test_mixed_precision(keras, tmp_path):
+    """Layers have a dtype policy, and the last activation one of its own."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        base = keras_models.backbone(keras, pooling="avg")
+        x = keras.layers.Activation("softmax", dtype="float32")(keras.layers.Dense(4)(base.output))
+        model = keras_models.randomize(keras.Model(base.input, x))
+    finally:
+        keras.config.set_dtype_policy(before)
+    images = photographs(64, 3)
+    expected = keras_outputs(model, images, has_pixel_operations=False)
+    for file in FILES:
+        model.save(tmp_path / file)
+        np.testing.assert_allclose(outputs_of(tmp_path / file, images), expected, rtol=0, atol=0.02)
+
+
+def test_augmentation_layers_change_nothing_at_inference(keras):
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 16, 16, 3)).astype(np.float32)
+    arguments = {"RandomTranslation": (0.2, 0.2), "RandomPosterization": (4,)}
+    checked = 0
+    for name in (*DROPOUTS, *AUGMENTATIONS):
+        if hasattr(keras.layers, name):
+            layer_class = getattr(keras.layers, name)
+            required = [p for p in inspect.signature(layer_class).parameters.values() if p.default is p.empty]
+            has_factor = any(p.kind is p.POSITIONAL_OR_KEYWORD for p in required)
+            layer = layer_class(*arguments.get(name, (0.2,) if has_factor else ()))
+            outputs = keras.ops.convert_to_numpy(layer(pixels, training=False))
+            np.testing.assert_array_equal(outputs, pixels, err_msg=name)
+            checked += 1
+    assert checked >= 25

@@ -15,6 +15,7 @@ from densenet_cli.topology import BN_EPSILON, STEMS
 from densenet_cli.weights.keras_graph import Graph, LayerCall
 from densenet_cli.weights.keras_head import activation_of
 from densenet_cli.weights.keras_preprocessing import check_channels_last
+from densenet_cli.weights.keras_serialization import printable
 from densenet_cli.weights.recognition import BLOCK_LAYER
 
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
@@ -71,7 +72,7 @@ def _find_stem(names: dict[str, LayerCall]) -> str:
         is_like_stem = (stem.norm, stem.deep) == ("conv1_bn" in names, "conv1_2_conv" in names)
         if is_like_stem and not stem.blur and kernel == [stem.kernel] * 2 and strides == [stem.stride] * 2:
             return name
-    raise CheckpointError(f"A stem of {kernel} pixels with strides {strides} is not supported.")
+    raise CheckpointError(f"A stem of {printable(kernel)} pixels with strides {printable(strides)} is not supported.")
 
 
 class _Matcher:
@@ -101,7 +102,7 @@ class _Matcher:
             default = {"dilation_rate": [1, 1], "groups": 1, "center": True, "scale": True}.get(name)
             value = call.config.get(name, default)
             if value not in values:
-                raise CheckpointError(f"The layer {call} differs from a DenseNet's. Its {name} is {str(value)[:40]}.")
+                raise CheckpointError(f"The layer {call} differs from a DenseNet's. Its {name} is {printable(value)}.")
         return call
 
     def _add_arrays(self, call: LayerCall, name: str) -> LayerCall:
@@ -171,7 +172,7 @@ def check_batch_norm(call: LayerCall) -> float:
     """Return the epsilon of a batch normalization, which must use its moving statistics."""
     epsilon = call.config.get("epsilon", 1e-3)
     if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and epsilon >= 0):
-        raise CheckpointError(f"The layer {call} has the epsilon {str(epsilon)[:40]}.")
+        raise CheckpointError(f"The layer {call} has the epsilon {printable(epsilon)}.")
     if call.arguments.get("training"):
         raise CheckpointError(
             f"The layer {call} is called with training=True, so it depends on the other images of a batch. Call it with"

@@ -23,7 +23,7 @@ from densenet_cli.weights.keras_serialization import (
     references,
 )
 
-MAX_LAYERS = 20_000
+MAX_LAYERS = 5_000
 MAX_DEPTH = 8
 """Models nested in models."""
 

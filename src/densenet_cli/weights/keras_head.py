@@ -97,12 +97,12 @@ def _head_layers(call: LayerCall) -> list[HeadLayer]:
     if call.class_name == "Dense":
         units = call.config["units"]
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
-            raise CheckpointError(f"The layer {call} has {str(units)[:40]} units.")
+            raise CheckpointError(f"The layer {call} has {printable(units)} units.")
         activation = _activation(call.config.get("activation"), call)
         return [HeadLayer("dense", units), *([activation] if activation.kind != "linear" else [])]
     if call.class_name == "BatchNormalization":
         if call.config.get("axis", -1) not in (1, -1, [1], [-1]):
-            raise CheckpointError(f"The layer {call} normalizes along the axis {str(call.config['axis'])[:40]}.")
+            raise CheckpointError(f"The layer {call} normalizes along the axis {printable(call.config['axis'])}.")
         return [HeadLayer("batch_norm")]
     if layer := activation_of(call):
         return [layer] if layer.kind != "linear" else []
@@ -143,7 +143,7 @@ def _activation_layer(class_name: str, config: dict[str, Any], call: LayerCall) 
     if class_name == "ReLU":
         max_value, slope, threshold = (config.get(name) for name in ("max_value", "negative_slope", "threshold"))
         if threshold or (max_value is not None and (max_value != 6 or slope)):
-            raise CheckpointError(f"The layer {call} is not supported. Its max_value is {str(max_value)[:40]}.")
+            raise CheckpointError(f"The layer {call} is not supported. Its max_value is {printable(max_value)}.")
         if max_value is not None:
             return HeadLayer("relu6")
         return HeadLayer("leaky_relu", alpha=_alpha(slope, call)) if slope else HeadLayer("relu")
@@ -153,7 +153,7 @@ def _activation_layer(class_name: str, config: dict[str, Any], call: LayerCall) 
         return HeadLayer("elu", alpha=_alpha(config.get("alpha", 1.0), call))
     if class_name == "Softmax":
         if config.get("axis", -1) not in (-1, 1, [-1], [1]):
-            raise CheckpointError(f"The layer {call} has the axis {str(config['axis'])[:40]}.")
+            raise CheckpointError(f"The layer {call} has the axis {printable(config['axis'])}.")
         return HeadLayer("softmax")
     return None
 
@@ -162,11 +162,11 @@ def _alpha(value: Any, call: LayerCall) -> float:
     if isinstance(value, dict):  # an array, as Keras writes it
         value = value["config"]["value"] if isinstance(value.get("config"), dict) else value.get("value")
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise CheckpointError(f"The layer {call} has the slope {str(value)[:40]}.")
+        raise CheckpointError(f"The layer {call} has the slope {printable(value)}.")
     return float(value)
 
 
 def _check_axis(call: LayerCall) -> None:
     axis = call.config.get("axis", call.arguments.get("axis"))
     if axis not in (None, -1, 1) or len(call.operands) > 1:
-        raise CheckpointError(f"The operation {call} is not supported along the axis {str(axis)[:40]}.")
+        raise CheckpointError(f"The operation {call} is not supported along the axis {printable(axis)}.")

@@ -14,6 +14,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import Resize
 from densenet_cli.weights.contents import damaged_file_error
 from densenet_cli.weights.keras_graph import Graph, LayerCall
+from densenet_cli.weights.keras_serialization import printable
 
 ReadArray = Callable[[LayerCall, str], list[float]]
 """Returns the values of an array of a layer, given its name."""
@@ -83,6 +84,8 @@ def chain(graph: Graph, call: LayerCall) -> Iterator[LayerCall]:
                 f"The model branches after the layer {call}: {names}. Only a sequence of layers is supported there."
             )
         call = consumers[0]
+        if len(call.operands) > 1 and call.class_name not in ARITHMETIC:
+            raise CheckpointError(f"The layer {call} is called with arguments that are not supported.")
         yield call
 
 
@@ -167,16 +170,18 @@ class _Stage:
             return
         _, height, width, channels = shape
         if height != width:
-            raise CheckpointError(f"The input has {width}x{height} pixels. Only square inputs are supported.")
+            raise CheckpointError(
+                f"The input has {printable(width)}x{printable(height)} pixels. Only square inputs are supported."
+            )
         if channels not in (1, 3):
-            raise CheckpointError(f"The input has {channels} channels. Only 1 and 3 are supported.")
+            raise CheckpointError(f"The input has {printable(channels)} channels. Only 1 and 3 are supported.")
         self.channels = self.channels or channels
         if height is not None and self.current_size is None:
             self.size = _side(height)
 
     def _add_resizing(self, call: LayerCall) -> None:
         check_channels_last(call)
-        side, interpolation = self._square_side(call), str(call.config.get("interpolation", "bilinear"))
+        side, interpolation = self._square_side(call), printable(call.config.get("interpolation", "bilinear"))
         if self.current_size == side:
             return
         if self.current_size is None:
@@ -216,7 +221,9 @@ class _Stage:
     def _square_side(self, call: LayerCall) -> int:
         height, width = call.config["height"], call.config["width"]
         if height != width:
-            raise CheckpointError(f"The layer {call} produces {width}x{height} pixels. Only squares are supported.")
+            raise CheckpointError(
+                f"The layer {call} produces {printable(width)}x{printable(height)} pixels. Only squares are supported."
+            )
         return _side(height)
 
     def _normalize(self, call: LayerCall) -> None:
@@ -323,5 +330,5 @@ def _vector(value: Any) -> Vector:
 
 def _side(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
-        raise damaged_file_error(f"the model configuration has an invalid size, {value!r:.40}")
+        raise damaged_file_error(f"the model configuration has an invalid size, {printable(value)}")
     return value

@@ -145,7 +145,7 @@ def _operands(value: Any) -> Iterator[Any]:
         elif value["class_name"] == "__tuple__":
             yield from _operands(value["items"])
         else:
-            raise CheckpointError(f"The argument {printable(value['class_name'])} of a layer is not supported.")
+            yield value
     elif isinstance(value, list) and _contains_dict(value):
         for item in value:
             yield from _operands(item)

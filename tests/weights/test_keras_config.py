@@ -1,0 +1,330 @@
+"""Reading the configuration of a Keras model: what is refused, and configurations that are damaged."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.topology import Resize
+from densenet_cli.weights import keras_config, keras_serialization
+from tests.support import keras_models
+
+SIZE = keras_models.SIZE
+
+
+def read(model, loss=None):
+    """Read the configuration of a Keras model, or its JSON."""
+    config = model if isinstance(model, dict) else json.loads(model.to_json())
+    return keras_config.read(config, loss, lambda layer, name: [0.1])
+
+
+@pytest.fixture(scope="module")
+def base(keras):
+    return keras_models.backbone(keras)
+
+
+@pytest.fixture(scope="module")
+def make(keras, base):
+    """Return a function that builds a model with layers before and after the backbone."""
+
+    def make(before=(), after=None, shape=(SIZE, SIZE, 3), **call):
+        layers = keras.layers
+        inputs = x = keras.Input(shape)
+        for layer in before:
+            x = layer(x)
+        x = base(x, **call)
+        for layer in (layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")) if after is None else after:
+            x = layer(x)
+        return keras.Model(inputs, x)
+
+    return make
+
+
+def test_custom_and_unsafe_classes_are_refused(keras, make):
+    class Scale(keras.layers.Layer):
+        def call(self, x):
+            return x * 2
+
+    @keras.saving.register_keras_serializable("mine")
+    class Dense(keras.layers.Dense):
+        pass
+
+    class Subclass(keras.Model):
+        def call(self, x):
+            return x
+
+    pool = keras.layers.GlobalAveragePooling2D()
+    for model, text in [
+        (make([keras.layers.Lambda(lambda x: x / 255)]), "Lambda layer"),
+        (make([Scale()]), "custom class Scale"),
+        (make((), [pool, Dense(3, "softmax")]), "custom class mine>Dense"),
+        (Subclass(), "class Subclass"),
+    ]:
+        with pytest.raises(CheckpointError, match=text):
+            read(model)
+
+
+def test_graphs_that_are_no_sequence_are_refused(keras, base):
+    layers = keras.layers
+    inputs, other = keras.Input((SIZE, SIZE, 3)), keras.Input((4,))
+    features = base(inputs)
+    average, maximum = layers.GlobalAveragePooling2D()(features), layers.GlobalMaxPooling2D()(features)
+    dense = layers.Dense(3)(average)
+    for end, text in [
+        (keras.Model([inputs, other], layers.Concatenate()([average, other])), "2 inputs"),
+        (keras.Model(inputs, [dense, layers.Dense(2)(maximum)]), "2 outputs"),
+        (keras.Model(inputs, layers.Dense(2)(layers.Concatenate()([average, maximum]))), "branches"),
+        (keras.Model(inputs, layers.Add()([dense, dense])), "branches"),
+        (keras.Model(inputs, layers.Dense(3)(layers.Multiply()([average, layers.Dense(76)(average)]))), "branches"),
+    ]:
+        with pytest.raises(CheckpointError, match=text):
+            read(end)
+
+
+def test_layers_that_are_not_supported_are_refused(keras, make):
+    layers = keras.layers
+    pool = layers.GlobalAveragePooling2D()
+
+    def dense(x):
+        return layers.Dense(3, "softmax")(x)
+
+    for model, text in [
+        (make((), [layers.Conv2D(8, 1), pool, dense]), r"Conv2D\) between"),
+        (make((), [layers.AveragePooling2D(2), layers.Flatten(), dense]), r"AveragePooling2D\) between"),
+        (make((), [pool, layers.Dense(4, "exponential"), dense]), "activation exponential"),
+        (make((), [pool, layers.Dense(4, "softmax"), dense]), "activation softmax inside"),
+        (make((), [pool, layers.Dense(3, "tanh")]), "ends with the activation tanh"),
+        (make((), [pool, layers.Dense(4), layers.PReLU(), dense]), "PReLU"),
+        (make((), [pool, layers.UnitNormalization(), dense]), "UnitNormalization"),
+        (make((), [pool, layers.Activation("softmax")]), "without a dense layer"),
+        (make((), [pool, dense], training=True), "training=True"),
+        (make((), [pool, layers.Dense(4), lambda x: layers.BatchNormalization()(x, training=True), dense]), "training"),
+        (make((), [pool, lambda x: layers.Dropout(0.5)(x, training=True), dense]), "training=True"),
+        (make([layers.Conv2D(3, 1)]), "ZeroPadding2D"),
+        (make([layers.GaussianNoise(0.1), layers.LayerNormalization()]), "LayerNormalization"),
+        (make([lambda x: x[..., ::-1]]), "GetItem"),
+        (make([lambda x: x * 0.0]), "by 0"),
+        (make([layers.Resizing(SIZE, SIZE, "bicubic")], shape=(96, 96, 3)), "bicubic"),
+        (make([layers.Resizing(SIZE, SIZE, antialias=True)], shape=(96, 96, 3)), "antialiasing"),
+        (make([layers.Resizing(SIZE, SIZE)], shape=(96, 80, 3)), "80x96"),
+        (make([layers.CenterCrop(SIZE, SIZE)], shape=(SIZE + 3, SIZE + 3, 3)), "crops"),
+        (make([layers.Resizing(80, 80), layers.CenterCrop(SIZE, SIZE)], shape=(None, None, 3)), "crops"),
+        (make([layers.Normalization(axis=1)]), "other axes"),
+    ]:
+        with pytest.raises(CheckpointError, match=text):
+            read(model)
+
+
+def test_resizing_and_cropping(keras, make):
+    layers = keras.layers
+    fixed = read(make([layers.Resizing(SIZE, SIZE, "nearest")], shape=(96, 96, 3)))
+    assert (fixed.metadata.input_size, fixed.resize) == (96, Resize(SIZE, "nearest"))
+    any_size = read(make([layers.Resizing(SIZE, SIZE)], shape=(None, None, 3)))
+    assert (any_size.metadata.input_size, any_size.resize, any_size.metadata.preprocess) == (SIZE, None, "squash")
+    assert any("resizes images of any size" in note for note in any_size.metadata.notes)
+    resizing = layers.Resizing(80, 80, crop_to_aspect_ratio=True)
+    cropped = read(make([resizing, layers.CenterCrop(SIZE, SIZE)], shape=(None, None, 3)))
+    assert (cropped.metadata.input_size, cropped.metadata.crop_ratio) == (SIZE, 0.8)
+    assert cropped.metadata.preprocess == "crop"
+    cropped = read(make([layers.CenterCrop(SIZE, SIZE)], shape=(80, 80, 3)))
+    assert (cropped.metadata.input_size, cropped.metadata.crop_ratio, cropped.resize) == (SIZE, 0.8, None)
+    same = read(make([layers.Resizing(SIZE, SIZE), layers.CenterCrop(SIZE, SIZE)]))
+    assert (same.metadata.input_size, same.metadata.crop_ratio, same.resize) == (SIZE, None, None)
+
+
+def test_pixel_operations_in_any_order(keras, make):
+    layers = keras.layers
+
+    def statistics(*before):
+        metadata = read(make(before)).metadata
+        return (*metadata.mean, *metadata.std)
+
+    caffe = statistics(lambda x: x - 127.5)
+    assert caffe == pytest.approx((0.5,) * 3 + (1 / 255,) * 3)
+    inverted = statistics(layers.Normalization(mean=[0.5], variance=[0.25], invert=True), layers.Rescaling(1 / 255))
+    assert inverted == pytest.approx((-1 / 255,) * 3 + (2,) * 3)
+    negative = statistics(lambda x: -x / 255)
+    assert negative == pytest.approx((0, 0, 0, -1, -1, -1))
+    adapted = statistics(layers.Rescaling(1 / 255), layers.Normalization())  # 0.1 in the file
+    assert adapted == pytest.approx((0.1,) * 3 + (0.1**0.5,) * 3)
+
+
+def test_pixel_operations_for_values_from_0_to_1(keras, make):
+    """A network whose operations enlarge the range cannot take values up to 255."""
+    metadata = read(make([keras.layers.Normalization(mean=[0.485] * 3, variance=[0.05] * 3)])).metadata
+    assert metadata.mean == pytest.approx((0.485,) * 3)
+    assert metadata.std == pytest.approx((0.05**0.5,) * 3)
+    assert any("from 0 to 1" in note for note in metadata.notes)
+
+
+CHANGES = [
+    ("Conv2D", "conv1_conv", "strides", [1, 1]),
+    ("Conv2D", "conv1_conv", "padding", "same"),
+    ("Conv2D", "conv2_block1_2_conv", "dilation_rate", [2, 2]),
+    ("Conv2D", "conv2_block1_2_conv", "padding", "valid"),
+    ("Conv2D", "conv2_block1_1_conv", "use_bias", True),
+    ("Conv2D", "conv2_block1_1_conv", "activation", "relu"),
+    ("Conv2D", "conv3_block2_1_conv", "name", "stage3_conv"),
+    ("Conv2D", "conv3_block2_1_conv", "data_format", "channels_first"),
+    ("BatchNormalization", "bn", "epsilon", float("nan")),
+    ("BatchNormalization", "pool2_bn", "scale", False),
+    ("BatchNormalization", "pool2_bn", "axis", [1]),
+    ("Activation", "relu", "activation", "relu6"),
+    ("Activation", "conv3_block1_0_relu", "activation", "elu"),
+    ("AveragePooling2D", "pool3_pool", "strides", [1, 1]),
+    ("AveragePooling2D", "pool3_pool", "pool_size", [3, 3]),
+    ("MaxPooling2D", "pool1", "padding", "same"),
+    ("Concatenate", "conv2_block1_concat", "axis", 1),
+]
+
+
+@pytest.mark.parametrize(("class_name", "name", "field", "value"), CHANGES)
+def test_backbone_that_differs_is_refused(base, class_name, name, field, value):
+    config = json.loads(base.to_json())
+    read(config)
+    [layer] = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == name]
+    assert layer["class_name"] == class_name and layer["config"][field] != value
+    layer["config"][field] = layer[field] = value
+    with pytest.raises(CheckpointError, match="stem" if field == "strides" and name == "conv1_conv" else name):
+        read(config)
+
+
+def test_order_of_concatenation_is_checked(base):
+    config = json.loads(base.to_json())
+    [layer] = [layer for layer in config["config"]["layers"] if layer["name"] == "conv2_block1_concat"]
+    layer["inbound_nodes"][0]["args"][0].reverse()
+    with pytest.raises(CheckpointError, match="conv2_block1_concat"):
+        read(config)
+
+
+def test_epsilon_of_every_layer_is_read(base):
+    config = json.loads(base.to_json())
+    layers = {layer["name"]: layer["config"] for layer in config["config"]["layers"]}
+    layers["conv3_block1_1_bn"]["epsilon"], layers["bn"]["epsilon"] = 1e-5, 1e-3
+    assert read(config).bn_epsilons == {"conv3_block1_1_bn": 1e-5, "bn": 1e-3}
+
+
+def test_keras_hub_is_refused_with_a_hint():
+    for registered in ("keras_hub>DenseNetImageClassifier", "keras_hub>DenseNetBackbone"):
+        config = {"class_name": registered[10:], "registered_name": registered, "module": "keras_hub", "config": {}}
+        with pytest.raises(CheckpointError, match=r"KerasHub.*timm/densenet121"):
+            read(config)
+
+
+@pytest.fixture(scope="module")
+def full_config(keras, make):
+    """A configuration with all kinds of layers."""
+    layers = keras.layers
+    inner = keras.Sequential([layers.Rescaling(1 / 255), layers.Normalization(mean=[0.1] * 3, variance=[1.0] * 3)])
+    before = [inner, keras.applications.densenet.preprocess_input, layers.RandomFlip(), layers.Resizing(SIZE, SIZE)]
+    after = [
+        *(layers.GlobalAveragePooling2D(), layers.Dense(4), layers.BatchNormalization(), layers.LeakyReLU(0.1)),
+        *(layers.Dropout(0.1), layers.Dense(3), layers.Softmax()),
+    ]
+    return json.loads(make(before, after, shape=(96, 96, 3)).to_json())
+
+
+def places(value, path=()):
+    """Yield the path of every value in a configuration."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+JUNK = [None, True, 0, -1, 1 << 70, 1e300, "", "x", "\n", [], [[]], [1, 2, 3, 4], {}, {"class_name": "x", "config": {}}]
+
+
+def test_damaged_configuration_gives_one_error(full_config):
+    """Every value is replaced by others; whole subtrees are removed, duplicated, or moved."""
+    read(full_config)
+    rng = random.Random(0)
+    text = json.dumps(full_config)
+    paths = [path for path in places(full_config) if path]
+    refused = 0
+    for _ in range(1000):
+        config = json.loads(text)
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            *path, key = rng.choice(paths)
+            try:
+                parent = config
+                for step in path:
+                    parent = parent[step]
+                other = config
+                for step in rng.choice(paths):
+                    other = other[step]
+                replacement = copy.deepcopy(other) if rng.random() < 0.3 else rng.choice(JUNK)
+                if rng.random() < 0.2 and isinstance(parent, dict):
+                    del parent[key]
+                else:
+                    parent[key] = replacement
+            except (LookupError, TypeError):
+                continue
+        try:
+            read(config, rng.choice(JUNK))
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 600
+    assert refused > 200
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["Dense", "config"]),
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["class_name", "config", "layers", "name", "inbound_nodes", "input_layers", "output_layers"]
+            ),
+            children,
+            max_size=6,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON, JSON)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_json_gives_one_error(config, loss):
+    with pytest.raises(CheckpointError):
+        keras_config.read(config, loss, lambda layer, name: [0.1])
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"1" * 5000 + b"}", b" " * ((4 << 20) + 1), b"nul"]
+)
+def test_text_that_is_not_json_gives_one_error(text):
+    with pytest.raises(CheckpointError):
+        keras_serialization.parse_json(text)
+
+
+def test_models_nested_in_each_other_are_limited(full_config):
+    config = {"class_name": "Sequential", "config": {"name": "model", "layers": []}}
+    for _ in range(20):
+        config = {"class_name": "Sequential", "config": {"name": "model", "layers": [config]}}
+    with pytest.raises(CheckpointError, match="nested"):
+        read(config)
+
+
+def test_models_called_many_times_are_limited():
+    """Each level calls the next one ten times, so that inlining would need a billion layers."""
+    model = {"class_name": "Sequential", "config": {"name": "m", "layers": [{"class_name": "Flatten", "config": {}}]}}
+    for _ in range(8):
+        layers = [{"class_name": "InputLayer", "config": {}, "name": "i", "inbound_nodes": []}]
+        layers.append({**model, "name": "m", "inbound_nodes": [[["i", 0, 0, {}]]] * 10})
+        ends = {"input_layers": [["i", 0, 0]], "output_layers": [["m", 9, 0]]}
+        model = {"class_name": "Functional", "config": {"name": "m", "layers": layers, **ends}}
+    with pytest.raises(CheckpointError):
+        read(model)
