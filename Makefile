@@ -43,7 +43,7 @@ test-lowest: $(INSTALLED) ## Run every command and the quick tests with the lowe
 
 test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and load exported files in PyTorch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 timm==1.0.31 jax
-	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py tests/images/test_timm_transforms.py
+	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py tests/images/test_timm_transforms.py tests/weights/test_timm_folders.py
 
 smoke: $(INSTALLED) ## Run every command once
 	$(BIN)/python scripts/smoke_test.py $(BIN)/densenet
