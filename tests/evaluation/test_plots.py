@@ -10,7 +10,7 @@ from PIL import Image
 
 from densenet_cli.evaluation import plots
 from densenet_cli.labels import ClassLabel
-from tests.support.fake_classifier import FakeClassifier
+from tests.support.fake_classifier import FakeClassifier, FakeMultiLabelClassifier
 
 
 def random_report(classes, images=60, names=None):
@@ -19,6 +19,14 @@ def random_report(classes, images=60, names=None):
     if names:
         fake.labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
     return fake.evaluate(rng.integers(0, classes, images))
+
+
+def random_multi_label_report(classes, images=60, names=None):
+    rng = np.random.default_rng(0)
+    fake = FakeMultiLabelClassifier(rng.random((images, classes), np.float32))
+    if names:
+        fake.labels = tuple(ClassLabel(index, None, name) for index, name in enumerate(names))
+    return fake.evaluate(rng.integers(0, 2, (images, classes)))
 
 
 def pixels_of(png):
@@ -35,7 +43,24 @@ def test_any_number_of_classes(classes, draw):
     assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.parametrize("classes", [1, 2, 14, 21, 300])
+@pytest.mark.parametrize("draw", [plots.draw_roc_curves, plots.draw_precision_recall_curves])
+def test_curves_of_any_number_of_classes(classes, draw):
+    pixels = pixels_of(draw(random_multi_label_report(classes)))
+    assert pixels.shape[:2] == (900, 1275)
+    assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 5
+
+
+def test_curves_without_a_class():
+    """Without images of a class and others, there is no curve."""
+    report = FakeMultiLabelClassifier(np.array([[0.3, 0.7]], np.float32)).evaluate([[0, 1]])
+    for draw in (plots.draw_roc_curves, plots.draw_precision_recall_curves):
+        assert pixels_of(draw(report)).shape[:2] == (900, 1275)
+
+
 def test_any_names():
     names = ["$x^", "a" * 300, "\\frac{", "猫", "$\\alpha$", "%", "\udcff", "<b>", "{}", "_"]
     for draw in (plots.draw_confusion_matrix, plots.draw_reliability_diagram):
         pixels_of(draw(random_report(10, names=names)))
+    for draw in (plots.draw_roc_curves, plots.draw_precision_recall_curves):
+        pixels_of(draw(random_multi_label_report(10, names=names)))

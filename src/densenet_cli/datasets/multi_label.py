@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from densenet_cli.datasets.base import Dataset
 from densenet_cli.datasets.tables import (
@@ -31,6 +32,9 @@ NO_LABEL = "no finding"
 
 UNCERTAIN = -1
 """The value of a class that an annotator was not certain of (CheXpert)."""
+
+VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": 0, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
+"""Usual values of a class. Other ways to write these numbers are accepted, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,12 @@ class MultiLabelTable:
     def _read_label_column(self, table: Table, path_position: int, label_column: str | None) -> None:
         label_position = table.find_column("label", LABEL_COLUMNS, label_column)
         names_of: dict[str, tuple[str, set[str]]] = {}
+        split = cache(self._split)
         for number, row in table.rows():
             path, cell = self._path(row[path_position], number), row[label_position]
             check_unicode(cell, number, self._name)
             _, names = names_of.setdefault(self._normalize(path), (path, set()))
-            names.update(self._split(unicodedata.normalize("NFC", cell)))
+            names.update(split(unicodedata.normalize("NFC", cell)))
         all_names = sorted({name for _, names in names_of.values() for name in names})
         positions = self._resolver.resolve_all(all_names, f"labels in {self._name}")
         interned: dict[frozenset[int], frozenset[int]] = {}
@@ -175,11 +180,10 @@ class MultiLabelTable:
 
     def _value(self, text: str, column: str, line: int) -> int:
         """Return 1, 0, or ``UNCERTAIN``."""
-        words = {"": 0, "false": 0, "true": 1}
-        if (value := words.get(text.lower())) is not None:
-            return value
+        if text in VALUES:
+            return VALUES[text]
         try:
-            number = float(text)
+            number = VALUES[text.lower()] if text.lower() in VALUES else float(text)
         except ValueError:
             number = math.nan
         if number not in (UNCERTAIN, 0, 1):

@@ -6,9 +6,8 @@ Figures are created without pyplot, which would need a display and keep global s
 from __future__ import annotations
 
 import io
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,68 +163,69 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
 
 
 def draw_roc_curves(report: MultiLabelReport) -> bytes:
-    """Draw the share of a class that is found by the share of other images that is mistaken for it, for each class."""
-    figure, axes = _create_curves(report, "ROC AUC", lambda metrics: metrics.roc_auc)
-    for metrics, style in _curve_styles(report, lambda metrics: metrics.roc_auc):
+    """Draw the ROC curve of each class: true positive rate by false positive rate."""
+    figure, axes = _create_curves(report, "ROC AUC", report.mean_roc_auc)
+    names = []
+    for metrics, style in _curve_styles(report):
         curve = metrics.curve
         shares = curve.false_positives / curve.negatives, curve.true_positives / curve.positives
         axes.plot(*(np.append(0, values) for values in shares), **style)
+        names.append(f"{_abbreviate(metrics)} ({metrics.roc_auc:.3f})")
+    _add_legend(axes, names)
     axes.plot([0, 1], [0, 1], color=MUTED_COLOR, linewidth=1, linestyle="--")
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
-    return _finish_curves(figure, axes)
+    return _to_png(figure)
 
 
 def draw_precision_recall_curves(report: MultiLabelReport) -> bytes:
-    """Draw precision by recall for each class."""
-    figure, axes = _create_curves(report, "average precision", lambda metrics: metrics.average_precision)
-    for metrics, style in _curve_styles(report, lambda metrics: metrics.average_precision):
-        curve = metrics.curve
-        recall, precision = curve.true_positives / curve.positives, curve.precision
+    """Draw the precision by recall of each class."""
+    figure, axes = _create_curves(report, "average precision", report.mean_average_precision)
+    names = []
+    for metrics, style in _curve_styles(report):
+        recall, precision = metrics.curve.true_positives / metrics.curve.positives, metrics.curve.precision
         axes.plot(np.append(0, recall), np.append(precision[0], precision), drawstyle="steps-pre", **style)
+        names.append(f"{_abbreviate(metrics)} ({metrics.average_precision:.3f})")
+    _add_legend(axes, names)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    return _finish_curves(figure, axes)
+    return _to_png(figure)
 
 
-def _create_curves(
-    report: MultiLabelReport, name: str, value: Callable[[LabelMetrics], float | None]
-) -> tuple[Figure, Axes]:
+def _create_curves(report: MultiLabelReport, name: str, mean: float | None) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8.5, 6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    classes = report.averaged_classes
-    mean = np.mean([value(metrics) or 0.0 for metrics in classes]) if classes else math.nan
-    _set_title(axes, f"{report.model}: {report.images:,} images, mean {name} {mean:.3f}")
-    return figure, axes
-
-
-def _curve_styles(
-    report: MultiLabelReport, value: Callable[[LabelMetrics], float | None]
-) -> Iterator[tuple[LabelMetrics, dict[str, Any]]]:
-    """Yield the classes that have a curve, and how to draw it."""
-    classes = report.averaged_classes
-    has_names = len(classes) <= MAX_CURVES_WITH_NAMES
-    for number, metrics in enumerate(classes):
-        if has_names:
-            name = f"{_abbreviate(metrics)} ({value(metrics):.3f})"
-            yield metrics, {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--", "label": name}
-        else:
-            yield metrics, {"color": BAR_COLOR, "alpha": 0.3, "linewidth": 0.7}
-
-
-def _finish_curves(figure: Figure, axes: Axes) -> bytes:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.01)
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        legend = axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-    return _to_png(figure)
+    detail = "" if mean is None else f", mean {name} {mean:.3f}"
+    _set_title(axes, f"{report.model}: {report.images:,} images{detail}")
+    return figure, axes
+
+
+def _curve_styles(report: MultiLabelReport) -> Iterator[tuple[LabelMetrics, dict[str, Any]]]:
+    """Yield the classes that have a curve, and how to draw it."""
+    classes = report.averaged_classes
+    has_names = len(classes) <= MAX_CURVES_WITH_NAMES
+    for number, metrics in enumerate(classes):
+        if has_names:
+            yield metrics, {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        else:
+            yield metrics, {"color": BAR_COLOR, "alpha": 0.3, "linewidth": 0.7}
+
+
+def _add_legend(axes: Axes, names: list[str]) -> None:
+    if not 0 < len(names) <= MAX_CURVES_WITH_NAMES:
+        return
+    # Numbers at first, because matplotlib leaves out names that begin with an underscore.
+    numbers = list(map(str, range(len(names))))
+    legend = axes.legend(axes.lines, numbers, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
 def _format_percent(value: float, _position: float) -> str:
