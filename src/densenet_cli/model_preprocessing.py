@@ -104,6 +104,8 @@ def resolve(
             std=metadata.std or STD,
         )
     name = "the model" if file is None else to_unicode(str(file))
+    if file and file.with_name("config.json").exists():
+        name += " with its config.json"
     choose = _Choice(options, name)
     if config.classes:
         choose("activation", metadata.activation, config.activation)
