@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from densenet_cli import Classifier
 from densenet_cli.errors import OutputError
@@ -105,3 +106,18 @@ def test_an_exported_checkpoint_is_a_multi_label_model(weights, tmp_path):
     export(Classifier(weights=weights), tmp_path / "m.safetensors")
     contents = checkpoint.read(tmp_path / "m.safetensors")
     assert contents.config.is_multi_label and contents.metadata.activation == "sigmoid"
+
+
+def test_a_given_activation_is_stated_by_the_exported_file(weights, outputs, tmp_path):
+    """A state dict does not state its activation."""
+    pixels, expected = outputs
+    exported = tmp_path / "m.safetensors"
+    export(Classifier(weights=weights), exported)
+    save_file(load_file(exported), tmp_path / "state_dict.safetensors")
+    given = Classifier(weights=tmp_path / "state_dict.safetensors", activation="sigmoid")
+    np.testing.assert_allclose(given.run(pixels)["probabilities"], expected, atol=1e-5)
+    assert not Classifier(weights=tmp_path / "state_dict.safetensors").config.is_multi_label
+    export(given, exported, overwrite=True)
+    again = Classifier(weights=exported)
+    assert again.config.is_multi_label
+    np.testing.assert_allclose(again.run(pixels)["probabilities"], expected, atol=1e-5)
