@@ -245,7 +245,7 @@ class Classifier:
             of shape (classes,), and ``features`` of shape (rows, columns, channels).
         """
         if set(outputs) - {"features"}:
-            self._model.check_head()
+            self.check_head()
         crops = self.preprocessing.crops
 
         def load(source: S, index: int) -> Input:
@@ -313,6 +313,10 @@ class Classifier:
         self.selection(top_k)  # raises if the number is invalid
         head = self._model.engine.head
         return Explainer(self.model, self.labels, self.preprocessing, self.config, head, top_k, classes)
+
+    def check_head(self) -> None:
+        """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
+        self._model.check_head()
 
     def read_checkpoint(self) -> Checkpoint:
         """Read the checkpoint with its arrays. Raises ``CheckpointError``."""

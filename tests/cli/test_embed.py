@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from PIL import Image, ImageOps
 from densenet_cli import Classifier, variants
 from densenet_cli.layers import embedding_size
 from densenet_cli.output.vector_formats import VECTOR_FORMATS
+from densenet_cli.weights import safetensors
+from tests.conftest import SAMPLES
 from tests.support.command import densenet, restore_sigint
-from tests.support.networks import TINY
+from tests.support.networks import TINY, random_arrays
 from tests.test_docs import DOCS, blocks, rows
 
 EMBED_PAGE = DOCS / "reference" / "commands" / "embed.md"
@@ -222,3 +225,22 @@ class TestDocs:
         names = [f"photos/{name}" for name in ("cat.jpg", "broken.png", "dog.jpg")]
         densenet("embed", *names, "-o", "features.npy", "--weights", weights)
         assert Path("features.npy.sources.jsonl").read_text() == blocks(EMBED_PAGE, "jsonl")[0]
+
+
+def test_network_without_a_head(tmp_path):
+    """It gives vectors, and every other command refuses it before it writes anything."""
+    config = replace(TINY, classes=0)
+    arrays = {layer: values for layer, values in random_arrays(TINY).items() if layer != "predictions"}
+    weights = tmp_path / "backbone.safetensors"
+    safetensors.write(weights, arrays, config)
+    image, model = str(SAMPLES / "cat.jpg"), ["--weights", str(weights)]
+    assert densenet("embed", image, "-o", str(tmp_path / "v.npz"), *model).status == 0
+    assert np.load(tmp_path / "v.npz")["features"].shape[0] == 1
+    for command in (
+        ["predict", image, "-o", str(tmp_path / "out.jsonl")],
+        ["explain", image, "-o", str(tmp_path / "maps")],
+        ["export", "-o", str(tmp_path / "model.onnx")],
+    ):
+        result = densenet(*command, *model)
+        assert result.status == 3 and "include_top=False" in result.err
+        assert not list(tmp_path.glob("out*")) + list(tmp_path.glob("maps*")) + list(tmp_path.glob("model*"))

@@ -48,7 +48,7 @@ def test_json_records(weights, folder):
     result = densenet(*arguments, "--format", "json")
     first, second, broken = json.loads(result.out)
     assert result.status == 1
-    assert list(first) == ["source", "model", "width", "height", "maps"]
+    assert list(first) == ["source", "model", "width", "height", "method", "maps"]
     assert (first["source"], first["width"], first["height"]) == ("photos/a/1.jpg", 90, 60)
     assert first["maps"] == second["maps"]
     assert [class_map["rank"] for class_map in first["maps"]] == [1, 2]

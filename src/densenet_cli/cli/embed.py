@@ -59,7 +59,7 @@ def embed(
     # Check the output options before weights are downloaded.
     output_options = {"resume": resume, "overwrite": overwrite, "retry_errors": retry_errors}
     check_vectors(output, **output_options)
-    classifier = create_classifier(**model)
+    classifier = create_classifier(needs_head=False, **model)
     width = embedding_size(classifier.config)
     try:
         with open_vectors(output, model_settings(classifier, model), width, **output_options) as vectors:

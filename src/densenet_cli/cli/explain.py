@@ -73,8 +73,8 @@ def explain(
 
     SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
     Each map is drawn over the original image, from dark (low evidence) to bright (high evidence). Regions outside the
-    model's input are gray. For a DenseNet, the maps are exact: the mean of a map plus the bias of its class is the
-    logit.
+    model's input are gray. The maps are exact for a head of global average pooling and one dense layer: the mean of a
+    map plus the bias of its class is the logit. Other heads get Grad-CAM.
 
     \b
     Examples:

@@ -229,16 +229,18 @@ def _echo_assumptions(classifier: Classifier, assumptions: list[str]) -> None:
             echo_info(note)
 
 
-def create_classifier(**options: Any) -> Classifier:
+def create_classifier(*, needs_head: bool = True, **options: Any) -> Classifier:
     """Create the classifier that ``model_options`` describe. Downloads of weights show their progress.
 
-    The classifier is closed when the command ends.
+    The classifier is closed when the command ends. If the command ``needs_head``, a network without one is an error.
     """
     from densenet_cli.classifier import Classifier
     from densenet_cli.cli.progress import ProgressBar
 
     with ProgressBar("download") as progress:
         classifier = Classifier(**options, progress=progress.update_download)
+    if needs_head:
+        classifier.check_head()
     _echo_assumptions(classifier, _assumptions(classifier, options))
     click.get_current_context().call_on_close(classifier.close)
     return classifier
