@@ -73,7 +73,7 @@ site: $(INSTALLED) ## Build the documentation site in site/
 benchmark: $(INSTALLED) ## Compare speed and memory with Keras (about 20 minutes)
 	$(BIN)/python benchmarks/run.py
 
-check-published: $(INSTALLED) ## Compare the published weights with keras.applications (needs internet access)
+check-published: $(INSTALLED) ## Compare the published weights with Keras and timm (needs internet access)
 	$(BIN)/python scripts/check_published.py
 
 wheel: $(INSTALLED) ## Build the wheel in dist/

@@ -1,11 +1,18 @@
-"""Compare the published weights with ``keras.applications``: ``make check-published``. Needs internet access.
+"""Compare the published weights with the libraries that publish them: ``make check-published``. Needs internet access.
 
-The script downloads the three files, verifies their MD5, and compares both engines with ``weights="imagenet"`` on the
-sample images. It prints the top class of each image and exits with status 1 if a difference exceeds the limits.
+The script downloads the weights of Keras and timm and verifies their checksums. It compares both engines with
+``keras.applications`` on the same pixels, and with timm (if it is installed) from image files to probabilities. It
+exits with status 1 if a difference exceeds the limits.
+
+It also prints the published accuracies on ImageNet's validation set. ``--imagenet FOLDER``, with one folder per class,
+measures them.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,14 +24,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from PIL import Image
+from published_accuracies import print_accuracies
 
 from densenet_cli import engines, labels, variants
-from densenet_cli.weights import store
+from densenet_cli.classifier import Classifier
+from densenet_cli.weights import hub, store
 
 SAMPLES = Path(__file__).parents[1] / "sample_images"
 MAX_PROBABILITY_DIFFERENCE = 1e-5
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Relative to the range of the logits of an image."""
+
+TIMM_MODELS = (
+    "densenet121.tv_in1k",
+    "densenet161.tv_in1k",
+    "densenet169.tv_in1k",
+    "densenet201.tv_in1k",
+    "densenet121.ra_in1k",
+    "densenetblur121d.ra_in1k",
+)
 
 
 def load_reference(name: str) -> keras.Model:
@@ -34,7 +53,7 @@ def load_reference(name: str) -> keras.Model:
 
 
 def check(name: str, images: Sequence[Path]) -> bool:
-    """Compare both engines on the images, print the differences, and return whether they are within the limits."""
+    """Compare both engines with Keras, print the differences, and return whether they are within the limits."""
     variant = variants.get(name)
     path = store.download(variant)
     assert variant.weights
@@ -50,18 +69,75 @@ def check(name: str, images: Sequence[Path]) -> bool:
     for engine_name in engines.ENGINES:
         engine = engines.create(engine_name, path, variant.config, threads=os.cpu_count() or 1)
         probabilities, logits = engine.run(batch, ("probabilities", "logits")).values()
-        difference = np.abs(probabilities - expected).max()
-        logit_range = np.ptp(expected_logits, axis=1, keepdims=True)
-        logit_difference = (np.abs(logits - expected_logits) / logit_range).max()
-        same_top_5 = bool((np.argsort(-probabilities)[:, :5] == np.argsort(-expected)[:, :5]).all())
-        ok = bool(difference <= MAX_PROBABILITY_DIFFERENCE and logit_difference <= MAX_LOGIT_DIFFERENCE and same_top_5)
-        all_ok &= ok
-        print(
-            f"  {engine_name:<10} maximum difference: probabilities {difference:.1e}, logits {logit_difference:.1e} "
-            f"of their range; top 5 {'identical' if same_top_5 else 'different'}: {'ok' if ok else 'FAILED'}"
-        )
+        all_ok &= _compare(engine_name, probabilities, logits, expected, expected_logits)
     _print_top_classes(images, expected)
     return all_ok
+
+
+def check_timm(name: str, images: Sequence[Path]) -> bool:
+    """Compare both engines with timm, or without it with each other, print the differences, and return the verdict.
+
+    Every side decodes, resizes, and crops the image files itself. Images with a color profile are left out, because
+    timm ignores the profile.
+    """
+    images = [image for image in images if "icc_profile" not in Image.open(image).info]
+    url = f"hf://timm/{name}"
+    path = hub.download(hub.parse_url(url))
+    print(f"{url}: {path.stat().st_size:,} bytes, commit {path.parent.name}, SHA-256 {path.resolve().name}")
+    results = {}
+    for engine_name in engines.ENGINES:
+        with Classifier(weights=url, engine=engine_name, exact=True) as classifier:
+            pixels = np.concatenate([classifier.load(image) for image in images])
+            results[engine_name] = tuple(classifier.run(pixels, ("probabilities", "logits")).values())
+    if importlib.util.find_spec("timm"):
+        expected, expected_logits = run_timm(path, images)
+    else:
+        print("  timm is not installed: the engines are compared with each other")
+        expected, expected_logits = results.pop(next(iter(engines.ENGINES)))
+    verdicts = [_compare(engine_name, *outputs, expected, expected_logits) for engine_name, outputs in results.items()]
+    _print_top_classes(images, expected)
+    return all(verdicts)
+
+
+def run_timm(path: Path, images: Sequence[Path]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the probabilities and logits of timm for image files, with timm's own preprocessing.
+
+    Args:
+        path: The checkpoint, with its ``config.json`` beside it.
+        images: The image files.
+    """
+    import timm
+    import torch
+    from timm.data import create_transform, resolve_data_config
+
+    config = json.loads(path.with_name("config.json").read_bytes())
+    model = timm.create_model(config["architecture"], pretrained=False, num_classes=config["num_classes"]).eval()
+    timm.models.load_checkpoint(model, str(path))
+    transform = create_transform(**resolve_data_config(pretrained_cfg=config["pretrained_cfg"]))
+    batch = torch.stack([transform(Image.open(image).convert("RGB")) for image in images])
+    with torch.inference_mode():
+        logits = model(batch)
+    return logits.softmax(dim=1).numpy(), logits.numpy()
+
+
+def _compare(
+    name: str,
+    probabilities: np.ndarray[Any, Any],
+    logits: np.ndarray[Any, Any],
+    expected: np.ndarray[Any, Any],
+    expected_logits: np.ndarray[Any, Any],
+) -> bool:
+    """Print the differences between an engine and a reference, and return whether they are within the limits."""
+    difference = np.abs(probabilities - expected).max()
+    logit_range = np.ptp(expected_logits, axis=1, keepdims=True)
+    logit_difference = (np.abs(logits - expected_logits) / logit_range).max()
+    same_top_5 = bool((np.argsort(-probabilities)[:, :5] == np.argsort(-expected)[:, :5]).all())
+    ok = bool(difference <= MAX_PROBABILITY_DIFFERENCE and logit_difference <= MAX_LOGIT_DIFFERENCE and same_top_5)
+    print(
+        f"  {name:<10} maximum difference: probabilities {difference:.1e}, logits {logit_difference:.1e} "
+        f"of their range; top 5 {'identical' if same_top_5 else 'different'}: {'ok' if ok else 'FAILED'}"
+    )
+    return ok
 
 
 def _print_top_classes(images: Sequence[Path], probabilities: np.ndarray[Any, Any]) -> None:
@@ -71,9 +147,14 @@ def _print_top_classes(images: Sequence[Path], probabilities: np.ndarray[Any, An
 
 
 def main() -> int:
-    """Check every published variant and return the exit status."""
+    """Check all published weights and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--imagenet", type=Path, metavar="FOLDER", help="ImageNet's validation set")
+    folder = parser.parse_args().imagenet
     images = sorted(SAMPLES.glob("*.jpg"))
-    results = [check(name, images) for name in variants.downloadable()]
+    results = [check(name, images) for name in variants.downloadable() if variants.get(name).weights]
+    results += [check_timm(name, images) for name in TIMM_MODELS]
+    results.append(print_accuracies(folder))
     return 0 if all(results) else 1
 
 

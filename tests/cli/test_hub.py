@@ -143,8 +143,8 @@ def test_cache_lists_and_removes_repositories(server, tmp_path):
     assert "is not in" in densenet("cache", "--remove", URL).err
 
 
-def test_cache_lists_used_repositories_with_other_names(server, monkeypatch):
-    monkeypatch.setattr("tests.support.hub.REPOSITORY", "me/cats")
+def test_cache_lists_used_repositories_with_other_names(server):
+    server.repository = "me/cats"
     hub.get_files("hf://me/cats")
     assert "me/cats" in densenet("cache").out
 

@@ -35,6 +35,7 @@ class Hub:
 
     Attributes:
         files: Name -> content, at the only commit.
+        repository: The name of the repository.
         commit: The commit.
         revisions: The names of the commit.
         token: The token that is required, or None.
@@ -47,6 +48,7 @@ class Hub:
     """
 
     files: dict[str, bytes]
+    repository: str = REPOSITORY
     commit: str = COMMIT
     revisions: tuple[str, ...] = ("main",)
     token: str | None = None
@@ -101,7 +103,7 @@ class Hub:
         sent = request.headers.get("authorization")
         if sent is not None and sent != f"Bearer {self.token}":
             return 401, "Invalid credentials in Authorization header"
-        if repository != REPOSITORY:
+        if repository != self.repository:
             return (404 if sent else 401), "RepoNotFound"
         if self.token and self.gated:
             return (403 if sent else 401), "GatedRepo"
