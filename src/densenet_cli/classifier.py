@@ -36,7 +36,8 @@ class Classifier:
     Args:
         variant: Name of a variant, such as ``169`` or ``tiny``. Defaults to ``121``, or to the variant that ``weights``
             contains. If both are given, they must match.
-        weights: Checkpoint file (HDF5, ``.keras``, or safetensors) to use instead of the variant's published weights.
+        weights: Checkpoint to use instead of the variant's published weights: a file, a folder that contains one, or
+            ``hf://ORGANIZATION/NAME`` on the Hugging Face Hub.
         labels: File of class names (text, JSON, YAML, or CSV), to use instead of the model's labels.
         engine: ``onnx`` (the default) or ``tensorflow``.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
@@ -70,7 +71,7 @@ class Classifier:
         WeightsError: The weights are unavailable or do not fit the variant.
 
     Attributes:
-        model: Name in results, such as ``densenet121``, or the file name of the checkpoint without its suffix.
+        model: Name in results, such as ``densenet121``, or the name of the checkpoint's file, folder, or repository.
         weights: Path of the checkpoint.
         config: Configuration of the network.
         metadata: What the checkpoint states besides the network.

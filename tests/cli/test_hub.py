@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from densenet_cli import Classifier, variants
 from densenet_cli.weights import download, hub, safetensors
 from tests.support import servers
 from tests.support.command import densenet, run_process
 from tests.support.hub import COMMIT, REPOSITORY, Hub, checksum
 from tests.support.images import photograph
-from tests.support.networks import TINY, random_arrays
+from tests.support.networks import TINY, random_arrays, tiny_variant
 
 URL = f"hf://{REPOSITORY}"
 TOKEN = "hf_secret"
@@ -156,3 +159,26 @@ def test_cache_verifies_repositories(server):
     result = densenet("cache", "--verify")
     assert result.status == 3 and str(blob) in result.err
     assert blob.name == checksum(server.files["model.safetensors"])
+
+
+def test_variant_on_the_hub(server, image, model):
+    variant = tiny_variant("on-the-hub", repository=REPOSITORY)
+    with variants.register(variant):
+        with Classifier("on-the-hub") as classifier:
+            assert classifier.model == "densenet" + variant.name
+            assert classifier.weights.read_bytes() == model
+
+
+def test_plain_checkpoint_does_not_import_the_hub(image, model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model)
+    script = f"""
+import sys
+from densenet_cli import Classifier
+Classifier(weights={str(path)!r}).predict({str(image)!r})
+package = ("http", "weights.store", "weights.download", "weights.hub", "weights.hub_cache", "weights.folders")
+print(sorted({{"requests", *(f"densenet_cli.{{name}}" for name in package)}} & set(sys.modules)))
+"""
+    for _ in range(2):
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == "[]"

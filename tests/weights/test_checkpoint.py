@@ -17,7 +17,7 @@ from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.labels import ClassLabel
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import checkpoint, safetensors
+from densenet_cli.weights import checkpoint, recognition, safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
@@ -123,6 +123,18 @@ def test_ambiguous_stem_is_taken_from_metadata_or_variant(tmp_path):
     assert checkpoint.read(path).config == config
     message = error_message(path, replace(config, stem="cifar"))
     assert "'small'" in message and "'cifar'" in message
+
+
+def test_deep_stem_needs_a_variant(tmp_path):
+    """A blur filter is not stored, and a variant with the same layers does not tell whether there is one."""
+    config = replace(variants.get("blur121d").config, classes=3)
+    with pytest.raises(CheckpointError, match="deep, deep-blur"):
+        recognition.infer_config(array_shapes(config))
+    for stem in ("deep", "deep-blur"):
+        small = replace(CONFIG, stem=stem)
+        path = write(tmp_path, "published.h5", unscaled_arrays(small), small)
+        assert "`variant`" in error_message(path)
+        assert checkpoint.read(path, small).config == small
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
