@@ -163,10 +163,9 @@ def test_cache_verifies_repositories(server):
 
 def test_variant_on_the_hub(server, image, model):
     variant = tiny_variant("on-the-hub", repository=REPOSITORY)
-    with variants.register(variant):
-        with Classifier("on-the-hub") as classifier:
-            assert classifier.model == "densenet" + variant.name
-            assert classifier.weights.read_bytes() == model
+    with variants.register(variant), Classifier("on-the-hub") as classifier:
+        assert classifier.model == "densenet" + variant.name
+        assert classifier.weights.read_bytes() == model
 
 
 def test_plain_checkpoint_does_not_import_the_hub(image, model, tmp_path):
