@@ -161,6 +161,7 @@ def main() -> None:
     from monai.networks.nets import DenseNet as MonaiDenseNet
 
     size = {"init_features": 4, "growth_rate": 2, "block_config": (1, 2), "out_channels": CLASSES}
+    monai_size = size
     monai = randomize(MonaiDenseNet(spatial_dims=2, in_channels=1, **size), 5)
     record("monai.pt", monai.state_dict(), monai, channels=1)
     volumes = MonaiDenseNet(spatial_dims=3, in_channels=1, **size)
@@ -175,6 +176,25 @@ def main() -> None:
     blurred = randomize(TimmDenseNet(**size, aa_layer=BlurPool2d), 7)
     record("blurred-stem.pth", blurred, blurred)
 
+    head = new(10)
+    features = head.classifier.in_features
+    head.classifier = nn.Sequential(
+        nn.BatchNorm1d(features, eps=0.01),
+        nn.Dropout(0.5),
+        nn.Linear(features, 6),
+        nn.Sequential(nn.LeakyReLU(0.2), nn.BatchNorm1d(6)),
+        nn.Linear(6, 4, bias=False),
+        nn.Sigmoid(),
+    )
+    head.features.norm0.eps = 0.05
+    record("module-with-head.pth", nn.DataParallel(randomize(head, 10)), head)
+    whole = randomize(MonaiDenseNet(spatial_dims=2, in_channels=1, **monai_size), 11)
+    record("module-monai.pt", {"epoch": 1, "model": whole}, whole, channels=1, **stream)
+    maximum = randomize(TimmDenseNet(growth_rate=2, block_config=(1, 2), num_classes=CLASSES, global_pool="max"), 12)
+    record("module-max-pool.pth", maximum, maximum)
+    other = new(13)
+    other.classifier = nn.Sequential(nn.Linear(features, 6), nn.Hardswish(), nn.Linear(6, CLASSES))
+    torch.save(other, FOLDER / "refused-head.pth")
     torch.jit.save(torch.jit.trace(network, images[3]), FOLDER / "refused-torchscript.pt")
     torch.save({"optimizer": optimizer_state(new(1)), "epoch": 1}, FOLDER / "refused-optimizer.pth")
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict(), FOLDER / "refused-other.pth")

@@ -44,7 +44,7 @@ def test_outputs_equal_those_of_pytorch(name):
     if name == "headless.pth":
         features = logits(DATA / name, output="features")
         np.testing.assert_allclose(features, np.maximum(EXPECTED[name], 0), atol=1e-5)
-    elif name == "chexnet.pth.tar":
+    elif name in ("chexnet.pth.tar", "module-with-head.pth"):
         np.testing.assert_allclose(1 / (1 + np.exp(-logits(DATA / name))), EXPECTED[name], atol=1e-5)
     else:
         np.testing.assert_allclose(logits(DATA / name, config), EXPECTED[name], rtol=1e-5, atol=1e-5)
@@ -57,6 +57,8 @@ def test_a_wrong_reading_would_be_noticed(monkeypatch):
     assert np.abs(logits(DATA / "timm-training.pth.tar") - expected).max() > 1e-2
     config = replace(CONFIG, stem="deep-blur")
     assert np.abs(logits(DATA / "deep-stem.pth", config) - EXPECTED["deep-stem.pth"]).max() > 1e-4
+    monkeypatch.setattr("densenet_cli.weights.torch_names._epsilon", lambda *_: {})
+    assert np.abs(logits(DATA / "module-with-head.pth") - EXPECTED["module-with-head.pth"]).max() > 1e-2
     monkeypatch.setattr("densenet_cli.weights.torch_names.TORCH_EPSILON", BN_EPSILON + 1e-3)
     assert np.abs(logits(DATA / "zip.pth") - EXPECTED["zip.pth"]).max() > 1e-4
 
@@ -71,9 +73,19 @@ def test_what_was_assumed_is_noted():
     assert "torchvision.models.densenet.DenseNet" in " ".join(checkpoint.read(DATA / "module.pth").metadata.notes)
 
 
+def test_whole_models_state_their_head_and_pooling():
+    config = checkpoint.read(DATA / "module-with-head.pth").config
+    assert [layer.kind for layer in config.head] == ["batch_norm", "dense", "leaky_relu", "batch_norm", "dense"]
+    assert config.head[2].alpha == 0.2 and config.activation == "sigmoid"
+    assert checkpoint.read(DATA / "module-with-head.pth").metadata.activation == "sigmoid"
+    assert checkpoint.read(DATA / "module-max-pool.pth").config.pooling == "max"
+    assert checkpoint.read(DATA / "blurred-stem.pth").config.stem == "deep-blur"
+
+
 @pytest.mark.parametrize(
     ("name", "fact"),
     [
+        ("refused-head.pth", "Hardswish"),
         ("refused-volumes.pt", "(7, 7, 7)"),
         ("refused-torchscript.pt", "TorchScript"),
         ("refused-optimizer.pth", "optimizer"),
@@ -304,6 +316,26 @@ def test_model_that_contains_itself_is_rejected(tmp_path):
 def test_other_kinds_of_files_are_named(tmp_path, content, fact):
     (tmp_path / "densenet121.pth").write_bytes(content)
     assert fact in error_message(tmp_path / "densenet121.pth")
+
+
+HOSTILE_CLASSES = [
+    {"classifier": writer.Call("torch.nn", "Sequential", state={"_modules": {}})},
+    {"classifier": writer.Call("builtins", "eval", "1", state={"_modules": {}, "_parameters": {"weight": 5}})},
+    {
+        "global_pool": writer.Call(
+            "timm.layers", "SelectAdaptivePool2d", state={"_modules": {}, "pool_type": "catavgmax"}
+        )
+    },
+    {"global_pool": writer.Call("timm.layers", "SelectAdaptivePool2d", state={"_modules": {}, "pool_type": ["avg"]})},
+]
+
+
+@pytest.mark.parametrize("modules", HOSTILE_CLASSES, ids=range(len(HOSTILE_CLASSES)))
+def test_invalid_modules(tmp_path, arrays, modules):
+    state = writer.state_dict(arrays, CONFIG)
+    model = {"_modules": {**modules}, "_parameters": state, "_buffers": {}}
+    writer.write_archive(tmp_path / "x.pt", writer.Call("torchvision.models.densenet", "DenseNet", state=model))
+    error_message(tmp_path / "x.pt")
 
 
 def test_unknown_storage_types(tmp_path, arrays):

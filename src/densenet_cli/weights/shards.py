@@ -105,8 +105,8 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
                 if shard.endswith(".safetensors"):
                     stored, _ = stack.enter_context(safetensors.open_tensors(path))
                 else:
-                    stored, shard_notes = stack.enter_context(torch_files.open_tensors(path, is_shard=True))
-                    notes += shard_notes
+                    stored, state = stack.enter_context(torch_files.open_tensors(path, is_shard=True))
+                    notes += state.notes
             except CheckpointError as error:
                 raise CheckpointError(f"Shard {shard}: {error}") from error
             for name in (name for name, file in weight_map.items() if file == shard):

@@ -24,7 +24,7 @@ from densenet_cli.weights import pickles, torch_names, zip_archives
 from densenet_cli.weights.contents import CheckpointContents, StoredArray, damaged_file_error
 from densenet_cli.weights.pickles import Global, Instance
 from densenet_cli.weights.torch_names import Tensors
-from densenet_cli.weights.torch_state import Storage, Tensor, find_state_dict
+from densenet_cli.weights.torch_state import StateDict, Storage, Tensor, find_state_dict
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -84,22 +84,22 @@ class TorchFile(NamedTuple):
 @contextmanager
 def open_contents(path: Path) -> Iterator[CheckpointContents]:
     """Open a file of ``torch.save``. Raises ``CheckpointError`` if it is invalid or contains no DenseNet."""
-    with open_tensors(path) as (tensors, notes):
-        yield torch_names.contents(tensors, path.stat().st_size, notes)
+    with open_tensors(path) as (tensors, state):
+        yield torch_names.contents(tensors, path.stat().st_size, state.notes, state.classes)
 
 
 @contextmanager
-def open_tensors(path: Path, is_shard: bool = False) -> Iterator[tuple[Tensors, list[str]]]:
-    """Open a file and return the arrays of its state dict, and notes. See ``find_state_dict``."""
+def open_tensors(path: Path, is_shard: bool = False) -> Iterator[tuple[Tensors, StateDict]]:
+    """Open a file, and return the arrays of its state dict and the state dict itself. See ``find_state_dict``."""
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
         file.seek(0)
         contents = _read_archive(path, file) if is_archive else _read_stream(file)
-        state, notes = find_state_dict(contents.root, is_shard)
+        state = find_state_dict(contents.root, is_shard)
         file_size = os.fstat(file.fileno()).st_size
-        tensors = {name: _stored(file, tensor, contents) for name, tensor in state.items()}
-        _check_spans(state, file_size)
-        yield tensors, notes
+        tensors = {name: _stored(file, tensor, contents) for name, tensor in state.tensors.items()}
+        _check_spans(state.tensors, file_size)
+        yield tensors, state
 
 
 def _read_archive(path: Path, file: BinaryIO) -> TorchFile:

@@ -12,7 +12,7 @@ with a note.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ import numpy as np
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
-from densenet_cli.topology import DenseNetConfig
+from densenet_cli.topology import DenseNetConfig, HeadLayer
+from densenet_cli.weights import torch_heads
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
+from densenet_cli.weights.torch_heads import HeadModules, ModuleClass
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -101,13 +103,16 @@ def own_layers(tensors: Tensors) -> StoredLayers:
     return layers
 
 
-def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) -> CheckpointContents:
+def contents(
+    tensors: Tensors, available_bytes: int, notes: Iterable[str] = (), classes: Mapping[str, ModuleClass] | None = None
+) -> CheckpointContents:
     """Return the contents of a state dict.
 
     Args:
         tensors: All arrays.
         available_bytes: The size of the files that contain them.
         notes: What the reader of the format assumed or ignored.
+        classes: The class of every module, if the file contains a whole model, which states more than a state dict.
 
     Raises:
         CheckpointError: It is not a DenseNet, or contains arrays whose use is not known.
@@ -118,6 +123,7 @@ def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) 
     _check_axes(tensors[features + FIRST_ARRAY].shape)
     backbone: StoredLayers = {}
     others: Modules = {}
+    epsilons: dict[str, float] = {}
     stem = None
     for module, arrays in _modules(tensors).items():
         name = module.removeprefix(features)
@@ -126,18 +132,37 @@ def contents(tensors: Tensors, available_bytes: int, notes: Iterable[str] = ()) 
             continue
         if module.startswith(features) and (features or BACKBONE_NAME.match(f"{name}.")):
             _add_layer(backbone, keras_name(name), module, arrays)
+            epsilons.update(_epsilon(classes, module, keras_name(name)))
         else:
             others[module] = arrays
     scope = _parent(features.removesuffix("."))
-    head = _find_head(others, scope)
-    if head is not None:
-        _add_layer(backbone, "predictions", head, _with_bias(others.pop(head)))
-        scope = _common_prefix(scope, _parent(head))
+    heads = _find_heads(others, scope)
+    head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
+    names = _head_names([layer for layer, _ in head.layers])
+    for name, (layer, module) in zip(names, head.layers, strict=True):
+        if module in others:
+            _add_layer(backbone, name, module, _with_bias(others.pop(module)))
+            epsilons.update(_epsilon(classes, module, name))
+            scope = _common_prefix(scope, _parent(module))
+        elif layer.kind in ("dense", "batch_norm"):
+            raise CheckpointError(f"The arrays of {module!r:.100} are missing.")
     _check_other_layers(others, scope)
     ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
     notes = [*notes, *([f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else [])]
-    metadata = ModelMetadata(notes=tuple(notes))
-    return CheckpointContents(backbone, available_bytes, metadata=metadata, bn_epsilon=TORCH_EPSILON, stem=stem)
+    layers = tuple(
+        layer._replace(units=backbone[name]["kernel"].shape[1] if layer.kind == "dense" else 0)
+        for name, (layer, _) in zip(names, head.layers, strict=True)
+    )
+    return CheckpointContents(
+        backbone,
+        available_bytes,
+        metadata=ModelMetadata(notes=tuple(notes), activation=head.activation),
+        bn_epsilon=TORCH_EPSILON,
+        pooling=head.pooling,
+        bn_epsilons=epsilons,
+        head=layers if classes and layers else None,
+        stem=stem,
+    )
 
 
 def is_densenet(names: Iterable[str]) -> bool:
@@ -212,17 +237,45 @@ def _is_blur_filter(name: str, arrays: Tensors) -> bool:
     return name == "pool0.1" and set(arrays) == {"filt"} and arrays["filt"].shape[1:] == (1, 3, 3)
 
 
-def _find_head(modules: Modules, scope: str) -> str | None:
-    """Return the only layer with a matrix, or None. Those outside ``scope`` count if there are none inside."""
+def _find_heads(modules: Modules, scope: str) -> list[str]:
+    """Return the layers with a matrix. Those outside ``scope`` count if there are none inside."""
     matrices = [name for name, arrays in modules.items() if "weight" in arrays and len(arrays["weight"].shape) == 2]
-    inside = [name for name in matrices if name.startswith(scope)]
-    heads = inside or matrices
+    return [name for name in matrices if name.startswith(scope)] or matrices
+
+
+def _single_layer(heads: list[str]) -> HeadModules:
+    """Return the head of a state dict: one dense layer or none."""
     if len(heads) > 1:
         raise CheckpointError(
             f"It has several layers after the backbone ({_listed(heads)}). A state dict does not state what is computed"
-            " between them, such as an activation, so only a head of one dense layer is supported."
+            " between them, such as an activation. Save the whole model with torch.save(model, path)."
         )
-    return heads[0] if heads else None
+    return HeadModules([(HeadLayer("dense"), name) for name in heads], None, None)
+
+
+def _read_head(classes: Mapping[str, ModuleClass], heads: list[str], scope: str) -> HeadModules:
+    """Return the head of a whole model: the module of the model that contains all dense layers."""
+    pooling = torch_heads.timm_pooling(classes, scope)
+    start = len(scope) if all(name.startswith(scope) for name in heads) else 0
+    names = {name[:start] + name[start:].partition(".")[0] for name in heads}
+    if len(names) > 1:
+        raise CheckpointError(f"The model has several heads ({_listed(sorted(names))}).")
+    if not names:
+        return HeadModules([], pooling, None)
+    head = torch_heads.read_head(classes, names.pop())
+    return head._replace(pooling=head.pooling or pooling)
+
+
+def _epsilon(classes: Mapping[str, ModuleClass] | None, module: str, name: str | None) -> dict[str, float]:
+    """Return the value that a batch norm of a whole model adds to its variances, if the file states it."""
+    value = classes[module].options.get("eps") if classes and module in classes else None
+    return {name: value} if name and type(value) is float and 0 < value < 1 else {}
+
+
+def _head_names(layers: list[HeadLayer]) -> list[str]:
+    """Return the names of the layers of a head, see ``DenseNetConfig.head_layers``."""
+    last = max((number for number, layer in enumerate(layers) if layer.kind == "dense"), default=-1)
+    return ["predictions" if number == last else f"head_{number + 1}" for number in range(len(layers))]
 
 
 def _check_other_layers(modules: Modules, scope: str) -> None:
@@ -238,7 +291,7 @@ def _check_other_layers(modules: Modules, scope: str) -> None:
 
 def _with_bias(arrays: Tensors) -> Tensors:
     """Add a bias of zeros to a dense layer without bias."""
-    if "bias" in arrays or not arrays["weight"].shape[0]:
+    if "bias" in arrays or len(arrays["weight"].shape) != 2:
         return arrays
     units = arrays["weight"].shape[:1]
     return {**arrays, "bias": StoredArray(units, "float32", lambda: np.zeros(units, np.float32))}

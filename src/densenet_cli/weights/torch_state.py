@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.pickles import Instance
+from densenet_cli.weights.torch_heads import ModuleClass
 from densenet_cli.weights.torch_names import MAX_TENSORS, describe_names, is_densenet
 
 AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -43,11 +44,22 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-State = dict[str, Tensor]
+class StateDict(NamedTuple):
+    """A state dict.
+
+    Attributes:
+        tensors: Name -> array.
+        notes: How it was found, a sentence each.
+        classes: Name of a module -> its class, if the file contains a whole model.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
+    classes: dict[str, ModuleClass]
 
 
-def find_state_dict(root: Any, is_shard: bool = False) -> tuple[State, list[str]]:
-    """Return the state dict of a DenseNet, and notes about how it was found.
+def find_state_dict(root: Any, is_shard: bool = False) -> StateDict:
+    """Return the state dict of a DenseNet.
 
     Args:
         root: The object in the file.
@@ -56,18 +68,18 @@ def find_state_dict(root: Any, is_shard: bool = False) -> tuple[State, list[str]
     Raises:
         CheckpointError: The file contains no DenseNet.
     """
-    state, notes = _state(root)
-    if is_shard or is_densenet(state):
-        return state, notes
+    state = _state(root)
+    if is_shard or is_densenet(state.tensors):
+        return state
     if isinstance(root, Instance) and root.items:
         root = root.items
-    names = list(state)
+    names = list(state.tensors)
     if isinstance(root, dict):
         for key in STATE_KEYS:
-            state, notes = _state(root.get(key))
-            if is_densenet(state):
-                return state, [f"The weights are those in {key!r}.", *notes]
-            names += state
+            state = _state(root.get(key))
+            if is_densenet(state.tensors):
+                return state._replace(notes=[f"The weights are those in {key!r}.", *state.notes])
+            names += state.tensors
         if not names and any(key in root for key in OPTIMIZER_KEYS):
             raise CheckpointError("The file contains an optimizer but no model. Use the file with the model's weights.")
         if not names:
@@ -76,25 +88,26 @@ def find_state_dict(root: Any, is_shard: bool = False) -> tuple[State, list[str]
     raise CheckpointError(f"It is not a DenseNet with torchvision's names. {describe_names(names)}")
 
 
-def _state(value: Any) -> tuple[State, list[str]]:
-    """Return the arrays of a state dict or a whole model, and notes."""
+def _state(value: Any) -> StateDict:
+    """Return a state dict, or that of a whole model. It is empty for other objects."""
     if isinstance(value, Instance) and _is_module(value):
-        return _module_state(value), [
-            f"The file contains a model of class {value.type_name!r:.200}. Only its arrays are read."
-        ]
+        return _module_state(value)
     items = value.items if isinstance(value, Instance) else value
     if not isinstance(items, dict):
-        return {}, []
-    return {name: tensor for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor)}, []
+        items = {}
+    tensors = {name: tensor for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+    return StateDict(tensors, [], {})
 
 
 def _is_module(value: Any) -> bool:
     return isinstance(value, Instance) and isinstance(value.state, dict) and "_modules" in value.state
 
 
-def _module_state(module: Instance) -> State:
+def _module_state(module: Instance) -> StateDict:
     """Return the state dict of a whole model."""
-    state: State = {}
+    note = f"The file contains a model of class {module.type_name!r:.200}. Its arrays are read, but not its code."
+    tensors: dict[str, Tensor] = {}
+    classes: dict[str, ModuleClass] = {}
     stack = [("", module, 0)]
     visited = 0
     while stack:
@@ -105,15 +118,23 @@ def _module_state(module: Instance) -> State:
                 " outputs are in code, so the file does not state what it computes."
             )
         visited += 1
-        if visited > MAX_TENSORS or len(state) > MAX_TENSORS or depth > MAX_MODULE_DEPTH:
+        if visited > MAX_TENSORS or len(tensors) > MAX_TENSORS or depth > MAX_MODULE_DEPTH:
             raise CheckpointError("The model in the file has too many modules.")
+        classes[prefix.removesuffix(".")] = _module_class(current)
         for group in ("_parameters", "_buffers"):
             for name, tensor in _named(current, group).items():
                 if isinstance(tensor, Tensor):
-                    state[prefix + name] = tensor
+                    tensors[prefix + name] = tensor
         children = [(f"{prefix}{name}.", child, depth + 1) for name, child in _named(current, "_modules").items()]
         stack += reversed([entry for entry in children if _is_module(entry[1])])
-    return state
+    return StateDict(tensors, [note], classes)
+
+
+def _module_class(module: Instance) -> ModuleClass:
+    is_library = module.type_name.startswith(("torch.nn.", "timm."))
+    name = module.type_name.rpartition(".")[2] if is_library else module.type_name
+    simple = (bool, int, float, str)
+    return ModuleClass(name, {key: value for key, value in module.state.items() if isinstance(value, simple)})
 
 
 def _named(module: Instance, group: str) -> dict[str, Any]:

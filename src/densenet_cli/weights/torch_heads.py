@@ -1,0 +1,134 @@
+"""The head of a whole PyTorch model, whose file names the class of every module.
+
+A state dict contains only arrays, so it does not state what is computed between two dense layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from densenet_cli.errors import CheckpointError
+from densenet_cli.topology import HeadLayer
+
+
+class ModuleClass(NamedTuple):
+    """The class of a module.
+
+    Attributes:
+        name: The name without the package, such as ``Linear``.
+        options: The attributes that are not arrays or modules.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+
+class HeadModules(NamedTuple):
+    """The head of a model.
+
+    Attributes:
+        layers: The layers in order, with the name of the module. A dense layer has 0 units here.
+        pooling: A member of ``topology.POOLINGS``, or None if no module states it.
+        activation: A member of ``topology.OUTPUT_ACTIVATIONS``, or None if no module states it.
+    """
+
+    layers: list[tuple[HeadLayer, str]]
+    pooling: str | None
+    activation: str | None
+
+
+IDENTITIES = {"Dropout", "AlphaDropout", "Identity", "Flatten"}
+POOLINGS = {"AdaptiveAvgPool2d": "avg", "AdaptiveMaxPool2d": "max"}
+TIMM_POOLING = "SelectAdaptivePool2d"
+OUTPUTS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid", "LogSigmoid": "sigmoid"}
+"""Modules at the end of a head -> the function that turns logits into probabilities."""
+
+# Class -> the layer with its options.
+LAYERS: dict[str, Callable[[Mapping[str, Any]], HeadLayer]] = {
+    "Linear": lambda options: HeadLayer("dense"),
+    "BatchNorm1d": lambda options: HeadLayer("batch_norm"),
+    "ReLU": lambda options: HeadLayer("relu"),
+    "ReLU6": lambda options: HeadLayer("relu6"),
+    "LeakyReLU": lambda options: HeadLayer("leaky_relu", alpha=_number(options["negative_slope"])),
+    "ELU": lambda options: HeadLayer("elu", alpha=_number(options["alpha"])),
+    "SELU": lambda options: HeadLayer("selu"),
+    "GELU": lambda options: _default(HeadLayer("gelu"), options, approximate="none"),
+    "SiLU": lambda options: HeadLayer("silu"),
+    "Softplus": lambda options: _default(HeadLayer("softplus"), options, beta=1, threshold=20),
+    "Softsign": lambda options: HeadLayer("softsign"),
+    "Tanh": lambda options: HeadLayer("tanh"),
+    "Sigmoid": lambda options: HeadLayer("sigmoid"),
+}
+
+
+def read_head(classes: Mapping[str, ModuleClass], name: str) -> HeadModules:
+    """Return the layers of a head.
+
+    Args:
+        classes: The class of every module of the model.
+        name: The module that is the head: a dense layer or a sequence.
+
+    Raises:
+        CheckpointError: The head contains another kind of module.
+    """
+    if name not in classes:
+        raise CheckpointError(f"The class of {name!r:.100} is missing.")
+    modules = _flatten(classes, name)
+    pooling = activation = None
+    if modules and classes[modules[-1]].name in OUTPUTS and classes[modules[-1]].options.get("dim", 1) in (1, -1):
+        activation = OUTPUTS[classes[modules.pop()].name]
+    layers: list[tuple[HeadLayer, str]] = []
+    for module in modules:
+        class_name, options = classes[module]
+        if class_name in IDENTITIES or (class_name == "ReLU" and not layers):  # the feature maps are not negative
+            continue
+        if class_name in POOLINGS and not layers:
+            pooling = POOLINGS[class_name]
+            continue
+        try:
+            layers.append((LAYERS[class_name](options), module))
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"The head contains {module!r:.100} of class {class_name!r:.100}, which is not supported."
+            ) from error
+    return HeadModules(layers, pooling, activation)
+
+
+def timm_pooling(classes: Mapping[str, ModuleClass], scope: str) -> str | None:
+    """Return the pooling of a model of timm's, or None if the model is of another kind."""
+    module = classes.get(f"{scope}global_pool")
+    if module is None or module.name != TIMM_POOLING:
+        return None
+    pooling = module.options.get("pool_type")
+    if pooling not in POOLINGS.values():
+        raise CheckpointError(f"The pooling {pooling!r:.50} is not supported.")
+    return str(pooling)
+
+
+def _flatten(classes: Mapping[str, ModuleClass], name: str) -> list[str]:
+    """Return the modules of a sequence in order, and those of sequences in it."""
+    children: dict[str, list[str]] = {}
+    for module in classes:
+        children.setdefault(module.rpartition(".")[0], []).append(module)
+    modules, stack = [], [name]
+    while stack:
+        module = stack.pop()
+        if classes[module].name == "Sequential":
+            stack += reversed(children.get(module, []))
+        else:
+            modules.append(module)
+    return modules
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < 1e6:
+        raise ValueError("not a number")
+    return float(value)
+
+
+def _default(layer: HeadLayer, options: Mapping[str, Any], **expected: Any) -> HeadLayer:
+    """Return the layer if its options have the expected values."""
+    if any(options.get(name, value) != value for name, value in expected.items()):
+        raise ValueError("unusual options")
+    return layer
