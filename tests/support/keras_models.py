@@ -1,6 +1,6 @@
 """Small DenseNets of ``keras.applications`` with non-trivial weights, as people fine-tune them.
 
-Works with Keras 3 and with tf_keras (Keras 2), so that ``tests/data/keras2/make.py`` can use it.
+Works with Keras 3 and with tf_keras (Keras 2), so that ``tests/data/make_keras.py`` can use it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 from densenet_cli.errors import CheckpointError
@@ -35,6 +36,11 @@ def training_checkpoint(arrays) -> dict[str, object]:
     return {"epoch": 3, "state_dict": state_dict(arrays, CONFIG), "args": arguments, "losses": [0.5, 0.25]}
 
 
+def copy_recorded(archive: str, name: str):
+    """Return a function that writes a recorded file of Keras, which contains the configuration of its model."""
+    return lambda path, _: path.write_bytes(zipfile.Path(ROOT / "tests" / "data" / archive, name).read_bytes())
+
+
 LAYOUTS = {
     "published": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG),
     "keras3": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG, False, "model_weights", ""),
@@ -43,6 +49,9 @@ LAYOUTS = {
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
     "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
     "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
+    "keras2-config": copy_recorded("keras2.zip", "nested.h5"),
+    "keras3-config": copy_recorded("keras3.zip", "sequential.h5"),
+    "keras3-archive": copy_recorded("keras3.zip", "sequential.keras"),
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 

@@ -1,4 +1,4 @@
-"""Files of Keras 2, recorded with tf_keras (see ``tests/data/make_keras2.py``), give its results."""
+"""Files of Keras 2, recorded with tf_keras (see ``tests/data/make_keras.py``), give its results."""
 
 from __future__ import annotations
 

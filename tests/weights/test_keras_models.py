@@ -16,13 +16,14 @@ from PIL import Image
 from densenet_cli import engines
 from densenet_cli.errors import CheckpointError
 from densenet_cli.images.normalization import MEAN, STD, normalize
-from densenet_cli.topology import HeadLayer, Resize
+from densenet_cli.topology import STEMS, DenseNetConfig, HeadLayer, Resize
 from densenet_cli.weights import checkpoint
 from densenet_cli.weights.contents import Checkpoint
 from densenet_cli.weights.keras_preprocessing import AUGMENTATIONS, DROPOUTS
 from tests.conftest import SAMPLES
 from tests.support import keras_models
-from tests.support.networks import onnx_outputs
+from tests.support.checkpoints import assert_same
+from tests.support.networks import onnx_outputs, unscaled_arrays
 
 TOLERANCE = 1e-5
 FILES = ("model.keras", "model.h5")
@@ -285,3 +286,20 @@ def test_augmentation_layers_change_nothing_at_inference(keras):
             np.testing.assert_array_equal(outputs, pixels, err_msg=name)
             checked += 1
     assert checked >= 25
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_models_of_this_package(keras, tmp_path, stem):
+    """What ``export`` writes is read as the same network, with every stem."""
+    from densenet_cli.engines import keras_ops
+
+    head = (HeadLayer("dense", 4), HeadLayer("batch_norm"), HeadLayer("elu", alpha=0.5), HeadLayer("dense", 3))
+    config = DenseNetConfig((1, 2), 4, stem, 8, classes=3, input_size=64, pooling="max", head=head, resize=Resize(48))
+    arrays = unscaled_arrays(config)
+    model = keras_ops.build_model(config)
+    keras_ops.set_arrays(model, arrays)
+    for file in FILES:
+        model.save(tmp_path / file)
+        loaded = checkpoint.read(tmp_path / file)
+        assert loaded.config == config
+        assert_same(loaded.arrays, arrays, config)

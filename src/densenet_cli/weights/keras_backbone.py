@@ -68,9 +68,10 @@ def find_backbone(graph: Graph, before: LayerCall) -> Backbone:
 def _find_stem(names: dict[str, LayerCall]) -> str:
     conv = names["conv1_conv"].config
     kernel, strides = conv["kernel_size"], conv["strides"]
+    has_blur = any(call.class_name == "ops.Pad" for call in names.values())
     for name, stem in STEMS.items():
-        is_like_stem = (stem.norm, stem.deep) == ("conv1_bn" in names, "conv1_2_conv" in names)
-        if is_like_stem and not stem.blur and kernel == [stem.kernel] * 2 and strides == [stem.stride] * 2:
+        parts = (stem.norm, stem.deep, stem.blur) == ("conv1_bn" in names, "conv1_2_conv" in names, has_blur)
+        if parts and kernel == [stem.kernel] * 2 and strides == [stem.stride] * 2:
             return name
     raise CheckpointError(f"A stem of {printable(kernel)} pixels with strides {printable(strides)} is not supported.")
 
@@ -119,6 +120,10 @@ class _Matcher:
     def zero_pad(self, x: LayerCall, name: str, *, padding: int) -> LayerCall:
         return self._check(self._next(x, "ZeroPadding2D", name), {"padding": ([[padding] * 2] * 2,)})
 
+    def reflect_pad(self, x: LayerCall, name: str, *, padding: int) -> LayerCall:
+        width = [[0, 0], [padding] * 2, [padding] * 2, [0, 0]]
+        return self._check(self._next(x, "ops.Pad", name), {"pad_width": (width,), "mode": ("reflect",)})
+
     def conv(self, x: LayerCall, name: str, *, filters: int, kernel: int, stride: int = 1) -> LayerCall:
         padding = ("same", "valid") if kernel == 1 else ("same",) if stride == 1 else ("valid",)
         expected = {
@@ -165,7 +170,7 @@ class _Matcher:
     def _refuse(self, x: LayerCall, name: str, **arguments: Any) -> LayerCall:
         raise CheckpointError(f"The layer {name} is not supported in a Keras model.")
 
-    resize = reflect_pad = blur = global_avg_pool = global_max_pool = flatten = dense = _refuse
+    resize = global_avg_pool = global_max_pool = flatten = dense = _refuse
 
 
 def check_batch_norm(call: LayerCall) -> float:

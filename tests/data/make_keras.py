@@ -1,25 +1,29 @@
-"""Create ``keras2.zip`` with tf_keras, which is Keras 2.
+"""Create ``keras2.zip`` or ``keras3.zip``, which contain models that Keras saved.
 
-    python -m tests.data.make_keras2
+    python -m tests.data.make_keras 2
 
-needs tf_keras 2.21 and TensorFlow 2.21. ``keras.applications``' DenseNet is made smaller by patching its module.
-``outputs.npz`` in the archive contains images and the probabilities that tf_keras computes for them.
+needs tf_keras 2.21 (which is Keras 2) and TensorFlow 2.21; with 3, Keras 3. ``keras.applications``' DenseNet is made
+smaller by patching its module. ``outputs.npz`` in ``keras2.zip`` contains images and their probabilities.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import tf_keras as keras
 from PIL import Image
-from tf_keras.src.applications import densenet
 
 from tests.support import keras_models
 
-ARCHIVE = Path(__file__).with_name("keras2.zip")
+VERSION = sys.argv[1]
+PACKAGE = {"2": "tf_keras", "3": "keras"}[VERSION]
+keras = importlib.import_module(PACKAGE)
+densenet = importlib.import_module(f"{PACKAGE}.src.applications.densenet")
+ARCHIVE = Path(__file__).with_name(f"keras{VERSION}.zip")
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 SIZE = 64
 layers = keras.layers
@@ -99,7 +103,7 @@ def write(folder: Path) -> None:
     images = [Image.open(SAMPLES / f"{name}.jpg").convert("RGB").resize((SIZE, SIZE)) for name in ("bison", "cat")]
     batch = np.stack([np.asarray(image) for image in images])
     results = {"images": batch}
-    for build in (nested, sequential, flat, arithmetic):
+    for build in (nested, sequential, flat, arithmetic) if VERSION == "2" else (sequential,):
         name = build.__name__
         model = keras_models.randomize(build())
         outputs = np.asarray(model(batch.astype(np.float32), training=False), np.float64)
@@ -115,7 +119,8 @@ def write(folder: Path) -> None:
         if name in ("nested", "flat"):
             model.save_weights(folder / f"{name}.weights.h5")
             model.save_weights(folder / f"{name}-legacy.h5")
-    np.savez(folder / "outputs.npz", **results)
+    if VERSION == "2":
+        np.savez(folder / "outputs.npz", **results)
 
 
 def main() -> None:
