@@ -63,11 +63,16 @@ def test_names_of_models(tmp_path, monkeypatch):
     assert model_name("x/mine.weights.h5") == "mine"
     assert model_name("x/densenet121.ra_in1k.safetensors") == "densenet121.ra_in1k"
     assert model_name("../cats v1.0/") == model_name(tmp_path / "cats v1.0") == model_name(".") == "cats v1.0"
+    (tmp_path / "link").symlink_to("cats v1.0")
+    assert model_name(tmp_path / "link") == "link"
+    (tmp_path / "cats v1.0" / "sub").mkdir()
+    assert model_name("sub/..") == "cats v1.0"
     assert model_name("hf://timm/densenet121.ra_in1k@v1/x.bin") == "densenet121.ra_in1k"
     snapshot = create(tmp_path / "models--timm--densenet121.ra_in1k" / "snapshots" / "5f", "model.safetensors")
     assert model_name(snapshot) == "densenet121.ra_in1k"
 
 
-def test_invalid_url():
-    with pytest.raises(UsageError):
-        find_checkpoint("hf://nothing")
+@pytest.mark.parametrize("url", ["hf://nothing", "https://huggingface.co/timm/densenet121.ra_in1k"])
+def test_invalid_url(url):
+    with pytest.raises(UsageError, match="hf://ORGANIZATION/NAME"):
+        find_checkpoint(url)

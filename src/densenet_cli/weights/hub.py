@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.text import join_names
 from densenet_cli.weights import hub_cache
 from densenet_cli.weights.file_identity import FileStatus, cached_checksum, compute_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
@@ -49,12 +50,13 @@ def get_files(url: str | HubUrl, *, offline: bool = False, progress: DownloadPro
         WeightsUnavailableError: The files cannot be downloaded, or a cached file is damaged.
     """
     target = parse_url(url) if isinstance(url, str) else url
-    if paths := find_cached(target):
-        check_intact(target, paths)
-        return paths[0]
-    if offline or is_offline():
-        return _find_offline(target, "`offline`" if offline else "HF_HUB_OFFLINE")
-    return download(target, progress=progress)
+    paths = find_cached(target)
+    if not paths:
+        if not (offline or is_offline()):
+            return download(target, progress=progress)
+        paths = _find_offline(target, "`offline`" if offline else "HF_HUB_OFFLINE")
+    check_intact(target, paths)
+    return paths[0]
 
 
 def find_cached(target: HubUrl) -> list[Path]:
@@ -64,32 +66,41 @@ def find_cached(target: HubUrl) -> list[Path]:
     if commit is None:
         return []
     for file in (target.file,) if target.file else FIXED_NAMES:
-        path = cache.path(commit, file)
-        if path.is_file():
-            metadata = [name for name in companions(file) if not cache.is_known_to_be_absent(commit, name)]
-            paths = [cache.path(commit, name) for name in (file, *list_shards(path, file), *metadata)]
-            return paths if all(required.is_file() for required in paths) else []
+        if cache.path(commit, file).is_file():
+            paths = _required_paths(cache, commit, file)
+            return paths if all(path.is_file() for path in paths) else []
         if not cache.is_known_to_be_absent(commit, file):
             return []  # Only the Hub knows whether there is a preferred file.
     return []
 
 
-def _find_offline(target: HubUrl, reason: str) -> Path:
-    """Return the path of a checkpoint that is cached without some of the files that belong to it.
+def _required_paths(cache: RepositoryCache, commit: str, file: str) -> list[Path]:
+    """Return the paths of a cached checkpoint and of the files that belong to it, which may not exist."""
+    metadata = [name for name in companions(file) if not cache.is_known_to_be_absent(commit, name)]
+    return [cache.path(commit, name) for name in (file, *list_shards(cache.path(commit, file), file), *metadata)]
+
+
+def _find_offline(target: HubUrl, reason: str) -> list[Path]:
+    """Return the paths of the only cached checkpoint, even if the Hub might have one that is preferred.
+
+    Without ``config.json``, which other programs may not have downloaded, it would be used in another way.
 
     Raises:
         CheckpointError: There are several.
-        WeightsUnavailableError: There is none.
+        WeightsUnavailableError: There is none, or files that belong to it are missing.
     """
     cache = RepositoryCache(target.repository)
     commit = cache.commit(target.revision)
+    missing = "the checkpoint"
     if commit and (files := [target.file] if target.file else cache.files(commit)):
-        path = cache.path(commit, choose_checkpoint(files, f"The cached part of {target}"))
-        if path.is_file():
-            check_intact(target, [path])
-            return path
+        file = choose_checkpoint(files, f"The cached part of {target}")
+        if cache.path(commit, file).is_file():
+            paths = _required_paths(cache, commit, file)
+            missing = join_names([path.name for path in paths if not path.is_file()])
+            if not missing:
+                return paths
     raise WeightsUnavailableError(
-        f"{target} is not on this machine: {cache.folder} does not contain it. Downloads are disabled by {reason}.",
+        f"{target} is not on this machine: {missing} is missing in {cache.folder}. Downloads are disabled by {reason}.",
         str(target),
     )
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.paths import is_hub_url
+from densenet_cli.errors import UsageError
+from densenet_cli.paths import is_hub_url, is_url, normalize_path
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, PathLike
@@ -23,7 +24,7 @@ def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: Downl
 
     Raises:
         CheckpointError: The folder contains no checkpoint, or several.
-        UsageError: The URL is invalid.
+        UsageError: The URL is invalid or of another kind.
         WeightsUnavailableError: The files cannot be downloaded.
     """
     text = os.fspath(weights)
@@ -31,6 +32,11 @@ def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: Downl
         from densenet_cli.weights import hub
 
         return hub.get_files(text, offline=offline, progress=progress)
+    if is_url(text):
+        raise UsageError(
+            "`weights` cannot be a web address. Use a file, a folder, or for"
+            " https://huggingface.co/ORGANIZATION/NAME the URL hf://ORGANIZATION/NAME."
+        )
     path = Path(text)
     if path.is_dir():
         from densenet_cli.weights import folders
@@ -48,7 +54,7 @@ def model_name(weights: PathLike) -> str:
         return hub_url.parse_url(text).name
     path = Path(text)
     if path.is_dir():
-        path = path.absolute()  # resolving links would change the name
+        path = Path(normalize_path(text, os.getcwd()))
         if path.parent.name == "snapshots":  # in the cache of the Hub, the folder is named after the commit
             return path.parents[1].name.rpartition("--")[2]
         return path.name
