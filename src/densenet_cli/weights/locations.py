@@ -54,7 +54,7 @@ def model_name(weights: PathLike) -> str:
         return hub_url.parse_url(text).name
     path = Path(text)
     if path.is_dir():
-        path = Path(normalize_path(text, os.getcwd()))
+        path = Path(normalize_path(text, str(Path.cwd())))
         if path.parent.name == "snapshots":  # in the cache of the Hub, the folder is named after the commit
             return path.parents[1].name.rpartition("--")[2]
         return path.name
