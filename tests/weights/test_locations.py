@@ -61,6 +61,8 @@ def test_names_of_models(tmp_path, monkeypatch):
     create(tmp_path / "cats v1.0", "model.safetensors")
     monkeypatch.chdir(tmp_path / "cats v1.0")
     assert model_name("x/mine.weights.h5") == "mine"
+    assert model_name("x/mine.pth.tar") == "mine"
+    assert model_name("x/mine.safetensors.index.json") == "mine"
     assert model_name("x/densenet121.ra_in1k.safetensors") == "densenet121.ra_in1k"
     assert model_name("../cats v1.0/") == model_name(tmp_path / "cats v1.0") == model_name(".") == "cats v1.0"
     (tmp_path / "link").symlink_to("cats v1.0")

@@ -70,7 +70,8 @@ def test_what_was_assumed_is_noted():
     notes = " ".join(checkpoint.read(DATA / "lightning.ckpt").metadata.notes)
     for name in ("criterion.weight", "metrics.confmat", "perceptual.conv.weight"):
         assert name in notes
-    assert "torchvision.models.densenet.DenseNet" in " ".join(checkpoint.read(DATA / "module.pth").metadata.notes)
+    for name in ("module.pth", "module-stream.pth"):
+        assert "torchvision.models.densenet.DenseNet" in " ".join(checkpoint.read(DATA / name).metadata.notes)
 
 
 def test_whole_models_state_their_head_and_pooling():
@@ -296,11 +297,12 @@ def test_model_of_torchxrayvision_is_rejected(tmp_path, arrays):
 
 
 def test_model_that_contains_itself_is_rejected(tmp_path):
-    modules: dict = {}
-    model = writer.Call("torch.nn", "Sequential", state={"_modules": modules})
-    modules["0"] = modules["1"] = model
-    writer.write_archive(tmp_path / "x.pt", model)
-    assert "too many modules" in error_message(tmp_path / "x.pt")
+    for name in ("Sequential", "DataParallel"):
+        modules: dict = {}
+        model = writer.Call("torch.nn", name, state={"_modules": modules})
+        modules["0"] = modules["module"] = model
+        writer.write_archive(tmp_path / "x.pt", model)
+        assert "too many modules" in error_message(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(

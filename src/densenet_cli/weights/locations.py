@@ -58,4 +58,7 @@ def model_name(weights: PathLike) -> str:
         if path.parent.name == "snapshots":  # in the cache of the Hub, the folder is named after the commit
             return path.parents[1].name.rpartition("--")[2]
         return path.name
-    return path.name.removesuffix(path.suffix).removesuffix(".weights")
+    name = path.name.removesuffix(".index.json")
+    for suffix in (path.suffix, ".weights", ".pth", ".safetensors", ".bin"):
+        name = name.removesuffix(suffix)
+    return name

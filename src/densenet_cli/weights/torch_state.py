@@ -105,7 +105,9 @@ def _is_module(value: Any) -> bool:
 
 def _module_state(module: Instance) -> StateDict:
     """Return the state dict of a whole model."""
-    note = f"The file contains a model of class {module.type_name!r:.200}. Its arrays are read, but not its code."
+    child = _named(module, "_modules").get("module")
+    described = child if isinstance(child, Instance) and module.type_name.endswith("DataParallel") else module
+    note = f"The file contains a model of class {described.type_name!r:.200}. Its arrays are read, but not its code."
     tensors: dict[str, Tensor] = {}
     classes: dict[str, ModuleClass] = {}
     stack = [("", module, 0)]
