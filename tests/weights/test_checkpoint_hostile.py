@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import checkpoint, hdf5, keras_formats, safetensors, torch_files
+from densenet_cli.weights import checkpoint, hdf5, safetensors, torch_files, zip_archives
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, run_in_process
@@ -251,7 +251,7 @@ def test_code_in_an_archive_is_never_run(tmp_path, arrays):
 def test_zip_bomb_is_rejected(tmp_path):
     path = tmp_path / "x.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(keras_formats.WEIGHTS_FILE, bytes(100 << 20))
+        archive.writestr(zip_archives.KERAS_WEIGHTS, bytes(100 << 20))
     assert "104,857,600 bytes" in error_message(path)
 
 
@@ -259,7 +259,7 @@ def test_archive_with_a_wrong_size_is_rejected(tmp_path, arrays):
     path = tmp_path / "x.keras"
     support.write_keras_archive(path, arrays, CONFIG, compression=zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path) as archive:
-        size = archive.getinfo(keras_formats.WEIGHTS_FILE).file_size
+        size = archive.getinfo(zip_archives.KERAS_WEIGHTS).file_size
     data = path.read_bytes()
     for declared in (100, size - 1, size + 1):
         path.write_bytes(data.replace(struct.pack("<I", size), struct.pack("<I", declared)))

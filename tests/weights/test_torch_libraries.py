@@ -69,6 +69,12 @@ def gray_transform(image: Image.Image):
     return transforms.Compose(steps)(image.convert("L"))
 
 
+def open_image(path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
 BICUBIC = {"interpolation": "bicubic", "crop_ratio": 0.875}
 
 
@@ -176,9 +182,11 @@ FILES = [
 def test_probabilities_equal_those_of_the_library(tmp_path, photographs, write):
     path = tmp_path / "model.pth.tar"
     network, transform, options = write(path)
+    images = {photo: open_image(photo) for photo in photographs}
     # The libraries ignore color profiles.
-    photographs = [photo for photo in photographs if "icc_profile" not in Image.open(photo).info]
-    batch = torch.stack([transform(Image.open(photo)) for photo in photographs])
+    images = {photo: image for photo, image in images.items() if "icc_profile" not in image.info}
+    photographs = list(images)
+    batch = torch.stack([transform(image) for image in images.values()])
     with torch.no_grad():
         outputs = network(batch)
         expected = (outputs if write is sigmoid_file else outputs.softmax(1)).numpy()

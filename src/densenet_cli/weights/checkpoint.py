@@ -109,11 +109,9 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
 
 
 def _is_torch_archive(path: Path) -> bool:
-    """Return whether a zip archive was written by ``torch.save`` or ``torch.jit.save``, and not by Keras."""
-    from densenet_cli.weights import keras_formats, zip_archives
+    from densenet_cli.weights import zip_archives
 
-    names = zip_archives.member_names(path)
-    return keras_formats.WEIGHTS_FILE not in names and any(name.endswith("/data.pkl") for name in names)
+    return zip_archives.is_torch_archive(path)
 
 
 def _describe_other_file(head: bytes) -> str:

@@ -30,7 +30,7 @@ from densenet_cli.weights.keras_serialization import MAX_CONFIG_SIZE, parse_json
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """The group with the layers in ``.weights.h5``: the current name, and that of Keras 2.12 and 2.13."""
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
+CONFIG_FILE = "config.json"
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
 MAX_STATISTICS = 16
@@ -47,7 +47,7 @@ def open_contents(path: Path) -> Iterator[CheckpointContents]:
     ``model.weights.h5`` can have a ``config.json`` beside it: both are an unpacked ``.keras`` archive.
     """
     config = b"{}"
-    if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+    if path.name == zip_archives.KERAS_WEIGHTS and (path.parent / CONFIG_FILE).is_file():
         with (path.parent / CONFIG_FILE).open("rb") as file:
             config = file.read(MAX_CONFIG_SIZE + 1)
     with hdf5.open_file(path) as root:
@@ -59,11 +59,13 @@ def open_archive(path: Path) -> Iterator[CheckpointContents]:
     """Open a ``.keras`` archive. Raises ``CheckpointError`` if it is invalid."""
     with zip_archives.open_archive(path, MAX_ZIP_DIRECTORY) as archive:
         members = archive.namelist()
-        if WEIGHTS_FILE not in members:
-            raise CheckpointError(f"It is a zip archive without {WEIGHTS_FILE}, so it is not a .keras file.")
+        if zip_archives.KERAS_WEIGHTS not in members:
+            raise CheckpointError(
+                f"It is a zip archive without {zip_archives.KERAS_WEIGHTS}, so it is not a .keras file."
+            )
         has_config = CONFIG_FILE in members
         config = zip_archives.read_member(archive, CONFIG_FILE, MAX_CONFIG_SIZE) if has_config else b"{}"
-        weights = zip_archives.read_member(archive, WEIGHTS_FILE)
+        weights = zip_archives.read_member(archive, zip_archives.KERAS_WEIGHTS)
     with hdf5.open_file(weights) as root:
         yield _archive_contents(root, config)
 

@@ -13,6 +13,10 @@ from zlib import error as ZlibError
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.contents import damaged_file_error
 
+KERAS_WEIGHTS = "model.weights.h5"
+"""The member of a ``.keras`` archive with the arrays."""
+TORCH_PICKLE = "/data.pkl"
+"""The end of the name of the member of a PyTorch archive that describes the arrays."""
 MAX_DIRECTORY_SIZE = 4 << 20
 """Bytes. That of a DenseNet-121 in PyTorch has 43 kB, with an optimizer three times as much."""
 MAX_COMPRESSION_RATIO = 4
@@ -87,7 +91,8 @@ def read_member(archive: ZipFile, name: str, max_size: int | None = None) -> byt
     return data
 
 
-def member_names(path: Path) -> list[str]:
-    """Return the names of all members. Raises ``CheckpointError`` if the archive is damaged."""
+def is_torch_archive(path: Path) -> bool:
+    """Return whether an archive was written by ``torch.save`` or ``torch.jit.save``, and not by Keras."""
     with open_archive(path) as archive:
-        return archive.namelist()
+        names = archive.namelist()
+    return KERAS_WEIGHTS not in names and any(name.endswith(TORCH_PICKLE) for name in names)
