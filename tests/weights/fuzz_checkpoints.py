@@ -41,7 +41,13 @@ def copy_recorded(archive: str, name: str):
     return lambda path, _: path.write_bytes(zipfile.Path(ROOT / "tests" / "data" / archive, name).read_bytes())
 
 
+RECORDED = {
+    "keras2-config": copy_recorded("keras2.zip", "nested.h5"),
+    "keras3-config": copy_recorded("keras3.zip", "sequential.h5"),
+    "keras3-archive": copy_recorded("keras3.zip", "sequential.keras"),
+}
 LAYOUTS = {
+    **RECORDED,
     "published": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG),
     "keras3": lambda path, arrays: support.write_legacy_h5(path, arrays, CONFIG, False, "model_weights", ""),
     "numbered": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG),
@@ -49,9 +55,6 @@ LAYOUTS = {
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
     "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
     "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
-    "keras2-config": copy_recorded("keras2.zip", "nested.h5"),
-    "keras3-config": copy_recorded("keras3.zip", "sequential.h5"),
-    "keras3-archive": copy_recorded("keras3.zip", "sequential.keras"),
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 

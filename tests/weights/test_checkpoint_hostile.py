@@ -19,7 +19,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import checkpoint, hdf5, safetensors, torch_files, zip_archives
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
-from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, run_in_process
+from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, RECORDED, run_in_process
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_fixed_and_variable_length_strings(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - RECORDED.keys()))
 def test_nonfinite_values_are_rejected(tmp_path, arrays, layout, value):
     broken = {name: dict(layer_arrays) for name, layer_arrays in arrays.items()}
     broken["bn"]["beta"] = np.where(np.arange(broken["bn"]["beta"].size) == 1, value, broken["bn"]["beta"])
