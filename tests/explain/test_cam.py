@@ -76,15 +76,22 @@ POSITIONS = st.floats(0.02, 0.98)
     size=st.tuples(SIDES, SIDES),
     position=st.tuples(POSITIONS, POSITIONS),
     input_size=st.sampled_from([64, 97, 224]),
+    crop_ratio=st.sampled_from([None, 0.5, 0.95, 1.0]),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_window_matches_preprocessing(mode, size, position, input_size):
+def test_window_matches_preprocessing(mode, size, position, input_size, crop_ratio, interpolation):
     """The window predicts which input pixels show a white square on a black image."""
     width, height = size
     side = max(3, round(0.15 * min(size)))
     x, y = int(position[0] * (width - side)), int(position[1] * (height - side))
     image = np.zeros((height, width, 3), np.uint8)
     image[y : y + side, x : x + side] = 255
-    preprocessing = Preprocessing(mode, input_size)
+    preprocessing = Preprocessing(
+        mode,
+        input_size,
+        crop_ratio=crop_ratio if mode == "crop" else None,
+        interpolation="" if mode == "keras" else interpolation,
+    )
     pixels = preprocess(DecodedImage.at_full_scale(Image.fromarray(image)), preprocessing)[0]
     left, top, right, bottom = visible_box(size, preprocessing)
     bright = pixels.astype(int).min(axis=2) > 128  # the border of mode ``pad`` is darker

@@ -45,8 +45,8 @@ def measure() -> Iterator[Callable[..., tuple[int, int]]]:
     ) as process:
         assert process.stdin and process.stdout
 
-        def ask(path: Path, exact: bool = True) -> tuple[int, int]:
-            process.stdin.write(f"{'exact' if exact else 'reduced'} {path}\n")
+        def ask(path: Path, exact: bool = True, gray: bool = False) -> tuple[int, int]:
+            process.stdin.write(f"{'gray' if gray else 'exact' if exact else 'reduced'} {path}\n")
             process.stdin.flush()
             reserved, used = process.stdout.readline().split()
             return int(reserved), int(used)
@@ -149,6 +149,14 @@ def test_decoding_uses_no_more_than_is_reserved(name, measure, tmp_path):
     assert used <= reserved + MARGIN
     if name not in OVERESTIMATED:  # images would wait or be rejected for nothing
         assert reserved <= 2 * used + 2 * MARGIN
+
+
+@linux_only
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_grayscale_input(mode, measure, tmp_path):
+    (tmp_path / "x").write_bytes(encode(large(mode), "PNG"))
+    reserved, used = measure(tmp_path / "x", gray=True)
+    assert used <= reserved + MARGIN and reserved <= 2 * used + 2 * MARGIN
 
 
 FRAMES = {

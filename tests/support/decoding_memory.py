@@ -60,7 +60,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                print(measure(path, Preprocessing(exact=mode == "exact")), flush=True)
+                channels = {"mean": (0.5,), "std": (0.5,)} if mode == "gray" else {}
+                print(measure(path, Preprocessing(exact=mode != "reduced", **channels)), flush=True)
             finally:
                 os._exit(0)
         os.waitpid(child, 0)

@@ -158,7 +158,9 @@ def evaluate(
         "images": to_unicode(csv or folder or ""),
         "weights_md5": _md5(classifier.weights),
         "engine": model["engine"],
+        "activation": classifier.config.activation,
         **report.settings,
+        "assumptions": list(classifier.assumptions),
         **evaluation.settings,
     }
     report = dataclasses.replace(report, settings=settings, is_interrupted=interrupted)
