@@ -96,7 +96,9 @@ def test_layers_that_are_not_supported_are_refused(keras, make):
 
     for model, text in [
         (make((), [layers.Conv2D(8, 1), pool, dense]), r"Conv2D\) between"),
-        (make((), [layers.AveragePooling2D(2), layers.Flatten(), dense]), r"AveragePooling2D\) between"),
+        (make((), [layers.AveragePooling2D(2, strides=1, padding="same"), pool, dense]), "AveragePooling2D"),
+        (make((), [layers.AveragePooling2D(1), layers.Flatten(), dense]), r"AveragePooling2D\) between"),
+        (make((), [layers.AveragePooling2D(2), layers.Dense(3)]), "after a pooling"),
         (make((), [pool, layers.Dense(4, "exponential"), dense]), "activation exponential"),
         (make((), [pool, layers.Dense(4, "softmax"), dense]), "activation softmax inside"),
         (make((), [pool, layers.Dense(3, "tanh")]), "ends with the activation tanh"),
@@ -119,6 +121,20 @@ def test_layers_that_are_not_supported_are_refused(keras, make):
     ]:
         with pytest.raises(CheckpointError, match=text):
             read(model)
+
+
+def test_poolings_that_are_global_in_effect(keras, make):
+    layers = keras.layers
+    dense = layers.Dense(3)
+    for after, pooling in [
+        ([layers.GlobalAveragePooling2D(), layers.Flatten(), dense], "avg"),
+        ([layers.GlobalMaxPooling2D(keepdims=True), layers.Flatten(), dense], "max"),
+        ([layers.AveragePooling2D(2), layers.Flatten(), dense], "avg"),
+        ([layers.MaxPooling2D((2, 2)), layers.Flatten(), dense], "max"),
+        ([layers.Flatten(), layers.Dense(3)], "flatten"),
+    ]:
+        model = read(make((), after))
+        assert (model.pooling, [layer.kind for layer in model.head]) == (pooling, ["dense"])
 
 
 def test_resizing_and_cropping(keras, make):

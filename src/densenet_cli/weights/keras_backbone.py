@@ -10,7 +10,8 @@ import math
 from typing import Any, NamedTuple
 
 from densenet_cli import topology
-from densenet_cli.errors import CheckpointError
+from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.layers import list_layers
 from densenet_cli.topology import BN_EPSILON, STEMS
 from densenet_cli.weights.keras_graph import Graph, LayerCall
 from densenet_cli.weights.keras_head import activation_of
@@ -29,11 +30,21 @@ class Backbone(NamedTuple):
         stem: A key of ``topology.STEMS``.
         layers: Layer name -> call, for the layers with arrays.
         features: The last call, whose output is the feature maps.
+        blocks: The number of dense blocks.
     """
 
     stem: str
     layers: dict[str, LayerCall]
     features: LayerCall
+    blocks: int
+
+    def feature_size(self, input_size: int) -> int | None:
+        """Return the side length of the feature maps, or None if the input is too small."""
+        config = topology.DenseNetConfig((1,) * self.blocks, stem=self.stem, classes=0)
+        try:
+            return list_layers(config, input_size)[-1].output_shape[0]
+        except UsageError:
+            return None
 
 
 def find_backbone(graph: Graph, before: LayerCall) -> Backbone:
@@ -62,7 +73,7 @@ def find_backbone(graph: Graph, before: LayerCall) -> Backbone:
             x = topology.transition_block(matcher, x, f"pool{stage}", 0)
     x = matcher.batch_norm(x, "bn")
     x = matcher.activation(x, "relu", function="relu")
-    return Backbone(stem, matcher.layers, x)
+    return Backbone(stem, matcher.layers, x, last - 1)
 
 
 def _find_stem(names: dict[str, LayerCall]) -> str:

@@ -67,7 +67,8 @@ def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
         graph = build_graph(model)
         stage = read_input_stage(graph, read_array)
         backbone = find_backbone(graph, stage.last)
-        head = read_head(graph, backbone.features)
+        size = stage.resize.side if stage.resize else stage.size
+        head = read_head(graph, backbone.features, size and backbone.feature_size(size))
         activation, note = _output_activation(head, loss)
         layers = {**backbone.layers, **_head_calls(head)}
         notes = (*stage.notes, *([note] if note else []))

@@ -14,6 +14,9 @@ from densenet_cli.weights.keras_serialization import printable
 POOLINGS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Flatten": "flatten"}
 """Layer class -> a key of ``topology.POOLINGS``."""
 
+WINDOW_POOLINGS = {"AveragePooling2D": "avg", "MaxPooling2D": "max"}
+"""Layer class -> pooling, if its window is as large as the feature maps."""
+
 OPERATIONS = {
     f"{prefix}{name}": kind
     for prefix, names in (
@@ -46,18 +49,30 @@ class Head(NamedTuple):
     activation: str
 
 
-def read_head(graph: Graph, features: LayerCall) -> Head:
-    """Read the layers after ``features``. Raises ``CheckpointError`` if a layer is not supported."""
+def read_head(graph: Graph, features: LayerCall, feature_size: int | None) -> Head:
+    """Read the layers after the feature maps.
+
+    Args:
+        graph: The model.
+        features: The call whose output is the feature maps.
+        feature_size: The side length of the feature maps, or None if the input can have any size.
+
+    Raises:
+        CheckpointError: A layer is not supported.
+    """
     pooling, is_flat = None, False
     layers: list[HeadLayer] = []
     calls: list[LayerCall] = []
     for call in chain(graph, features):
-        if is_identity(call):
+        if is_identity(call) or (call.class_name == "Flatten" and is_flat):
             continue
         if call.class_name in POOLINGS and not is_flat:
             check_channels_last(call)
             pooling = pooling or POOLINGS[call.class_name]
             is_flat = not call.config.get("keepdims")
+            continue
+        if pooling is None and _is_global(call, feature_size):
+            pooling = WINDOW_POOLINGS[call.class_name]
             continue
         if pooling is None:
             raise CheckpointError(
@@ -65,7 +80,7 @@ def read_head(graph: Graph, features: LayerCall) -> Head:
                 " global max pooling, and Flatten can follow the feature maps."
             )
         if not is_flat:
-            raise CheckpointError(f"The layer {call} after a pooling with keepdims is not supported.")
+            raise CheckpointError(f"The layer {call} after a pooling that was not flattened is not supported.")
         new_layers = _head_layers(call)
         layers += new_layers
         calls += [call] * len(new_layers)
@@ -75,6 +90,13 @@ def read_head(graph: Graph, features: LayerCall) -> Head:
         calls.pop()
     _check_layers(layers, calls, activation)
     return Head(pooling, tuple(layers), tuple(calls), activation)
+
+
+def _is_global(call: LayerCall, feature_size: int | None) -> bool:
+    if call.class_name not in WINDOW_POOLINGS or feature_size is None:
+        return False
+    check_channels_last(call)
+    return (call.config["pool_size"], call.config["padding"]) == ([feature_size] * 2, "valid")
 
 
 def _check_layers(layers: list[HeadLayer], calls: list[LayerCall], activation: str) -> None:
