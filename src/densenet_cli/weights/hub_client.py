@@ -216,7 +216,7 @@ class HubClient:
             )
         if error.status in (401, 404):
             access = (
-                "your token has no access to it"
+                "your token is not valid for it"
                 if self._token
                 else "it is private. For a private one, set HF_TOKEN to a token with access to it"
             )
