@@ -114,9 +114,10 @@ class Settings:
     class_weights: bool = _setting(False, "Weight classes by inverse frequency.", "Training")
     start: str = _setting(
         FROM_SCRATCH,
-        "Start from these weights. The head is new unless the classes are the same.",
+        "Start from these weights: a variant, a file, a folder, or hf://ORGANIZATION/NAME. The head is new unless the "
+        "classes are the same.",
         "Initial weights",
-        metavar="VARIANT|FILE",
+        metavar="VARIANT|PATH",
     )
     freeze: str = _setting(
         "", "Freeze the layers up to this stage (conv1, conv2, ...).", "Initial weights", metavar="STAGE"
