@@ -112,14 +112,16 @@ def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path
 def _check_arrays(contents: CheckpointContents, config: ModelConfig, path: Path) -> None:
     """Check that the arrays are those of the configuration. The rest is checked without it."""
     layers = contents.layers
-    kernels = {
-        name: layers[name]["kernel"].shape for name in ("conv1_conv", "predictions") if "kernel" in layers.get(name, {})
-    }
+
+    def dimension(layer: str, axes: int, axis: int, default: int | None) -> int | None:
+        kernel = layers.get(layer, {}).get("kernel")
+        return kernel.shape[axis] if kernel and len(kernel.shape) == axes else default
+
     pairs = {
         "layers in dense blocks": (sum(config.architecture.blocks), sum(name.endswith("_1_conv") for name in layers)),
         "deep stems": (int(config.architecture.stem.startswith("deep")), int("conv1_2_conv" in layers)),
-        "input channels": (config.channels, kernels.get("conv1_conv", (0, 0, config.channels))[2]),
-        "classes": (config.classes or None, kernels.get("predictions", (0, config.classes or None))[1]),
+        "input channels": (config.channels, dimension("conv1_conv", 4, 2, config.channels)),
+        "classes": (config.classes or None, dimension("predictions", 2, 1, config.classes)),
     }
     for name, (stated, stored) in pairs.items():
         if stated != stored and stated is not None:
