@@ -27,6 +27,7 @@ from tests.support.torch_files import Call, state_dict, write_archive, write_str
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 ROOT = Path(__file__).parents[2]
+CONFIG_FILE = "config.json"
 SECONDS_PER_FILE = 10.0
 
 
@@ -39,6 +40,13 @@ def training_checkpoint(arrays) -> dict[str, object]:
 def copy_recorded(archive: str, name: str):
     """Return a function that writes a recorded file of Keras, which contains the configuration of its model."""
     return lambda path, _: path.write_bytes(zipfile.Path(ROOT / "tests" / "data" / archive, name).read_bytes())
+
+
+def write_timm_folder(path: Path, _: object) -> None:
+    """Write a checkpoint of timm with its ``config.json``, which is the file to damage."""
+    folder = ROOT / "tests" / "data" / "timm" / "gray-max"
+    path.write_bytes((folder / "model.safetensors").read_bytes())
+    path.with_name(CONFIG_FILE).write_bytes((folder / CONFIG_FILE).read_bytes())
 
 
 RECORDED = {
@@ -55,6 +63,7 @@ LAYOUTS = {
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
     "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
     "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
+    "timm-config": write_timm_folder,
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 
@@ -89,10 +98,11 @@ def run(layout: str, seed: int, files: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         LAYOUTS[layout](path, unscaled_arrays(CONFIG))
-        data = path.read_bytes()
+        target = path.with_name(CONFIG_FILE) if layout == "timm-config" else path
+        data = target.read_bytes()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(files):
-            path.write_bytes(damage(data, rng))
+            target.write_bytes(damage(data, rng))
             print(report["files"], file=sys.stderr, flush=True)
             start = time.perf_counter()
             try:

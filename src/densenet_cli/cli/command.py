@@ -95,7 +95,12 @@ def _common_options() -> list[click.Parameter]:
     common: dict[str, Any] = {"group": GLOBAL_GROUP, "is_flag": True, "expose_value": False}
     return [
         Option(["-q", "--quiet"], callback=_set_verbosity, help="Print only results and errors.", **common),
-        Option(["--verbose"], callback=_set_verbose, help="Print log messages, assumptions about a model, and tracebacks of errors.", **common),
+        Option(
+            ["--verbose"],
+            callback=_set_verbose,
+            help="Print log messages, assumptions about a model, and tracebacks of errors.",
+            **common,
+        ),
     ]
 
 
