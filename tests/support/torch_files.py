@@ -41,9 +41,12 @@ class Call:
 
 
 class Storage:
-    """A block of memory. ``values`` is a flat array."""
+    """A block of memory. ``values`` is a flat array. ``view`` is an offset and a size, in streams of PyTorch 0.3."""
 
-    def __init__(self, values: np.ndarray, type_name: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, values: np.ndarray, type_name: str | None = None, device: str = "cpu", view: tuple[int, int] | None = None
+    ) -> None:
+        self.view = view
         self.values = values
         self.type_name = type_name or STORAGES[values.dtype.name]
         self.device = device
@@ -58,9 +61,11 @@ def tensor(values: np.ndarray, device: str = "cpu") -> Call:
 
 def view(storage: Storage, offset: int, shape, strides) -> Call:
     """Return an array that is a part of a storage."""
-    return Call(
-        "torch._utils", "_rebuild_tensor_v2", storage, offset, tuple(shape), tuple(strides), False, OrderedDict()
-    )
+    return Call("torch._utils", "_rebuild_tensor_v2", *view_arguments(storage, offset, shape, strides))
+
+
+def view_arguments(storage: Storage, offset: int, shape, strides) -> tuple:
+    return (storage, offset, tuple(shape), tuple(strides), False, OrderedDict())
 
 
 class Pickler(pickle._Pickler):
@@ -78,7 +83,8 @@ class Pickler(pickle._Pickler):
         key = str(list(self.storages).index(id(value)))
         module = "torch.cuda" if value.device != "cpu" and self.legacy else "torch"
         identifier = ("storage", named(module, value.type_name), key, value.device, value.values.size)
-        return (*identifier, None) if self.legacy else identifier
+        view = None if value.view is None else (f"view {key}", *value.view)
+        return (*identifier, view) if self.legacy else identifier
 
     def save_function(self, value) -> None:
         self.write(pickle.GLOBAL + f"{value.__module__}\n{value.__qualname__}\n".encode())
@@ -115,6 +121,19 @@ def write_members(path, data: bytes, blocks=(), root: str = "archive", extra=Non
         for number, block in enumerate(blocks):
             archive.writestr(f"{root}/data/{number}", block)
         archive.writestr(f"{root}/version", b"3\n")
+
+
+def without_checksums(data: bytes) -> bytes:
+    """Return a zip archive with all checksums 0, as ``torch.serialization.set_crc32_options(False)`` writes it."""
+    changed = bytearray(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        position = archive.start_dir
+        for member in archive.infolist():
+            changed[member.header_offset + 14 : member.header_offset + 18] = bytes(4)
+            changed[position + 16 : position + 20] = bytes(4)
+            lengths = struct.unpack_from("<HHH", data, position + 28)
+            position += 46 + sum(lengths)
+    return bytes(changed)
 
 
 def swapped(values: np.ndarray, byte_order: str) -> np.ndarray:

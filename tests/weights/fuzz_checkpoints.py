@@ -23,7 +23,7 @@ from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
-from tests.support.torch_files import Call, state_dict, write_archive, write_stream
+from tests.support.torch_files import Call, state_dict, without_checksums, write_archive, write_stream
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,17 @@ def training_checkpoint(arrays) -> dict[str, object]:
     """Return what a training script saves: a state dict beside objects of other classes."""
     arguments = Call("argparse", "Namespace", state={"lr": 0.1, "data": Call("pathlib", "PosixPath", "data")})
     return {"epoch": 3, "state_dict": state_dict(arrays, CONFIG), "args": arguments, "losses": [0.5, 0.25]}
+
+
+def write_without_checksums(path: Path, arrays) -> None:
+    """Write an archive whose checksums do not reveal damage."""
+    write_archive(path, training_checkpoint(arrays))
+    path.write_bytes(without_checksums(path.read_bytes()))
+
+
+def copy_model(name: str):
+    """Return a function that writes a recorded file of PyTorch with a whole model, without checksums."""
+    return lambda path, _: path.write_bytes(without_checksums((ROOT / "tests" / "data" / "torch" / name).read_bytes()))
 
 
 def copy_recorded(archive: str, name: str):
@@ -50,6 +61,7 @@ def write_timm_folder(path: Path, _: object) -> None:
 
 
 RECORDED = {
+    "torch-model": copy_model("module-with-head.pth"),
     "keras2-config": copy_recorded("keras2.zip", "nested.h5"),
     "keras3-config": copy_recorded("keras3.zip", "sequential.h5"),
     "keras3-archive": copy_recorded("keras3.zip", "sequential.keras"),
@@ -62,6 +74,7 @@ LAYOUTS = {
     "unnamed": lambda path, arrays: support.write_numbered_h5(path, arrays, CONFIG, names=False),
     "archive": lambda path, arrays: support.write_keras_archive(path, arrays, CONFIG),
     "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
+    "torch-without-checksums": lambda path, arrays: write_without_checksums(path, arrays),
     "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
     "timm-config": write_timm_folder,
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),

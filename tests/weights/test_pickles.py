@@ -216,11 +216,11 @@ def test_hostile_pickle_is_rejected_quickly(name):
 
 
 def test_memory_of_a_file_within_the_limits():
-    """Two million small objects need less than 400 MB."""
+    """A million small objects need less than 200 MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     load(b"K\x00" + b"}" * (pickles.MAX_OPERATIONS - 10) + b".")
     if sys.platform == "linux":
-        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 400
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 200
 
 
 @pytest.mark.parametrize("wrap", [b"\x85", b"]\x86", b"}\x86"])

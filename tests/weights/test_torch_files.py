@@ -181,6 +181,37 @@ def test_views_are_read_as_pytorch_reads_them(tmp_path, arrays):
         np.testing.assert_array_equal(checkpoint.read(tmp_path / "x.pth").arrays["predictions"]["kernel"], values.T)
 
 
+def test_functions_of_older_and_newer_versions(tmp_path, arrays):
+    kernel = np.ascontiguousarray(arrays["predictions"]["kernel"].T)
+    arguments = writer.view_arguments(writer.Storage(kernel.reshape(-1)), 0, kernel.shape, (kernel.shape[1], 1))
+    function = writer.named("torch._utils", "_rebuild_tensor_v2")
+    type_ = writer.named("my.package", "Subclass")
+    for tensor in (
+        writer.Call("torch._utils", "_rebuild_tensor", *arguments[:4]),
+        writer.Call("torch._tensor", "_rebuild_from_type_v2", function, type_, arguments, {"attribute": 1}),
+        writer.Call("torch._utils", "_rebuild_parameter", writer.tensor(kernel), True, {}),
+        writer.Call("torch._utils", "_rebuild_parameter_with_state", writer.tensor(kernel), True, {}, {"a": 1}),
+    ):
+        writer.write_archive(tmp_path / "x.pth", state_with(arrays, "classifier.weight", tensor))
+        np.testing.assert_array_equal(checkpoint.read(tmp_path / "x.pth").arrays["predictions"]["kernel"], kernel.T)
+    unknown = writer.Call("torch._utils", "_rebuild_qtensor", *arguments)
+    writer.write_archive(tmp_path / "x.pth", state_with(arrays, "classifier.weight", unknown))
+    assert "_rebuild_qtensor" in error_message(tmp_path / "x.pth")
+
+
+def test_views_of_storages_in_streams_of_old_versions(tmp_path, arrays):
+    kernel = np.ascontiguousarray(arrays["predictions"]["kernel"].T)
+    values = np.concatenate([np.full(5, 9, np.float32), kernel.reshape(-1), np.full(4, 9, np.float32)])
+    for start, size, is_valid in ((5, kernel.size, True), (5, kernel.size - 1, False), (5, values.size, False)):
+        storage = writer.Storage(values, view=(start, size))
+        state = state_with(arrays, "classifier.weight", writer.view(storage, 0, kernel.shape, (kernel.shape[1], 1)))
+        writer.write_stream(tmp_path / "x.pth", state)
+        if is_valid:
+            np.testing.assert_array_equal(checkpoint.read(tmp_path / "x.pth").arrays["predictions"]["kernel"], kernel.T)
+        else:
+            assert "damaged" in error_message(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
     [
@@ -243,6 +274,13 @@ def test_compressed_archive_is_rejected(tmp_path, arrays):
     assert "compressed" in error_message(path)
     write_zip(path, {"archive/data.pkl": bytes(200 << 20)}, compression=zipfile.ZIP_DEFLATED)
     error_message(path)
+
+
+def test_archive_without_checksums(tmp_path, arrays):
+    path = tmp_path / "x.pth"
+    writer.write_archive(path, writer.state_dict(arrays, CONFIG))
+    path.write_bytes(writer.without_checksums(path.read_bytes()))
+    assert_close(checkpoint.read(path).arrays, arrays)
 
 
 def test_changed_byte_is_noticed_in_an_archive(tmp_path, arrays):

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.contents import damaged_file_error
 
-MAX_OPERATIONS = 2_000_000
+MAX_OPERATIONS = 1_000_000
 """Opcodes, and items that one opcode copies. A DenseNet-121 with its optimizer needs 100,000."""
 MAX_STRING_BYTES = 64 << 20
 """Total bytes of all strings."""

@@ -89,8 +89,10 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
     """
     from densenet_cli.weights import safetensors, torch_files, torch_names
 
-    weight_map = read_index(index)
-    paths = {shard: index.with_name(shard) for shard in sorted(set(weight_map.values()))}
+    names: dict[str, list[str]] = {}
+    for name, shard in read_index(index).items():
+        names.setdefault(shard, []).append(name)
+    paths = {shard: index.with_name(shard) for shard in sorted(names)}
     for shard, path in paths.items():
         if not path.is_file():
             raise CheckpointError(f"The shard {shard} is missing or not a regular file.")
@@ -109,7 +111,7 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
                     notes += state.notes
             except CheckpointError as error:
                 raise CheckpointError(f"Shard {shard}: {error}") from error
-            for name in (name for name, file in weight_map.items() if file == shard):
+            for name in names[shard]:
                 if name not in stored:
                     raise CheckpointError(f"The shard {shard} does not contain the array {name!r:.100}.")
                 tensors[name] = stored[name]

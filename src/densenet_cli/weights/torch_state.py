@@ -14,6 +14,8 @@ AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 STATE_KEYS = (*AVERAGED_KEYS, "state_dict", "model", "model_state_dict", "net", "network", "weights")
 """Where training checkpoints have the weights, in order of preference."""
 OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "param_groups")
+ARRAY_FUNCTIONS = "torch._utils._rebuild"
+"""The beginning of the names of functions that create arrays, such as quantized ones."""
 MAX_MODULE_DEPTH = 50
 
 XRV_PACKAGE = "torchxrayvision."
@@ -96,6 +98,10 @@ def _state(value: Any) -> StateDict:
     if not isinstance(items, dict):
         items = {}
     tensors = {name: tensor for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
+    if is_densenet(tensors):
+        for name, item in items.items():
+            if isinstance(item, Instance) and item.type_name.startswith(ARRAY_FUNCTIONS):
+                raise CheckpointError(f"The array {name!r:.100} has an unsupported kind ({item.type_name!r:.100}).")
     return StateDict(tensors, [], {})
 
 
