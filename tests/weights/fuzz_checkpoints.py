@@ -62,6 +62,7 @@ def write_timm_folder(path: Path, _: object) -> None:
 
 RECORDED = {
     "torch-model": copy_model("module-with-head.pth"),
+    "timm-config": write_timm_folder,
     "keras2-config": copy_recorded("keras2.zip", "nested.h5"),
     "keras3-config": copy_recorded("keras3.zip", "sequential.h5"),
     "keras3-archive": copy_recorded("keras3.zip", "sequential.keras"),
@@ -76,7 +77,6 @@ LAYOUTS = {
     "torch": lambda path, arrays: write_archive(path, training_checkpoint(arrays)),
     "torch-without-checksums": lambda path, arrays: write_without_checksums(path, arrays),
     "torch-stream": lambda path, arrays: write_stream(path, training_checkpoint(arrays)),
-    "timm-config": write_timm_folder,
     "ours": lambda path, arrays: safetensors.write(path, arrays, CONFIG),
 }
 
