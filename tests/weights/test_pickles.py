@@ -61,6 +61,7 @@ def test_strings_of_python_2():
     assert load(b"\x80\x02U\x03a\xe9bq\x00.") == "aéb"
     assert load(b"\x80\x02T\x03\x00\x00\x00a\xe9bq\x00.") == "aéb"
     assert load(b"S'a\\xe9b\\n'\np0\n.") == "aéb\n"
+    assert load(rb"S'a\\d\\\'\n'" + b"\n.") == "a\\d\\'\n"
     assert load(b"Va\\u00e9b\np0\n.") == "aéb"
     assert load(b"L12345678901234567890L\n.") == 12345678901234567890
     # OrderedDict([("a", 1)]) by Python 2, which passes a list of lists.
@@ -183,6 +184,8 @@ HOSTILE = {
     "number that is none": b"Fabc\n.",
     "invalid UTF-8": b"X\x02\x00\x00\x00\xff\xfe.",
     "string without quotes": b"Sabc\n.",
+    "invalid escape sequence": b"S'\\\\\\d'\n.",
+    "octal escape sequence": b"S'\\400'\n.",
     "line without an end": b"c" + b"a" * 1000,
     "deep marks": repeated(b"(", 100_000),
     "deep lists": repeated(b"](", 100_000, end=b"e" * 100_000 + b"."),

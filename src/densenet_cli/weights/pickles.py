@@ -12,6 +12,7 @@ the total length of strings are limited.
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ MAX_NAME_LENGTH = 1 << 10
 MAX_KEY = 1 << 63
 """Integers that are keys of a dictionary are smaller. Hashes of larger ones collide."""
 
+INVALID_ESCAPE = re.compile(rb"\\(?![nrt'\"]|x[0-9a-fA-F]{2})")
 SET_TYPES = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
 
 
@@ -120,8 +122,6 @@ class _Interpreter:
         if self.operations > MAX_OPERATIONS:
             raise CheckpointError(f"The pickle needs more than {MAX_OPERATIONS:,} operations.")
 
-    # Reading
-
     def read(self, size: int) -> bytes:
         data = self.file.read(size)
         if len(data) != size:
@@ -156,6 +156,8 @@ class _Interpreter:
         text = self.line()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
             raise ValueError("a string has no quotes")
+        if INVALID_ESCAPE.search(text[1:-1].replace(rb"\\", b"")):
+            raise ValueError("a string has an invalid escape sequence")
         data: bytes = codecs.escape_decode(text[1:-1])[0]
         return data.decode("latin-1")
 
@@ -164,8 +166,6 @@ class _Interpreter:
         if not 0 <= size <= MAX_NUMBER_SIZE:
             raise ValueError(f"an integer has {size} bytes")
         return int.from_bytes(self.read(size), "little", signed=True)
-
-    # Stack and memo
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -196,8 +196,6 @@ class _Interpreter:
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    # Containers
-
     def extend(self, items: list[Any]) -> None:
         """Append to the list on top of the stack. Items of other objects are ignored."""
         if isinstance(self.stack[-1], list):
@@ -217,8 +215,6 @@ class _Interpreter:
             # Other keys could be nested too deeply for hash(), or chosen to collide.
             if isinstance(key, str | bytes | float) or (isinstance(key, int) and -MAX_KEY < key < MAX_KEY):
                 items[key] = value
-
-    # Names and calls
 
     def push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
