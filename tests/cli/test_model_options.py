@@ -175,8 +175,18 @@ class TestSettingsOfOutputFiles:
             settings = json.loads((tmp_path / f"{arguments[-1].name}.meta.json").read_text())
             assert settings["interpolation"] == "bilinear" and settings["std"] == [0.2, 0.2, 0.2]
             assert "mean=0.485,0.456,0.406" in settings["assumptions"]
+            assert settings["notes"] == []
             assert not any(text.startswith("std=") for text in settings["assumptions"])
             assert ("activation=softmax" in settings["assumptions"]) == (arguments[0] == "predict")
+
+    def test_contain_notes_which_do_not_prevent_resuming(self, image, bare, tmp_path):
+        arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl"]
+        (tmp_path / "config.json").write_text("{}")
+        assert densenet(*arguments).status == 0
+        (note,) = json.loads((tmp_path / "r.jsonl.meta.json").read_text())["notes"]
+        assert "config.json" in note
+        (tmp_path / "config.json").unlink()
+        assert densenet(*arguments, "--resume").status == 0
 
     def test_other_settings_are_not_resumed_but_stated_assumptions_are(self, image, bare, tmp_path):
         arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl"]

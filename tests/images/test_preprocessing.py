@@ -13,7 +13,7 @@ from PIL import Image
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, normalize, pad_color
-from densenet_cli.images.preprocessing import MODES, WORKSPACE_PIXELS, Preprocessing
+from densenet_cli.images.preprocessing import MODES, WORKSPACE_PIXELS, Preprocessing, crop_ratio
 from tests.support.images import (
     ENCODINGS,
     PHOTOGRAPHS,
@@ -221,6 +221,14 @@ def test_smaller_jpegs_are_decoded_at_full_scale(size):
 def test_invalid_settings(settings, message):
     with pytest.raises(UsageError, match=message):
         Preprocessing(**settings)
+
+
+@given(input_size=st.integers(1, 1000), margin=st.integers(0, 1000))
+def test_a_crop_ratio_stands_for_every_number_of_pixels(input_size, margin):
+    """224 / (224 / size) is below many a size, because of rounding."""
+    resize_side = input_size + min(margin, 98 * input_size)
+    ratio = crop_ratio(input_size, resize_side)
+    assert Preprocessing(input_size=input_size, crop_ratio=ratio).resize_side == resize_side
 
 
 @pytest.mark.parametrize("input_size", [1, 32, 64, 223, 224, 299, 331])

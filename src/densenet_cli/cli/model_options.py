@@ -195,7 +195,10 @@ def model_options(only: Collection[str] = tuple(MODEL_OPTIONS), without: Collect
 
 
 def model_settings(classifier: Classifier, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the model's outputs depend on, as JSON types. ``options`` are the command's."""
+    """Return the settings that the model's outputs depend on, as JSON types, and what is to be said about them.
+
+    ``options`` are those of the command.
+    """
     from densenet_cli.weights.file_identity import file_md5
 
     return {
@@ -204,6 +207,7 @@ def model_settings(classifier: Classifier, options: Mapping[str, Any]) -> dict[s
         "engine": options["engine"],
         **classifier.preprocessing.to_dict(),
         "assumptions": _assumptions(classifier, options),
+        "notes": list(classifier.metadata.notes),
     }
 
 

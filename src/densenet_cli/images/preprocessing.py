@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from math import floor, inf
+from math import floor, inf, nextafter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UsageError
@@ -144,6 +144,12 @@ class Preprocessing:
         if self.exact or self.interpolation == "nearest":
             return None
         return 2 * (self.resize_side if self.mode == "crop" else self.input_size)
+
+
+def crop_ratio(input_size: int, resize_side: int) -> float:
+    """Return the ratio with which ``crop`` mode resizes the shorter side to ``resize_side``, whatever rounding does."""
+    ratio = input_size / resize_side
+    return ratio if floor(input_size / ratio) == resize_side else nextafter(ratio, 0)
 
 
 def parse_bit_depth(text: str) -> tuple[float, float]:

@@ -179,7 +179,8 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     folder = stored.pop(WORKING_DIRECTORY, None)
     current = json.loads(json.dumps(dict(settings)))
     for values in (current, stored):
-        values.pop("assumptions", None)  # the assumed values are settings
+        for key in ("assumptions", "notes"):  # the assumed values are settings
+            values.pop(key, None)
     for key in current.keys() & ADDED_SETTINGS.keys():
         default = "nearest" if key == "interpolation" and stored.get("preprocess") == "keras" else ADDED_SETTINGS[key]
         stored.setdefault(key, default)

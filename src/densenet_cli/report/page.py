@@ -126,8 +126,8 @@ def current_time() -> datetime:
 
 
 def format_settings(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Format setting values (JSON types) as text."""
-    return {name: _format_setting(value) for name, value in settings.items()}
+    """Format setting values (JSON types) as text, without the notes on the checkpoint."""
+    return {name: _format_setting(value) for name, value in settings.items() if name != "notes"}
 
 
 def _format_setting(value: Any) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
+from densenet_cli.images.preprocessing import crop_ratio
 from densenet_cli.topology import Resize
 from densenet_cli.weights.contents import damaged_file_error
 from densenet_cli.weights.keras_graph import Graph, LayerCall
@@ -216,7 +217,7 @@ class _Stage:
                 f"The layer {call} crops {size or 'images of any size'} to {side} pixels, which is not supported. Crop"
                 " the images instead, and save the model without it."
             )
-        self.size, self.crop_ratio = side, (self.crop_ratio or 1.0) * side / size
+        self.size, self.crop_ratio = side, crop_ratio(side, round(size / (self.crop_ratio or 1.0)))
 
     def _square_side(self, call: LayerCall) -> int:
         height, width = call.config["height"], call.config["width"]
