@@ -223,6 +223,17 @@ def test_a_keras_file_is_a_checkpoint_too(exported, weights):
     support.assert_same(contents.arrays, checkpoint.read(weights).arrays, TINY)
 
 
+@pytest.mark.parametrize("with_preprocessing", [False, True])
+def test_a_keras_file_states_its_labels_and_preprocessing(exported, weights, expected, photographs, with_preprocessing):
+    classifier = Classifier(weights=exported("keras", with_preprocessing), exact=True)
+    original = Classifier(weights=weights, exact=True)
+    assert [label.name for label in classifier.labels] == NAMES
+    assert classifier.assumptions == ()
+    assert classifier.preprocessing.resize_side == original.preprocessing.resize_side
+    assert classifier.preprocessing.mode == original.preprocessing.mode
+    np.testing.assert_allclose(np.stack(probabilities_of(classifier, photographs)), expected, atol=1e-5)
+
+
 def test_safetensors_equal_a_torch_state_dict(exported, weights, tmp_path):
     """Compared with the support module's writer of torchvision files, which shares only the names with the exporter."""
     arrays = checkpoint.read(weights).arrays

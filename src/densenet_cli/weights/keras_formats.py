@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from densenet_cli.weights.contents import CheckpointContents, StoredArray, Store
 from densenet_cli.weights.hdf5 import Group
 from densenet_cli.weights.keras_graph import LayerCall
 from densenet_cli.weights.keras_serialization import MAX_CONFIG_SIZE, parse_json, printable
+from densenet_cli.weights.metadata import parse_description
 
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """The group with the layers in ``.weights.h5``: the current name, and that of Keras 2.12 and 2.13."""
 
 CONFIG_FILE = "config.json"
+DESCRIPTION_FILE = "densenet.json"
+"""What ``densenet export`` adds to an archive. Keras ignores it, and does not keep it when a model is saved again."""
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
 MAX_STATISTICS = 16
@@ -66,8 +70,21 @@ def open_archive(path: Path) -> Iterator[CheckpointContents]:
         has_config = CONFIG_FILE in members
         config = zip_archives.read_member(archive, CONFIG_FILE, MAX_CONFIG_SIZE) if has_config else b"{}"
         weights = zip_archives.read_member(archive, zip_archives.KERAS_WEIGHTS)
+        is_described = DESCRIPTION_FILE in members
+        description = zip_archives.read_member(archive, DESCRIPTION_FILE, MAX_CONFIG_SIZE) if is_described else None
     with hdf5.open_file(weights) as root:
-        yield _archive_contents(root, config)
+        contents = _archive_contents(root, config)
+        yield contents if description is None else _add_description(contents, description)
+
+
+def _add_description(contents: CheckpointContents, description: bytes) -> CheckpointContents:
+    """Add what ``densenet export`` says about a model that is not part of the model itself."""
+    described = parse_description(description)
+    kernel = contents.layers.get("predictions", {}).get("kernel")
+    if described.labels and kernel and len(described.labels) != kernel.shape[-1]:
+        raise CheckpointError(f"{DESCRIPTION_FILE} has {len(described.labels)} labels for {kernel.shape[-1]} classes.")
+    stated = {name: value for name, value in vars(contents.metadata).items() if value}
+    return contents._replace(metadata=replace(described, **stated))
 
 
 def _archive_contents(root: Group, config: bytes) -> CheckpointContents:

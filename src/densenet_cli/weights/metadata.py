@@ -11,8 +11,8 @@ from typing import Any
 
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images.normalization import MEAN, STD, check_normalization
-from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO
-from densenet_cli.labels import ClassLabel, Labels, is_valid
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO, MODES, crop_ratio
+from densenet_cli.labels import ClassLabel, Labels, from_class_names, is_valid
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights.contents import ModelMetadata
 
@@ -69,6 +69,32 @@ def parse(text: str) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"The metadata is malformed ({type(error).__name__}: {error}).") from error
     return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
+
+
+def parse_description(text: bytes) -> ModelMetadata:
+    """Return what the description that ``densenet export`` adds to a file states besides the network.
+
+    Raises:
+        CheckpointError: It is malformed.
+    """
+    try:
+        values = json.loads(text)
+        preprocessing = values["preprocessing"]
+        mode, size = _check_type(preprocessing["mode"], str), _check_type(preprocessing["input_size"], int)
+        resize_size = _check_type(preprocessing["resize_size"], int)
+        names, ids = _check_type(values.get("labels"), list), _check_type(values.get("wordnet_ids"), list)
+        if mode not in MODES or not 1 <= size <= resize_size <= MAX_INPUT_SIZE / MIN_CROP_RATIO:
+            raise ValueError(f"mode is {mode!r:.60}, input_size is {size}")
+        ratio = crop_ratio(size, resize_size) if mode == "crop" else None
+        fields = _parse_preprocessing({**preprocessing, "preprocess": mode, "crop_ratio": ratio}, channels=3)
+        labels = names and from_class_names(ids or names)
+        if labels and ids and any(label.id is None for label in labels):
+            labels = tuple(ClassLabel(n, *label) for n, label in enumerate(zip(ids, names, strict=True)))
+        if labels:
+            labels = _parse_labels([(label.index, label.id, label.name) for label in labels], len(names))
+        return ModelMetadata(labels, mode, size, **fields)
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UsageError) as error:
+        raise CheckpointError(f"The description is malformed ({type(error).__name__}: {error}).") from error
 
 
 def _check_type(value: Any, *expected: type) -> Any:
