@@ -1,6 +1,8 @@
-"""Models whose weights are finite but produce other values."""
+"""Models: labels, and weights that are finite but produce other values."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from densenet_cli import Classifier
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import safetensors
+from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import TINY, unscaled_arrays
 
 
@@ -21,3 +24,13 @@ def test_nonfinite_output_is_a_checkpoint_error(tmp_path, photographs, engine):
     classifier = Classifier(weights=weights, engine=engine)
     with pytest.raises(CheckpointError, match=r"wild\.safetensors.*NaN"):
         classifier.predict(photographs[0])
+
+
+def test_imagenet_labels_of_a_checkpoint_without_labels_are_noted(tmp_path):
+    """Names are assumed only for 1,000 classes."""
+    for classes in (1000, 999):
+        config = replace(TINY, classes=classes)
+        write_legacy_h5(tmp_path / f"{classes}.h5", unscaled_arrays(config), config)
+        with Classifier(weights=tmp_path / f"{classes}.h5") as classifier:
+            assert (classifier.labels[0].name == "tench") == (classes == 1000)
+            assert any("ImageNet" in note for note in classifier.metadata.notes) == (classes == 1000)

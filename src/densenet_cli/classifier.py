@@ -133,7 +133,7 @@ class Classifier:
             progress=progress,
         )
         self.model, self.weights, self.labels = model.name, model.weights, model.labels
-        self.config, self.metadata = model.engine.config, model.engine.metadata
+        self.config, self.metadata = model.engine.config, model.metadata
         self.preprocessing, self.assumptions = resolve(
             options, None if weights is None else model.weights, self.config, self.metadata, checked
         )

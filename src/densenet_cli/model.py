@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from densenet_cli import engines, labels, variants
@@ -40,6 +41,7 @@ class Model:
         name: The name in results: ``densenet121``, or that of ``weights`` (see ``locations.model_name``).
         weights: The path of the checkpoint.
         engine: The engine that runs the network.
+        metadata: What the checkpoint states, and notes on what is assumed or ignored.
         labels: One label for each position of the head.
     """
 
@@ -76,10 +78,14 @@ class Model:
             if weights is None or variant is None:
                 raise
             raise CheckpointError(f"{error} Omit `variant` to infer the network from the file.") from error
+        self.metadata = self.engine.metadata
         self.labels = self._select_labels(label_file)
+        if self.labels == labels.imagenet() and weights is not None and not (label_file or self.metadata.labels):
+            note = "The checkpoint contains no labels. Its 1,000 classes are assumed to be ImageNet's."
+            self.metadata = replace(self.metadata, notes=(*self.metadata.notes, note))
 
     def _select_labels(self, label_file: PathLike | None) -> labels.Labels:
-        classes, stored = self.engine.config.classes, self.engine.metadata.labels
+        classes, stored = self.engine.config.classes, self.metadata.labels
         if label_file is not None:
             from densenet_cli import label_files
 
