@@ -105,6 +105,11 @@ def test_published_weights_have_a_known_mean():
     assert choose(file=None, interpolation="bicubic")[0].interpolation == "bicubic"
 
 
+def test_published_weights_have_a_softmax():
+    with pytest.raises(UsageError, match="softmax"):
+        choose(file=None, activation="sigmoid", config=replace(CONFIG, activation="sigmoid"))
+
+
 def test_another_input_size_is_allowed_and_the_test_size_has_its_own_crop_ratio():
     assert choose(TIMM, input_size=288)[0].resize_side == 303
     assert choose(TIMM, input_size=256)[0].resize_side == 292
@@ -122,6 +127,8 @@ def test_a_flattening_head_accepts_one_size():
 
 def test_the_mode_can_be_chosen():
     assert choose(TIMM, preprocess="keras")[0].interpolation == "nearest"
+    with pytest.raises(UsageError, match="nearest"):
+        choose(ModelMetadata(preprocess="keras"), interpolation="bicubic")
     squash = choose(TIMM, preprocess="squash")[0]
     assert (squash.interpolation, squash.crop_ratio) == ("bicubic", None)
     with pytest.raises(UsageError, match="nearest"):

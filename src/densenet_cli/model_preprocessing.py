@@ -99,7 +99,7 @@ def resolve(
     if file is None:
         metadata = replace(
             metadata,
-            activation=metadata.activation or config.activation,
+            activation=metadata.activation or "softmax",
             mean=metadata.mean or MEAN,
             std=metadata.std or STD,
         )
@@ -115,9 +115,8 @@ def resolve(
     else:
         input_size = options.input_size
         _check_input_size(input_size, name, config)
-    interpolation, crop_ratio = "", options.crop_ratio
-    if mode != "keras":
-        interpolation = choose("interpolation", metadata.interpolation, "bilinear")
+    interpolation = choose("interpolation", "nearest" if mode == "keras" else metadata.interpolation, "bilinear")
+    crop_ratio = options.crop_ratio
     if mode == "crop":
         is_test_size = metadata.test_crop_ratio is not None and input_size == metadata.test_input_size
         stated = metadata.test_crop_ratio if is_test_size else metadata.crop_ratio
