@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from densenet_cli import Classifier
 from densenet_cli.errors import UsageError
@@ -81,6 +82,21 @@ def test_another_statement_gives_other_outputs(name, change, outputs, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     actual = logits(Classifier(weights=tmp_path), photograph("coffee", IMAGES["landscape"]))
     assert np.abs(actual - outputs(name)["landscape"]).max() > 1e-3
+
+
+def test_the_dialect_of_transformers(tmp_path, outputs):
+    """``TimmWrapperForImageClassification`` saves the same network under a prefix."""
+    arrays = load_file(FOLDER / "blur" / "model.safetensors")
+    save_file({f"timm_model.{name}": values for name, values in arrays.items()}, tmp_path / "model.safetensors")
+    config = json.loads((FOLDER / "blur" / "config.json").read_text())
+    config |= {"model_type": "timm_wrapper", "problem_type": "multi_label_classification"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    classifier = Classifier(weights=tmp_path)
+    assert classifier.config.is_multi_label and classifier.assumptions == ()
+    for kind, size in IMAGES.items():
+        probabilities = classifier.run(classifier.load(photograph("coffee", size)))["probabilities"][0]
+        expected = 1 / (1 + np.exp(-outputs("blur")[kind].astype(np.float64)))
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 def test_without_its_config_a_file_is_read_with_defaults(tmp_path):
