@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -162,3 +163,52 @@ def test_regression_is_refused(folder, tmp_path, loss):
     path = edit_config(folder / "nested.h5", tmp_path / "x.h5", lambda _: {"loss": loss}, "training_config")
     with pytest.raises(checkpoint.CheckpointError, match="not a classifier"):
         checkpoint.read(path)
+
+
+def test_optimizer_without_a_model_is_refused(folder, tmp_path):
+    with h5py.File(folder / "nested.h5") as source, h5py.File(tmp_path / "x.h5", "w") as file:
+        source.copy("optimizer_weights", file)
+    with pytest.raises(checkpoint.CheckpointError, match="optimizer without a model"):
+        checkpoint.read(tmp_path / "x.h5")
+
+
+def test_links_in_the_path_of_a_layer_are_not_followed(folder, tmp_path):
+    """The name conv1/conv is a path, in which a group could be a link."""
+    path = tmp_path / "x.h5"
+    path.write_bytes((folder / "flat.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        file.move("model_weights/conv1", "elsewhere")
+        file["model_weights/conv1"] = h5py.SoftLink("/elsewhere")
+    with pytest.raises(checkpoint.CheckpointError, match="soft or external link"):
+        checkpoint.read(path)
+
+
+def test_arrays_of_a_layer_that_are_missing_or_ambiguous(folder, tmp_path):
+    for change, text in (("del", "found 0 arrays named kernel"), ("copy", "found 2 arrays named kernel")):
+        path = tmp_path / f"{change}.h5"
+        path.write_bytes((folder / "nested.h5").read_bytes())
+        with h5py.File(path, "a") as file:
+            group = file["model_weights/densenet"]
+            kernel = group["conv2_block1_1_conv/kernel:0"]
+            for name in ("a", "b"):
+                if change == "copy":
+                    group[f"{name}/conv2_block1_1_conv/kernel:0"] = kernel[()]
+            del group["conv2_block1_1_conv"]
+        with pytest.raises(checkpoint.CheckpointError, match=text):
+            checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * (1 << 20), "[" + "[]," * (1 << 20) + "0]", '{"a":' * (1 << 19), "x" * (5 << 20)]
+)
+def test_huge_configuration_needs_little_memory(folder, tmp_path, text):
+    path = tmp_path / "x.h5"
+    path.write_bytes((folder / "nested.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = text
+    tracemalloc.start()
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6 and len(str(caught.value)) < 600
