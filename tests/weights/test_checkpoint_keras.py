@@ -145,3 +145,31 @@ def test_other_architecture_is_rejected(tmp_path, keras):
         SAVERS[name](model, tmp_path / name)
         with pytest.raises(checkpoint.CheckpointError, match="not a DenseNet"):
             checkpoint.read(tmp_path / name)
+
+
+def test_subclassed_model_is_rejected(tmp_path, keras):
+    class Network(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.classify = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.classify(x)
+
+    model = Network()
+    model(np.zeros((1, 3), np.float32))
+    for name in ("x.keras", "x.h5"):
+        model.save(tmp_path / name)
+        with pytest.raises(checkpoint.CheckpointError, match=r"class Network.*not part of the file"):
+            checkpoint.read(tmp_path / name)
+
+
+def test_network_with_similar_layer_names_is_rejected(tmp_path, keras):
+    """Keras' ResNets have layers of the same names, but no concatenations."""
+    x = keras.Input((32, 32, 3))
+    y = keras.layers.Conv2D(4, 7, strides=2, use_bias=True, name="conv1_conv")(x)
+    y = keras.layers.Conv2D(4, 1, name="conv2_block1_1_conv")(y)
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    keras.Model(x, keras.layers.Dense(2, activation="softmax")(y)).save(tmp_path / "x.keras")
+    with pytest.raises(checkpoint.CheckpointError, match="not a DenseNet"):
+        checkpoint.read(tmp_path / "x.keras")

@@ -55,7 +55,8 @@ def find_backbone(graph: Graph, before: LayerCall) -> Backbone:
     """
     names = {OLD_LAYER_NAMES.get(call.name, call.name): call for call in graph.consumers}
     matches = [match for name in names if (match := BLOCK_LAYER.match(name))]
-    if not matches or "conv1_conv" not in names:
+    has_concat = any(call.class_name == "Concatenate" for call in graph.consumers)  # ResNets have similar names
+    if not matches or "conv1_conv" not in names or not has_concat:
         first = [str(call) for call in reversed(graph.consumers) if call.location.names][:3]
         raise CheckpointError(
             f"It is not a DenseNet with the layer names of keras.applications. Its first layers are {', '.join(first)}."

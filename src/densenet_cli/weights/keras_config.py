@@ -83,6 +83,12 @@ def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
         )
 
 
+def check_class(model: Any) -> None:
+    """Raise ``CheckpointError`` if the configuration is not that of a functional or sequential model."""
+    with malformed_config_errors():
+        build_graph(model)
+
+
 def _metadata(stage: InputStage, activation: str | None, notes: tuple[str, ...]) -> ModelMetadata:
     return ModelMetadata(
         preprocess=stage.preprocess,

@@ -91,6 +91,10 @@ def _archive_contents(root: Group, config: bytes) -> CheckpointContents:
     model = parse_json(config)
     container = _layer_container(root)
     if not model or container is None:
+        if model:
+            from densenet_cli.weights import keras_config
+
+            keras_config.check_class(model)
         return _contents(root)
     compile_config = model.get("compile_config") if isinstance(model, dict) else None
     loss = compile_config.get("loss") if isinstance(compile_config, dict) else None
