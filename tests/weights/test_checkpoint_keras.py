@@ -160,7 +160,7 @@ def test_subclassed_model_is_rejected(tmp_path, keras):
     model(np.zeros((1, 3), np.float32))
     for name in ("x.keras", "x.h5"):
         model.save(tmp_path / name)
-        with pytest.raises(checkpoint.CheckpointError, match=r"class Network.*not part of the file"):
+        with pytest.raises(checkpoint.CheckpointError, match="class Network"):
             checkpoint.read(tmp_path / name)
 
 
