@@ -171,6 +171,13 @@ def test_pixel_operations_in_any_order(keras, make):
     assert adapted == pytest.approx((0.1,) * 3 + (0.1**0.5,) * 3)
 
 
+def test_one_channel_that_becomes_three_is_refused(keras, make):
+    """Keras repeats the channel, and the network has three. Its input would be read as a color image."""
+    layers = keras.layers
+    with pytest.raises(CheckpointError, match="1 channels"):
+        read(make([layers.Rescaling([0.1, 0.2, 0.3])], shape=(SIZE, SIZE, 1)))
+
+
 def test_pixel_operations_for_values_from_0_to_1(keras, make):
     """A network whose operations enlarge the range cannot take values up to 255."""
     metadata = read(make([keras.layers.Normalization(mean=[0.485] * 3, variance=[0.05] * 3)])).metadata

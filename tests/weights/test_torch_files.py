@@ -11,7 +11,8 @@ import pytest
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import checkpoint, torch_files
+from densenet_cli.weights import checkpoint, torch_files, torch_names
+from densenet_cli.weights.torch_heads import ModuleClass
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
 from tests.support.networks import onnx_outputs, unscaled_arrays
@@ -81,6 +82,36 @@ def test_whole_models_state_their_head_and_pooling():
     assert checkpoint.read(DATA / "module-with-head.pth").metadata.activation == "sigmoid"
     assert checkpoint.read(DATA / "module-max-pool.pth").config.pooling == "max"
     assert checkpoint.read(DATA / "blurred-stem.pth").config.stem == "deep-blur"
+
+
+@pytest.mark.parametrize(
+    ("module", "change"),
+    [
+        ("pool0", ModuleClass("Identity", {})),
+        ("pool0", {"ceil_mode": True}),
+        ("pool0", None),
+        ("conv0", {"stride": (1, 1)}),
+        ("conv0", {"padding": (0, 0)}),
+        ("relu0", ModuleClass("LeakyReLU", {})),
+        ("transition1.pool", ModuleClass("MaxPool2d", {})),
+        ("denseblock2.denselayer2.conv2", {"dilation": (2, 2)}),
+        ("extra", ModuleClass("Tanh", {})),
+    ],
+)
+def test_modules_that_were_changed_are_refused(module, change):
+    """Changes that leave all arrays as they are."""
+    with torch_files.open_tensors(DATA / "module.pth") as (tensors, state):
+        torch_names.contents(tensors, 1 << 20, classes=state.classes)
+        name = f"features.{module}"
+        classes = {key: value for key, value in state.classes.items() if key != name}
+        if isinstance(change, dict):
+            options = state.classes[name].options
+            assert options.keys() >= change.keys()
+            change = ModuleClass(state.classes[name].name, {**options, **change})
+        if change:
+            classes[name] = change
+        with pytest.raises(CheckpointError, match=module):
+            torch_names.contents(tensors, 1 << 20, classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +227,10 @@ def test_functions_of_older_and_newer_versions(tmp_path, arrays):
         np.testing.assert_array_equal(checkpoint.read(tmp_path / "x.pth").arrays["predictions"]["kernel"], kernel.T)
     unknown = writer.Call("torch._utils", "_rebuild_qtensor", *arguments)
     writer.write_archive(tmp_path / "x.pth", state_with(arrays, "classifier.weight", unknown))
+    assert "_rebuild_qtensor" in error_message(tmp_path / "x.pth")
+    quantized_layer = state_with(arrays, "classifier._packed_params._packed_params", (unknown, None))
+    del quantized_layer["classifier.weight"], quantized_layer["classifier.bias"]
+    writer.write_archive(tmp_path / "x.pth", quantized_layer)
     assert "_rebuild_qtensor" in error_message(tmp_path / "x.pth")
 
 

@@ -296,7 +296,12 @@ class _Stage:
             # A network whose first layers enlarge the range of values does not take values from 0 to 255.
             white = 1.0
             self.notes.append("The model's pixel operations are for values from 0 to 1, so pixels are divided by 255.")
-        channels = self.channels or max(len(self.scale), len(self.offset))
+        lengths = max(len(self.scale), len(self.offset))
+        channels = self.channels or lengths
+        if lengths > channels:  # Keras broadcasts, so that one channel becomes three.
+            raise CheckpointError(
+                f"The input has {channels} channels, but the pixel operations are for {lengths}. This is not supported."
+            )
         scale, offset = (_combine(values, [0.0] * channels, lambda a, b: a + b) for values in (self.scale, self.offset))
         std = [1 / (white * factor) for factor in scale]
         return tuple(_rounded(-a * b) for a, b in zip(offset, std, strict=True)), tuple(map(_rounded, std))

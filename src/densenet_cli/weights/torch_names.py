@@ -21,7 +21,7 @@ import numpy as np
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import DenseNetConfig, HeadLayer
-from densenet_cli.weights import torch_heads
+from densenet_cli.weights import torch_backbone, torch_heads
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
 from densenet_cli.weights.torch_heads import HeadModules, ModuleClass
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
 
 TORCH_EPSILON = 1e-5
+MAX_EPSILON = 1e3
 MAX_TENSORS = 50_000
 MAX_LISTED_NAMES = 20
 
@@ -135,6 +136,8 @@ def contents(
             epsilons.update(_epsilon(classes, module, keras_name(name)))
         else:
             others[module] = arrays
+    if classes:
+        torch_backbone.check_backbone(classes, features, stem)
     scope = _parent(features.removesuffix("."))
     heads = _find_heads(others, scope)
     head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
@@ -269,7 +272,11 @@ def _read_head(classes: Mapping[str, ModuleClass], heads: list[str], scope: str)
 def _epsilon(classes: Mapping[str, ModuleClass] | None, module: str, name: str | None) -> dict[str, float]:
     """Return the value that a batch norm of a whole model adds to its variances, if the file states it."""
     value = classes[module].options.get("eps") if classes and module in classes else None
-    return {name: value} if name and type(value) is float and 0 < value < 1 else {}
+    if name is None or value is None:
+        return {}
+    if type(value) not in (int, float) or not 0 <= value < MAX_EPSILON:
+        raise CheckpointError(f"The module {module!r:.100} has the epsilon {value!r:.50}.")
+    return {name: float(value)}
 
 
 def _head_names(layers: list[HeadLayer]) -> list[str]:

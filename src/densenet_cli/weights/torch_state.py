@@ -17,6 +17,8 @@ OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "para
 ARRAY_FUNCTIONS = "torch._utils._rebuild"
 """The beginning of the names of functions that create arrays, such as quantized ones."""
 MAX_MODULE_DEPTH = 50
+MAX_AXES = 3
+"""Axes of an image for which a module can have different options."""
 
 XRV_PACKAGE = "torchxrayvision."
 
@@ -100,8 +102,11 @@ def _state(value: Any) -> StateDict:
     tensors = {name: tensor for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
     if is_densenet(tensors):
         for name, item in items.items():
-            if isinstance(item, Instance) and item.type_name.startswith(ARRAY_FUNCTIONS):
-                raise CheckpointError(f"The array {name!r:.100} has an unsupported kind ({item.type_name!r:.100}).")
+            for array in item if isinstance(item, tuple) else (item,):  # quantized layers have a tuple
+                if isinstance(array, Instance) and array.type_name.startswith(ARRAY_FUNCTIONS):
+                    raise CheckpointError(
+                        f"The array {name!r:.100} has an unsupported kind ({array.type_name!r:.100})."
+                    )
     return StateDict(tensors, [], {})
 
 
@@ -141,8 +146,13 @@ def _module_state(module: Instance) -> StateDict:
 def _module_class(module: Instance) -> ModuleClass:
     is_library = module.type_name.startswith(("torch.nn.", "timm."))
     name = module.type_name.rpartition(".")[2] if is_library else module.type_name
-    simple = (bool, int, float, str)
-    return ModuleClass(name, {key: value for key, value in module.state.items() if isinstance(value, simple)})
+    return ModuleClass(name, {key: value for key, value in module.state.items() if _is_option(value)})
+
+
+def _is_option(value: Any) -> bool:
+    """Return whether an attribute is a value, or a value per axis, such as a stride."""
+    values = value if isinstance(value, tuple) and len(value) <= MAX_AXES else (value,)
+    return all(isinstance(item, bool | int | float | str) for item in values)
 
 
 def _named(module: Instance, group: str) -> dict[str, Any]:
