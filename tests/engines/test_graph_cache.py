@@ -56,7 +56,7 @@ def test_graph_is_created_once_and_reused(weights, emitted):
     assert len(emitted) == 1
     assert sorted(path.name for path in graph_folder().iterdir()) == [
         "entry.json",
-        "head.npz",
+        "head.npy",
         "model.data",
         "model.onnx",
     ]

@@ -1,7 +1,7 @@
 """A cache of optimized ONNX graphs.
 
 The folder ``cache_dir()/graphs/KEY`` contains ``model.onnx``, its weights ``model.data`` (which are memory-mapped), the
-arrays of the head as ``head.npz`` (because ONNX Runtime does not return weights), and ``entry.json``: the identity of
+arrays of the head as ``head.npy`` (because ONNX Runtime does not return weights), and ``entry.json``: the identity of
 the checkpoint, and the size, mtime, ctime, and SHA-256 of the other files.
 
 KEY is a hash of everything that the graph depends on, including the version of ONNX Runtime and the instruction set,
@@ -12,9 +12,10 @@ If its files do not match the entry, it is created again. If the cache cannot be
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,12 +31,12 @@ from densenet_cli.weights.file_identity import FileIdentity, digest
 if TYPE_CHECKING:
     from densenet_cli.weights.contents import Arrays
 
-MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npz", "entry.json"
+MODEL_FILE, DATA_FILE, HEAD_FILE, ENTRY_FILE = "model.onnx", "model.data", "head.npy", "entry.json"
 TEMP_PREFIX = ".new-"
 """Prefix of the names of folders that are being written."""
 TEMP_LIFETIME = 3600.0
 """Seconds without a change after which such a folder is considered abandoned."""
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 """Must be increased if the files in a folder change, or what is read from a checkpoint besides its arrays."""
 
 
@@ -44,7 +45,8 @@ class CachedGraph(NamedTuple):
 
     Attributes:
         model: The path of the model, or its bytes if it is not cached.
-        head: The arrays of the head's layers, or the path of the file with them.
+        head: The arrays of the head's layers, or the path of the file with their values.
+        head_shapes: (layer name, array name, shape) of each array in that file, in order.
         optimized: Whether ONNX Runtime has optimized the graph.
         config: The configuration of the network.
         metadata: What the checkpoint states besides it.
@@ -55,23 +57,22 @@ class CachedGraph(NamedTuple):
     optimized: bool
     config: DenseNetConfig
     metadata: ModelMetadata
+    head_shapes: Sequence[tuple[str, str, Sequence[int]]] = ()
 
     def load_head(self) -> Arrays:
         """Return the arrays of ``head``. Raises ``OSError`` or ``ValueError`` if its file is missing or damaged."""
         if not isinstance(self.head, Path):
             return self.head
-        import zipfile
-
         import numpy as np
 
+        # One file, because opening an archive of arrays takes longer than everything else here.
+        values = np.load(self.head, allow_pickle=False)
         arrays: Arrays = {}
-        try:
-            with np.load(self.head, allow_pickle=False) as file:
-                for name in file.files:
-                    layer, _, array = name.partition("/")
-                    arrays.setdefault(layer, {})[array] = file[name]
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{self.head} is damaged") from error
+        start = 0
+        for layer, name, shape in self.head_shapes:
+            end = start + math.prod(shape)
+            arrays.setdefault(layer, {})[name] = values[start:end].reshape(shape)
+            start = end
         return arrays
 
 
@@ -188,7 +189,8 @@ def _load(folder: Path) -> CachedGraph | None:
         if any(_stamp(folder / name) != stamp for name, stamp in stamps.items()):
             return None
         config, metadata = DenseNetConfig.from_dict(entry["config"]), ModelMetadata.from_dict(entry["metadata"])
-        return CachedGraph(str(folder / MODEL_FILE), folder / HEAD_FILE, True, config, metadata)
+        shapes = [(str(layer), str(name), tuple(map(int, shape))) for layer, name, shape in entry["head"]]
+        return CachedGraph(str(folder / MODEL_FILE), folder / HEAD_FILE, True, config, metadata, shapes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -210,9 +212,9 @@ def _store(folder: Path, graph: CachedGraph, request: _Request) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
         _optimize(graph.model, temporary)
-        head = graph.load_head().items()
-        arrays: dict[str, Any] = {f"{layer}/{name}": array for layer, named in head for name, array in named.items()}
-        np.savez(temporary / HEAD_FILE, **arrays)
+        head = [(layer, name, array) for layer, named in graph.load_head().items() for name, array in named.items()]
+        values = np.concatenate([np.zeros(0, np.float32), *(array.ravel() for _, _, array in head)])
+        np.save(temporary / HEAD_FILE, values, allow_pickle=False)
         names = (MODEL_FILE, DATA_FILE, HEAD_FILE)
         for name in names:
             atomic.sync_path(temporary / name)
@@ -220,6 +222,7 @@ def _store(folder: Path, graph: CachedGraph, request: _Request) -> None:
             "request": request.to_dict(),
             "config": graph.config.to_dict(),
             "metadata": graph.metadata.to_dict(),
+            "head": [(layer, name, array.shape) for layer, name, array in head],
             "stamps": {name: _stamp(temporary / name) for name in names},
             "sha256": {name: _sha256(temporary / name) for name in names},
         }
