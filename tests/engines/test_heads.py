@@ -112,6 +112,9 @@ def test_single_sigmoid_is_two_classes(tmp_path):
     np.testing.assert_allclose(actual, np.hstack([1 - positive, positive]), atol=1e-6)
     with Classifier(weights=path) as classifier:
         assert {score.label for score in classifier.predict(SAMPLES / "cat.jpg").scores} == {"class 0", "class 1"}
+        first, second = classifier.explain(SAMPLES / "cat.jpg", classes=[0, 1]).maps
+        np.testing.assert_allclose(first.values, -second.values)
+        assert np.ptp(first.values) > 0
 
 
 def test_activation_option(tmp_path):
@@ -140,7 +143,7 @@ def test_file_without_a_head(tmp_path):
         with Classifier(weights=path, engine=engine) as classifier:
             vector = classifier.embed(SAMPLES / "cat.jpg").vector
             assert vector.shape == (8 + 4 * 3 - 6,) and np.ptp(vector) > 0
-            with pytest.raises(CheckpointError, match="include_top=False"):
+            with pytest.raises(CheckpointError, match="without a head"):
                 classifier.predict(SAMPLES / "cat.jpg")
 
 

@@ -211,8 +211,11 @@ def test_box_contains_only_the_region_connected_to_the_peak():
 
 def test_box_of_constant_map_is_the_whole_image():
     projection = _Projection((30, 20), (0, 0, 30, 20), 1)
-    values = np.zeros((3, 3), np.float32)
-    assert projection.locate(values, projection.heat_map(values)) == ((15, 10), (0, 0, 30, 20))
+    for value, level in ((0, 0), (2, 1), (-2, 1)):
+        values = np.full((3, 3), value, np.float32)
+        heat_map = projection.heat_map(values)
+        assert (heat_map.values == level).all()
+        assert projection.locate(values, heat_map) == ((15, 10), (0, 0, 30, 20))
 
 
 def test_classes_by_label_id_or_index():

@@ -226,10 +226,10 @@ class _Projection:
         return np.asarray(Image.fromarray(values).transpose(Image.Transpose[TRANSPOSE_METHODS[self._orientation]]))
 
     def heat_map(self, values: FloatArray) -> HeatMap:
-        """Interpolate an upright map within the image and scale it to [0, 1]. A constant map becomes 1 everywhere."""
+        """Interpolate an upright map within the image and scale it to [0, 1]. A map of zeros stays zero."""
         samples = self._resample(values, "BICUBIC")
         low, high = samples.min(), samples.max()
-        levels = (samples - low) / (high - low) if high > low else np.ones_like(samples)
+        levels = (samples - low) / (high - low) if high > low else np.full_like(samples, high != 0)
         return HeatMap(levels, self._region, self._image_size)
 
     def _resample(self, values: FloatArray, method: str) -> FloatArray:
@@ -253,7 +253,7 @@ class _Projection:
         cells = self._resample(values, "NEAREST")
         peak_cell = _connected_region(cells == cells.max(), *divmod(int(cells.argmax()), columns))
         row, column = (round(float(indices.mean())) for indices in peak_cell.nonzero())
-        mask = heat_map.values >= 0.5
+        mask = heat_map.values >= heat_map.values.max() / 2
         mask[row, column] = True
         region = _connected_region(mask, row, column)
         region_rows, region_columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))

@@ -172,7 +172,7 @@ def _choose_activation(contents: CheckpointContents, config: DenseNetConfig, giv
         raise UsageError(f"`activation` must be one of {', '.join(OUTPUT_ACTIVATIONS)}, not {given!r}.")
     stated = contents.metadata.activation or (contents.config.activation if contents.config else None)
     if given and stated and given != stated:
-        raise UsageError(f"`activation` is {given}, but the file states {stated}.")
+        raise UsageError(f"`activation` is {given}, but the file states {stated}. Omit `activation`.")
     activation = stated or given or "softmax"
     if config.classes == 1 and activation == "softmax":
         if stated or given:
@@ -185,12 +185,15 @@ def _choose_activation(contents: CheckpointContents, config: DenseNetConfig, giv
 
 
 def _add_negative_class(arrays: Arrays, config: DenseNetConfig) -> DenseNetConfig:
-    """Replace one sigmoid output z by a softmax of the logits [0, z], which is [1 - sigmoid(z), sigmoid(z)]."""
+    """Replace one sigmoid output z by a softmax of the logits [-z/2, z/2], which is [1 - sigmoid(z), sigmoid(z)].
+
+    With the logits [0, z], which have the same softmax, the class activation map of the first class would be empty.
+    """
     if config.head and config.head[-1].kind != "dense":
         raise CheckpointError(f"The single output is followed by {config.head[-1].kind}, which is not supported.")
     head = tuple(layer._replace(units=2) if layer.units == 1 else layer for layer in config.head[-1:])
     arrays["predictions"] = {
-        name: np.concatenate([np.zeros_like(values), values], axis=-1) for name, values in arrays["predictions"].items()
+        name: np.concatenate([-values / 2, values / 2], axis=-1) for name, values in arrays["predictions"].items()
     }
     return replace(config, classes=2, head=(*config.head[:-1], *head), activation="softmax")
 
