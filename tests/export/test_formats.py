@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,28 @@ def assert_same_probabilities(predict, preprocessing, photographs, expected, cha
         np.testing.assert_allclose(np.asarray(predict(batch[part])), expected[part], atol=1e-5)
     # The photographs have different probabilities, so a mix-up would be noticed.
     assert np.ptp(expected, axis=0).max() > 0.02
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_grayscale(mode, tmp_path, photographs):
+    config = replace(TINY, channels=1)
+    metadata = ModelMetadata(LABELS, mode, mean=(0.4,), std=(0.2,))
+    noise = np.random.default_rng(1).normal(0, 1, (1, 32, 32, 1)).astype(np.float32)
+    safetensors.write(tmp_path / "gray.safetensors", random_arrays(config, image=noise, top=0.15), config, metadata)
+    classifier = Classifier(weights=tmp_path / "gray.safetensors", exact=True)
+    expected = np.stack(probabilities_of(classifier, photographs))
+    for with_preprocessing in (False, True):
+        path = tmp_path / f"{with_preprocessing}.onnx"
+        export(classifier, path, "onnx", with_preprocessing=with_preprocessing)
+        session = onnxruntime.InferenceSession(path)
+        preprocessing = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+        assert_same_probabilities(
+            lambda batch, session=session: session.run(["probabilities"], {"pixels": batch})[0],
+            preprocessing,
+            photographs,
+            expected,
+            channels_first=not with_preprocessing,
+        )
 
 
 @pytest.mark.parametrize("with_preprocessing", [False, True])
