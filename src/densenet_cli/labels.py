@@ -100,7 +100,8 @@ class ClassResolver:
         self._owner = owner
         self._ids = {label.id.casefold(): position for position, label in enumerate(labels) if label.id}
         self._indices = {label.index: position for position, label in enumerate(labels)}
-        self._has_indices = labels == placeholders(len(labels)) or _are_imagenet(labels)
+        self._are_placeholders = labels == placeholders(len(labels))
+        self._has_indices = self._are_placeholders or _are_imagenet(labels)
         self._names: dict[str, list[int]] = {}
         self._normalized: dict[str, list[int]] = {}
         for position, label in enumerate(labels):
@@ -189,6 +190,8 @@ class ClassResolver:
             ids = "WordNet IDs or " if self._ids else ""
             is_number = any(map(str.isdecimal, names))
             return f"Use {ids}labels." + " Positions are used only for models without labels." * is_number
+        if self._are_placeholders:
+            return "Use indices, or set `labels` to name the classes."
         return f"Use {'WordNet IDs, labels,' if self._ids else 'labels'} or indices."
 
     def _list_unknown(self, names: list[str]) -> str:

@@ -111,8 +111,8 @@ class Model:
         """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
         if not self.engine.config.classes:
             raise CheckpointError(
-                f"{self.weights} contains a network without its head (include_top=False), which cannot classify. It can"
-                " be used for embeddings, and as the start of a training run."
+                f"{self.weights} contains a network without a head, which cannot classify. It can be used for"
+                " embeddings, and as the start of a training run."
             )
 
     def read_checkpoint(self) -> Checkpoint:

@@ -87,7 +87,7 @@ def test_checkpoint(checkpoint_file, name):
     text = " ".join(result.out.split())
     for layer in layers:
         assert (layer in text) == (name == "hidden" or layer not in ("batch norm", "relu"))
-    for statement in (f"{name}: DenseNet, input 96 x 96 x 3", "mean 0.5 0.5 0.5", "std 0.25 0.25 0.25", "3 labels"):
+    for statement in (f"{name}: DenseNet, input 96 x 96 x 3", "mean 0.5,0.5,0.5", "std 0.25,0.25,0.25", "3 labels"):
         assert statement in text
     summary = json.loads(densenet("summary", "--weights", path, "--format", "json").out)
     assert summary["config"]["pooling"] == "max" and summary["stated"]["labels"] == ["a", "b", "c"]

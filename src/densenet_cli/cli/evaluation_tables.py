@@ -113,7 +113,7 @@ def _multi_label_metrics_table(report: MultiLabelReport) -> Table:
 
 
 def _labels_table(report: MultiLabelReport) -> Table:
-    numbers = [number_column(name) for name in ("Images", "AP", "ROC AUC", "Precision", "Recall", "F1")]
+    numbers = [number_column(name) for name in ("Positives", "AP", "ROC AUC", "Precision", "Recall", "F1")]
     table = create_table(text_column("Label"), *numbers)
     results = list(report.classes)
     if len(results) > MAX_CLASSES:

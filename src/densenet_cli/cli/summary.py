@@ -14,6 +14,7 @@ from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import printable, stdout_console
 from densenet_cli.cli.model_options import model_options
 from densenet_cli.errors import UsageError
+from densenet_cli.images.normalization import format_values
 from densenet_cli.layers import Layer, list_layers
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 )
 @option(
     "--weights",
-    metavar="FILE",
+    metavar="PATH",
     help="Show the network in this checkpoint (a file, folder, or hf:// URL), and what the checkpoint states.",
 )
 @option("--layers", "every_layer", is_flag=True, help="Show every layer instead of the stages.")
@@ -199,7 +200,12 @@ def _stated(metadata: ModelMetadata) -> dict[str, Any]:
 def _print_stated(console: Console, metadata: ModelMetadata) -> None:
     stated = _stated(metadata)
     labels = stated.pop("labels")
-    parts = [f"{name} {_format(value)}" for name, value in stated.items() if value is not None]
+    names = {"preprocess": "preprocessing mode"}
+    parts = [
+        f"{names.get(name, name.replace('_', ' '))} {_format(value)}"
+        for name, value in stated.items()
+        if value is not None
+    ]
     if labels:
         parts.append(f"{len(labels):,} labels")
     console.print()
@@ -209,7 +215,7 @@ def _print_stated(console: Console, metadata: ModelMetadata) -> None:
 
 
 def _format(value: Any) -> str:
-    return " ".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
+    return format_values(value) if isinstance(value, list) else str(value)
 
 
 def _print_table(model: _Model, size: int, all_layers: Sequence[Layer], every_layer: bool) -> None:
@@ -273,4 +279,4 @@ def _describe(members: Sequence[Layer], config: DenseNetConfig) -> str:
         elif layer.name == "sigmoid":
             parts.append(layer.name)
     counts = [(part, len(list(group))) for part, group in itertools.groupby(parts)]
-    return ", ".join(part if count == 1 else f"{count} x {part}" for part, count in counts)
+    return ", ".join(part if count == 1 else f"{count} x {part}" for part, count in counts) or "batch norm (no head)"
