@@ -393,7 +393,13 @@ def test_other_kinds_of_files_are_named(tmp_path, content, fact):
     assert fact in error_message(tmp_path / "densenet121.pth")
 
 
+ONE = writer.Call("torch.nn", "Linear", state={"_modules": {}, "_parameters": {"weight": writer.tensor(MATRIX)}})
+LINEAR = writer.Call("torch.nn", "Linear", state={"_modules": {}, "_parameters": {"bias": writer.tensor(MATRIX[0])}})
+FLAT = writer.Call("torch.nn", "Linear", state={"_modules": {}, "_parameters": {"weight": writer.tensor(MATRIX[0])}})
 HOSTILE_CLASSES = [
+    {"fc": writer.Call("torch.nn", "Sequential", state={"_modules": {"0": LINEAR, "1": ONE}})},
+    {"fc": writer.Call("torch.nn", "Sequential", state={"_modules": {"0": FLAT, "1": ONE}})},
+    {"fc": writer.Call("torch.nn", "Sequential", state={"_modules": {"0": ONE, "1": ONE}})},
     {"classifier": writer.Call("torch.nn", "Sequential", state={"_modules": {}})},
     {"classifier": writer.Call("builtins", "eval", "1", state={"_modules": {}, "_parameters": {"weight": 5}})},
     {
@@ -405,9 +411,30 @@ HOSTILE_CLASSES = [
 ]
 
 
+def test_other_activation_in_the_backbone_of_a_whole_model(tmp_path, arrays):
+    relu = writer.Call("torch.nn.modules.activation", "SiLU", state={"_modules": {}})
+    features = writer.Call("torch.nn", "Sequential", state={"_modules": {"relu0": relu}})
+    model = {"_modules": {"features": features}, "_parameters": writer.state_dict(arrays, CONFIG)}
+    writer.write_archive(tmp_path / "x.pt", writer.Call("torchvision.models.densenet", "DenseNet", state=model))
+    assert "'features.relu0' of class 'SiLU'" in error_message(tmp_path / "x.pt")
+
+
+def test_long_names_are_rejected(tmp_path, arrays):
+    name = "a." * 200_000
+    state = {name + key: value for key, value in writer.state_dict(arrays, CONFIG).items()}
+    writer.write_archive(tmp_path / "x.pt", {"b.weight": writer.tensor(MATRIX), **state})
+    assert "1,000 characters" in error_message(tmp_path / "x.pt")
+    child = writer.Call("torch.nn", "Linear", state={"_modules": {}})
+    modules = {name: writer.Call("torch.nn", "Linear", state={"_modules": {str(n): child for n in range(10_000)}})}
+    writer.write_archive(tmp_path / "x.pt", writer.Call("torch.nn", "Sequential", state={"_modules": modules}))
+    assert "1,000 characters" in error_message(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize("modules", HOSTILE_CLASSES, ids=range(len(HOSTILE_CLASSES)))
 def test_invalid_modules(tmp_path, arrays, modules):
     state = writer.state_dict(arrays, CONFIG)
+    if "fc" in modules:
+        del state["classifier.weight"], state["classifier.bias"]
     model = {"_modules": {**modules}, "_parameters": state, "_buffers": {}}
     writer.write_archive(tmp_path / "x.pt", writer.Call("torchvision.models.densenet", "DenseNet", state=model))
     error_message(tmp_path / "x.pt")

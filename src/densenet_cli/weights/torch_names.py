@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TORCH_EPSILON = 1e-5
 MAX_EPSILON = 1e3
 MAX_TENSORS = 50_000
+MAX_NAME_LENGTH = 1_000
 MAX_LISTED_NAMES = 20
 
 NORM_ARRAYS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -120,8 +121,12 @@ def contents(
     """
     if len(tensors) > MAX_TENSORS:
         raise CheckpointError(f"The file contains {len(tensors):,} arrays; the limit is {MAX_TENSORS:,}.")
+    if max(map(len, tensors), default=0) > MAX_NAME_LENGTH:
+        raise CheckpointError(f"The name of an array has more than {MAX_NAME_LENGTH:,} characters.")
     features = _features_prefix(tensors)
     _check_axes(tensors[features + FIRST_ARRAY].shape)
+    if classes:
+        torch_heads.check_backbone(classes, features)
     backbone: StoredLayers = {}
     others: Modules = {}
     epsilons: dict[str, float] = {}
@@ -143,12 +148,13 @@ def contents(
     head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
     names = _head_names([layer for layer, _ in head.layers])
     for name, (layer, module) in zip(names, head.layers, strict=True):
-        if module in others:
+        weight = others.get(module, {}).get("weight")
+        if weight and (layer.kind != "dense" or len(weight.shape) == 2):
             _add_layer(backbone, name, module, _with_bias(others.pop(module)))
             epsilons.update(_epsilon(classes, module, name))
             scope = _common_prefix(scope, _parent(module))
         elif layer.kind in ("dense", "batch_norm"):
-            raise CheckpointError(f"The arrays of {module!r:.100} are missing.")
+            raise CheckpointError(f"The weight of {module!r:.100} is missing or has another number of axes.")
     _check_other_layers(others, scope)
     ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
     notes = [*notes, *([f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else [])]

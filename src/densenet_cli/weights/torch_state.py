@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.pickles import Instance
 from densenet_cli.weights.torch_heads import ModuleClass
-from densenet_cli.weights.torch_names import MAX_TENSORS, describe_names, is_densenet
+from densenet_cli.weights.torch_names import MAX_NAME_LENGTH, MAX_TENSORS, describe_names, is_densenet
 
 AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 """Where training checkpoints have averaged weights, which timm prefers."""
@@ -133,6 +133,8 @@ def _module_state(module: Instance) -> StateDict:
         visited += 1
         if visited > MAX_TENSORS or len(tensors) > MAX_TENSORS or depth > MAX_MODULE_DEPTH:
             raise CheckpointError("The model in the file has too many modules.")
+        if len(prefix) > MAX_NAME_LENGTH:
+            raise CheckpointError(f"The name of a module has more than {MAX_NAME_LENGTH:,} characters.")
         classes[prefix.removesuffix(".")] = _module_class(current)
         for group in ("_parameters", "_buffers"):
             for name, tensor in _named(current, group).items():
