@@ -196,13 +196,23 @@ class TestSettingsOfOutputFiles:
         assert densenet(*arguments, "--resume", "--activation", "sigmoid").status == 2
         assert densenet(*arguments, "--resume", "--mean", "0.485,0.456,0.406", "--activation", "softmax").status == 0
 
+    @pytest.mark.parametrize(("key", "value"), [("pooling", "max"), ("stem", "deep-blur")])
+    def test_another_network_with_the_same_arrays_is_not_resumed(self, image, bare, tmp_path, key, value):
+        """Because ``config.json`` or ``--variant`` changed."""
+        arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl"]
+        assert densenet(*arguments).status == 0
+        path = tmp_path / "r.jsonl.meta.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        changed = densenet(*arguments, "--resume")
+        assert changed.status == 2 and key in changed.err
+
     @pytest.mark.parametrize("mode", ["crop", "keras"])
     def test_files_of_older_versions_are_resumed_with_defaults(self, image, bare, tmp_path, mode):
         arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl", "--preprocess", mode]
         assert densenet(*arguments).status == 0
         path = tmp_path / "r.jsonl.meta.json"
         settings = json.loads(path.read_text())
-        for key in ("interpolation", "crop_ratio", "mean", "std", "assumptions", "activation"):
+        for key in ("interpolation", "crop_ratio", "mean", "std", "assumptions", "activation", "stem", "pooling"):
             del settings[key]
         path.write_text(json.dumps(settings))
         assert densenet(*arguments, "--resume").status == 0

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.weights import checkpoint, shards
+from densenet_cli.weights import checkpoint, file_identity, shards
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
 from tests.support.networks import unscaled_arrays
@@ -44,6 +44,15 @@ def error_message(path: Path) -> str:
     message = str(caught.value)
     assert str(path) in message and "\n" not in message and message.endswith(".")
     return message
+
+
+def test_checksum_covers_all_shards(tmp_path):
+    index = write_shards(tmp_path)
+    before = shards.checkpoint_md5(index)
+    shard = tmp_path / "model-00002-of-00003.safetensors"
+    assert shards.checkpoint_md5(shard) == file_identity.file_md5(shard)
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert shards.checkpoint_md5(index) != before
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])

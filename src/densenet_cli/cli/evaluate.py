@@ -236,6 +236,6 @@ def _write_page(path: Path, report: EvaluationReport | MultiLabelReport, mistake
 
 
 def _md5(weights: Path) -> str:
-    from densenet_cli.weights.file_identity import file_md5
+    from densenet_cli.weights.shards import checkpoint_md5
 
-    return file_md5(weights)
+    return checkpoint_md5(weights)

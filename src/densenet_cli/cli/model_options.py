@@ -199,11 +199,14 @@ def model_settings(classifier: Classifier, options: Mapping[str, Any]) -> dict[s
 
     ``options`` are those of the command.
     """
-    from densenet_cli.weights.file_identity import file_md5
+    from densenet_cli.weights.shards import checkpoint_md5
 
     return {
         "model": classifier.model,
-        "weights_md5": file_md5(classifier.weights),
+        "weights_md5": checkpoint_md5(classifier.weights),
+        # What arrays do not reveal: config.json or --variant states it.
+        "stem": classifier.config.stem,
+        "pooling": classifier.config.pooling,
         "engine": options["engine"],
         **classifier.preprocessing.to_dict(),
         "assumptions": _assumptions(classifier, options),

@@ -28,6 +28,7 @@ ADDED_SETTINGS = {
     "crop_ratio": None,
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
+    "pooling": "avg",
 }
 """Settings that files of older versions lack, with the values that they had."""
 
@@ -184,6 +185,8 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     for key in current.keys() & ADDED_SETTINGS.keys():
         default = "nearest" if key == "interpolation" and stored.get("preprocess") == "keras" else ADDED_SETTINGS[key]
         stored.setdefault(key, default)
+    if "stem" in current:
+        stored.setdefault("stem", current["stem"])  # an older version does not say which one it had
     missing = object()
     differences = [
         f"`{key}`" + _comparison(current.get(key), stored.get(key))

@@ -67,6 +67,21 @@ def checkpoint_files(path: Path) -> list[Path]:
         raise CheckpointError(f"Cannot load {path}. {error}") from error
 
 
+def checkpoint_md5(path: Path) -> str:
+    """Return the MD5 of a checkpoint, of the MD5s of all files for shards. The checksums of files are cached.
+
+    Raises:
+        CheckpointError: The index is invalid.
+        OSError: A file cannot be read.
+    """
+    from hashlib import md5
+
+    from densenet_cli.weights import file_identity
+
+    checksums = [file_identity.file_md5(file) for file in checkpoint_files(path)]
+    return checksums[0] if len(checksums) == 1 else md5("".join(checksums).encode(), usedforsecurity=False).hexdigest()
+
+
 def check_complete(path: Path) -> None:
     """Raise ``CheckpointError`` if the file is a single shard, given its name."""
     match = NUMBERED_SHARD.fullmatch(path.name)
