@@ -16,9 +16,9 @@ from densenet_cli.errors import CheckpointError, OutputError
 from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.labels import ClassLabel
 from densenet_cli.layers import array_shapes
-from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.topology import BN_EPSILON, DenseNetConfig, HeadLayer
 from densenet_cli.weights import checkpoint, recognition, safetensors
-from densenet_cli.weights.contents import ModelMetadata
+from densenet_cli.weights.contents import CheckpointContents, ModelMetadata
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 
@@ -123,6 +123,13 @@ def test_ambiguous_stem_is_taken_from_metadata_or_variant(tmp_path):
     assert checkpoint.read(path).config == config
     message = error_message(path, replace(config, stem="cifar"))
     assert "'small'" in message and "'cifar'" in message
+
+
+def test_stated_number_of_classes_must_be_that_of_the_weights():
+    config = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
+    contents = CheckpointContents({}, 0, head=(HeadLayer("dense", 4),))
+    with pytest.raises(CheckpointError, match=r"4 classes.* 3"):
+        recognition.infer_config(array_shapes(config), contents)
 
 
 def test_deep_stem_needs_a_variant(tmp_path):

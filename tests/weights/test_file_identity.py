@@ -25,6 +25,12 @@ def test_identity_is_the_same_for_every_path_of_a_file(file, tmp_path, monkeypat
     assert identity.path == str(file.resolve())
 
 
+def test_loop_of_links_is_an_os_error(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError):
+        FileIdentity.of(tmp_path / "loop")
+
+
 def test_to_dict_and_from_dict(file):
     identity = FileIdentity.of(file)
     assert FileIdentity.from_dict(identity.to_dict()) == identity

@@ -154,6 +154,30 @@ def test_resizing_and_cropping(keras, make):
     assert (same.metadata.input_size, same.metadata.crop_ratio, same.resize) == (SIZE, None, None)
 
 
+def test_padding_is_supported_with_the_mean_color_only(keras, make):
+    layers = keras.layers
+    resizing = layers.Resizing(SIZE, SIZE, pad_to_aspect_ratio=True)
+    for before in ([resizing, layers.Rescaling(1 / 255)], [layers.Rescaling(1 / 127.5, -1), resizing]):
+        assert read(make(before, shape=(None, None, 3))).metadata.preprocess == "pad"
+    white = layers.Resizing(SIZE, SIZE, pad_to_aspect_ratio=True, fill_value=255.0)
+    for before in ([resizing, layers.Rescaling(1 / 127.5, -1)], [white, layers.Rescaling(1 / 255)], [resizing]):
+        with pytest.raises(CheckpointError, match=r"resizing.* pads"):
+            read(make(before, shape=(None, None, 3)))
+
+
+@pytest.mark.parametrize("rescaling", [(1e-320, 0.5), (1e-10, 0.0), (1.0, 1e300)])
+def test_extreme_pixel_operations_are_refused(keras, make, rescaling):
+    with pytest.raises(CheckpointError, match="extreme"):
+        read(make([keras.layers.Rescaling(*rescaling)]))
+
+
+def test_size_of_the_input_is_limited(keras, make):
+    config = json.loads(make().to_json())
+    config["config"]["layers"][0]["config"]["batch_shape"] = [None, 1 << 16, 1 << 16, 3]
+    with pytest.raises(CheckpointError, match="65536"):
+        read(config)
+
+
 def test_pixel_operations_in_any_order(keras, make):
     layers = keras.layers
 
@@ -196,6 +220,7 @@ CHANGES = [
     ("Conv2D", "conv3_block2_1_conv", "name", "stage3_conv"),
     ("Conv2D", "conv3_block2_1_conv", "data_format", "channels_first"),
     ("BatchNormalization", "bn", "epsilon", float("nan")),
+    ("BatchNormalization", "bn", "epsilon", 1e300),
     ("BatchNormalization", "pool2_bn", "scale", False),
     ("BatchNormalization", "pool2_bn", "axis", [1]),
     ("Activation", "relu", "activation", "relu6"),

@@ -39,6 +39,12 @@ def test_checkpoint_in_a_folder(tmp_path, names, expected):
     assert find_checkpoint(tmp_path) == find_checkpoint(f"{tmp_path}/") == tmp_path / expected
 
 
+def test_loop_of_links_in_a_folder_is_no_checkpoint(tmp_path):
+    create(tmp_path, "x.pth")
+    (tmp_path / "model.safetensors").symlink_to("model.safetensors")
+    assert find_checkpoint(tmp_path) == tmp_path / "x.pth"
+
+
 def test_several_checkpoints_are_listed(tmp_path):
     create(tmp_path, "b.pth", "a.pth", "c.txt")
     with pytest.raises(CheckpointError, match=r"a\.pth and b\.pth"):

@@ -13,7 +13,7 @@ from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, input_
 from densenet_cli.cli.console import echo_info, is_verbose
 from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT
-from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO, MODES, PAGES, TRUNCATED
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO, MODES, PAGES, TRUNCATED
 from densenet_cli.topology import OUTPUT_ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_INPUT_SIZE = 4096
-"""Pixels."""
 
 model_option = partial(option, group="Model")
 preprocessing_option = partial(option, group="Preprocessing")

@@ -28,6 +28,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 """How to compute pixels when resizing. The first two reduce with antialiasing, as Pillow and torchvision do."""
 
 MIN_CROP_RATIO = 0.01
+MAX_INPUT_SIZE = 4096
 
 TRUNCATED = ("refuse", "accept")
 """What to do with an image whose file ends early: report an error, or use what there is and note it in the result."""

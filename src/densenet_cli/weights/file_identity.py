@@ -9,6 +9,7 @@ wrong, only unused. If the cache cannot be written, each process computes the ch
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,7 +54,10 @@ class FileIdentity(NamedTuple):
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> FileIdentity:
         """Return the current identity of the file ``path``. Raises ``OSError`` if it does not exist."""
-        resolved = Path(path).resolve()
+        try:
+            resolved = Path(path).resolve()
+        except RuntimeError as error:  # how Python 3.12 and older report a loop of links
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
         stat = resolved.stat()
         return cls(str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 

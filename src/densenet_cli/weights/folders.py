@@ -39,10 +39,17 @@ def find_in_folder(folder: Path) -> Path:
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_file()]
+            names = [entry.name for entry in entries if _is_file(entry)]
     except OSError as error:
         raise CheckpointError(f"Cannot read {folder}: {error.strerror or error}.") from error
     return folder / choose_checkpoint(names, f"The folder {folder}")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a loop of links
+        return False
 
 
 def choose_checkpoint(names: Iterable[str], location: str) -> str:

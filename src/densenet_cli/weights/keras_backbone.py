@@ -6,21 +6,22 @@ next layer in the graph and compares everything that the arrays do not show, suc
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from densenet_cli import topology
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import BN_EPSILON, STEMS
-from densenet_cli.weights.keras_graph import Graph, LayerCall
+from densenet_cli.weights.keras_graph import Graph, LayerCall, check_channels_last
 from densenet_cli.weights.keras_head import activation_of
-from densenet_cli.weights.keras_preprocessing import check_channels_last
 from densenet_cli.weights.keras_serialization import printable
 from densenet_cli.weights.recognition import BLOCK_LAYER
 
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
 """Layer names in Keras 2 and in the published files -> in current versions of Keras."""
+
+
+MAX_EPSILON = 1e3
 
 
 class Backbone(NamedTuple):
@@ -188,7 +189,7 @@ class _Matcher:
 def check_batch_norm(call: LayerCall) -> float:
     """Return the epsilon of a batch normalization, which must use its moving statistics."""
     epsilon = call.config.get("epsilon", 1e-3)
-    if not isinstance(epsilon, float) or not (math.isfinite(epsilon) and epsilon >= 0):
+    if not isinstance(epsilon, float) or not 0 <= epsilon < MAX_EPSILON:
         raise CheckpointError(f"The layer {call} has the epsilon {printable(epsilon)}.")
     if call.arguments.get("training"):
         raise CheckpointError(

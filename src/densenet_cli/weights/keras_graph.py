@@ -27,6 +27,18 @@ MAX_LAYERS = 5_000
 MAX_DEPTH = 8
 """Models nested in models."""
 
+DROPOUTS = ("Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization")
+AUGMENTATIONS = (
+    *("AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter"),
+    *("RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur"),
+    *("RandomGrayscale", "RandomHeight", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization"),
+    *("RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomWidth"),
+    "RandomZoom",
+)
+"""Layers that change nothing at inference. RandomCrop is missing, because it crops or resizes."""
+IDENTITIES = ("Identity", "InputLayer", "ops.Identity", "tf.identity", *DROPOUTS, *AUGMENTATIONS)
+FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
+
 
 class Location(NamedTuple):
     """Where a file stores the arrays of a layer: the outer models first, the layer last.
@@ -255,3 +267,23 @@ def _snake_case(name: str) -> str:
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def is_identity(call: LayerCall) -> bool:
+    """Return whether a call changes nothing at inference."""
+    if call.class_name in ("ops.Cast", "tf.cast"):
+        return (call.config.get("dtype") or call.arguments.get("dtype")) in FLOAT_TYPES
+    if call.class_name == "Activation":
+        return call.config["activation"] in (None, "linear")
+    if call.class_name in (*DROPOUTS, *AUGMENTATIONS) and call.arguments.get("training"):
+        raise CheckpointError(
+            f"The layer {call} is called with training=True, so the results are random. Call it without and save the"
+            " model again."
+        )
+    return call.class_name in IDENTITIES
+
+
+def check_channels_last(call: LayerCall) -> None:
+    """Raise ``CheckpointError`` if a layer has another order of axes."""
+    if call.config.get("data_format", "channels_last") not in ("channels_last", None):
+        raise CheckpointError(f"The layer {call} has the data format channels_first. Only channels_last is supported.")

@@ -11,26 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.images.preprocessing import crop_ratio
+from densenet_cli.images.normalization import pad_color
+from densenet_cli.images.preprocessing import MAX_INPUT_SIZE, crop_ratio
 from densenet_cli.topology import Resize
 from densenet_cli.weights.contents import damaged_file_error
-from densenet_cli.weights.keras_graph import Graph, LayerCall
+from densenet_cli.weights.keras_graph import Graph, LayerCall, check_channels_last, is_identity
 from densenet_cli.weights.keras_serialization import printable
 
 ReadArray = Callable[[LayerCall, str], list[float]]
 """Returns the values of an array of a layer, given its name."""
-
-DROPOUTS = ("Dropout", "SpatialDropout2D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization")
-AUGMENTATIONS = (
-    *("AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter"),
-    *("RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur"),
-    *("RandomGrayscale", "RandomHeight", "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization"),
-    *("RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomWidth"),
-    "RandomZoom",
-)
-"""Layers that change nothing at inference. RandomCrop is missing, because it crops or resizes."""
-IDENTITIES = ("Identity", "InputLayer", "ops.Identity", "tf.identity", *DROPOUTS, *AUGMENTATIONS)
-FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 ARITHMETIC = {
     **dict.fromkeys(("ops.Add", "tf.math.add", "tf.__operators__.add", "tf.nn.bias_add"), "add"),
@@ -42,6 +31,9 @@ ARITHMETIC = {
 
 MIN_STD = 1e-7
 """Lower limit of the standard deviation in Normalization, Keras' ``epsilon``."""
+
+MAX_STATISTIC = 1e6
+"""Limit of means and standard deviations."""
 
 Vector = list[float]
 """One value for all channels, or one per channel."""
@@ -90,26 +82,6 @@ def chain(graph: Graph, call: LayerCall) -> Iterator[LayerCall]:
         yield call
 
 
-def is_identity(call: LayerCall) -> bool:
-    """Return whether a call changes nothing at inference."""
-    if call.class_name in ("ops.Cast", "tf.cast"):
-        return (call.config.get("dtype") or call.arguments.get("dtype")) in FLOAT_TYPES
-    if call.class_name == "Activation":
-        return call.config["activation"] in (None, "linear")
-    if call.class_name in (*DROPOUTS, *AUGMENTATIONS) and call.arguments.get("training"):
-        raise CheckpointError(
-            f"The layer {call} is called with training=True, so the results are random. Call it without and save the"
-            " model again."
-        )
-    return call.class_name in IDENTITIES
-
-
-def check_channels_last(call: LayerCall) -> None:
-    """Raise ``CheckpointError`` if a layer has another order of axes."""
-    if call.config.get("data_format", "channels_last") not in ("channels_last", None):
-        raise CheckpointError(f"The layer {call} has the data format channels_first. Only channels_last is supported.")
-
-
 def read_input_stage(graph: Graph, read_array: ReadArray) -> InputStage:
     """Read the layers up to the first convolution or padding."""
     stage = _Stage(read_array)
@@ -135,6 +107,9 @@ class _Stage:
         self.preprocess: str | None = None
         self.interpolation: str | None = None
         self.crop_ratio: float | None = None
+        self.pad: tuple[LayerCall, Vector] | None = None
+        """The layer that pads images, and the color in terms of the input."""
+        self.white = 255.0
         self.notes: list[str] = []
 
     @property
@@ -191,6 +166,8 @@ class _Stage:
                 self.preprocess, self.crop_ratio = "crop", 1.0
             elif call.config.get("pad_to_aspect_ratio"):
                 self.preprocess = "pad"
+                color = _combine(_vector(call.config.get("fill_value", 0.0)), self.offset, lambda a, b: a - b)
+                self.pad = (call, _combine(color, self.scale, lambda a, b: a / b))
             if interpolation not in ("bilinear", "bicubic", "nearest"):
                 self.interpolation = None
             self.notes.append(
@@ -271,6 +248,7 @@ class _Stage:
 
     def finish(self, last: LayerCall) -> InputStage:
         mean, std = self._statistics()
+        self._check_pad(mean)
         return InputStage(
             self.size,
             self.channels,
@@ -291,10 +269,9 @@ class _Stage:
             return None, None
         if 0 in self.scale:
             raise CheckpointError("The layers before the first convolution multiply the pixels by 0.")
-        white = 255.0
         if max(map(abs, self.scale)) > 1:
             # A network whose first layers enlarge the range of values does not take values from 0 to 255.
-            white = 1.0
+            self.white = 1.0
             self.notes.append("The model's pixel operations are for values from 0 to 1, so pixels are divided by 255.")
         lengths = max(len(self.scale), len(self.offset))
         channels = self.channels or lengths
@@ -303,8 +280,23 @@ class _Stage:
                 f"The input has {channels} channels, but the pixel operations are for {lengths}. This is not supported."
             )
         scale, offset = (_combine(values, [0.0] * channels, lambda a, b: a + b) for values in (self.scale, self.offset))
-        std = [1 / (white * factor) for factor in scale]
-        return tuple(_rounded(-a * b) for a, b in zip(offset, std, strict=True)), tuple(map(_rounded, std))
+        std = [1 / (self.white * factor) for factor in scale]
+        mean = [-a * b for a, b in zip(offset, std, strict=True)]
+        if not all(abs(value) < MAX_STATISTIC for value in (*mean, *std)):
+            raise damaged_file_error("the pixel operations have extreme values")
+        return tuple(map(_rounded, mean)), tuple(map(_rounded, std))
+
+    def _check_pad(self, mean: tuple[float, ...] | None) -> None:
+        """Check that images are padded with the mean color, as preprocessing does."""
+        if self.pad is None:
+            return
+        call, color = self.pad
+        expected = pad_color(mean) if mean else (-255,)
+        if max(map(abs, _combine(color, list(expected), lambda a, b: a * 255 / self.white - b))) > 1:
+            raise CheckpointError(
+                f"The layer {call} pads images with another color than the mean, which is not supported. Resize the"
+                " images instead, and save the model without it."
+            )
 
 
 def _rounded(value: float) -> float:
@@ -335,6 +327,6 @@ def _vector(value: Any) -> Vector:
 
 
 def _side(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_INPUT_SIZE:
         raise damaged_file_error(f"the model configuration has an invalid size, {printable(value)}")
     return value

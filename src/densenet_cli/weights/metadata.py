@@ -11,14 +11,12 @@ from typing import Any
 
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images.normalization import MEAN, STD, check_normalization
-from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO, MODES, crop_ratio
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO, MODES, crop_ratio
 from densenet_cli.labels import ClassLabel, Labels, from_class_names, is_valid
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights.contents import ModelMetadata
 
 METADATA_KEY = "densenet"
-MAX_INPUT_SIZE = 4096
-"""Pixels. The largest side length that the metadata can state."""
 MAX_HEAD_LAYERS = 100
 
 

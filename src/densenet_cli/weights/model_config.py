@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 from densenet_cli import variants
 from densenet_cli.errors import CheckpointError
 from densenet_cli.images.normalization import MEAN, STD
-from densenet_cli.images.preprocessing import INTERPOLATIONS, MIN_CROP_RATIO
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO
 from densenet_cli.labels import ClassLabel, Labels, from_class_names, is_valid
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata
 
 FILE_NAME = "config.json"
 MAX_FILE_SIZE = 4 << 20
 """Bytes. The 21,843 classes of ImageNet with their descriptions take 3 MB."""
-MAX_INPUT_SIZE = 4096
 MAX_CLASSES = 100_000
 
 CROP_MODES = {"center": "crop", "squash": "squash", "border": "pad"}

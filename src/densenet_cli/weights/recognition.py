@@ -78,6 +78,10 @@ def with_head(config: DenseNetConfig, shapes: dict[str, ArrayShapes], contents: 
     pooling = contents.pooling or (stated.pooling if stated else "avg")
     head = (stated.head if stated else ()) if contents.head is None else contents.head
     if len(head) == 1 and head[0].kind == "dense":
+        if head[0].units != classes:
+            raise CheckpointError(
+                f"The configuration states {head[0].units:,} classes, but the weights have {classes:,}."
+            )
         head = ()
     config = replace(
         config,
