@@ -218,13 +218,13 @@ def _assumptions(classifier: Classifier, options: Mapping[str, Any]) -> list[str
 
 
 def _echo_assumptions(classifier: Classifier, assumptions: list[str]) -> None:
-    """Print the assumptions if the checkpoint states almost nothing, and with ``--verbose`` in any case, with notes."""
-    activation, mean = classifier.metadata.activation, classifier.metadata.mean
-    is_warning = (
-        activation is None
-        and mean is None
-        and any(assumption.startswith(("activation=", "mean=")) for assumption in assumptions)
-    )
+    """Print the assumptions if the normalization is among them, and with ``--verbose`` in any case, with notes.
+
+    The files of timm state no activation, because the models that it publishes are all for softmax, but the rest.
+    """
+    has_mean = classifier.metadata.mean is not None
+    critical = ("mean=", "std=") if has_mean else ("mean=", "std=", "activation=")
+    is_warning = any(assumption.startswith(critical) for assumption in assumptions)
     if assumptions and (is_warning or is_verbose()):
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in (a.split("=") for a in assumptions))
         warning = "Warning: " if is_warning else ""
