@@ -9,12 +9,15 @@
 from __future__ import annotations
 
 import argparse
+import io
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch._sources import get_source_lines_and_file
 from torchvision.models import DenseNet
 
 FOLDER = Path(__file__).parents[1] / "data" / "torch"
@@ -71,8 +74,25 @@ def optimizer_state(network: nn.Module) -> dict:
     return optimizer.state_dict()
 
 
+def source_without_folder(cls: type) -> tuple[list[str], int, str]:
+    """Return the source of a class, which the stream of a whole model contains, without the folder of its file."""
+    lines, number, file = get_source_lines_and_file(cls)
+    return lines, number, Path(file).name
+
+
+def save_torchscript(module: torch.jit.ScriptModule, path: Path) -> None:
+    """Save a module without the debug files, which contain the paths of the libraries."""
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    with zipfile.ZipFile(buffer) as archive, zipfile.ZipFile(path, "w") as stripped:
+        for member in archive.infolist():
+            if not member.filename.endswith(".debug_pkl"):
+                stripped.writestr(member.filename.replace("archive/", f"{path.stem}/"), archive.read(member))
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.serialization.get_source_lines_and_file = source_without_folder
     expected: dict[str, np.ndarray] = {}
     generator = torch.Generator().manual_seed(9)
     images = {3: torch.randn(2, 3, 40, 40, generator=generator), 1: torch.randn(2, 1, 40, 40, generator=generator)}
@@ -195,7 +215,7 @@ def main() -> None:
     other = new(13)
     other.classifier = nn.Sequential(nn.Linear(features, 6), nn.Hardswish(), nn.Linear(6, CLASSES))
     torch.save(other, FOLDER / "refused-head.pth")
-    torch.jit.save(torch.jit.trace(network, images[3]), FOLDER / "refused-torchscript.pt")
+    save_torchscript(torch.jit.trace(network, images[3]), FOLDER / "refused-torchscript.pt")
     torch.save({"optimizer": optimizer_state(new(1)), "epoch": 1}, FOLDER / "refused-optimizer.pth")
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict(), FOLDER / "refused-other.pth")
     mlp = new(8)
