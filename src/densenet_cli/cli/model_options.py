@@ -220,7 +220,7 @@ def _assumptions(classifier: Classifier, options: Mapping[str, Any]) -> list[str
 def _echo_assumptions(classifier: Classifier, assumptions: list[str]) -> None:
     """Print the assumptions if the normalization is among them, and with ``--verbose`` in any case, with notes.
 
-    The files of timm state no activation, because the models that it publishes are all for softmax, but the rest.
+    timm's files state everything except the activation. Its published models all use softmax, so this is no warning.
     """
     has_mean = classifier.metadata.mean is not None
     critical = ("mean=", "std=") if has_mean else ("mean=", "std=", "activation=")

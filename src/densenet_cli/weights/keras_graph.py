@@ -105,7 +105,7 @@ def build_graph(model: Any) -> Graph:
     builder = _Builder()
     source = LayerCall("InputLayer", "input", {})
     output = builder.add_model(_check_model(model), [source], Location(), 0)
-    builder.resolvereferences()
+    builder.resolve_references()
     while isinstance(output, _ModelOutput):
         output = output.resolve()
     return Graph(source, output, _consumers(output))
@@ -222,7 +222,7 @@ class _Builder:
         self.calls.append((call, scope))
         return call
 
-    def resolvereferences(self) -> None:
+    def resolve_references(self) -> None:
         """Replace every reference among the operands by the call that it refers to."""
         for call, scope in self.calls:
             for index, operand in enumerate(call.operands):

@@ -53,12 +53,8 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES = {
-    **{
-        f"densenet{name}": Architecture(variants.get(name).config.blocks)
-        for name in ("121", "161", "169", "201", "264")
-    },
-    "densenetblur121d": Architecture((6, 12, 24, 16), "deep-blur"),
-    "densenet264d": Architecture((6, 12, 64, 48), "deep"),
+    f"densenet{name}": Architecture(variants.get(name).config.blocks, variants.get(name).config.stem)
+    for name in ("121", "161", "169", "201", "264", "blur121d", "264d")
 }
 """timm's name -> network. The widths are in the arrays."""
 

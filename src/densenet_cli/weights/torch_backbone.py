@@ -12,6 +12,12 @@ from typing import Any
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.torch_heads import ModuleClass
 
+LIBRARY_CLASSES = {
+    *("Conv2d", "BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "ReLU", "Identity", "Dropout", "Dropout2d"),
+    *("Sequential", "ModuleDict", "MaxPool2d", "AvgPool2d", "BlurPool2d", "DenseBlock", "DenseLayer"),
+    "DenseTransition",
+}
+"""The classes of PyTorch and timm in the backbone of a DenseNet."""
 IDENTITIES = {"Identity", "Dropout", "Dropout2d", "AlphaDropout", "FeatureAlphaDropout"}
 CONV = {"dilation": 1, "groups": 1, "padding_mode": "zeros"}
 POOL = {"dilation": 1, "ceil_mode": False}
@@ -29,6 +35,8 @@ def check_backbone(classes: Mapping[str, ModuleClass], features: str, stem: str 
     Raises:
         CheckpointError: A module has another class or other options.
     """
+    if features:
+        _check_classes(classes, features)
     parents = {name.rpartition(".")[0] for name in classes}
     if f"{features}{FIRST_CONV}" in classes and f"{features}{FIRST_POOL}" not in classes:
         raise CheckpointError(f"The model is not a DenseNet. The module {features + FIRST_POOL!r:.100} is missing.")
@@ -38,6 +46,15 @@ def check_backbone(classes: Mapping[str, ModuleClass], features: str, stem: str 
         for option, value in _differences(name.removeprefix(features), module, stem):
             what = f"{option} is {value!r:.50}" if option else f"class is {module.name!r:.100}"
             raise CheckpointError(f"The module {name!r:.100} differs from a DenseNet's. Its {what}.")
+
+
+def _check_classes(classes: Mapping[str, ModuleClass], features: str) -> None:
+    """Check that a library's modules below ``features`` are of the classes in a DenseNet, also those with arrays."""
+    for name, module in classes.items():
+        if name.startswith(features) and "." not in module.name and module.name not in LIBRARY_CLASSES:
+            raise CheckpointError(
+                f"The model contains {name!r:.100} of class {module.name!r:.100}, which is not part of a DenseNet."
+            )
 
 
 def _differences(name: str, module: ModuleClass, stem: str | None) -> Iterator[tuple[str, Any]]:

@@ -38,20 +38,6 @@ class HeadModules(NamedTuple):
     activation: str | None
 
 
-BACKBONE_CLASSES = {
-    *("Conv2d", "BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "ReLU", "Identity", "Dropout", "Dropout2d"),
-    *(
-        "Sequential",
-        "ModuleDict",
-        "MaxPool2d",
-        "AvgPool2d",
-        "BlurPool2d",
-        "DenseBlock",
-        "DenseLayer",
-        "DenseTransition",
-    ),
-}
-"""The classes of PyTorch and timm in the backbone of a DenseNet."""
 IDENTITIES = {"Dropout", "AlphaDropout", "Identity", "Flatten"}
 POOLINGS = {"AdaptiveAvgPool2d": "avg", "AdaptiveMaxPool2d": "max"}
 TIMM_POOLING = "SelectAdaptivePool2d"
@@ -107,15 +93,6 @@ def read_head(classes: Mapping[str, ModuleClass], name: str) -> HeadModules:
                 f"The head contains {module!r:.100} of class {class_name!r:.100}, which is not supported."
             ) from error
     return HeadModules(layers, pooling, activation)
-
-
-def check_backbone(classes: Mapping[str, ModuleClass], features: str) -> None:
-    """Raise ``CheckpointError`` for a module below ``features`` of another class, such as another activation."""
-    for module, (name, _) in classes.items():
-        if module.startswith(features) and features and "." not in name and name not in BACKBONE_CLASSES:
-            raise CheckpointError(
-                f"The model contains {module!r:.100} of class {name!r:.100}, which is not part of a DenseNet."
-            )
 
 
 def timm_pooling(classes: Mapping[str, ModuleClass], scope: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The layers of a PyTorch state dict, whoever wrote it: torchvision, timm, MONAI, or a module that contains a DenseNet.
+"""The layers of a PyTorch state dict of torchvision, timm, MONAI, or a module that contains a DenseNet.
 
 The names are those of torchvision: ``features.conv0.weight``, ``features.denseblock1.denselayer1.norm1.weight``. Older
 versions wrote ``norm.1``, MONAI writes ``layers.norm1``, and wrappers add a prefix such as ``module.``. The head is the
@@ -125,8 +125,6 @@ def contents(
         raise CheckpointError(f"The name of an array has more than {MAX_NAME_LENGTH:,} characters.")
     features = _features_prefix(tensors)
     _check_axes(tensors[features + FIRST_ARRAY].shape)
-    if classes:
-        torch_heads.check_backbone(classes, features)
     backbone: StoredLayers = {}
     others: Modules = {}
     epsilons: dict[str, float] = {}
