@@ -103,10 +103,7 @@ def resolve(
             mean=metadata.mean or MEAN,
             std=metadata.std or STD,
         )
-    name = "the model" if file is None else to_unicode(str(file))
-    if file and file.with_name("config.json").exists():
-        name += " with its config.json"
-    choose = _Choice(options, name)
+    choose = _Choice(options, file)
     if config.classes:
         choose("activation", metadata.activation, config.activation)
     mode = options.preprocess or metadata.preprocess or choose("preprocess", None, "crop")
@@ -114,7 +111,7 @@ def resolve(
         input_size = metadata.input_size or choose("input_size", None, config.input_size)
     else:
         input_size = options.input_size
-        _check_input_size(input_size, name, config)
+        _check_input_size(input_size, choose, config)
     interpolation = choose("interpolation", "nearest" if mode == "keras" else metadata.interpolation, "bilinear")
     crop_ratio = options.crop_ratio
     if mode == "crop":
@@ -142,10 +139,18 @@ def resolve(
 class _Choice:
     """Chooses between what the file states, what the caller says, and a default, which it notes as an assumption."""
 
-    def __init__(self, options: ModelOptions, file: str) -> None:
+    def __init__(self, options: ModelOptions, path: Path | None) -> None:
         self.options = options
-        self.file = file
         self.assumptions: list[str] = []
+        self._path = path
+
+    @property
+    def file(self) -> str:
+        """What states the values, for messages."""
+        if self._path is None:
+            return "the model"
+        has_config = self._path.with_name("config.json").exists()
+        return to_unicode(str(self._path)) + " with its config.json" * has_config
 
     def __call__(self, name: str, stated: Any, default: Any) -> Any:
         value = getattr(self.options, name)
@@ -182,11 +187,12 @@ def _per_channel(
     return _repeat(choose(name, stated, default), channels)
 
 
-def _check_input_size(size: int, file: str, config: DenseNetConfig) -> None:
+def _check_input_size(size: int, choose: _Choice, config: DenseNetConfig) -> None:
     """Raise ``UsageError`` if the network does not accept images of ``size`` x ``size`` pixels."""
     if config.pooling == "flatten" and not config.resize and size != config.input_size:
         raise UsageError(
-            f"`input_size` is {size}, but the network in {file} accepts only {config.input_size}. Omit `input_size`."
+            f"`input_size` is {size}, but the network in {choose.file} accepts only {config.input_size}. "
+            "Omit `input_size`."
         )
     from densenet_cli.layers import list_layers
 

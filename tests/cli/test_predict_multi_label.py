@@ -12,7 +12,7 @@ import pytest
 from densenet_cli import Classifier
 from tests.support.command import densenet
 from tests.support.images import noise_images
-from tests.support.networks import FINDINGS, multi_label_weights, probabilities_of
+from tests.support.networks import FINDINGS, multi_label_weights, probabilities_in
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def probabilities(weights, folder, tmp_path_factory):
     """The probabilities of each image, computed from the logits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DENSENET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        rows = np.array(probabilities_of(Classifier(weights=weights), map(str, sorted(folder.iterdir()))))
+    rows = probabilities_in(folder, weights, tmp_path_factory.mktemp("cache"))
     counts = set((rows >= 0.5).sum(axis=1))
     assert 0 in counts and max(counts) > 1, "some images must have no label, and others several"
     return rows

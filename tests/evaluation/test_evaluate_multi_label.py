@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
-from densenet_cli import Classifier
 from tests.report.conftest import read
 from tests.support.command import densenet
 from tests.support.images import noise_images
-from tests.support.networks import FINDINGS, multi_label_weights, probabilities_of, tiny_weights
+from tests.support.networks import FINDINGS, multi_label_weights, probabilities_in, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(weights, images, tmp_path_factory):
     """Targets (the last class has no image) and probabilities of the images."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DENSENET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        probabilities = np.array(probabilities_of(Classifier(weights=weights), map(str, sorted(images.iterdir()))))
+    probabilities = probabilities_in(images, weights, tmp_path_factory.mktemp("cache"))
     rng = np.random.default_rng(0)
     targets = (rng.random(probabilities.shape) < 0.2 + 0.5 * probabilities).astype(int)
     targets[:, -1] = 0

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
+from densenet_cli.weights import checkpoint
 from densenet_cli.weights.torch_names import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
 
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -139,3 +142,12 @@ def assert_same(actual: Arrays, expected: Arrays, config: DenseNetConfig) -> Non
         for name, values in layer_arrays.items():
             assert actual[layer][name].dtype == np.float32
             np.testing.assert_array_equal(actual[layer][name], values, err_msg=f"{layer} {name}")
+
+
+def error_message(path: Path) -> str:
+    """Return the message of the error that reading ``path`` raises: one sentence or more on one line, with the path."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message and message.endswith(".")
+    return message

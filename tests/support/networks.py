@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from densenet_cli.images.sources import from_object
 from densenet_cli.layers import array_shapes
@@ -127,3 +128,15 @@ def multi_label_weights(folder: Path) -> Path:
     path = folder / "findings.safetensors"
     safetensors.write(path, arrays, config, metadata)
     return path
+
+
+def probabilities_in(folder: Path, weights: Path, cache: Path) -> np.ndarray:
+    """Return the probabilities of the images in a folder by name, float32 of shape (images, classes).
+
+    ``cache`` is the folder of the graph cache. It lets fixtures that are wider than a test call this.
+    """
+    from densenet_cli import Classifier
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENSENET_CACHE", str(cache))
+        return np.array(probabilities_of(Classifier(weights=weights), map(str, sorted(folder.iterdir()))))

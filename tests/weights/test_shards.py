@@ -14,6 +14,7 @@ from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint, file_identity, shards
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
+from tests.support.checkpoints import error_message
 from tests.support.networks import unscaled_arrays
 
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
@@ -36,14 +37,6 @@ def write_shards(folder: Path, kind: str = "safetensors", count: int = 3) -> Pat
     index = folder / f"{stem}.{kind}.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}, indent=2))
     return index
-
-
-def error_message(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.read(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message and message.endswith(".")
-    return message
 
 
 def test_checksum_covers_all_shards(tmp_path):

@@ -15,6 +15,7 @@ from densenet_cli.weights import checkpoint, torch_files, torch_names
 from densenet_cli.weights.torch_heads import ModuleClass
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
+from tests.support.checkpoints import error_message
 from tests.support.networks import onnx_outputs, unscaled_arrays
 
 DATA = Path(__file__).parents[1] / "data" / "torch"
@@ -29,14 +30,6 @@ def logits(path: Path, config: DenseNetConfig | None = None, output: str = "logi
     images = EXPECTED[f"images{loaded.config.channels}"].transpose(0, 2, 3, 1)
     size = images.shape[1]
     return onnx_outputs(loaded.arrays, replace(loaded.config, input_size=size), images, output)
-
-
-def error_message(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        checkpoint.read(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message and message.endswith(".")
-    return message
 
 
 @pytest.mark.parametrize("name", NAMES)

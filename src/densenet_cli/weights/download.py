@@ -6,6 +6,7 @@ compared. If the partial file belongs to something else, the checksum shows it a
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.http import CHUNK_SIZE, Body, Timeouts, open_url
 from densenet_cli.output import atomic
 from densenet_cli.transfer_errors import TransferError
@@ -107,6 +109,25 @@ def download_file(
             if restarted or not size_before:
                 raise TransferError(f"the server sent a different file ({content}, expected {expected.checksum})")
             restarted = True
+
+
+def storage_error(error: OSError, folder: Path, full: str, variable: str) -> WeightsUnavailableError:
+    """Return the error for a file that cannot be stored.
+
+    Args:
+        error: The cause.
+        folder: Where it is to be stored.
+        full: A sentence that says that the disk is full.
+        variable: The environment variable that sets the folder.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WeightsUnavailableError(
+            f"{full} Free some space and try again, which resumes the download, or set {variable} to a folder on"
+            " another disk."
+        )
+    return WeightsUnavailableError(
+        f"Cannot write to {folder}: {error.strerror or error}. Set {variable} to a writable folder."
+    )
 
 
 def describe_checksum(algorithm: str, checksum: str) -> str:

@@ -5,7 +5,6 @@ The token of the user is sent to the host of the Hub only, not to the one that i
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +15,7 @@ from densenet_cli.http import Timeouts, read_body, read_headers
 from densenet_cli.output.atomic import locked, sync_path
 from densenet_cli.transfer_errors import TransferError, redact
 from densenet_cli.weights import hub_cache
-from densenet_cli.weights.download import ExpectedFile, download_file, retry
+from densenet_cli.weights.download import ExpectedFile, download_file, retry, storage_error
 from densenet_cli.weights.file_identity import FileIdentity, cache_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
 from densenet_cli.weights.hub_cache import COMMIT, RepositoryCache
@@ -105,7 +104,8 @@ class HubClient:
         except TransferError as error:
             raise WeightsUnavailableError(self._describe(error)) from error
         except OSError as error:
-            raise self._write_error(error) from error
+            full = f"The disk is full while {self._target} is downloaded to {self._cache.folder}."
+            raise storage_error(error, self._cache.folder, full, "HF_HOME") from error
 
     def _choose_file(self) -> tuple[str, RemoteFile]:
         """Return the path of the checkpoint in the repository, and what the Hub states about it."""
@@ -222,16 +222,6 @@ class HubClient:
             )
             return f"{repository} does not exist on {url}, or {access}."
         return f"Cannot download {target} from {url}: {error}. For a mirror of the Hub, set HF_ENDPOINT."
-
-    def _write_error(self, error: OSError) -> WeightsUnavailableError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return WeightsUnavailableError(
-                f"The disk is full while {self._target} is downloaded to {self._cache.folder}. Free some space and try"
-                " again, which resumes the download, or set HF_HOME to a folder on another disk."
-            )
-        return WeightsUnavailableError(
-            f"Cannot write to {self._cache.folder}: {error.strerror or error}. Set HF_HOME to a writable folder."
-        )
 
 
 def _is_missing_file(error: TransferError) -> bool:

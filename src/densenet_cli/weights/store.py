@@ -8,7 +8,6 @@ user: it is neither used nor deleted (``force`` renames it). Weights on the Hugg
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +137,10 @@ def _download(variant: Variant, base_url: str | None, force: bool, progress: Dow
             file_identity.cache_checksum(FileIdentity.of(path), file.md5)
             return path
     except OSError as error:
-        raise _write_error(path, error) from error
+        from densenet_cli.weights.download import storage_error
+
+        full = f"The disk is full. Downloaded {_partial_size(path):,} bytes of {path}."
+        raise storage_error(error, path.parent, full, "KERAS_HOME") from error
 
 
 def status(published: Variant | HubUrl, *, recompute: bool = False) -> FileStatus:
@@ -243,15 +245,4 @@ def wrong_file_error(status: FileStatus) -> WeightsUnavailableError:
         f"{status.path} is not the published file: expected {status.expected}, found {status.checksum}.",
         status.name,
         differs=True,
-    )
-
-
-def _write_error(path: Path, error: OSError) -> WeightsUnavailableError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WeightsUnavailableError(
-            f"The disk is full. Downloaded {_partial_size(path):,} bytes of {path}. Free some space and try"
-            " again, which resumes the download, or set KERAS_HOME to a folder on another disk."
-        )
-    return WeightsUnavailableError(
-        f"Cannot write to {path.parent}: {error.strerror or error}. Set KERAS_HOME to a writable folder."
     )
