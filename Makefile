@@ -44,7 +44,7 @@ test-lowest: $(INSTALLED) ## Run every command and the quick tests with the lowe
 test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and exchange files with PyTorch's libraries
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 monai==1.6.1 jax
 	$(BIN)/python -m pytest -m slow tests/training/test_backends.py tests/export/test_torch.py \
-		tests/images/test_timm_transforms.py tests/weights/test_timm_folders.py tests/weights/test_torch_libraries.py
+		tests/images/test_timm_transforms.py tests/weights/test_timm_folders.py tests/weights/pytorch/test_libraries.py
 
 smoke: $(INSTALLED) ## Run every command once
 	$(BIN)/python scripts/smoke_test.py $(BIN)/densenet

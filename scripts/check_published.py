@@ -29,7 +29,8 @@ from published_accuracies import print_accuracies
 
 from densenet_cli import engines, labels, variants
 from densenet_cli.classifier import Classifier
-from densenet_cli.weights import hub, store
+from densenet_cli.weights import store
+from densenet_cli.weights.hub import checkpoints as hub
 
 SAMPLES = Path(__file__).parents[1] / "sample_images"
 MAX_PROBABILITY_DIFFERENCE = 1e-5

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from densenet_cli import Classifier, variants
-from densenet_cli.weights import download, hub, safetensors
+from densenet_cli.weights import download, safetensors
+from densenet_cli.weights.hub import checkpoints as hub
 from tests.support import servers
 from tests.support.command import densenet, run_process
 from tests.support.hub import COMMIT, REPOSITORY, Hub, checksum

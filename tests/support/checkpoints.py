@@ -1,6 +1,6 @@
 """Writers for every checkpoint format, so that tests need neither TensorFlow nor PyTorch nor a download.
 
-``weights/test_checkpoint_keras.py`` compares their files with those that Keras writes.
+``weights/keras/test_formats.py`` compares their files with those that Keras writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes, list_layers
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
 from densenet_cli.weights import checkpoint
-from densenet_cli.weights.torch_names import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
+from densenet_cli.weights.pytorch.names import HEAD_ARRAYS, NORM_ARRAYS, TORCH_EPSILON, torchvision_names
 
 Arrays = dict[str, dict[str, np.ndarray]]
 

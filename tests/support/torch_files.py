@@ -1,6 +1,6 @@
 """A writer for the files of ``torch.save`` without PyTorch.
 
-``weights/test_torch_files.py`` compares its files with recorded ones of PyTorch.
+``weights/pytorch/test_files.py`` compares its files with recorded ones of PyTorch.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import checkpoint, hdf5, safetensors, torch_files, zip_archives
+from densenet_cli.weights import checkpoint, safetensors, zip_archives
+from densenet_cli.weights.keras import hdf5
+from densenet_cli.weights.pytorch import files as torch_files
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 from tests.weights.fuzz_checkpoints import CONFIG, LAYOUTS, RECORDED, run_in_process

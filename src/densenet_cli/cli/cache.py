@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from densenet_cli.engines.graph_cache import CacheEntry
     from densenet_cli.weights.file_identity import FileStatus
-    from densenet_cli.weights.hub_cache import CachedRepository
+    from densenet_cli.weights.hub.cache import CachedRepository
 
 
 @command(exit_statuses={0: "success", 2: "invalid usage", 3: "--verify found a damaged file", 130: "interrupted"})
@@ -51,7 +51,8 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
       densenet cache --remove hf://timm/densenet121.ra_in1k
     """
     from densenet_cli.engines import graph_cache
-    from densenet_cli.weights import file_identity, hub_cache
+    from densenet_cli.weights import file_identity
+    from densenet_cli.weights.hub import cache as hub_cache
 
     repositories = [_parse_repository(url) for url in remove]
     for repository in repositories:
@@ -91,7 +92,7 @@ def _weights(verify: bool) -> Iterator[FileStatus]:
 
 def _parse_repository(url: str) -> str:
     """Return the name of a repository. Raises ``click.UsageError``."""
-    from densenet_cli.weights.hub_url import HubUrl, parse_url
+    from densenet_cli.weights.hub.url import HubUrl, parse_url
 
     if not is_hub_url(url):
         raise click.UsageError(f"--remove requires a URL such as hf://timm/densenet121.ra_in1k, not {url!r}.")
@@ -102,7 +103,7 @@ def _parse_repository(url: str) -> str:
 
 
 def _remove_repository(repository: str) -> None:
-    from densenet_cli.weights import hub_cache
+    from densenet_cli.weights.hub import cache as hub_cache
 
     try:
         size = hub_cache.remove(repository)
@@ -157,7 +158,7 @@ def megabytes(size: int) -> str:
 
 def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
-    from densenet_cli.weights import hub_cache
+    from densenet_cli.weights.hub import cache as hub_cache
 
     return {
         "images_folder": str(images_dir()),
@@ -179,7 +180,7 @@ def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: li
 def _print_tables(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> None:
     from densenet_cli.cli.render import create_table, number_column, text_column
     from densenet_cli.engines.graph_cache import graphs_dir
-    from densenet_cli.weights import hub_cache
+    from densenet_cli.weights.hub import cache as hub_cache
 
     console = stdout_console()
     table = create_table(text_column("Variant"), text_column("State"), number_column("Size"), text_column("File"))

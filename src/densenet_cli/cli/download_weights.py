@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from densenet_cli.weights.file_identity import FileStatus
-    from densenet_cli.weights.hub_url import HubUrl
+    from densenet_cli.weights.hub.url import HubUrl
 
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class PublishedWeights(click.ParamType):  # type: ignore[type-arg]
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         if is_hub_url(value):
-            from densenet_cli.weights.hub_url import parse_url
+            from densenet_cli.weights.hub.url import parse_url
 
             try:
                 return parse_url(value)
@@ -195,6 +195,6 @@ def _print_folders(published: Sequence[Variant | HubUrl]) -> None:
     if not all(is_on_hub):
         echo_info(f"Folder: {printable(str(models_dir()))}")
     if any(is_on_hub):
-        from densenet_cli.weights import hub_cache
+        from densenet_cli.weights.hub import cache as hub_cache
 
         echo_info(f"Hub cache: {printable(str(hub_cache.cache_dir()))}")

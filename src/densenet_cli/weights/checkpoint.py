@@ -90,7 +90,7 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
     with path.open("rb") as file:
         head = file.read(HEAD_SIZE)
     if head.startswith(HDF5_HEAD) or (head.startswith(b"PK") and not _is_torch_archive(path)):
-        from densenet_cli.weights import keras_formats
+        from densenet_cli.weights.keras import formats as keras_formats
 
         open_file = keras_formats.open_contents if head.startswith(HDF5_HEAD) else keras_formats.open_archive
         return open_file(path)
@@ -102,7 +102,7 @@ def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
 
         return _with_model_config(safetensors.open_contents(path), path)
     if head.startswith((b"PK", *TORCH_STREAM_HEADS)):
-        from densenet_cli.weights import torch_files
+        from densenet_cli.weights.pytorch import files as torch_files
 
         return _with_model_config(torch_files.open_contents(path), path)
     raise CheckpointError(_describe_other_file(head))

@@ -29,7 +29,7 @@ def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: Downl
     """
     text = os.fspath(weights)
     if is_hub_url(text):
-        from densenet_cli.weights import hub
+        from densenet_cli.weights.hub import checkpoints as hub
 
         return hub.get_files(text, offline=offline, progress=progress)
     if is_url(text):
@@ -49,7 +49,7 @@ def model_name(weights: PathLike) -> str:
     """Return the name of a model in results: that of its repository or folder, or of its file without the suffix."""
     text = os.fspath(weights)
     if is_hub_url(text):
-        from densenet_cli.weights import hub_url
+        from densenet_cli.weights.hub import url as hub_url
 
         return hub_url.parse_url(text).name
     path = Path(text)

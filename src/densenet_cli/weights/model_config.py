@@ -2,7 +2,7 @@
 
 Dialects: ``architecture`` with ``pretrained_cfg`` (timm), where values at the top win over inner ones; all values at
 the top (timm before 0.9); and ``model_type: timm_wrapper`` (transformers). A value that the file omits has
-timm's default. Keras' own ``config.json`` is read by ``keras_formats``.
+timm's default. Keras' own ``config.json`` is read by ``keras.formats``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ``.safetensors`` format with torchvision's layer names, as timm publishes it and ``densenet train`` writes it.
 
 Files that this package writes have the metadata key ``densenet`` (see ``metadata``). All others are state dicts (see
-``torch_names``).
+``pytorch.names``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import write_file
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import torch_names
 from densenet_cli.weights.contents import (
     Arrays,
     CheckpointContents,
@@ -29,7 +28,8 @@ from densenet_cli.weights.contents import (
     damaged_file_error,
 )
 from densenet_cli.weights.metadata import METADATA_KEY, dump, parse
-from densenet_cli.weights.torch_names import (
+from densenet_cli.weights.pytorch import names as torch_names
+from densenet_cli.weights.pytorch.names import (
     HEAD_ARRAYS,
     NORM_ARRAYS,
     TORCH_EPSILON,

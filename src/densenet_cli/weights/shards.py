@@ -102,7 +102,9 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
     Raises:
         CheckpointError: A file is missing or invalid, or the files are too large.
     """
-    from densenet_cli.weights import safetensors, torch_files, torch_names
+    from densenet_cli.weights import safetensors
+    from densenet_cli.weights.pytorch import files as torch_files
+    from densenet_cli.weights.pytorch import names as torch_names
 
     names: dict[str, list[str]] = {}
     for name, shard in read_index(index).items():

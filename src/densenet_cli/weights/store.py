@@ -22,7 +22,7 @@ from densenet_cli.weights.file_identity import FileIdentity, FileStatus
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
-    from densenet_cli.weights.hub_url import HubUrl
+    from densenet_cli.weights.hub.url import HubUrl
 
 BASE_URLS = (
     "https://storage.googleapis.com/tensorflow/keras-applications/densenet/",
@@ -51,7 +51,7 @@ def get_file(
     if variant.packaged:
         return DATA_DIR / variant.packaged
     if url := hub_url(variant):
-        from densenet_cli.weights import hub
+        from densenet_cli.weights.hub import checkpoints as hub
 
         return hub.get_files(url, offline=offline, progress=progress)
     current = _status(variant, file_identity.file_checksum)
@@ -72,7 +72,7 @@ def hub_url(published: Variant | HubUrl) -> HubUrl | None:
         return published
     if published.repository is None:
         return None
-    from densenet_cli.weights.hub_url import HubUrl
+    from densenet_cli.weights.hub.url import HubUrl
 
     return HubUrl(published.repository)
 
@@ -102,7 +102,7 @@ def download(
         WeightsUnavailableError: The download fails. The message lists the URLs and the errors.
     """
     if url := hub_url(published):
-        from densenet_cli.weights import hub
+        from densenet_cli.weights.hub import checkpoints as hub
 
         return hub.download(url, force=force, progress=progress)
     assert isinstance(published, Variant)
@@ -154,7 +154,7 @@ def status(published: Variant | HubUrl, *, recompute: bool = False) -> FileStatu
         WeightsUnavailableError: The file cannot be read, or no weights are published for the variant.
     """
     if url := hub_url(published):
-        from densenet_cli.weights import hub
+        from densenet_cli.weights.hub import checkpoints as hub
 
         name = published.name
         return hub.status(url, name, recompute=recompute)
@@ -238,7 +238,7 @@ def missing_file_error(status: FileStatus) -> WeightsUnavailableError:
 def wrong_file_error(status: FileStatus) -> WeightsUnavailableError:
     """Return the error for a file that has the name of published weights but other contents."""
     if is_hub_url(status.location):
-        from densenet_cli.weights import hub
+        from densenet_cli.weights.hub import checkpoints as hub
 
         return hub.damaged_file_error(status.path, str(status.expected), status.location)
     return WeightsUnavailableError(

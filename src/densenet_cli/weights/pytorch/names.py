@@ -21,9 +21,10 @@ import numpy as np
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import DenseNetConfig, HeadLayer
-from densenet_cli.weights import torch_backbone, torch_heads
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
-from densenet_cli.weights.torch_heads import HeadModules, ModuleClass
+from densenet_cli.weights.pytorch import backbone as torch_backbone
+from densenet_cli.weights.pytorch import heads as torch_heads
+from densenet_cli.weights.pytorch.heads import HeadModules, ModuleClass
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray

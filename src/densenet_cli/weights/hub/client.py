@@ -14,12 +14,12 @@ from densenet_cli.errors import UsageError, WeightsUnavailableError
 from densenet_cli.http import Timeouts, read_body, read_headers
 from densenet_cli.output.atomic import locked, sync_path
 from densenet_cli.transfer_errors import TransferError, redact
-from densenet_cli.weights import hub_cache
 from densenet_cli.weights.download import ExpectedFile, download_file, retry, storage_error
 from densenet_cli.weights.file_identity import FileIdentity, cache_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
-from densenet_cli.weights.hub_cache import COMMIT, RepositoryCache
-from densenet_cli.weights.hub_url import HubUrl
+from densenet_cli.weights.hub import cache as hub_cache
+from densenet_cli.weights.hub.cache import COMMIT, RepositoryCache
+from densenet_cli.weights.hub.url import HubUrl
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress

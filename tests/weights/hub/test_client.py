@@ -17,9 +17,11 @@ import pytest
 
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.http import Timeouts
-from densenet_cli.weights import download, hub, hub_client
-from densenet_cli.weights.hub_cache import RepositoryCache
-from densenet_cli.weights.hub_url import HubUrl
+from densenet_cli.weights import download
+from densenet_cli.weights.hub import checkpoints as hub
+from densenet_cli.weights.hub import client as hub_client
+from densenet_cli.weights.hub.cache import RepositoryCache
+from densenet_cli.weights.hub.url import HubUrl
 from tests.support import servers
 from tests.support.hub import REPOSITORY, Hub, checksum
 from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
@@ -36,7 +38,8 @@ import os, sys
 import requests
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.http import Timeouts
-from densenet_cli.weights import download, hub, hub_client, hub_url
+from densenet_cli.weights import download
+from densenet_cli.weights.hub import checkpoints as hub, client as hub_client, url as hub_url
 download.RETRY_DELAYS, download.TIMEOUTS = (0.0, 0.0), Timeouts(2, 5, None)
 """
 
@@ -269,7 +272,7 @@ def public_folder(monkeypatch):
 AS_NOBODY = f"""
 if os.geteuid() == 0:
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
-from densenet_cli.weights.hub_url import HubUrl
+from densenet_cli.weights.hub.url import HubUrl
 try:
     print(hub.get_files({URL!r}))
     print(hub.download(HubUrl({REPOSITORY!r})))

@@ -15,8 +15,8 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import BN_ARRAYS
 from densenet_cli.topology import HeadLayer
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
-from densenet_cli.weights.hdf5 import Group
-from densenet_cli.weights.keras_backbone import OLD_LAYER_NAMES
+from densenet_cli.weights.keras.backbone import OLD_LAYER_NAMES
+from densenet_cli.weights.keras.hdf5 import Group
 from densenet_cli.weights.recognition import BLOCK_LAYER
 
 ARRAY_NAMES = {"conv2d": ("kernel",), "batch_normalization": BN_ARRAYS, "dense": ("kernel", "bias")}

@@ -20,11 +20,13 @@ from zlib import crc32
 import numpy as np
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import pickles, torch_names, zip_archives
+from densenet_cli.weights import zip_archives
 from densenet_cli.weights.contents import CheckpointContents, StoredArray, damaged_file_error
-from densenet_cli.weights.pickles import Global, Instance
-from densenet_cli.weights.torch_names import Tensors
-from densenet_cli.weights.torch_state import StateDict, Storage, Tensor, find_state_dict
+from densenet_cli.weights.pytorch import names as torch_names
+from densenet_cli.weights.pytorch import pickles
+from densenet_cli.weights.pytorch.names import Tensors
+from densenet_cli.weights.pytorch.pickles import Global, Instance
+from densenet_cli.weights.pytorch.state import StateDict, Storage, Tensor, find_state_dict
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray

@@ -9,7 +9,7 @@ contains the arrays of all its layers. ``save`` adds the attributes ``model_conf
 is a group with such groups: ``layers/functional/layers/conv2d``.
 
 ``.keras``: a zip archive with ``config.json``, ``metadata.json``, and such a ``.weights.h5``. The Hugging Face Hub has
-the same files in a folder. The configuration is read as data (see ``keras_config``).
+the same files in a folder. The configuration is read as data (see ``keras.config``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import hdf5, keras_weights, zip_archives
+from densenet_cli.weights import zip_archives
 from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers
-from densenet_cli.weights.hdf5 import Group
-from densenet_cli.weights.keras_graph import LayerCall
-from densenet_cli.weights.keras_serialization import MAX_CONFIG_SIZE, parse_json, printable
+from densenet_cli.weights.keras import hdf5
+from densenet_cli.weights.keras import weights as keras_weights
+from densenet_cli.weights.keras.graph import LayerCall
+from densenet_cli.weights.keras.hdf5 import Group
+from densenet_cli.weights.keras.serialization import MAX_CONFIG_SIZE, parse_json, printable
 from densenet_cli.weights.metadata import parse_description
 
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
@@ -92,7 +94,7 @@ def _archive_contents(root: Group, config: bytes) -> CheckpointContents:
     container = _layer_container(root)
     if not model or container is None:
         if model:
-            from densenet_cli.weights import keras_config
+            from densenet_cli.weights.keras import config as keras_config
 
             keras_config.check_class(model)
         return _contents(root)
@@ -125,7 +127,7 @@ def _layer_container(root: Group) -> Group | None:
 
 
 def _configured_contents(model: Any, loss: Any, layer_arrays: LayerArrays, file_size: int) -> CheckpointContents:
-    from densenet_cli.weights import keras_config
+    from densenet_cli.weights.keras import config as keras_config
 
     def read_statistics(call: LayerCall, name: str) -> list[float]:
         array = layer_arrays(call).get(name)

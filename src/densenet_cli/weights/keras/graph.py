@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights.contents import damaged_file_error
-from densenet_cli.weights.keras_serialization import (
+from densenet_cli.weights.keras.serialization import (
     MODEL_CLASSES,
     Reference,
     layer_class,

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import DenseNetConfig, HeadLayer, Resize
 from densenet_cli.weights.contents import ModelMetadata
-from densenet_cli.weights.keras_backbone import find_backbone, own_epsilons
-from densenet_cli.weights.keras_graph import LayerCall, build_graph
-from densenet_cli.weights.keras_head import Head, read_head
-from densenet_cli.weights.keras_preprocessing import InputStage, ReadArray, read_input_stage
-from densenet_cli.weights.keras_serialization import malformed_config_errors, printable
+from densenet_cli.weights.keras.backbone import find_backbone, own_epsilons
+from densenet_cli.weights.keras.graph import LayerCall, build_graph
+from densenet_cli.weights.keras.head import Head, read_head
+from densenet_cli.weights.keras.preprocessing import InputStage, ReadArray, read_input_stage
+from densenet_cli.weights.keras.serialization import malformed_config_errors, printable
 
 SOFTMAX_LOSSES = (
     "categoricalcrossentropy",

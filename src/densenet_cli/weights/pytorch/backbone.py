@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights.torch_heads import ModuleClass
+from densenet_cli.weights.pytorch.heads import ModuleClass
 
 LIBRARY_CLASSES = {
     *("Conv2d", "BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "ReLU", "Identity", "Dropout", "Dropout2d"),

@@ -15,8 +15,8 @@ from densenet_cli.images.normalization import pad_color
 from densenet_cli.images.preprocessing import MAX_INPUT_SIZE, crop_ratio
 from densenet_cli.topology import Resize
 from densenet_cli.weights.contents import damaged_file_error
-from densenet_cli.weights.keras_graph import Graph, LayerCall, check_channels_last, is_identity
-from densenet_cli.weights.keras_serialization import printable
+from densenet_cli.weights.keras.graph import Graph, LayerCall, check_channels_last, is_identity
+from densenet_cli.weights.keras.serialization import printable
 
 ReadArray = Callable[[LayerCall, str], list[float]]
 """Returns the values of an array of a layer, given its name."""

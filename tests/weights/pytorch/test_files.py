@@ -1,4 +1,4 @@
-"""PyTorch files: recorded ones (see ``record_torch_files``) give the outputs that PyTorch computes from them."""
+"""PyTorch files: recorded ones (``tests/data/make_torch_files.py``) give the outputs that PyTorch computes from them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pytest
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig
-from densenet_cli.weights import checkpoint, torch_files, torch_names
-from densenet_cli.weights.torch_heads import ModuleClass
+from densenet_cli.weights import checkpoint
+from densenet_cli.weights.pytorch import files as torch_files
+from densenet_cli.weights.pytorch import names as torch_names
+from densenet_cli.weights.pytorch.heads import ModuleClass
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
 from tests.support.checkpoints import error_message
 from tests.support.networks import onnx_outputs, unscaled_arrays
 
-DATA = Path(__file__).parents[1] / "data" / "torch"
+DATA = Path(__file__).parents[2] / "data" / "torch"
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 EXPECTED = np.load(DATA / "expected.npz")
 NAMES = sorted(name for name in EXPECTED.files if not name.startswith("images"))
@@ -47,13 +49,13 @@ def test_outputs_equal_those_of_pytorch(name):
 def test_a_wrong_reading_would_be_noticed(monkeypatch):
     """The weights that are not averaged, another epsilon, and another stem give other outputs."""
     expected = EXPECTED["timm-training.pth.tar"]
-    monkeypatch.setattr("densenet_cli.weights.torch_state.STATE_KEYS", ("state_dict", "state_dict_ema"))
+    monkeypatch.setattr("densenet_cli.weights.pytorch.state.STATE_KEYS", ("state_dict", "state_dict_ema"))
     assert np.abs(logits(DATA / "timm-training.pth.tar") - expected).max() > 1e-2
     config = replace(CONFIG, stem="deep-blur")
     assert np.abs(logits(DATA / "deep-stem.pth", config) - EXPECTED["deep-stem.pth"]).max() > 1e-4
-    monkeypatch.setattr("densenet_cli.weights.torch_names._epsilon", lambda *_: {})
+    monkeypatch.setattr("densenet_cli.weights.pytorch.names._epsilon", lambda *_: {})
     assert np.abs(logits(DATA / "module-with-head.pth") - EXPECTED["module-with-head.pth"]).max() > 1e-2
-    monkeypatch.setattr("densenet_cli.weights.torch_names.TORCH_EPSILON", BN_EPSILON + 1e-3)
+    monkeypatch.setattr("densenet_cli.weights.pytorch.names.TORCH_EPSILON", BN_EPSILON + 1e-3)
     assert np.abs(logits(DATA / "zip.pth") - EXPECTED["zip.pth"]).max() > 1e-4
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import Resize
-from densenet_cli.weights import keras_config, keras_serialization
+from densenet_cli.weights.keras import config as keras_config
+from densenet_cli.weights.keras import serialization as keras_serialization
 from tests.support import keras_models
 
 SIZE = keras_models.SIZE

@@ -12,9 +12,9 @@ from densenet_cli import topology
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import BN_EPSILON, STEMS
-from densenet_cli.weights.keras_graph import Graph, LayerCall, check_channels_last
-from densenet_cli.weights.keras_head import activation_of
-from densenet_cli.weights.keras_serialization import printable
+from densenet_cli.weights.keras.graph import Graph, LayerCall, check_channels_last
+from densenet_cli.weights.keras.head import activation_of
+from densenet_cli.weights.keras.serialization import printable
 from densenet_cli.weights.recognition import BLOCK_LAYER
 
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}

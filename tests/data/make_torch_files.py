@@ -1,9 +1,9 @@
 """Recording of the files in ``tests/data/torch`` with PyTorch, torchvision, timm, and MONAI, and of their outputs.
 
     pip install torch torchvision timm monai
-    python -m tests.weights.record_torch_files
+    python -m tests.data.make_torch_files
 
-``test_torch_files.py`` reads them without these libraries.
+``tests/weights/pytorch/test_files.py`` reads them without these libraries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 from torch._sources import get_source_lines_and_file
 from torchvision.models import DenseNet
 
-FOLDER = Path(__file__).parents[1] / "data" / "torch"
+FOLDER = Path(__file__).parent / "torch"
 SIZE = {"growth_rate": 2, "block_config": (1, 2), "num_init_features": 4}
 CLASSES = 3
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from densenet_cli.errors import CheckpointError, UsageError, WeightsUnavailableError
-from densenet_cli.weights import download, hub, hub_cache, hub_client
-from densenet_cli.weights.hub_url import HubUrl, parse_url
+from densenet_cli.weights import download
+from densenet_cli.weights.hub import cache as hub_cache
+from densenet_cli.weights.hub import checkpoints as hub
+from densenet_cli.weights.hub import client as hub_client
+from densenet_cli.weights.hub.url import HubUrl, parse_url
 from tests.support import servers
 from tests.support.hub import COMMIT, REPOSITORY, Hub, checksum
 
@@ -220,7 +223,7 @@ class TestCache:
         hub.get_files(URL)
         script = f"""
 import sys
-from densenet_cli.weights import hub
+from densenet_cli.weights.hub import checkpoints as hub
 hub.get_files({URL!r})
 print(sorted({{"requests", "urllib3", "ssl", "socket", "hashlib", "numpy", "huggingface_hub"}} & set(sys.modules)))
 """

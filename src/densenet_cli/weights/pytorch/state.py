@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights.pickles import Instance
-from densenet_cli.weights.torch_heads import ModuleClass
-from densenet_cli.weights.torch_names import MAX_NAME_LENGTH, MAX_TENSORS, describe_names, is_densenet
+from densenet_cli.weights.pytorch.heads import ModuleClass
+from densenet_cli.weights.pytorch.names import MAX_NAME_LENGTH, MAX_TENSORS, describe_names, is_densenet
+from densenet_cli.weights.pytorch.pickles import Instance
 
 AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 """Where training checkpoints have averaged weights, which timm prefers."""

@@ -12,7 +12,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import ACTIVATIONS, DenseNetConfig, HeadLayer, Resize
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata
-from densenet_cli.weights.torch_names import torchvision_names
+from densenet_cli.weights.pytorch.names import torchvision_names
 from tests.support import checkpoints as support
 from tests.support.networks import unscaled_arrays
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.weights import pickles
-from densenet_cli.weights.pickles import Global, Instance
+from densenet_cli.weights.pytorch import pickles
+from densenet_cli.weights.pytorch.pickles import Global, Instance
 
 
 def load(data: bytes, **options):

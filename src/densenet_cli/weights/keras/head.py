@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import ACTIVATIONS, OUTPUT_ACTIVATIONS, HeadLayer
-from densenet_cli.weights.keras_graph import Graph, LayerCall, check_channels_last, is_identity
-from densenet_cli.weights.keras_preprocessing import chain
-from densenet_cli.weights.keras_serialization import printable
+from densenet_cli.weights.keras.graph import Graph, LayerCall, check_channels_last, is_identity
+from densenet_cli.weights.keras.preprocessing import chain
+from densenet_cli.weights.keras.serialization import printable
 
 POOLINGS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max", "Flatten": "flatten"}
 """Layer class -> a key of ``topology.POOLINGS``."""

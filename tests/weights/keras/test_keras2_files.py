@@ -15,9 +15,9 @@ from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.topology import HeadLayer
 from densenet_cli.weights import checkpoint
-from tests.weights.test_keras_models import TOLERANCE, outputs_of, run, with_config, with_epsilon, with_metadata
+from tests.weights.keras.test_models import TOLERANCE, outputs_of, run, with_config, with_epsilon, with_metadata
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "keras2.zip"
+ARCHIVE = Path(__file__).parents[2] / "data" / "keras2.zip"
 MODELS = ("nested.h5", "nested.keras", "sequential.h5", "sequential.keras", "flat.h5", "flat.keras", "arithmetic.keras")
 
 

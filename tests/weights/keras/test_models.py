@@ -19,7 +19,7 @@ from densenet_cli.images.normalization import MEAN, STD, normalize
 from densenet_cli.topology import STEMS, DenseNetConfig, HeadLayer, Resize
 from densenet_cli.weights import checkpoint
 from densenet_cli.weights.contents import Checkpoint
-from densenet_cli.weights.keras_graph import AUGMENTATIONS, DROPOUTS
+from densenet_cli.weights.keras.graph import AUGMENTATIONS, DROPOUTS
 from tests.conftest import SAMPLES
 from tests.support import keras_models
 from tests.support.checkpoints import assert_same

@@ -3,7 +3,7 @@
 ``huggingface_hub`` is not used. It and its dependencies take 31 MB, its downloader takes longer to import than a whole
 prediction, and its plain downloads verify only the size. The protocol is small: a HEAD request returns the commit and
 the checksum of a file, a GET request returns the file. So the transfer of ``weights.download`` applies, which is
-verified, resumable, and locked. The cache is the one of ``huggingface_hub`` (see ``hub_cache``).
+verified, resumable, and locked. The cache is the one of ``huggingface_hub`` (see ``hub.cache``).
 
 If a commit of the revision is in the cache with all files, the network is not used. ``download-weights`` looks for a
 newer commit.
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.text import join_names
-from densenet_cli.weights import hub_cache
 from densenet_cli.weights.file_identity import FileStatus, cached_checksum, compute_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
-from densenet_cli.weights.hub_cache import RepositoryCache
-from densenet_cli.weights.hub_url import HubUrl, parse_url
+from densenet_cli.weights.hub import cache as hub_cache
+from densenet_cli.weights.hub.cache import RepositoryCache
+from densenet_cli.weights.hub.url import HubUrl, parse_url
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
@@ -181,6 +181,6 @@ def download(target: HubUrl, *, force: bool = False, progress: DownloadProgress 
     """
     if is_offline():
         raise WeightsUnavailableError(f"{target} was not downloaded: HF_HUB_OFFLINE disables downloads.")
-    from densenet_cli.weights.hub_client import HubClient
+    from densenet_cli.weights.hub.client import HubClient
 
     return HubClient(target, force, progress).download()

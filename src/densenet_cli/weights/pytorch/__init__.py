@@ -1,0 +1,1 @@
+"""Reading PyTorch files without PyTorch, and the layer names of its libraries."""
