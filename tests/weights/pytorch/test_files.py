@@ -1,4 +1,4 @@
-"""PyTorch files: recorded ones (``tests/data/make_torch_files.py``) give the outputs that PyTorch computes from them."""
+"""PyTorch files: recorded ones (see ``tests/data/make_torch_files.py``) give the outputs that PyTorch computes."""
 
 from __future__ import annotations
 
