@@ -12,6 +12,7 @@ from densenet_cli import Classifier
 from tests.data.make_timm_folders import FOLDER
 from tests.support.command import densenet
 from tests.support.images import photograph
+from tests.support.keras_files import edit_archive, extract
 
 GRAY = ("--mean", "0.449", "--std", "0.226")
 
@@ -75,6 +76,27 @@ def test_a_file_that_states_its_mean_gives_no_warning_but_verbose_lists_assumpti
     arguments = ("predict", image, "--weights", FOLDER / "plain", "--format", "json")
     assert densenet(*arguments).err == ""
     assert "--activation softmax" in densenet(*arguments, "--verbose").err
+
+
+@pytest.mark.parametrize("loss", [None, "my_loss"])
+def test_a_keras_model_whose_loss_does_not_tell_the_activation_gives_a_warning(image, tmp_path, loss):
+    """The file states the mean, like those of timm, but a Keras model normally states the activation, too."""
+    recorded = extract("nested.keras", tmp_path)
+    assert densenet("predict", image, "--weights", recorded, "--format", "json").err == ""
+
+    def edit(model):
+        model["compile_config"] = loss and {"loss": loss}
+
+    path = edit_archive(recorded, tmp_path / "linear.keras", edit)
+    for _ in range(2):  # the second time from the cache
+        result = densenet("predict", image, "--weights", path, "--format", "json")
+        assert result.status == 0
+        (line,) = result.err.splitlines()
+        assert line.startswith("Warning: ") and "--activation softmax" in line and "--mean" not in line
+    for option in (["--activation", "softmax"], ["--activation", "sigmoid"], ["--quiet"]):
+        assert densenet("predict", image, "--weights", path, "--format", "json", *option).err == ""
+    embedded = densenet("embed", image, "--weights", path, "-o", tmp_path / "x.npz")  # needs no activation
+    assert embedded.status == 0 and "Warning" not in embedded.err
 
 
 def test_verbose_prints_notes(image, bare, tmp_path):

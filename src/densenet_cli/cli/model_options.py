@@ -218,12 +218,14 @@ def _assumptions(classifier: Classifier, options: Mapping[str, Any]) -> list[str
 
 
 def _echo_assumptions(classifier: Classifier, assumptions: list[str]) -> None:
-    """Print the assumptions if the normalization is among them, and with ``--verbose`` in any case, with notes.
+    """Print the assumptions if an important one is among them, and with ``--verbose`` in any case, with notes.
 
-    timm's files state everything except the activation. Its published models all use softmax, so this is no warning.
+    The normalization is important, and so is the activation, unless the file states the mean and is of a kind that
+    never states an activation: timm's published models, which state everything else, all use softmax.
     """
-    has_mean = classifier.metadata.mean is not None
-    critical = ("mean=", "std=") if has_mean else ("mean=", "std=", "activation=")
+    metadata = classifier.metadata
+    is_activation_important = metadata.mean is None or metadata.lacks_activation
+    critical = ("mean=", "std=", *(["activation="] if is_activation_important else []))
     is_warning = any(assumption.startswith(critical) for assumption in assumptions)
     if assumptions and (is_warning or is_verbose()):
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in (a.split("=") for a in assumptions))

@@ -33,6 +33,7 @@ class ModelMetadata:
         training: The settings of the training run.
         accuracy: The accuracies that were measured.
         activation: The function that turns the outputs into probabilities, ``softmax`` or ``sigmoid``.
+        lacks_activation: Whether files of this kind state an activation, but this one does not.
         mean: The mean of each channel, for pixels in [0, 1].
         std: The standard deviation of each channel, for pixels in [0, 1].
         interpolation: How images are resized: ``bilinear``, ``bicubic``, or ``nearest``.
@@ -48,6 +49,7 @@ class ModelMetadata:
     training: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
     activation: str | None = None
+    lacks_activation: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str | None = None

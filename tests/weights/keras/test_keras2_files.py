@@ -15,9 +15,9 @@ from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.topology import HeadLayer
 from densenet_cli.weights import checkpoint
+from tests.support.keras_files import ARCHIVE, edit_h5
 from tests.weights.keras.test_models import TOLERANCE, outputs_of, run, with_config, with_epsilon, with_metadata
 
-ARCHIVE = Path(__file__).parents[2] / "data" / "keras2.zip"
 MODELS = ("nested.h5", "nested.keras", "sequential.h5", "sequential.keras", "flat.h5", "flat.keras", "arithmetic.keras")
 
 
@@ -86,15 +86,6 @@ def test_single_output_without_a_configuration(folder, recorded, file):
     assert (loaded.config.pooling, loaded.config.input_size) == ("flatten", 64)
 
 
-def edit_config(source: Path, target: Path, edit, attribute: str = "model_config") -> Path:
-    """Copy an ``.h5`` file and change an attribute, which is JSON."""
-    target.write_bytes(source.read_bytes())
-    with h5py.File(target, "a") as file:
-        value = json.loads(file.attrs[attribute])
-        file.attrs[attribute] = json.dumps(edit(value) or value)
-    return target
-
-
 def test_model_class_of_tensorflow_before_2_3(folder, recorded, tmp_path):
     """Functional models were of the class Model, and weights are found by the same names."""
 
@@ -104,7 +95,7 @@ def test_model_class_of_tensorflow_before_2_3(folder, recorded, tmp_path):
         assert text.count('"class_name": "Model"') == 2
         return json.loads(text)
 
-    path = edit_config(folder / "nested.h5", tmp_path / "x.h5", edit)
+    path = edit_h5(folder / "nested.h5", tmp_path / "x.h5", edit)
     np.testing.assert_allclose(outputs_of(path, recorded["images"]), recorded["nested"], rtol=0, atol=TOLERANCE)
 
 
@@ -114,7 +105,7 @@ def test_list_as_the_configuration_of_a_sequential_model(folder, recorded, tmp_p
     def edit(model):
         model["config"] = model["config"]["layers"]
 
-    path = edit_config(folder / "sequential.h5", tmp_path / "x.h5", edit)
+    path = edit_h5(folder / "sequential.h5", tmp_path / "x.h5", edit)
     np.testing.assert_allclose(outputs_of(path, recorded["images"]), recorded["sequential"], rtol=0, atol=TOLERANCE)
 
 
@@ -135,7 +126,7 @@ def test_training_true_is_refused(folder, tmp_path):
         return json.loads(json.dumps(model).replace('{"training": false}', '{"training": true}'))
 
     with pytest.raises(checkpoint.CheckpointError, match="training=True"):
-        checkpoint.read(edit_config(folder / "nested.h5", tmp_path / "x.h5", edit))
+        checkpoint.read(edit_h5(folder / "nested.h5", tmp_path / "x.h5", edit))
 
 
 @pytest.mark.parametrize(
@@ -152,15 +143,15 @@ def test_training_true_is_refused(folder, tmp_path):
     ],
 )
 def test_activation_of_logits_follows_from_the_loss(folder, tmp_path, loss, activation):
-    path = edit_config(folder / "nested.h5", tmp_path / "x.h5", lambda _: {"loss": loss}, "training_config")
+    path = edit_h5(folder / "nested.h5", tmp_path / "x.h5", lambda _: {"loss": loss}, "training_config")
     metadata = checkpoint.read(path).metadata
-    assert metadata.activation == activation
+    assert (metadata.activation, metadata.lacks_activation) == (activation, activation is None)
     assert bool(metadata.notes) == (activation is None or (isinstance(loss, str | dict) and "config" not in loss))
 
 
 @pytest.mark.parametrize("loss", ["mse", {"class_name": "MeanAbsoluteError", "config": {}}, "Huber"])
 def test_regression_is_refused(folder, tmp_path, loss):
-    path = edit_config(folder / "nested.h5", tmp_path / "x.h5", lambda _: {"loss": loss}, "training_config")
+    path = edit_h5(folder / "nested.h5", tmp_path / "x.h5", lambda _: {"loss": loss}, "training_config")
     with pytest.raises(checkpoint.CheckpointError, match="not a classifier"):
         checkpoint.read(path)
 

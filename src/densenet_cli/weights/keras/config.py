@@ -79,7 +79,7 @@ def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
             head.pooling,
             head.layers,
             stage.resize,
-            _metadata(stage, activation, notes),
+            _metadata(stage, activation, bool(head.layers) and activation is None, notes),
         )
 
 
@@ -89,11 +89,14 @@ def check_class(model: Any) -> None:
         build_graph(model)
 
 
-def _metadata(stage: InputStage, activation: str | None, notes: tuple[str, ...]) -> ModelMetadata:
+def _metadata(
+    stage: InputStage, activation: str | None, lacks_activation: bool, notes: tuple[str, ...]
+) -> ModelMetadata:
     return ModelMetadata(
         preprocess=stage.preprocess,
         input_size=stage.size,
         activation=activation,
+        lacks_activation=lacks_activation,
         mean=stage.mean,
         std=stage.std,
         interpolation=stage.interpolation,
