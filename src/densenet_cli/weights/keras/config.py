@@ -93,13 +93,11 @@ def _metadata(
     stage: InputStage, activation: str | None, lacks_activation: bool, notes: tuple[str, ...]
 ) -> ModelMetadata:
     return ModelMetadata(
-        preprocess=stage.preprocess,
         input_size=stage.size,
         activation=activation,
         lacks_activation=lacks_activation,
         mean=stage.mean,
         std=stage.std,
-        interpolation=stage.interpolation,
         crop_ratio=stage.crop_ratio,
         notes=notes,
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.images.normalization import pad_color
 from densenet_cli.images.preprocessing import MAX_INPUT_SIZE, crop_ratio
 from densenet_cli.topology import Resize
 from densenet_cli.weights.contents import damaged_file_error
@@ -48,8 +47,6 @@ class InputStage(NamedTuple):
         resize: A resizing in the network.
         mean: The mean of each channel, for pixels in [0, 1].
         std: The standard deviation of each channel, for pixels in [0, 1].
-        preprocess: The preprocessing mode.
-        interpolation: How images are resized.
         crop_ratio: The fraction of the shorter side that is used.
         notes: What was assumed, a sentence each.
         last: The last layer of the stage.
@@ -60,8 +57,6 @@ class InputStage(NamedTuple):
     resize: Resize | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    preprocess: str | None
-    interpolation: str | None
     crop_ratio: float | None
     notes: tuple[str, ...]
     last: LayerCall
@@ -104,11 +99,7 @@ class _Stage:
         self.size: int | None = None
         self.channels: int | None = None
         self.resize: Resize | None = None
-        self.preprocess: str | None = None
-        self.interpolation: str | None = None
         self.crop_ratio: float | None = None
-        self.pad: tuple[LayerCall, Vector] | None = None
-        """The layer that pads images, and the color in terms of the input."""
         self.white = 255.0
         self.notes: list[str] = []
 
@@ -161,20 +152,11 @@ class _Stage:
         if self.current_size == side:
             return
         if self.current_size is None:
-            self.size, self.preprocess, self.interpolation = side, "squash", interpolation
-            if call.config.get("crop_to_aspect_ratio"):
-                self.preprocess, self.crop_ratio = "crop", 1.0
-            elif call.config.get("pad_to_aspect_ratio"):
-                self.preprocess = "pad"
-                color = _combine(_vector(call.config.get("fill_value", 0.0)), self.offset, lambda a, b: a - b)
-                self.pad = (call, _combine(color, self.scale, lambda a, b: a / b))
-            if interpolation not in ("bilinear", "bicubic", "nearest"):
-                self.interpolation = None
-            self.notes.append(
-                f"The layer {call} resizes images of any size to {side}x{side} pixels. Preprocessing does this with"
-                " antialiasing."
+            raise CheckpointError(
+                f"The layer {call} resizes images of any size, which preprocessing does not reproduce exactly. Use an"
+                f" input of fixed size: x = keras.Input(({side}, {side}, {self.channels or 3})), and save"
+                " keras.Model(x, model(x))."
             )
-            return
         if self.resize or self.crop_ratio or interpolation not in ("bilinear", "nearest"):
             raise CheckpointError(f"The layer {call} resizes in a way that is not supported ({interpolation}).")
         if call.config.get("antialias"):
@@ -188,7 +170,7 @@ class _Stage:
             return
         # Preprocessing rounds half an odd margin to even, and Keras rounds down.
         same_offset = size is not None and round((size - side) / 2) == (size - side) // 2
-        is_crop = call.class_name == "CenterCrop" and self.preprocess in (None, "crop") and not self.resize
+        is_crop = call.class_name == "CenterCrop" and not self.resize
         if size is None or side > size or not same_offset or not is_crop:
             raise CheckpointError(
                 f"The layer {call} crops {size or 'images of any size'} to {side} pixels, which is not supported. Crop"
@@ -248,15 +230,12 @@ class _Stage:
 
     def finish(self, last: LayerCall) -> InputStage:
         mean, std = self._statistics()
-        self._check_pad(mean)
         return InputStage(
             self.size,
             self.channels,
             self.resize,
             mean,
             std,
-            self.preprocess,
-            self.interpolation,
             self.crop_ratio,
             tuple(self.notes),
             last,
@@ -285,18 +264,6 @@ class _Stage:
         if not all(abs(value) < MAX_STATISTIC for value in (*mean, *std)):
             raise damaged_file_error("the pixel operations have extreme values")
         return tuple(map(_rounded, mean)), tuple(map(_rounded, std))
-
-    def _check_pad(self, mean: tuple[float, ...] | None) -> None:
-        """Check that images are padded with the mean color, as preprocessing does."""
-        if self.pad is None:
-            return
-        call, color = self.pad
-        expected = pad_color(mean) if mean else (-255,)
-        if max(map(abs, _combine(color, list(expected), lambda a, b: a * 255 / self.white - b))) > 1:
-            raise CheckpointError(
-                f"The layer {call} pads images with another color than the mean, which is not supported. Resize the"
-                " images instead, and save the model without it."
-            )
 
 
 def _rounded(value: float) -> float:
