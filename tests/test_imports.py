@@ -16,7 +16,7 @@ LAYERS = (
     {"model", "model_preprocessing", "pipeline", "results"},
     {"engines", "images", "weights"},
     {"output"},
-    {"http", "label_files", "labels", "layers", "paths", "topology", "variants"},
+    {"calibration", "http", "label_files", "labels", "layers", "paths", "topology", "variants"},
     {"textfiles", "transfer_errors"},
     {"text"},
     {"_types", "errors"},
