@@ -225,6 +225,24 @@ def test_pixel_operations_for_values_from_0_to_1(keras, make):
     assert any("from 0 to 1" in note for note in metadata.notes)
 
 
+def test_subtraction_of_at_most_1_is_for_values_from_0_to_1(keras, make):
+    """Subtracting 0.5 from values up to 255 would have no effect. The file does not state the range, so a note does."""
+    layers = keras.layers
+    for operation, mean, std, has_note in [
+        (lambda x: x - 0.5, 0.5, 1, True),
+        (layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[1.0] * 3), 0.485, 1, True),
+        (lambda x: 1.0 - x, 1, -1, True),
+        (lambda x: 255.0 - x, 1, -1 / 255, False),
+        (lambda x: x - 103.9, 103.9 / 255, 1 / 255, False),
+        (lambda x: x + 0.5, -0.5 / 255, 1 / 255, False),
+        (layers.Rescaling(1 / 255, offset=-0.5), 0.5, 1, False),
+        (layers.Rescaling(1 / 127.5, offset=-1), 0.5, 0.5, False),
+    ]:
+        metadata = read(make([operation])).metadata
+        assert (metadata.mean[0], metadata.std[0]) == pytest.approx((mean, std), rel=1e-6)
+        assert any("from 0 to 1" in note for note in metadata.notes) == has_note
+
+
 CHANGES = [
     ("Conv2D", "conv1_conv", "strides", [1, 1]),
     ("Conv2D", "conv1_conv", "padding", "same"),

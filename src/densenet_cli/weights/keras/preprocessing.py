@@ -100,7 +100,6 @@ class _Stage:
         self.channels: int | None = None
         self.resize: Resize | None = None
         self.crop_ratio: float | None = None
-        self.white = 255.0
         self.notes: list[str] = []
 
     @property
@@ -248,10 +247,7 @@ class _Stage:
             return None, None
         if 0 in self.scale:
             raise CheckpointError("The layers before the first convolution multiply the pixels by 0.")
-        if max(map(abs, self.scale)) > 1:
-            # A network whose first layers enlarge the range of values does not take values from 0 to 255.
-            self.white = 1.0
-            self.notes.append("The model's pixel operations are for values from 0 to 1, so pixels are divided by 255.")
+        white = self._white()
         lengths = max(len(self.scale), len(self.offset))
         channels = self.channels or lengths
         if lengths > channels:  # Keras broadcasts, so that one channel becomes three.
@@ -259,11 +255,28 @@ class _Stage:
                 f"The input has {channels} channels, but the pixel operations are for {lengths}. This is not supported."
             )
         scale, offset = (_combine(values, [0.0] * channels, lambda a, b: a + b) for values in (self.scale, self.offset))
-        std = [1 / (self.white * factor) for factor in scale]
+        std = [1 / (white * factor) for factor in scale]
         mean = [-a * b for a, b in zip(offset, std, strict=True)]
         if not all(abs(value) < MAX_STATISTIC for value in (*mean, *std)):
             raise damaged_file_error("the pixel operations have extreme values")
         return tuple(map(_rounded, mean)), tuple(map(_rounded, std))
+
+    def _white(self) -> float:
+        """Return the value of white in the input: 255, as Keras loads images, unless the operations are for 0 to 1."""
+        if max(map(abs, self.scale)) > 1:
+            # A network whose first layers enlarge the range of values does not take values from 0 to 255.
+            self.notes.append("The model's pixel operations are for values from 0 to 1, so pixels are divided by 255.")
+            return 1.0
+        if set(map(abs, self.scale)) == {1.0}:
+            means = _combine(self.offset, self.scale, lambda offset, factor: -offset / factor)
+            if min(means) >= 0 and 0 < max(means) <= 1:
+                # In values from 0 to 255, a difference of 1 or less would not matter.
+                self.notes.append(
+                    "The model changes the pixels by at most 1 without scaling them, so they are assumed to have values"
+                    " from 0 to 1, and are divided by 255."
+                )
+                return 1.0
+        return 255.0
 
 
 def _rounded(value: float) -> float:
