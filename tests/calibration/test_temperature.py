@@ -7,6 +7,7 @@ from scipy.special import expit, log_softmax
 
 from densenet_cli.calibration import temperature
 from densenet_cli.errors import UsageError
+from densenet_cli.evaluation.metrics import bin_index
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -101,3 +102,15 @@ def test_thresholds_have_the_highest_f1():
         return 2 * (predicted & positive).sum() / (predicted.sum() + positive.sum())
 
     assert f1(thresholds[0]) == max(map(f1, probabilities[:, 0]))
+
+
+@given(seeds)
+def test_calibration_error_is_that_of_evaluate(seed):
+    random = np.random.default_rng(seed)
+    confidences = random.random(100).astype(np.float32).round(random.integers(1, 4))
+    is_correct = random.random(100) < confidences
+    bins = [[] for _ in range(15)]
+    for confidence, correct in zip(confidences, is_correct, strict=True):
+        bins[bin_index(float(confidence))].append(confidence - correct)
+    expected = sum(abs(sum(gaps)) for gaps in bins) / 100
+    assert temperature.expected_calibration_error(confidences, is_correct) == pytest.approx(expected, abs=1e-6)

@@ -21,6 +21,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 MIN_EXAMPLES = 10
 """Images with a class, and images without it, that a multi-label model needs for a temperature of the class."""
 DEFAULT_THRESHOLD = 0.5
+BINS = 15
 
 
 def to_probabilities(logits: FloatArray, activation: str, temperature: float | NDArray[Any] = 1.0) -> FloatArray:
@@ -130,6 +131,13 @@ def label_thresholds(probabilities: FloatArray, targets: IntArray) -> FloatArray
         is_last_of_equal = np.append(scores[1:] != scores[:-1], True)
         thresholds[position] = scores[np.where(is_last_of_equal, f1, -1).argmax()]
     return thresholds
+
+
+def expected_calibration_error(confidences: FloatArray, is_correct: BoolArray) -> float:
+    """Return the mean gap between confidence and accuracy over ``BINS`` bins (Guo et al., equation 3), in [0, 1]."""
+    indices = np.ceil(np.asarray(confidences, np.float64) * BINS).astype(int).clip(1, BINS)
+    gaps = np.bincount(indices, np.asarray(confidences, np.float64) - is_correct)
+    return float(np.abs(gaps).sum() / len(indices))
 
 
 def _find_temperature(slope: Any) -> float:

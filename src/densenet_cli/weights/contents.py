@@ -41,6 +41,7 @@ class ModelMetadata:
         test_input_size: A larger input size that the publisher measured.
         test_crop_ratio: The crop ratio for ``test_input_size``.
         notes: What the reader assumed or ignored, a sentence each.
+        calibration: The result of ``Calibration.to_dict``, or None.
     """
 
     labels: Labels | None = None
@@ -57,6 +58,7 @@ class ModelMetadata:
     test_input_size: int | None = None
     test_crop_ratio: float | None = None
     notes: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values for JSON."""

@@ -34,6 +34,8 @@ def dump(config: DenseNetConfig, metadata: ModelMetadata, bn_epsilon: float) -> 
     for name in ("mean", "std", "interpolation", "crop_ratio", "test_input_size", "test_crop_ratio"):
         if (value := getattr(metadata, name)) is not None:
             values[name] = value
+    if metadata.calibration is not None:
+        values["calibration"] = metadata.calibration
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
@@ -60,6 +62,7 @@ def parse(text: str) -> dict[str, Any]:
             _check_type(values["accuracy"], dict) or {},
             config.activation,
             **_parse_preprocessing(values, config.channels),
+            calibration=_parse_calibration(values.get("calibration"), config),
         )
         for size in (config.input_size, metadata.input_size, metadata.test_input_size):
             if not 1 <= (1 if size is None else size) <= MAX_INPUT_SIZE:
@@ -67,6 +70,16 @@ def parse(text: str) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"The metadata is malformed ({type(error).__name__}: {error}).") from error
     return {"config": config, "metadata": metadata, "bn_epsilon": epsilon}
+
+
+def _parse_calibration(values: Any, config: DenseNetConfig) -> dict[str, Any] | None:
+    """Check the values of a ``Calibration``, and return them."""
+    if _check_type(values, dict) is None:
+        return None
+    from densenet_cli.calibration.record import Calibration
+
+    Calibration.from_dict(values, config.classes).check(config.is_multi_label)
+    return dict(values)
 
 
 def parse_description(text: bytes) -> ModelMetadata:
