@@ -55,11 +55,8 @@ class ModelOptions(NamedTuple):
             raise UsageError(f"`activation` must be one of {', '.join(OUTPUT_ACTIVATIONS)}, not {self.activation!r}.")
         mean, std = _numbers(self.mean), _numbers(self.std)
         for name, values in (("mean", mean), ("std", std)):
-            if values is not None and (len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values)):
-                hint = " Divide values for pixels in [0, 255] by 255." if max(values, default=0) > 1 else ""
-                raise UsageError(
-                    f"`{name}` must be one or three numbers for pixels in [0, 1], not {format_values(values)}.{hint}"
-                )
+            if values is not None:
+                check_range(name, values)
         channels = 1 if mean and std and len(mean) == len(std) == 1 else 3
         return Preprocessing(
             self.preprocess or "crop",
@@ -157,7 +154,7 @@ class _Choice:
         if name in ("mean", "std"):
             value = _numbers(value)
         if stated is not None:
-            if value is not None and not _is_same(value, stated):
+            if value is not None and not is_same(value, stated):
                 raise UsageError(
                     f"`{name}` is {_format(value)}, but {self.file} states {_format(stated)}. Omit `{name}`."
                 )
@@ -187,6 +184,15 @@ def _per_channel(
     return _repeat(choose(name, stated, default), channels)
 
 
+def check_range(name: str, values: Sequence[float]) -> None:
+    """Check a mean or standard deviation that the caller gives. Raises ``UsageError``."""
+    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
+        hint = " Divide values for pixels in [0, 255] by 255." if max(values, default=0) > 1 else ""
+        raise UsageError(
+            f"`{name}` must be one or three numbers for pixels in [0, 1], not {format_values(values)}.{hint}"
+        )
+
+
 def _check_input_size(size: int, choose: _Choice, config: DenseNetConfig) -> None:
     """Raise ``UsageError`` if the network does not accept images of ``size`` x ``size`` pixels."""
     if config.pooling == "flatten" and not config.resize and size != config.input_size:
@@ -210,7 +216,7 @@ def _repeat(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values) * (channels // len(values)) if len(values) < channels else tuple(values)
 
 
-def _is_same(value: Any, stated: Any) -> bool:
+def is_same(value: Any, stated: Any) -> bool:
     """Return whether two values are the same, up to the rounding of float32."""
     if isinstance(stated, str):
         return bool(value == stated)

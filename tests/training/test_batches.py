@@ -11,7 +11,14 @@ from PIL import Image
 from densenet_cli.errors import ImageError
 from densenet_cli.images.normalization import MEAN, normalize, pad_color
 from densenet_cli.images.preprocessing import DecodedImage
-from densenet_cli.training.batches import Subset, TrainingBatches, augment, padded_crop, random_resized_crop
+from densenet_cli.training.batches import (
+    Subset,
+    TrainingBatches,
+    augment,
+    padded_crop,
+    random_resized_crop,
+    validation_batches,
+)
 from densenet_cli.training.settings import Phase, Settings
 from tests.training.images import blurred_noise
 
@@ -77,6 +84,33 @@ def test_half_of_the_images_are_flipped():
         flipped += not is_original
     assert 70 < flipped < 130
     assert (augment(whole, 8, replace(settings, flip=False), generator) == original).all()
+
+
+def test_images_are_normalized_and_resized_as_the_settings_state():
+    settings = replace(
+        SETTINGS,
+        sizes=(Phase(12, 1),),
+        preprocess="squash",
+        flip=False,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.25, 2.0),
+        interpolation="bicubic",
+    )
+    bicubic = np.stack([np.asarray(TenImages()[n].image.resize((12, 12), Image.Resampling.BICUBIC)) for n in range(10)])
+    expected = normalize(bicubic, settings.mean, settings.std)
+    batch = TrainingBatches(subset(), replace(settings, augmentation="none", batch_size=10), 1).make(0, 0)
+    assert {image.tobytes() for image in batch.pixels} == {image.tobytes() for image in expected}
+    preprocessing = replace(settings, input_size=12).preprocessing
+    (validation,) = validation_batches(subset(), preprocessing, 10, 1)
+    np.testing.assert_array_equal(validation.pixels, expected)
+    gray = DecodedImage.at_full_scale(Image.new("RGB", (16, 16), pad_color(settings.mean)))
+    padded = augment(gray, 16, replace(settings, augmentation="pad"), np.random.default_rng(0))
+    assert (padded == pad_color(settings.mean)).all()
+    crops = [
+        random_resized_crop(TenImages()[0], 8, 0.3, np.random.default_rng(1), method)
+        for method in ("bicubic", "bilinear")
+    ]
+    assert (crops[0] != crops[1]).any()
 
 
 class TenImages:

@@ -19,13 +19,15 @@ from PIL import Image
 from densenet_cli import labels
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import CheckpointError, ImageError, UsageError
+from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
 from densenet_cli.topology import HeadLayer
-from densenet_cli.training import recipes, run_files, session
+from densenet_cli.training import initial_weights, recipes, run_files, session
 from densenet_cli.training.image_list import list_images
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
-from densenet_cli.training.settings import Phase, RunOptions, Settings
+from densenet_cli.training.settings import PREPROCESSING, Phase, RunOptions, Settings
 from densenet_cli.weights import checkpoint, safetensors
+from densenet_cli.weights.contents import ModelMetadata
 from tests.support.command import densenet
 from tests.support.networks import unscaled_arrays
 from tests.training.images import SETTINGS, write_digits
@@ -190,8 +192,8 @@ def test_other_classes_get_a_new_head(digits, finished, keras):
 
     start = str(finished[0] / "model.safetensors")
     same_labels = labels.from_class_names(list_images(str(digits)).classes)
-    assert "predictions" in network.load_initial_arrays(start, SETTINGS.config(10), same_labels)
-    arrays = network.load_initial_arrays(start, SETTINGS.config(7), labels.placeholders(7))
+    assert "predictions" in initial_weights.load_arrays(start, SETTINGS.config(10), same_labels)
+    arrays = initial_weights.load_arrays(start, SETTINGS.config(7), labels.placeholders(7))
     assert "predictions" not in arrays
     model = network.build(SETTINGS.config(7), "float32")
     network.set_arrays(model, arrays)
@@ -200,7 +202,6 @@ def test_other_classes_get_a_new_head(digits, finished, keras):
 
 @pytest.mark.parametrize("kind", ["headless", "hidden layers", "single output"])
 def test_start_from_a_backbone_with_another_head(finished, tmp_path, kind, keras):
-    from densenet_cli.training import network
 
     contents = checkpoint.read(finished[0] / "model.safetensors")
     backbone = {layer: arrays for layer, arrays in contents.arrays.items() if layer != "predictions"}
@@ -214,7 +215,7 @@ def test_start_from_a_backbone_with_another_head(finished, tmp_path, kind, keras
     head = {layer: arrays for layer, arrays in unscaled_arrays(config).items() if layer not in backbone}
     start = tmp_path / "start.safetensors"
     safetensors.write(start, backbone | head, config)
-    arrays = network.load_initial_arrays(str(start), SETTINGS.config(10), labels.placeholders(10))
+    arrays = initial_weights.load_arrays(str(start), SETTINGS.config(10), labels.placeholders(10))
     assert arrays.keys() == backbone.keys()
     for layer, values in backbone.items():
         for name, expected in values.items():
@@ -222,12 +223,27 @@ def test_start_from_a_backbone_with_another_head(finished, tmp_path, kind, keras
 
 
 def test_start_from_grayscale_is_refused(tmp_path, keras):
-    from densenet_cli.training import network
 
     config = replace(SETTINGS.config(10), channels=1)
     safetensors.write(tmp_path / "gray.safetensors", unscaled_arrays(config), config)
     with pytest.raises(CheckpointError, match="grayscale"):
-        network.load_initial_arrays(str(tmp_path / "gray.safetensors"), SETTINGS.config(10), labels.placeholders(10))
+        initial_weights.load_arrays(str(tmp_path / "gray.safetensors"), SETTINGS.config(10), labels.placeholders(10))
+
+
+def test_the_model_states_the_preprocessing_of_the_run(digits, finished, tmp_path, keras):
+    config = SETTINGS.config(10)
+    metadata = ModelMetadata(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), interpolation="bicubic")
+    start = tmp_path / "start.safetensors"
+    safetensors.write(start, checkpoint.read(finished[0] / "model.safetensors").arrays, config, metadata)
+    values = {**SETTINGS.to_dict(), "sizes": "8x1", "preprocess": "squash", "start": str(start)}
+    settings = recipes.resolve({name: value for name, value in values.items() if name not in PREPROCESSING}, {})
+    paths = run_paths(digits, tmp_path / "run")
+    train(paths, settings)
+    with Classifier(weights=paths.output / "model.safetensors") as classifier:
+        assert classifier.preprocessing == Preprocessing(
+            "squash", 16, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+        )
+        assert not classifier.assumptions
 
 
 def test_without_validation_images_the_last_model_is_kept(digits, tmp_path, keras):

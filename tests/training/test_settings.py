@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from densenet_cli import variants
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.images.normalization import MEAN, STD
+from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training import recipes
 from densenet_cli.training.settings import (
     DEFAULT_EPOCHS,
+    PREPROCESSING,
     Phase,
     Settings,
     format_sizes,
     parse_sizes,
 )
+from densenet_cli.weights import safetensors
+from densenet_cli.weights.contents import ModelMetadata
+from tests.support.networks import unscaled_arrays
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -72,6 +79,9 @@ def test_invalid_sizes_are_rejected(text):
         {"growth_rate": 0},
         {"input_size": 0},
         {"seed": -1},
+        {"mean": (0.5, 0.5)},
+        {"std": (0.5, 0.0, 0.5)},
+        {"interpolation": "lanczos"},
         {"freeze": "conv2"},
         {"freeze": "conv6", "start": "121"},
         {"validation": -1},
@@ -84,7 +94,16 @@ def test_values_out_of_range_are_rejected(values):
 
 @pytest.mark.parametrize(
     "values",
-    [{"color": 1}, {"seed": "1"}, {"seed": True}, {"flip": 1}, {"blocks": [1, 2.0]}, {"blocks": 3}, {"sizes": 3}],
+    [
+        {"color": 1},
+        {"seed": "1"},
+        {"seed": True},
+        {"flip": 1},
+        {"blocks": [1, 2.0]},
+        {"blocks": 3},
+        {"sizes": 3},
+        {"mean": "0.5"},
+    ],
 )
 def test_unknown_names_and_wrong_types_are_rejected(values):
     with pytest.raises(UsageError, match=next(iter(values))):
@@ -96,7 +115,9 @@ def test_an_integer_is_accepted_for_a_float():
 
 
 def test_settings_survive_a_round_trip_through_a_file(tmp_path):
-    settings = Settings(blocks=(2, 3), sizes=(Phase(32, 1),), start='a "file" é\\.h5', flip=False, averaging=0)
+    settings = Settings(
+        blocks=(2, 3), sizes=(Phase(32, 1),), start='a "file" é\\.h5', flip=False, averaging=0, mean=(0.1, 0, 1 / 3)
+    )
     recipes.write(tmp_path / "settings.toml", settings)
     assert Settings.from_dict(recipes.read(tmp_path / "settings.toml")) == settings
 
@@ -148,6 +169,52 @@ def test_initial_weights_set_the_network():
         recipes.resolve({}, {"start": "no-such-thing"})
 
 
+def write_start(folder: Path, **fields) -> str:
+    """Write a checkpoint that states ``fields`` of ``ModelMetadata``."""
+    config = DenseNetConfig((2, 2), 8, "cifar", 16, classes=10, input_size=16, channels=fields.pop("channels", 3))
+    path = folder / "start.safetensors"
+    safetensors.write(path, unscaled_arrays(config), config, ModelMetadata(**fields))
+    return str(path)
+
+
+def test_initial_weights_set_the_preprocessing(tmp_path):
+    start = write_start(tmp_path, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), interpolation="bicubic")
+    settings = recipes.resolve({}, {"start": start})
+    assert settings.preprocessing == Preprocessing(
+        "crop", 16, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+    )
+    assert recipes.resolve({"mean": [0.1, 0.2, 0.3]}, {"start": start, "interpolation": "bicubic"}) == settings
+    for name, value in (("mean", (0.1, 0.2, 0.4)), ("std", (0.5,)), ("interpolation", "bilinear")):
+        with pytest.raises(UsageError, match=f"`{name}`.* states"):
+            recipes.resolve({}, {"start": start, name: value})
+
+
+def test_one_number_is_the_mean_of_all_channels():
+    settings = recipes.resolve({}, {"mean": (0.5,), "std": (0.25,)})
+    assert (settings.mean, settings.std) == ((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(UsageError, match="255"):
+        recipes.resolve({}, {"mean": (127.5,)})
+
+
+def test_initial_weights_of_keras_mode_do_not_set_the_interpolation(tmp_path):
+    settings = recipes.resolve({}, {"start": write_start(tmp_path, preprocess="keras", interpolation="nearest")})
+    assert (settings.preprocess, settings.interpolation) == ("crop", "bilinear")
+    assert replace(settings, preprocess="keras").preprocessing.interpolation == "nearest"
+
+
+def test_grayscale_initial_weights_are_refused_before_images_are_read(tmp_path):
+    start = write_start(tmp_path, channels=1, mean=(0.5,), std=(0.25,))
+    with pytest.raises(CheckpointError, match="grayscale"):
+        recipes.resolve({}, {"start": start})
+
+
+def test_resuming_a_run_of_an_earlier_version():
+    saved = recipes.resolve({}, {"start": "169"})
+    old = {name: value for name, value in saved.to_dict().items() if name not in PREPROCESSING}
+    assert recipes.resolve_resumed(old, {}, {}) == saved
+    assert (saved.mean, saved.std, saved.interpolation) == (MEAN, STD, "bilinear")
+
+
 def test_resuming_keeps_the_settings_and_reports_differences():
     saved = recipes.resolve({}, {"variant": "bc-100-12", "epochs": 7, "seed": 4})
     assert recipes.resolve_resumed(saved.to_dict(), {}, {}) == saved
@@ -184,7 +251,7 @@ def test_every_setting_is_an_option_with_the_same_choices():
     options = {parameter.name: parameter for parameter in train.train.params}
     assert {field.name for field in fields(Settings)} <= options.keys()
     choices = {field.name: field.metadata["choices"] for field in fields(Settings) if "choices" in field.metadata}
-    assert choices.keys() == {"stem", "preprocess", "schedule", "augmentation", "precision"}
+    assert choices.keys() == {"stem", "preprocess", "interpolation", "schedule", "augmentation", "precision"}
     for name, expected in choices.items():
         assert tuple(options[name].type.choices) == expected
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.text import plural
-from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, RunOptions, Settings
+from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, RunOptions, Settings
 
 if TYPE_CHECKING:
     from densenet_cli.cli.progress import ProgressBar
@@ -59,9 +59,11 @@ def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
         default = "yes" if default else "no"
     elif setting.name == "blocks":
         kind = IntList()
+    elif setting.name in ("mean", "std"):
+        kind = FloatList()
     elif kind is tuple:
         kind = str
-    has_default = setting.name not in (*ARCHITECTURE, "input_size", "start") and default not in ("", ())
+    has_default = setting.name not in (*ARCHITECTURE, *PREPROCESSING, "input_size", "start") and default not in ("", ())
     return option(
         name,
         setting.name,

@@ -17,7 +17,7 @@ from PIL.Image import Resampling
 
 from densenet_cli.errors import ImageError
 from densenet_cli.images.normalization import MEAN, normalize, pad_color
-from densenet_cli.images.preprocessing import DecodedImage, Preprocessing, preprocess
+from densenet_cli.images.preprocessing import INTERPOLATIONS, DecodedImage, Preprocessing, preprocess
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.settings import Settings
 
@@ -126,7 +126,7 @@ class TrainingBatches:
         for row, member in enumerate(members):
             generator = np.random.default_rng((settings.seed, epoch, member))
             pixels[row] = augment(self._image(member, generator), size, settings, generator)
-        return Batch(normalize(pixels), self._subset.targets[members])
+        return Batch(normalize(pixels, settings.mean, settings.std), self._subset.targets[members])
 
     def _image(self, member: int, generator: np.random.Generator) -> DecodedImage:
         images, indices, targets = self._subset.images, self._subset.indices, self._subset.targets
@@ -185,24 +185,27 @@ def validation_batches(
                 if pixels is not None
             ]
             if loaded:
-                yield Batch(
-                    normalize(np.stack([pixels for pixels, _ in loaded])), np.array([target for _, target in loaded])
-                )
+                pixels = normalize(np.stack([pixels for pixels, _ in loaded]), preprocessing.mean, preprocessing.std)
+                yield Batch(pixels, np.array([target for _, target in loaded]))
 
 
 def augment(decoded: DecodedImage, size: int, settings: Settings, generator: np.random.Generator) -> UInt8Array:
     """Return a training image, uint8 (size, size, 3), augmented as ``settings`` specify."""
     if settings.augmentation == "crop":
-        pixels = random_resized_crop(decoded, size, settings.crop_area, generator)
+        pixels = random_resized_crop(decoded, size, settings.crop_area, generator, settings.interpolation)
     elif settings.augmentation == "pad":
-        pixels = padded_crop(decoded, size, generator)
+        pixels = padded_crop(decoded, size, generator, settings.interpolation, settings.mean)
     else:
-        pixels = _resize(decoded, _center_square(decoded), size)
+        pixels = _resize(decoded, _center_square(decoded), size, settings.interpolation)
     return pixels[:, ::-1] if settings.flip and generator.random() < 0.5 else pixels
 
 
 def random_resized_crop(
-    decoded: DecodedImage, size: int, min_area: float, generator: np.random.Generator
+    decoded: DecodedImage,
+    size: int,
+    min_area: float,
+    generator: np.random.Generator,
+    interpolation: str = INTERPOLATIONS[0],
 ) -> UInt8Array:
     """Crop a part of random area, aspect ratio, and position, and resize it to ``size``.
 
@@ -215,15 +218,22 @@ def random_resized_crop(
     crop_width, crop_height = min(width, math.sqrt(area * aspect)), min(height, math.sqrt(area / aspect))
     left += generator.random() * (width - crop_width)
     top += generator.random() * (height - crop_height)
-    return _resize(decoded, (left, top, min(right, left + crop_width), min(bottom, top + crop_height)), size)
+    box = (left, top, min(right, left + crop_width), min(bottom, top + crop_height))
+    return _resize(decoded, box, size, interpolation)
 
 
-def padded_crop(decoded: DecodedImage, size: int, generator: np.random.Generator) -> UInt8Array:
+def padded_crop(
+    decoded: DecodedImage,
+    size: int,
+    generator: np.random.Generator,
+    interpolation: str = INTERPOLATIONS[0],
+    mean: tuple[float, ...] = MEAN,
+) -> UInt8Array:
     """Shift the center square by up to an eighth of its side, filling with the mean color, which normalizes to zero."""
-    pixels = _resize(decoded, _center_square(decoded), size)
+    pixels = _resize(decoded, _center_square(decoded), size, interpolation)
     margin = max(1, size // PADDING_DIVISOR)
     padded = np.empty((size + 2 * margin, size + 2 * margin, 3), np.uint8)
-    padded[:] = pad_color(MEAN)
+    padded[:] = pad_color(mean)
     padded[margin:-margin, margin:-margin] = pixels
     top, left = generator.integers(0, 2 * margin, 2, endpoint=True)
     return padded[top : top + size, left : left + size]
@@ -236,5 +246,5 @@ def _center_square(decoded: DecodedImage) -> Box:
     return left, top, left + side, top + side
 
 
-def _resize(decoded: DecodedImage, box: Box, size: int) -> UInt8Array:
-    return np.asarray(decoded.image.resize((size, size), Resampling.BILINEAR, box))
+def _resize(decoded: DecodedImage, box: Box, size: int, interpolation: str) -> UInt8Array:
+    return np.asarray(decoded.image.resize((size, size), Resampling[interpolation.upper()], box))

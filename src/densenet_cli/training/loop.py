@@ -13,7 +13,6 @@ import numpy as np
 
 from densenet_cli.engines import keras_ops
 from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.labels import Labels
 from densenet_cli.training import network, run_files
 from densenet_cli.training.batches import Batch, Subset, TrainingBatches, validation_batches
@@ -204,9 +203,8 @@ class TrainingRun:
         settings, options = self.settings, self.options
         averaged = self._average.weights if settings.averaging else self._network.get_weights()
         self._averaged_network.set_weights(averaged)
-        preprocessing = Preprocessing(settings.preprocess, settings.input_size)
         batches = validation_batches(
-            self._validation, preprocessing, VALIDATION_BATCH_SIZE, options.threads, options.skip_unreadable
+            self._validation, settings.preprocessing, VALIDATION_BATCH_SIZE, options.threads, options.skip_unreadable
         )
         return validate(self._averaged_network, batches)
 

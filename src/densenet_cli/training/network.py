@@ -1,4 +1,4 @@
-"""The network of a run: building it, loading initial weights, freezing stages, and averaging weights."""
+"""The network of a run: building it, freezing stages, and averaging weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from densenet_cli import variants
 from densenet_cli.engines import keras_ops
-from densenet_cli.errors import CheckpointError
-from densenet_cli.labels import Labels
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import Settings
 
@@ -49,28 +46,6 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BN_MOMENTUM
     return network
-
-
-def load_initial_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: bool = False) -> Arrays:
-    """Return the arrays of a variant, or of another checkpoint (see ``locations.find_checkpoint``).
-
-    The head is left out unless it has the form of ``config``'s, and the checkpoint has exactly the labels ``labels``.
-
-    Raises:
-        WeightsError: The weights are unavailable or belong to another network.
-    """
-    from densenet_cli.weights import checkpoint, locations, store
-
-    variant = variants.VARIANTS.get(start)
-    path = store.get_file(variant, offline=offline) if variant else locations.find_checkpoint(start, offline=offline)
-    contents = checkpoint.read_backbone(path, config)
-    if contents.config.channels != config.channels:
-        raise CheckpointError(f"{path} takes grayscale images. Training supports RGB images only.")
-    if contents.metadata.labels == labels:
-        complete = checkpoint.read(path, config)
-        if complete.config.has_linear_head and not complete.config.is_multi_label:
-            return complete.arrays
-    return contents.arrays
 
 
 def set_arrays(network: keras.Model, arrays: Arrays) -> None:

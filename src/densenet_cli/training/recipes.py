@@ -9,11 +9,21 @@ from typing import Any
 
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
+from densenet_cli.images.normalization import format_values
+from densenet_cli.model_preprocessing import check_range, is_same
 from densenet_cli.paths import is_hub_url
 from densenet_cli.text import to_unicode
 from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.training.settings import ARCHITECTURE, FROM_SCRATCH, Phase, Settings, format_sizes, parse_sizes
+from densenet_cli.training.settings import (
+    ARCHITECTURE,
+    FROM_SCRATCH,
+    PREPROCESSING,
+    Phase,
+    Settings,
+    format_sizes,
+    parse_sizes,
+)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -35,7 +45,8 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     """Return the settings for a new run.
 
     Either argument may also contain ``variant``, which sets the network, and ``epochs``, which replaces ``sizes`` by
-    one phase at the input size. If the run starts from a checkpoint, the checkpoint sets the network.
+    one phase at the input size. If the run starts from a checkpoint, the checkpoint sets the network, and, as far as it
+    states them, the settings in ``PREPROCESSING``.
 
     Args:
         recipe: Values of a recipe.
@@ -51,14 +62,25 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     if variant is not None:
         values = {**_network_settings(variants.get(variant).config), **values}
     start = values.get("start", FROM_SCRATCH)
+    stated: dict[str, Any] = {}
     if start != FROM_SCRATCH:
-        defaults = _network_settings(_start_config(start, offline))
+        config, stated = _read_start(start, offline)
+        defaults = _network_settings(config)
         for name in ARCHITECTURE:
             if values.get(name, defaults[name]) != defaults[name]:
                 hint = "" if variant is None else " Omit `variant` to use the network of the weights."
                 raise UsageError(f"`{name}` cannot be {values[name]}: {start} has {defaults[name]}.{hint}")
-        values = {**defaults, **values}
-    return _with_sizes(values)
+        values = {**defaults, **stated, **values}
+    settings = _with_sizes(values)
+    for name in PREPROCESSING:
+        value = getattr(settings, name)
+        if name in stated:
+            if not is_same(value, stated[name]):
+                shown = [text if isinstance(text, str) else format_values(text) for text in (value, stated[name])]
+                raise UsageError(f"`{name}` is {shown[0]}, but {start} states {shown[1]}. Omit `{name}`.")
+        elif name in values and name != "interpolation":
+            check_range(name, value)
+    return settings
 
 
 def resolve_resumed(saved: dict[str, Any], recipe: dict[str, Any], options: dict[str, Any]) -> Settings:
@@ -109,20 +131,28 @@ def _with_sizes(values: dict[str, Any]) -> Settings:
     return Settings.from_dict(values)
 
 
-def _start_config(start: str, offline: bool) -> DenseNetConfig:
-    """Return the configuration of a variant, or of another checkpoint."""
+def _read_start(start: str, offline: bool) -> tuple[DenseNetConfig, dict[str, Any]]:
+    """Return the configuration of a variant or another checkpoint, and the settings in ``PREPROCESSING`` it states.
+
+    Keras' variants and the packaged one are not read here. They have the default preprocessing.
+    """
     if to_unicode(start) != start:
         raise UsageError(f"The name of {to_unicode(start)} is not UTF-8, so the model cannot record it. Rename it.")
-    if start in variants.VARIANTS:
-        return variants.VARIANTS[start].config
-    if not is_hub_url(start) and not Path(start).exists():
+    variant = variants.VARIANTS.get(start)
+    if variant and not variant.repository:
+        return variant.config, {}
+    if not variant and not is_hub_url(start) and not Path(start).exists():
         raise UsageError(
             f"`start` must be a variant, a checkpoint, or an hf:// URL, not {start}. The variants are "
             f"{', '.join(variants.VARIANTS)}."
         )
-    from densenet_cli.weights import checkpoint, locations
+    from densenet_cli.training import initial_weights
 
-    return checkpoint.read_backbone(locations.find_checkpoint(start, offline=offline)).config
+    checkpoint = initial_weights.read_backbone(start, variant.config if variant else None, offline)
+    metadata = checkpoint.metadata
+    names = PREPROCESSING if metadata.preprocess != "keras" else ("mean", "std")  # its resizing is that of the mode
+    statements = {name: getattr(metadata, name) for name in names}
+    return checkpoint.config, {name: value for name, value in statements.items() if value is not None}
 
 
 def _network_settings(config: DenseNetConfig) -> dict[str, Any]:

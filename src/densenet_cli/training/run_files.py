@@ -188,6 +188,9 @@ def write_model(
         settings.input_size,
         training={**settings.to_dict(), "trained_epochs": epoch, "skipped": len(skipped), "skipped_images": names},
         accuracy={"validation": asdict(metrics)} if metrics.images else {},
+        mean=settings.mean,
+        std=settings.std,
+        interpolation=settings.preprocessing.interpolation,
     )
     safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)
 

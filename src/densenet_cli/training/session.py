@@ -21,7 +21,7 @@ from densenet_cli.images.walking import is_ignored
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
-from densenet_cli.training import recipes, run_files
+from densenet_cli.training import initial_weights, recipes, run_files
 from densenet_cli.training.batches import Subset, held_out_count, split_validation
 from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
 from densenet_cli.training.image_list import ImageList, list_images
@@ -93,14 +93,13 @@ def open_run(
         _check_validation(*subsets, training.classes, settings, options.on_message)
         # Importing Keras takes seconds, so everything else is checked first.
         import_keras()
-        from densenet_cli.training import network
         from densenet_cli.training.loop import TrainingRun
 
         initial_arrays = None
         if state is None:
             if settings.start != FROM_SCRATCH:
                 config = settings.config(len(class_labels))
-                initial_arrays = network.load_initial_arrays(settings.start, config, class_labels, offline)
+                initial_arrays = initial_weights.load_arrays(settings.start, config, class_labels, offline)
             state = RunState(settings.to_dict(), list(training.classes), fingerprint, skipped=skipped)
             _delete_run(paths.output)
         elif is_changed:

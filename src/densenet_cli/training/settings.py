@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import UsageError
-from densenet_cli.images.preprocessing import MODES
+from densenet_cli.images.normalization import MEAN, STD, check_normalization
+from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
 
@@ -18,6 +19,8 @@ DEFAULT_EPOCHS = 30
 
 ARCHITECTURE = ("blocks", "growth_rate", "stem", "stem_width", "compression")
 """Settings that a checkpoint to start from determines."""
+PREPROCESSING = ("mean", "std", "interpolation")
+"""Settings that a checkpoint to start from determines if it states them."""
 
 
 class Phase(NamedTuple):
@@ -69,6 +72,14 @@ class Settings:
     compression: float = _setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
     input_size: int = _setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
     preprocess: str = _setting("crop", "Preprocessing mode for validation and inference.", "Network", choices=MODES)
+    mean: tuple[float, ...] = _setting(
+        MEAN,
+        "Mean of each channel for pixels in [0, 1]. By default, that of the initial weights, or ImageNet's.",
+        "Network",
+        metavar="R,G,B",
+    )
+    std: tuple[float, ...] = _setting(STD, "Standard deviation, like the mean.", "Network", metavar="R,G,B")
+    interpolation: str = _setting("bilinear", "How to resize images.", "Network", choices=INTERPOLATIONS)
     sizes: tuple[Phase, ...] = _setting(
         (),
         "Train on several image sizes in turn, such as 32x5,48x4: 5 epochs at 32 pixels, then 4 at 48.",
@@ -157,6 +168,10 @@ class Settings:
             raise UsageError(f"Invalid network: {error}.") from None
         if not self.sizes:
             object.__setattr__(self, "sizes", (Phase(self.input_size, DEFAULT_EPOCHS),))
+        for name in ("mean", "std"):
+            values = tuple(map(float, getattr(self, name)))
+            object.__setattr__(self, name, values * 3 if len(values) == 1 else values)
+        check_normalization(self.mean, self.std)
         # Raises UsageError if an image is too small.
         list_layers(self.config(classes=2), min(self.input_size, *(phase.size for phase in self.sizes)))
         for setting in fields(self):
@@ -213,9 +228,18 @@ class Settings:
             self.blocks, self.growth_rate, self.stem, self.stem_width, self.compression, classes, self.input_size
         )
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing for validation and inference."""
+        interpolation = "nearest" if self.preprocess == "keras" else self.interpolation
+        return Preprocessing(
+            self.preprocess, self.input_size, interpolation=interpolation, mean=self.mean, std=self.std
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON and TOML types. ``from_dict`` is the inverse."""
-        return {**asdict(self), "blocks": list(self.blocks), "sizes": format_sizes(self.sizes)}
+        lists = {name: list(getattr(self, name)) for name in ("blocks", "mean", "std")}
+        return {**asdict(self), **lists, "sizes": format_sizes(self.sizes)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -229,10 +253,10 @@ class Settings:
             if name not in types:
                 raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")
             if not _has_type(value, types[name]):
-                raise UsageError(f"The setting {name} must be {_TYPE_NAMES[types[name]]}, not {value!r}.")
-        values = dict(values)
-        if "blocks" in values:
-            values["blocks"] = tuple(values["blocks"])
+                raise UsageError(
+                    f"The setting {name} must be {_TYPE_NAMES.get(types[name], 'a list of numbers')}, not {value!r}."
+                )
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if "sizes" in values:
             values["sizes"] = parse_sizes(values["sizes"])
         return cls(**values)
@@ -249,6 +273,8 @@ _TYPE_NAMES = {list: "a list of integers", str: "a string", bool: "true or false
 def _has_type(value: Any, expected: type) -> bool:
     if expected is list:
         return isinstance(value, list) and all(type(item) is int for item in value)
+    if expected is tuple:
+        return isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
     return type(value) is expected or (expected is float and type(value) is int)
 
 

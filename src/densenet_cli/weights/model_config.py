@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from densenet_cli import variants
 from densenet_cli.errors import CheckpointError
-from densenet_cli.images.normalization import MEAN, STD
+from densenet_cli.images.normalization import MEAN, STD, format_values
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO
 from densenet_cli.labels import ClassLabel, Labels, from_class_names, is_valid
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata
@@ -97,11 +97,23 @@ def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path
             yield contents._replace(metadata=metadata)
             return
         _check_arrays(contents, config, path)
+        stated = contents.metadata.mean, contents.metadata.std
+        configured = config.metadata.mean, config.metadata.std
+        if None not in stated and not all(map(_is_close, stated, configured)):
+            raise CheckpointError(
+                f"{path} states the mean {format_values(configured[0] or ())}, but the checkpoint contains arrays with "
+                f"the mean {format_values(stated[0] or ())}. Remove the one that is wrong."
+            )
         statements = {name: value for name, value in vars(config.metadata).items() if value}
         metadata = replace(
             contents.metadata, **{**statements, "notes": (*contents.metadata.notes, *config.metadata.notes)}
         )
         yield contents._replace(metadata=metadata, stem=config.architecture.stem, pooling=config.pooling)
+
+
+def _is_close(values: tuple[float, ...] | None, others: tuple[float, ...] | None) -> bool:
+    pairs = zip(values or (), others or (), strict=True)
+    return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) for a, b in pairs)
 
 
 def _check_arrays(contents: CheckpointContents, config: ModelConfig, path: Path) -> None:

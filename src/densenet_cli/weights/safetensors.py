@@ -33,9 +33,9 @@ from densenet_cli.weights.pytorch.names import (
     HEAD_ARRAYS,
     NORM_ARRAYS,
     TORCH_EPSILON,
-    Tensors,
     torchvision_names,
 )
+from densenet_cli.weights.pytorch.other_arrays import Tensors
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray

@@ -105,6 +105,7 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
     from densenet_cli.weights import safetensors
     from densenet_cli.weights.pytorch import files as torch_files
     from densenet_cli.weights.pytorch import names as torch_names
+    from densenet_cli.weights.pytorch.other_arrays import Tensors
 
     names: dict[str, list[str]] = {}
     for name, shard in read_index(index).items():
@@ -116,7 +117,7 @@ def open_contents(index: Path, max_size: int) -> Iterator[CheckpointContents]:
     size = sum(path.stat().st_size for path in paths.values())
     if size > max_size:
         raise CheckpointError(f"The shards have {size:,} bytes; the limit is {max_size:,}.")
-    tensors: torch_names.Tensors = {}
+    tensors: Tensors = {}
     notes: list[str] = []
     with ExitStack() as stack:
         for shard, path in paths.items():

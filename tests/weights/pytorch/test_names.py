@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -123,8 +124,8 @@ VECTOR, MATRIX, KERNEL = np.ones(3, np.float32), np.ones((3, 5), np.float32), np
     "others",
     [
         {"criterion.weight": VECTOR},
-        {"temperature": VECTOR},
-        {"metrics.confmat": MATRIX.astype(np.int64)},
+        {"distillation_loss.temperature": VECTOR[:1]},
+        {"metrics.mean": VECTOR, "metrics.confmat": MATRIX.astype(np.int64)},
         {"loss.vgg.conv.weight": KERNEL, "loss.vgg.fc.weight": MATRIX, "loss.vgg.fc.bias": VECTOR},
     ],
 )
@@ -161,6 +162,101 @@ def test_layers_between_a_backbone_and_its_head_are_rejected(tmp_path):
     tensors = renamed(TENSORS, lambda name: name.replace("features.", "backbone.features."))
     tensors["attention.weight"] = KERNEL
     assert "attention.weight" in error_message(tmp_path, tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("temperature", "model."), ("temperature", ""), ("scaler.temperature", "model."), ("model.logit_scale", "model.")],
+)
+def test_a_temperature_is_rejected(tmp_path, name, prefix):
+    tensors = {**renamed(TENSORS, lambda name: prefix + name), name: np.array([1.5], np.float32)}
+    assert repr(name) in error_message(tmp_path, tensors)
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.mark.parametrize("prefix", ["", "1.", "model."])
+@pytest.mark.parametrize(
+    ("module", "shape", "scale", "dtype"),
+    [
+        ("0.", (3,), 1, np.float32),
+        ("", (1, 3, 1, 1), 1, np.float64),
+        ("normalize.pixel_", (3, 1, 1), 255, np.float32),
+    ],
+)
+def test_a_normalization_in_the_model_is_read(tmp_path, prefix, module, shape, scale, dtype):
+    tensors = renamed(TENSORS, lambda name: prefix + name)
+    for name, values in IMAGENET.items():
+        tensors[module + name] = np.array(values, dtype).reshape(shape) * dtype(scale)
+    loaded = read(tmp_path, tensors)
+    assert_close(loaded.arrays)
+    assert loaded.metadata.mean == pytest.approx(IMAGENET["mean"], abs=1e-7)
+    assert loaded.metadata.std == pytest.approx(IMAGENET["std"], abs=1e-7)
+    if scale == 1:
+        assert (loaded.metadata.mean, loaded.metadata.std) == (IMAGENET["mean"], IMAGENET["std"])
+    assert "0.485" in loaded.metadata.notes[0] or scale == 255
+
+
+def test_a_normalization_without_effect_is_ignored(tmp_path):
+    tensors = {**TENSORS, "0.mean": np.zeros(3, np.float32), "0.std": np.ones(3, np.float32)}
+    metadata = read(tmp_path, tensors).metadata
+    assert (metadata.mean, metadata.std) == (None, None)
+    assert "0.mean" in metadata.notes[0]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"0.mean": [0.5] * 3},
+        {"0.std": [0.5] * 3},
+        {"0.mean": [0.5] * 3, "1.std": [0.5] * 3},
+        {"0.mean": [0.5] * 3, "0.pixel_mean": [0.4] * 3, "0.std": [0.5] * 3},
+        {"0.mean": [0.5] * 3, "0.std": [0.5, 0, 0.5]},
+        {"0.mean": [0.5] * 3, "0.std": [0.5, float("nan"), 0.5]},
+        {"0.mean": [-0.5] * 3, "0.std": [0.5] * 3},
+        {"0.mean": [0.5] * 3, "0.std": [58.0] * 3},
+        {"0.mean": [103.53, 116.28, 123.675], "0.std": [57.375, 57.12, 58.395]},
+    ],
+    ids=str,
+)
+def test_ambiguous_normalizations_are_rejected(tmp_path, others):
+    tensors = {**TENSORS, **{name: np.array(values, np.float32) for name, values in others.items()}}
+    assert next(iter(others)) in error_message(tmp_path, tensors)
+
+
+def test_a_normalization_that_contradicts_config_json(tmp_path):
+    config = {"architecture": "densenet121", "model_args": {"block_config": [1, 2]}, "num_classes": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pair = {f"0.{name}": np.array(values, np.float32) for name, values in IMAGENET.items()}
+    assert read(tmp_path, {**TENSORS, **pair}).metadata.mean == IMAGENET["mean"]
+    pair["0.mean"] += 0.1
+    assert "config.json" in error_message(tmp_path, {**TENSORS, **pair})
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"classifier.0": MATRIX, "classifier.3": MATRIX},
+        {"fc1": MATRIX, "fc2": MATRIX},
+        {"classifier.0": MATRIX, "classifier.1": None, "classifier.3": MATRIX},
+    ],
+    ids=lambda others: ",".join(others),
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_backbone_of_a_file_with_several_dense_layers_can_be_used(tmp_path, prefix, others):
+    tensors = {name: values for name, values in TENSORS.items() if not name.startswith("classifier")}
+    for name, kernel in others.items():
+        if kernel is None:
+            tensors |= {f"{name}.{array}": VECTOR for array in ("weight", "bias", "running_mean", "running_var")}
+        else:
+            tensors |= {f"{name}.weight": kernel, f"{name}.bias": VECTOR}
+    tensors = renamed(tensors, lambda name: prefix + name)
+    message = error_message(tmp_path, tensors)
+    assert all(repr(prefix + name) in message for name, kernel in others.items() if kernel is not None)
+    backbone = checkpoint.read_backbone(tmp_path / "x.safetensors")
+    assert backbone.config == replace(CONFIG, classes=0)
+    assert_close(backbone.arrays, support.without(ARRAYS, "predictions"))
 
 
 def test_two_networks_in_one_file_are_rejected(tmp_path):

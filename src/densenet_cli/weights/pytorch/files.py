@@ -24,7 +24,7 @@ from densenet_cli.weights import zip_archives
 from densenet_cli.weights.contents import CheckpointContents, StoredArray, damaged_file_error
 from densenet_cli.weights.pytorch import names as torch_names
 from densenet_cli.weights.pytorch import pickles
-from densenet_cli.weights.pytorch.names import Tensors
+from densenet_cli.weights.pytorch.other_arrays import Tensors
 from densenet_cli.weights.pytorch.pickles import Global, Instance
 from densenet_cli.weights.pytorch.state import StateDict, Storage, Tensor, find_state_dict
 

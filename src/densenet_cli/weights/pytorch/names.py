@@ -5,8 +5,7 @@ versions wrote ``norm.1``, MONAI writes ``layers.norm1``, and wrappers add a pre
 only other array with two axes, whatever its name. Kernels have the layout (out, in, height, width), or (out, in).
 torchvision adds 1e-5 to variances.
 
-A state dict does not state how its arrays are used. Arrays that would change the result are errors, others are ignored
-with a note.
+A state dict does not state how its arrays are used: see ``other_arrays``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from densenet_cli.topology import DenseNetConfig, HeadLayer
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
 from densenet_cli.weights.pytorch import backbone as torch_backbone
 from densenet_cli.weights.pytorch import heads as torch_heads
+from densenet_cli.weights.pytorch import other_arrays
 from densenet_cli.weights.pytorch.heads import HeadModules, ModuleClass
+from densenet_cli.weights.pytorch.other_arrays import Modules, Tensors
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -58,11 +59,6 @@ FEATURES, FIRST_ARRAY, FIRST_BLOCK = "features.", "conv0.weight", "denseblock1."
 BACKBONE_NAME = re.compile(r"(conv|norm|denseblock|transition|pool)\d+\.")
 OWN_HEAD_LAYER = re.compile(r"head\.(\d{1,3})")
 """A layer before the last dense layer, in files that this package writes."""
-
-Tensors = dict[str, StoredArray]
-"""Name in the state dict -> array in PyTorch's layout."""
-Modules = dict[str, Tensors]
-"""Name of a layer -> name of an array -> array."""
 
 
 def keras_name(layer: str) -> str | None:
@@ -125,7 +121,9 @@ def contents(
     if max(map(len, tensors), default=0) > MAX_NAME_LENGTH:
         raise CheckpointError(f"The name of an array has more than {MAX_NAME_LENGTH:,} characters.")
     features = _features_prefix(tensors)
-    _check_axes(tensors[features + FIRST_ARRAY].shape)
+    kernel = tensors[features + FIRST_ARRAY].shape
+    _check_axes(kernel)
+    channels = kernel[1] if len(kernel) == 4 and kernel[1] in (1, 3) else 3
     backbone: StoredLayers = {}
     others: Modules = {}
     epsilons: dict[str, float] = {}
@@ -144,7 +142,12 @@ def contents(
         torch_backbone.check_backbone(classes, features, stem)
     scope = _parent(features.removesuffix("."))
     heads = _find_heads(others, scope)
-    head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
+    head_error = ""
+    try:
+        head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
+    except CheckpointError as error:  # the backbone alone can be used
+        head, head_error = HeadModules([], None, None), str(error)
+        others = _without_head(others, heads, features)
     names = _head_names([layer for layer, _ in head.layers])
     for name, (layer, module) in zip(names, head.layers, strict=True):
         weight = others.get(module, {}).get("weight")
@@ -154,9 +157,12 @@ def contents(
             scope = _common_prefix(scope, _parent(module))
         elif layer.kind in ("dense", "batch_norm"):
             raise CheckpointError(f"The weight of {module!r:.100} is missing or has another number of axes.")
-    _check_other_layers(others, scope)
+    other_arrays.check_temperature(others)
+    normalization = other_arrays.read_normalization(others, channels, classes)
+    other_arrays.check_layers(others, scope)
     ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
-    notes = [*notes, *([f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else [])]
+    ignored_note = f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}." if ignored else ""
+    notes = [note for note in (*notes, normalization.note, ignored_note) if note]
     layers = tuple(
         layer._replace(units=backbone[name]["kernel"].shape[1] if layer.kind == "dense" else 0)
         for name, (layer, _) in zip(names, head.layers, strict=True)
@@ -164,12 +170,15 @@ def contents(
     return CheckpointContents(
         backbone,
         available_bytes,
-        metadata=ModelMetadata(notes=tuple(notes), activation=head.activation),
+        metadata=ModelMetadata(
+            notes=tuple(notes), activation=head.activation, mean=normalization.mean, std=normalization.std
+        ),
         bn_epsilon=TORCH_EPSILON,
         pooling=head.pooling,
         bn_epsilons=epsilons,
         head=layers if classes and layers else None,
         stem=stem,
+        head_error=head_error,
     )
 
 
@@ -265,13 +274,24 @@ def _read_head(classes: Mapping[str, ModuleClass], heads: list[str], scope: str)
     """Return the head of a whole model: the module of the model that contains all dense layers."""
     pooling = torch_heads.timm_pooling(classes, scope)
     start = len(scope) if all(name.startswith(scope) for name in heads) else 0
-    names = {name[:start] + name[start:].partition(".")[0] for name in heads}
+    names = dict.fromkeys(name[:start] + name[start:].partition(".")[0] for name in heads)
     if len(names) > 1:
-        raise CheckpointError(f"The model has several heads ({_listed(sorted(names))}).")
+        raise CheckpointError(f"The model has several heads ({_listed(list(names))}).")
     if not names:
         return HeadModules([], pooling, None)
-    head = torch_heads.read_head(classes, names.pop())
+    head = torch_heads.read_head(classes, next(iter(names)))
     return head._replace(pooling=head.pooling or pooling)
+
+
+def _without_head(modules: Modules, heads: list[str], features: str) -> Modules:
+    """Return the modules without dense layers and those between them, which are in a module without the backbone."""
+    prefix = _parent(heads[0]) if heads else ""
+    for name in heads:
+        prefix = _common_prefix(prefix, name)
+    is_separate = not features.startswith(prefix)
+    return {
+        name: a for name, a in modules.items() if name not in heads and not (is_separate and name.startswith(prefix))
+    }
 
 
 def _epsilon(classes: Mapping[str, ModuleClass] | None, module: str, name: str | None) -> dict[str, float]:
@@ -288,17 +308,6 @@ def _head_names(layers: list[HeadLayer]) -> list[str]:
     """Return the names of the layers of a head, see ``DenseNetConfig.head_layers``."""
     last = max((number for number, layer in enumerate(layers) if layer.kind == "dense"), default=-1)
     return ["predictions" if number == last else f"head_{number + 1}" for number in range(len(layers))]
-
-
-def _check_other_layers(modules: Modules, scope: str) -> None:
-    """Raise ``CheckpointError`` for layers of the model that are neither in the backbone nor the head."""
-    for name, arrays in modules.items():
-        has_axes = any(len(tensor.shape) > 1 for tensor in arrays.values())
-        if f"{name}.".startswith(scope) and (has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)):
-            array = f"{name}.{next(iter(arrays))}".removeprefix(".")
-            raise CheckpointError(
-                f"Array {array!r:.200} is not part of a torchvision DenseNet. The file does not state how it is used."
-            )
 
 
 def _with_bias(arrays: Tensors) -> Tensors:
