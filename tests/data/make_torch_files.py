@@ -59,6 +59,18 @@ class CheXNet(nn.Module):
         return self.densenet121(x)
 
 
+class Normalize(nn.Module):
+    """A normalization in front of a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
 class Callback:
     """An object of a class that only the training script knows."""
 
@@ -193,8 +205,11 @@ def main() -> None:
     size = {"growth_rate": 2, "block_config": (1, 2), "num_classes": CLASSES, "stem_type": "deep"}
     deep = randomize(TimmDenseNet(**size), 6)
     record("deep-stem.pth", deep.state_dict(), deep)
+    record("module-deep-stem.pth", deep, deep)
     blurred = randomize(TimmDenseNet(**size, aa_layer=BlurPool2d), 7)
     record("blurred-stem.pth", blurred, blurred)
+    normalized = nn.Sequential(Normalize(), new(14)).eval()
+    record("normalized.pth", normalized.state_dict(), normalized)
 
     head = new(10)
     features = head.classifier.in_features

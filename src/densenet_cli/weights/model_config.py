@@ -104,6 +104,12 @@ def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path
                 f"{path} states the mean {format_values(configured[0] or ())}, but the checkpoint contains arrays with "
                 f"the mean {format_values(stated[0] or ())}. Remove the one that is wrong."
             )
+        for name, value, other in (
+            ("stem", contents.stem, config.architecture.stem),
+            ("pooling", contents.pooling, config.pooling),
+        ):
+            if value not in (None, other):
+                raise CheckpointError(f"{path} states the {name} {other}, but the model in the checkpoint has {value}.")
         statements = {name: value for name, value in vars(config.metadata).items() if value}
         metadata = replace(
             contents.metadata, **{**statements, "notes": (*contents.metadata.notes, *config.metadata.notes)}

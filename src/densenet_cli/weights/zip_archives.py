@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -17,6 +17,8 @@ KERAS_WEIGHTS = "model.weights.h5"
 """The member of a ``.keras`` archive with the arrays."""
 TORCH_PICKLE = "/data.pkl"
 """The end of the name of the member of a PyTorch archive that describes the arrays."""
+EXPORT_MEMBERS = ("archive_format", "serialized_exported_program.json")
+"""The file names of members that only archives of ``torch.export.save`` (.pt2) have, new and old."""
 MAX_DIRECTORY_SIZE = 4 << 20
 """Bytes. That of a DenseNet-121 in PyTorch has 43 kB, with an optimizer three times as much."""
 MAX_COMPRESSION_RATIO = 4
@@ -92,7 +94,14 @@ def read_member(archive: ZipFile, name: str, max_size: int | None = None) -> byt
 
 
 def is_torch_archive(path: Path) -> bool:
-    """Return whether an archive was written by ``torch.save`` or ``torch.jit.save``, and not by Keras."""
+    """Return whether an archive was written by ``torch.save``, ``torch.jit.save``, or ``torch.export.save``."""
     with open_archive(path) as archive:
         names = archive.namelist()
-    return KERAS_WEIGHTS not in names and any(name.endswith(TORCH_PICKLE) for name in names)
+    return KERAS_WEIGHTS not in names and (
+        any(name.endswith(TORCH_PICKLE) for name in names) or is_exported_program(names)
+    )
+
+
+def is_exported_program(names: Iterable[str]) -> bool:
+    """Return whether an archive with these members was written by ``torch.export.save``."""
+    return any(name.rpartition("/")[2] in EXPORT_MEMBERS for name in names)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from densenet_cli.weights import checkpoint
 from densenet_cli.weights.pytorch import files as torch_files
 from densenet_cli.weights.pytorch import names as torch_names
 from densenet_cli.weights.pytorch.heads import ModuleClass
+from densenet_cli.weights.pytorch.other_arrays import Normalization
 from tests.support import checkpoints as support
 from tests.support import torch_files as writer
 from tests.support.checkpoints import error_message
@@ -22,6 +25,7 @@ from tests.support.networks import onnx_outputs, unscaled_arrays
 
 DATA = Path(__file__).parents[2] / "data" / "torch"
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
+NO_NORMALIZATION = Normalization()
 EXPECTED = np.load(DATA / "expected.npz")
 NAMES = sorted(name for name in EXPECTED.files if not name.startswith("images"))
 
@@ -30,6 +34,8 @@ def logits(path: Path, config: DenseNetConfig | None = None, output: str = "logi
     """Return the outputs of our network for the recorded images."""
     loaded = checkpoint.read(path, config)
     images = EXPECTED[f"images{loaded.config.channels}"].transpose(0, 2, 3, 1)
+    if loaded.metadata.mean and loaded.metadata.std:
+        images = ((images - loaded.metadata.mean) / loaded.metadata.std).astype(np.float32)
     size = images.shape[1]
     return onnx_outputs(loaded.arrays, replace(loaded.config, input_size=size), images, output)
 
@@ -77,6 +83,23 @@ def test_whole_models_state_their_head_and_pooling():
     assert checkpoint.read(DATA / "module-with-head.pth").metadata.activation == "sigmoid"
     assert checkpoint.read(DATA / "module-max-pool.pth").config.pooling == "max"
     assert checkpoint.read(DATA / "blurred-stem.pth").config.stem == "deep-blur"
+    assert checkpoint.read(DATA / "module-deep-stem.pth").config.stem == "deep"
+
+
+def test_config_json_must_not_contradict_a_whole_model(tmp_path):
+    shutil.copy(DATA / "module-deep-stem.pth", tmp_path / "model.pth")
+    for name, is_valid in (("densenet264d", True), ("densenetblur121d", False)):
+        configuration = {"architecture": name, "model_args": {"block_config": [1, 2]}, "num_classes": 3}
+        (tmp_path / "config.json").write_text(json.dumps(configuration))
+        if is_valid:
+            assert checkpoint.read(tmp_path / "model.pth").config.stem == "deep"
+        else:
+            assert "deep-blur" in error_message(tmp_path / "model.pth")
+
+
+def test_a_wrong_normalization_would_be_noticed(monkeypatch):
+    monkeypatch.setattr("densenet_cli.weights.pytorch.other_arrays.Normalization", lambda *_, **__: NO_NORMALIZATION)
+    assert np.abs(logits(DATA / "normalized.pth") - EXPECTED["normalized.pth"]).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -122,6 +145,14 @@ def test_modules_that_were_changed_are_refused(module, change):
 )
 def test_other_files_are_rejected_with_the_reason(name, fact):
     assert fact in error_message(DATA / name)
+
+
+@pytest.mark.parametrize("member", ["x/archive_format", "serialized_exported_program.json"])
+def test_exported_programs_are_rejected(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+        for name in ("x/data/weights/weight_0", "x/models/model.json", member):
+            archive.writestr(name, "pt2")
+    assert "torch.export" in error_message(tmp_path / "x.pt2")
 
 
 @pytest.mark.parametrize("name", NAMES)

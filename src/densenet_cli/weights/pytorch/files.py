@@ -111,6 +111,10 @@ def _read_archive(path: Path, file: BinaryIO) -> TorchFile:
     records = {member.filename.partition("/")[2]: member for member in members}
     if "constants.pkl" in records or any(name.startswith("code/") for name in records):
         raise CheckpointError("It is a TorchScript archive, which contains code. Save the state dict of the model.")
+    if zip_archives.is_exported_program(member.filename for member in members):
+        raise CheckpointError(
+            "It is a program of torch.export (.pt2), which contains code. Save the state dict of the model."
+        )
     if len(roots) != 1 or len(records) != len(members) or "data.pkl" not in records:
         raise CheckpointError("It is not an archive of torch.save, which has one folder with a data.pkl.")
 

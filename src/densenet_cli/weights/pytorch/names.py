@@ -56,6 +56,7 @@ DENSE_PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_
 TRANSITION = re.compile(r"transition(\d{1,4})\.(norm|conv)")
 TRANSITION_PARTS = {"norm": "bn", "conv": "conv"}
 FEATURES, FIRST_ARRAY, FIRST_BLOCK = "features.", "conv0.weight", "denseblock1."
+DEEP_STEM_CONV = "conv1"
 BACKBONE_NAME = re.compile(r"(conv|norm|denseblock|transition|pool)\d+\.")
 OWN_HEAD_LAYER = re.compile(r"head\.(\d{1,3})")
 """A layer before the last dense layer, in files that this package writes."""
@@ -140,6 +141,7 @@ def contents(
             others[module] = arrays
     if classes:
         torch_backbone.check_backbone(classes, features, stem)
+        stem = stem or ("deep" if features + DEEP_STEM_CONV in classes else None)
     scope = _parent(features.removesuffix("."))
     heads = _find_heads(others, scope)
     head_error = ""
