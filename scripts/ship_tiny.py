@@ -23,9 +23,8 @@ def main(run: Path, folder: Path) -> None:
     from densenet_cli.engines.tensorflow import import_keras
 
     import_keras()
-    from densenet_cli.engines import keras_ops
+    from densenet_cli.engines import available_cores, keras_ops
     from densenet_cli.images.preprocessing import Preprocessing
-    from densenet_cli.pipeline import available_cores
     from densenet_cli.training import network, recipes, run_files
     from densenet_cli.training.batches import Subset, split_validation, validation_batches
     from densenet_cli.training.image_cache import DecodedOnDemand

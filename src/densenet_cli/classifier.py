@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from densenet_cli import engines
-from densenet_cli.engines import BATCH_SIZE
+from densenet_cli.engines import BATCH_SIZE, available_cores
 from densenet_cli.errors import DownloadFailedError, UsageError
 from densenet_cli.images import DECODE_MEMORY, sources
 from densenet_cli.images.normalization import normalize
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.model_preprocessing import ModelOptions, resolve
-from densenet_cli.pipeline import Input, Result, available_cores, create_decoder, stream
+from densenet_cli.pipeline import Input, Result, create_decoder, stream
 from densenet_cli.results import Embedding, Failure, Prediction, Selection
 
 if TYPE_CHECKING:
@@ -252,13 +252,17 @@ class Classifier:
         def load(source: S, index: int) -> Input:
             return self._load(source, preview if preview_limit is None or index < preview_limit else None)
 
+        engine = self._model.engine
+        threads = threads or self.threads
         results = stream(
             sources,
             load,
-            partial(self.run, outputs=outputs),
+            partial(self._model.run, outputs=tuple(outputs)),
             batch_size=-(-(batch_size or self.batch_size) // crops),
-            threads=threads or self.threads,
-            prepare=self._model.engine.load,
+            # While half of the threads compute, the others decode.
+            threads=2 * threads if engine.concurrent and threads > 1 else threads,
+            prepare=engine.load,
+            concurrent=engine.concurrent,
         )
         for result in results:
             # The mean over a single crop is that crop, bit for bit.

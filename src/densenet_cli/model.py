@@ -94,7 +94,7 @@ class Model:
             return stored
         return labels.imagenet() if classes == IMAGENET_CLASSES else labels.placeholders(classes)
 
-    def run(self, pixels: FloatArray, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
+    def run(self, pixels: FloatArray, outputs: tuple[str, ...], alone: bool = True) -> dict[str, FloatArray]:
         """Return the named outputs of the network for a batch. See ``engines.Engine.run``.
 
         Raises:
@@ -102,7 +102,7 @@ class Model:
         """
         import numpy as np
 
-        arrays = self.engine.run(pixels, outputs)
+        arrays = self.engine.run(pixels, outputs, alone=alone)
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CheckpointError(f"The model in {self.weights} produced NaN or infinite values.")
         return arrays

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from densenet_cli.pipeline import available_cores
+from densenet_cli.engines import available_cores
 from densenet_cli.text import to_unicode
 
 Stage = Literal["decode", "inference", "end_to_end", "predict"]

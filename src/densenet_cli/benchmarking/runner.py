@@ -24,11 +24,10 @@ from densenet_cli import variants
 from densenet_cli.benchmarking.processes import PredictBenchmark, PredictTask
 from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, describe_machine
 from densenet_cli.benchmarking.worker import BenchmarkWorker
-from densenet_cli.engines import BATCH_SIZE
+from densenet_cli.engines import BATCH_SIZE, available_cores
 from densenet_cli.errors import UsageError
 from densenet_cli.layers import array_shapes
 from densenet_cli.output.atomic import output_errors
-from densenet_cli.pipeline import available_cores
 from densenet_cli.text import to_unicode
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import safetensors

@@ -13,8 +13,8 @@ import click
 from densenet_cli.cli.command import FloatRange, command, describe_weights_error, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options
+from densenet_cli.engines import available_cores
 from densenet_cli.errors import WeightsUnavailableError
-from densenet_cli.pipeline import available_cores
 
 MAX_IMAGES = 64
 """Images to use of those given. They are decoded repeatedly, so more would only take memory."""

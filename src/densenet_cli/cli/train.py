@@ -209,7 +209,7 @@ def train(
     dataset = dataset_options(suffix, path_column, label_column, has_table, has_folders)
     from densenet_cli import paths
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.pipeline import available_cores
+    from densenet_cli.engines import available_cores
     from densenet_cli.training import recipes, run_files, session
 
     given = {name: value for name, value in options.items() if value is not None}

@@ -28,8 +28,10 @@ class Engine(Protocol):
     Attributes:
         config: The configuration of the network in the checkpoint.
         metadata: What the checkpoint states besides it (labels, preprocessing, ...).
+        concurrent: Whether several threads may call ``run`` at the same time. This is then faster than batches.
     """
 
+    concurrent: bool
     config: DenseNetConfig
     metadata: ModelMetadata
 
@@ -37,12 +39,15 @@ class Engine(Protocol):
         """Prepare for ``run``, which calls it if necessary."""
         ...
 
-    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
+    def run(
+        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+    ) -> dict[str, FloatArray]:
         """Run the network once and return the named outputs.
 
         Args:
             batch: Normalized pixels, float32 (images, height, width, channels).
             outputs: Names from ``available_outputs(config)``.
+            alone: No other thread calls ``run`` at the same time, so this call may use all threads.
 
         Returns:
             Name -> float32 array: ``probabilities`` and ``logits`` (images, classes), ``features`` (images, rows,
@@ -68,6 +73,11 @@ ENGINES = {
 """Name -> class, which is imported when it is needed. The arguments are ``(weights, config, threads, activation)``."""
 
 DEFAULT = "onnx"
+
+
+def available_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_outputs(config: DenseNetConfig) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.engines import graph_cache
+from densenet_cli.engines import available_cores, graph_cache
 from densenet_cli.topology import DenseNetConfig
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 class OnnxEngine:
     """Implements ``engines.Engine``. If the graph is cached, creating the engine only reads the cache entry.
 
-    All threads compute a single image together, for the lowest latency. If a batch has several images, each thread
-    computes one at a time: no thread waits for another within an image, which increases the throughput by 10%.
+    All threads compute a single image together, for the lowest latency. If there are more, each thread computes one at
+    a time: no thread waits for another within an image, which increases the throughput by 10%.
     """
+
+    concurrent = True
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None) -> None:
         self._graph = graph_cache.get_graph(weights, config, activation)
@@ -30,50 +33,43 @@ class OnnxEngine:
         self._threads = threads
         self._multi_threaded: Any = None
         self._single_threaded: Any = None
+        self._lock = threading.Lock()
+        # More calls at the same time than cores are not faster and need more memory.
+        self._permits: SimpleQueue[None] = SimpleQueue()
+        for _ in range(min(threads, available_cores())):
+            self._permits.put(None)
 
     def load(self) -> None:
         """Create the session."""
-        if self._multi_threaded is not None:
-            return
-        try:
-            self._multi_threaded = _session(self._graph, self._threads)
-        except Exception:  # ONNX Runtime has no specific class for a graph that another process has just removed
-            if not self._graph.optimized:
-                raise
-            self._graph = graph_cache.create_graph(*self._checkpoint)
-            self._multi_threaded = _session(self._graph, self._threads)
+        with self._lock:
+            if self._multi_threaded is not None:
+                return
+            try:
+                self._multi_threaded = _session(self._graph, self._threads)
+            except Exception:  # ONNX Runtime has no specific class for a graph that another process has just removed
+                if not self._graph.optimized:
+                    raise
+                self._graph = graph_cache.create_graph(*self._checkpoint)
+                self._multi_threaded = _session(self._graph, self._threads)
 
-    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
+    def run(
+        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+    ) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``. An image gives the same bits in every batch and with any number of threads."""
         self.load()
-        threads = min(self._threads, len(batch))
-        if threads == 1:
-            return dict(zip(outputs, _compute(self._multi_threaded, batch, outputs), strict=True))
-        if self._single_threaded is None:
-            self._single_threaded = _session(self._graph, 1)
-        rows: list[tuple[FloatArray, ...]] = [()] * len(batch)
-        indices = iter(range(len(batch)))  # shared by the threads: next() on it is atomic
-        errors: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                for index in indices:
-                    rows[index] = _compute(self._single_threaded, batch[index : index + 1], outputs)
-            except BaseException as error:  # raised again in the calling thread
-                errors.append(error)
-
-        helpers = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
+        permit = self._permits.get()
         try:
-            for helper in helpers:
-                helper.start()
-            work()
+            session = self._multi_threaded if alone or self._threads == 1 else self._get_single_threaded()
+            rows = [_compute(session, batch[index : index + 1], outputs) for index in range(len(batch))]
         finally:
-            for _ in indices:  # after an error, the helpers must not start another image
-                pass
-            _join(helpers)
-        if errors:
-            raise errors[0]
+            self._permits.put(permit)
         return {name: np.concatenate(column) for name, column in zip(outputs, zip(*rows, strict=True), strict=True)}
+
+    def _get_single_threaded(self) -> Any:
+        with self._lock:
+            if self._single_threaded is None:
+                self._single_threaded = _session(self._graph, 1)
+            return self._single_threaded
 
     def head(self) -> Arrays:
         """See ``engines.Engine.head``."""
@@ -81,19 +77,6 @@ class OnnxEngine:
             return self._graph.load_head()
         except (OSError, ValueError):  # another process has just removed the cached graph
             return graph_cache.create_graph(*self._checkpoint).load_head()
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for threads, even after Ctrl-C: a thread inside ONNX Runtime would crash the interpreter at exit."""
-    interrupt: KeyboardInterrupt | None = None
-    for thread in threads:
-        while thread.is_alive():
-            try:
-                thread.join()
-            except KeyboardInterrupt as error:
-                interrupt = error
-    if interrupt:
-        raise interrupt
 
 
 def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:

@@ -52,6 +52,8 @@ def silenced() -> Iterator[None]:
 class TensorFlowEngine:
     """Implements ``engines.Engine``."""
 
+    concurrent = False  # TensorFlow is fastest with batches
+
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None) -> None:
         loaded = checkpoint.read(weights, config, activation)
         self.config, self.metadata = loaded.config, loaded.metadata
@@ -77,7 +79,9 @@ class TensorFlowEngine:
         self._model = keras_ops.build_model(self.config, available_outputs(self.config))
         keras_ops.set_arrays(self._model, self._arrays)
 
-    def run(self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",)) -> dict[str, FloatArray]:
+    def run(
+        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+    ) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``."""
         self.load()
         results = self._model.predict_on_batch(batch)
