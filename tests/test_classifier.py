@@ -230,19 +230,23 @@ class TestStream:
         results = classifier.stream(expand([str(folder)]), preview=preview, preview_limit=limit)
         assert [isinstance(result.preview, preview) for result in results] == list(map(bool, expected))
 
+    @pytest.mark.parametrize("concurrent", [True, False])
     @pytest.mark.parametrize("batch_size", [1, 4, None])
-    def test_batch_size(self, classifier, monkeypatch, batch_size):
+    def test_batch_size(self, classifier, monkeypatch, batch_size, concurrent):
+        """An engine that is not concurrent gets batches, and others one image per call."""
         sizes = []
-        run = classifier.run
+        engine = classifier._model.engine
+        run = engine.run
 
-        def count_and_run(pixels, outputs):
+        def count_and_run(pixels, outputs, *, alone):
             sizes.append(len(pixels))
-            return run(pixels, outputs)
+            return run(pixels, outputs, alone=alone)
 
-        monkeypatch.setattr(classifier, "run", count_and_run)
+        monkeypatch.setattr(engine, "run", count_and_run)
+        monkeypatch.setattr(engine, "concurrent", concurrent, raising=False)
         sources = map(from_object, [photograph("coffee", (40, 30))] * 9)
         assert len(list(classifier.stream(sources, batch_size=batch_size))) == sum(sizes) == 9
-        assert max(sizes) == (batch_size or classifier.batch_size)
+        assert max(sizes) == (1 if concurrent else batch_size or classifier.batch_size)
 
     def test_convert_results(self, classifier, folder):
         results = list(classifier.stream(expand([str(folder)]), ("probabilities", "features")))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_cli.errors import UnreadableImageError
-from densenet_cli.pipeline import MAX_BATCHES_AHEAD, Input, stream
+from densenet_cli.images.decoding import Loaded
+from densenet_cli.pipeline import MAX_BATCHES_AHEAD, stream
 
 
 def load(source, index):
@@ -20,19 +21,19 @@ def load(source, index):
     if source % 5 == 4:
         raise UnreadableImageError(f"{source} is broken")
     time.sleep((source * 7919 % 3) / 2000)
-    return Input(np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8), f"preview {source}")
+    return Loaded(np.full((source % 3 + 1, 1, 1, 3), source, dtype=np.uint8), f"preview {source}")
 
 
-def run(pixels):
+def run(pixels, alone=True):
     """Return two arrays: each crop's value, and its negative."""
     values = pixels[:, 0, 0, :1].astype(np.float32)
     return {"values": values, "negatives": -values}
 
 
 @settings(max_examples=30, deadline=None)
-@given(count=st.integers(0, 40), batch_size=st.integers(1, 9), threads=st.integers(1, 4))
-def test_order_and_errors(count, batch_size, threads):
-    results = list(stream(range(count), load, run, batch_size=batch_size, threads=threads))
+@given(count=st.integers(0, 40), batch_size=st.integers(1, 9), threads=st.integers(1, 4), concurrent=st.booleans())
+def test_order_and_errors(count, batch_size, threads, concurrent):
+    results = list(stream(range(count), load, run, batch_size=batch_size, threads=threads, concurrent=concurrent))
     assert [result.source for result in results] == list(range(count))
     for result in results:
         if result.source % 5 == 4:
@@ -45,7 +46,8 @@ def test_order_and_errors(count, batch_size, threads):
             assert (result.error, result.preview) == (None, f"preview {result.source}")
 
 
-def test_few_sources_are_read_ahead():
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_few_sources_are_read_ahead(concurrent):
     consumed = []
 
     def sources():
@@ -53,7 +55,7 @@ def test_few_sources_are_read_ahead():
             consumed.append(number)
             yield number
 
-    results = stream(sources(), load, run, batch_size=4, threads=2)
+    results = stream(sources(), load, run, batch_size=4, threads=2, concurrent=concurrent)
     for _ in range(10):
         next(results)
     assert len(consumed) < 60
@@ -79,7 +81,8 @@ def test_many_threads_load_few_batches_ahead():
     results.close()
 
 
-def test_a_slow_source_does_not_hold_back_results():
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_a_slow_source_does_not_hold_back_results(concurrent):
     release = threading.Event()
 
     def sources():
@@ -87,13 +90,14 @@ def test_a_slow_source_does_not_hold_back_results():
         release.wait(30)
         yield 1
 
-    results = stream(sources(), load, run, batch_size=8, threads=1)
+    results = stream(sources(), load, run, batch_size=8, threads=1, concurrent=concurrent)
     assert next(results).source == 0
     release.set()
     assert next(results).source == 1
 
 
-def test_unexpected_errors_reach_the_caller():
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_unexpected_errors_reach_the_caller(concurrent):
     def broken_sources():
         yield 0
         raise OSError("source")
@@ -101,18 +105,70 @@ def test_unexpected_errors_reach_the_caller():
     def broken_load(source, index):
         raise ZeroDivisionError("load")
 
+    def broken_run(pixels, alone=True):
+        raise MemoryError("run")
+
+    options = {"batch_size": 2, "threads": 2, "concurrent": concurrent}
     with pytest.raises(OSError, match="source"):
-        list(stream(broken_sources(), load, run, batch_size=2, threads=2))
+        list(stream(broken_sources(), load, run, **options))
     with pytest.raises(ZeroDivisionError, match="load"):
-        list(stream(range(3), broken_load, run, batch_size=2, threads=2))
+        list(stream(range(3), broken_load, run, **options))
+    with pytest.raises(MemoryError, match="run"):
+        list(stream(range(3), load, broken_run, **options))
 
 
-def test_threads_end_when_the_caller_leaves_early():
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_threads_end_when_the_caller_leaves_early(concurrent):
     before = threading.active_count()
-    results = stream(range(1000), load, run, batch_size=2, threads=3)
+    results = stream(range(1000), load, run, batch_size=2, threads=3, concurrent=concurrent)
     next(results)
     results.close()
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_concurrent_runs_end_before_the_stream_closes():
+    """An engine in C++ must not run while the interpreter exits."""
+    running = set()
+    release = threading.Event()
+
+    def slow_run(pixels, alone=True):
+        if pixels[0, 0, 0, 0] == 0:
+            return run(pixels)
+        running.add(threading.get_ident())
+        release.wait(10)
+        time.sleep(0.2)
+        running.discard(threading.get_ident())
+        return run(pixels)
+
+    results = stream(range(100), load, slow_run, batch_size=1, threads=4, concurrent=True)
+    next(results)
+    while not running:
+        time.sleep(0.01)
+    release.set()
+    results.close()
+    assert not running
+
+
+def test_a_single_image_in_flight_runs_alone():
+    alone = []
+
+    def note_and_run(pixels, alone_):
+        alone.append(alone_)
+        return run(pixels)
+
+    def sources():
+        for number in range(3):
+            yield number
+            while len(alone) <= number:
+                time.sleep(0.001)
+
+    options = {"batch_size": 1, "threads": 2, "concurrent": True}
+    list(stream(sources(), load, lambda pixels, alone: note_and_run(pixels, alone), **options))
+    assert alone == [True] * 3
+    alone.clear()
+    barrier = threading.Barrier(2)
+    list(stream(range(2), load, lambda pixels, alone: (barrier.wait(10), note_and_run(pixels, alone))[1], **options))
+    assert True not in alone

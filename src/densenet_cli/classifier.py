@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from densenet_cli import engines
 from densenet_cli.engines import BATCH_SIZE, available_cores
-from densenet_cli.errors import DownloadFailedError, UsageError
+from densenet_cli.errors import UsageError
 from densenet_cli.images import DECODE_MEMORY, sources
+from densenet_cli.images.loading import ImageLoader
 from densenet_cli.images.normalization import normalize
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.model_preprocessing import ModelOptions, resolve
-from densenet_cli.pipeline import Input, Result, create_decoder, stream
+from densenet_cli.pipeline import Result, stream
 from densenet_cli.results import Embedding, Failure, Prediction, Selection
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
     from densenet_cli.explain.cam import Explainer, Explanation
+    from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
     from densenet_cli.weights.contents import Checkpoint
 
@@ -118,9 +120,8 @@ class Classifier:
         checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
         self.threads = threads = threads or available_cores()
-        self._offline = offline
-        self._decode, close = create_decoder(decode_memory, isolate, timeout)
-        self._finalizer = weakref.finalize(self, close)
+        self._loader = ImageLoader(decode_memory, isolate, timeout, offline)
+        self._finalizer = weakref.finalize(self, self._loader.close)
         self._model = model = Model(
             variant,
             weights,
@@ -137,6 +138,7 @@ class Classifier:
         self.preprocessing, self.assumptions = resolve(
             options, None if weights is None else model.weights, self.config, self.metadata, checked
         )
+        model.engine.normalization = (self.preprocessing.mean, self.preprocessing.std)
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +183,7 @@ class Classifier:
             UsageError: A value is invalid, or ``images`` is a single image.
         """
         selection = self.selection(top_k, min_prob)
-        results = self.stream(self._sources(images))
+        results = self.stream(self._loader.expand(images, self.preprocessing.pages))
         return (self.prediction(result, *selection) for result in results)
 
     def embed(self, image: ImageInput) -> Embedding:
@@ -194,7 +196,7 @@ class Classifier:
 
     def embed_many(self, images: Iterable[ImageInput]) -> Iterator[Embedding]:
         """Compute the feature vectors of any number of images, as ``predict_many`` does."""
-        return map(self.embedding, self.stream(self._sources(images), ("features",)))
+        return map(self.embedding, self.stream(self._loader.expand(images, self.preprocessing.pages), ("features",)))
 
     def explain(self, image: ImageInput, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
         """Compute class activation maps: which regions of one image drove its prediction.
@@ -218,7 +220,9 @@ class Classifier:
     ) -> Iterator[Explanation]:
         """Explain any number of images, as ``predict_many`` classifies them."""
         explainer = self.explainer(top_k, classes)
-        results = self.stream(self._sources(images), explainer.outputs, preview=explainer.preview)
+        results = self.stream(
+            self._loader.expand(images, self.preprocessing.pages), explainer.outputs, preview=explainer.preview
+        )
         return map(explainer, results)
 
     def stream(
@@ -247,10 +251,11 @@ class Classifier:
         """
         if set(outputs) - {"features"}:
             self.check_head()
-        crops = self.preprocessing.crops
+        preprocessing = self.preprocessing
 
-        def load(source: S, index: int) -> Input:
-            return self._load(source, preview if preview_limit is None or index < preview_limit else None)
+        def load(source: S, index: int) -> Loaded:
+            needs_preview = preview_limit is None or index < preview_limit
+            return self._loader.load(source, preprocessing, preview if needs_preview else None)
 
         engine = self._model.engine
         threads = threads or self.threads
@@ -258,9 +263,9 @@ class Classifier:
             sources,
             load,
             partial(self._model.run, outputs=tuple(outputs)),
-            batch_size=-(-(batch_size or self.batch_size) // crops),
-            # While half of the threads compute, the others decode.
-            threads=2 * threads if engine.concurrent and threads > 1 else threads,
+            batch_size=-(-(batch_size or self.batch_size) // preprocessing.crops),
+            # While as many threads as there are cores compute, the others decode.
+            threads=threads + min(threads, available_cores()) if engine.concurrent and threads > 1 else threads,
             prepare=engine.load,
             concurrent=engine.concurrent,
         )
@@ -275,10 +280,15 @@ class Classifier:
         Raises:
             ImageError: The image cannot be decoded.
         """
-        return self._load(sources.from_object(image), None).pixels
+        pixels = self._loader.load(sources.from_object(image), self.preprocessing).pixels
+        return normalize(pixels, self.preprocessing.mean, self.preprocessing.std)
 
-    def run(self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",)) -> dict[str, FloatArray]:
+    def run(
+        self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True
+    ) -> dict[str, FloatArray]:
         """Run the network on normalized pixels of shape (n, height, width, channels).
+
+        Several threads can call this at the same time if ``is_concurrent``, and should then pass ``alone=False``.
 
         Returns:
             Name -> float32 array with n rows, for each name in ``outputs``.
@@ -286,7 +296,7 @@ class Classifier:
         Raises:
             CheckpointError: The network produced NaN or infinite values.
         """
-        return self._model.run(pixels, tuple(outputs))
+        return self._model.run(pixels, tuple(outputs), alone)
 
     def selection(self, top_k: int | None = None, min_prob: float | None = None) -> Selection:
         """Return the values of ``predict``'s arguments with their defaults. Raises ``UsageError`` for invalid ones."""
@@ -301,11 +311,7 @@ class Classifier:
 
     def embedding(self, result: Result[S]) -> Embedding:
         """Convert a result with ``features`` to an ``Embedding``."""
-        if result.error:
-            return Embedding(result.source.name, self.model, error=Failure.of(result.error))
-        features = result.outputs["features"]
-        vector = features.max(axis=(0, 1)) if self.config.pooling == "max" else features.mean(axis=(0, 1))
-        return Embedding(result.source.name, self.model, vector, notes=result.notes)
+        return Embedding.of(result, self.model, self.config.pooling)
 
     def explainer(self, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explainer:
         """Return a callable that converts results to explanations. See ``explain`` for the arguments.
@@ -318,6 +324,11 @@ class Classifier:
         self.selection(top_k)  # raises if the number is invalid
         head = self._model.engine.head
         return Explainer(self.model, self.labels, self.preprocessing, self.config, head, top_k, classes)
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether the engine is fastest with one image per thread. Otherwise it is fastest with batches."""
+        return self._model.engine.concurrent
 
     def check_head(self) -> None:
         """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
@@ -335,18 +346,3 @@ class Classifier:
         if result.error:
             raise result.error
         return result
-
-    def _sources(self, images: Iterable[ImageInput]) -> Iterator[Source]:
-        expanded = sources.expand_objects(images)
-        if self.preprocessing.pages == "first":
-            return expanded
-        from densenet_cli.images.pages import expand_pages
-
-        return expand_pages(expanded, self._offline)
-
-    def _load(self, source: Source, preview: type[Preview] | None) -> Input:
-        if self._offline and source.kind == "url":
-            raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
-        preprocessing = self.preprocessing
-        loaded = self._decode(source, preprocessing, preview)
-        return Input(normalize(loaded.pixels, preprocessing.mean, preprocessing.std), loaded.preview, loaded.notes)

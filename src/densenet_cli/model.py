@@ -10,6 +10,7 @@ from densenet_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
+    from densenet_cli.engines import Pixels
     from densenet_cli.topology import DenseNetConfig
     from densenet_cli.weights.contents import Checkpoint
 
@@ -94,7 +95,7 @@ class Model:
             return stored
         return labels.imagenet() if classes == IMAGENET_CLASSES else labels.placeholders(classes)
 
-    def run(self, pixels: FloatArray, outputs: tuple[str, ...], alone: bool = True) -> dict[str, FloatArray]:
+    def run(self, pixels: Pixels, outputs: tuple[str, ...], alone: bool = True) -> dict[str, FloatArray]:
         """Return the named outputs of the network for a batch. See ``engines.Engine.run``.
 
         Raises:

@@ -9,24 +9,18 @@ the number of images. An image that fails is a result with an error, in its plac
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images import MAX_TIMEOUT, decoding
-from densenet_cli.images.memory import DecodeBudget
+from densenet_cli.errors import ImageError
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
-    from densenet_cli.images.preprocessing import Preprocessing
+    from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
-    from densenet_cli.images.sources import Source
-
-    Decode = Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]
 
 S = TypeVar("S")
 
@@ -39,47 +33,6 @@ MAX_BATCHES_AHEAD = 4
 
 WINDOW_PER_THREAD = 4
 """Images in flight per thread that decodes and computes: finished ones wait here for an earlier one that takes long."""
-
-
-def create_decoder(decode_memory: int, isolate: bool, timeout: float | None) -> tuple[Decode, Callable[[], object]]:
-    """Return a function that decodes images, and one that frees what it needs.
-
-    Args:
-        decode_memory: Memory limit for concurrent decoding in megabytes.
-        isolate: Decode in worker processes.
-        timeout: Time limit for decoding one image in seconds, or None. Implies ``isolate``.
-
-    Raises:
-        UsageError: A value is invalid, or the system has no worker processes.
-        IsolationError: No worker process can be started.
-    """
-    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-        raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
-    budget = DecodeBudget(decode_memory)
-    if not isolate and timeout is None:
-        return lambda source, preprocessing, preview: decoding.load(
-            source, preprocessing, budget, preview
-        ), lambda: None
-    if os.name != "posix":
-        raise UsageError("`isolate` and `timeout` need a POSIX system such as Linux or macOS.")
-    from densenet_cli.images.isolation import WorkerPool
-
-    workers = WorkerPool(budget, timeout)
-    return workers.load, workers.close
-
-
-class Input(NamedTuple):
-    """The model's input for one image.
-
-    Attributes:
-        pixels: Normalized pixels, float32 of shape (crops, height, width, channels).
-        preview: A copy of the image to look at, if one was requested.
-        notes: What the result should say about the image; see ``images.decoding.NOTES``.
-    """
-
-    pixels: FloatArray
-    preview: Preview | None = None
-    notes: tuple[str, ...] = ()
 
 
 class Result(NamedTuple, Generic[S]):
@@ -114,7 +67,7 @@ class _Slot(Generic[S]):
 
 def stream(
     sources: Iterable[S],
-    load: Callable[[S, int], Input],
+    load: Callable[[S, int], Loaded],
     run: Callable[..., dict[str, FloatArray]],
     *,
     batch_size: int,
@@ -169,7 +122,7 @@ def _run(batch: list[_Slot[S]], run: Callable[[FloatArray], dict[str, FloatArray
         yield _result(slot)
 
 
-def _computed(slot: _Slot[S], loaded: Input, outputs: dict[str, FloatArray]) -> Result[S]:
+def _computed(slot: _Slot[S], loaded: Loaded, outputs: dict[str, FloatArray]) -> Result[S]:
     return Result(slot.source, outputs, preview=loaded.preview, notes=loaded.notes)
 
 
@@ -184,7 +137,7 @@ class _Workers(Generic[S]):
     def __init__(
         self,
         sources: Iterable[S],
-        load: Callable[[S, int], Input],
+        load: Callable[[S, int], Loaded],
         run: Callable[..., dict[str, FloatArray]] | None,
         *,
         window: int,
@@ -237,7 +190,7 @@ class _Workers(Generic[S]):
             self._in_flight.discard(slot)
             slot.ready.set()
 
-    def _process(self, slot: _Slot[S]) -> Input | Result[S] | None:
+    def _process(self, slot: _Slot[S]) -> Loaded | Result[S] | None:
         """Return the input of the network, or with ``run`` its result."""
         loaded = self._load(slot.source, slot.index)
         if self._run is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.errors import ImageError
     from densenet_cli.labels import ClassLabel, Labels
+    from densenet_cli.pipeline import Result
 
 TOP_K = 5
 """Classes per image by default, of a model whose classes exclude each other."""
@@ -193,3 +194,12 @@ class Embedding:
     vector: FloatArray | None = None
     error: Failure | None = None
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: Result[Any], model: str, pooling: str) -> Self:
+        """Convert a result with ``features``. With ``pooling`` "max", the vector is the maximum of the feature maps."""
+        if result.error:
+            return cls(result.source.name, model, error=Failure.of(result.error))
+        features = result.outputs["features"]
+        vector = features.max(axis=(0, 1)) if pooling == "max" else features.mean(axis=(0, 1))
+        return cls(result.source.name, model, vector, notes=result.notes)

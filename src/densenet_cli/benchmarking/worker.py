@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -167,12 +168,19 @@ class _Stages:
             return self._time_images("decode", self._threads, decode, seconds)
 
     def _inference(self, batch_size: int, seconds: float) -> Iterator[Sample]:
-        """Batches of as many crops as the classifier would process at once."""
+        """As many crops as a batch has, on the threads that would compute them."""
         import numpy as np
 
-        images = -(-batch_size // self._classifier.preprocessing.crops)
-        batch = np.concatenate(list(islice(cycle(self._inputs), images)))
-        return _repeat(lambda: self._classifier.run(batch), images, seconds)
+        classifier = self._classifier
+        images = -(-batch_size // classifier.preprocessing.crops)
+        inputs = list(islice(cycle(self._inputs), images))
+        if images == 1 or not classifier.is_concurrent:
+            batch = np.concatenate(inputs)
+            yield from _repeat(lambda: classifier.run(batch), images, seconds)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            run = partial(classifier.run, alone=False)
+            yield from _repeat(lambda: deque(pool.map(run, inputs), maxlen=0), images, seconds)
 
     def _end_to_end(self, batch_size: int, seconds: float) -> Sample:
         """A whole run, from the first image to the last.

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from densenet_cli._types import FloatArray
+    from densenet_cli._types import FloatArray, UInt8Array
     from densenet_cli.topology import DenseNetConfig
     from densenet_cli.weights.contents import Arrays, ModelMetadata
+
+    Pixels = FloatArray | UInt8Array
 
 # ONNX Runtime 1.29 and later sends usage data unless this is set before its import. No data may leave the machine
 # unasked, and the telemetry takes 20 ms of every start.
@@ -22,16 +24,22 @@ BATCH_SIZE = 8
 """Default number of images per batch."""
 
 
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for pixels in [0, 1]."""
+
+
 class Engine(Protocol):
     """A network with its weights. Creating one is fast; ``load`` does what is slow.
 
     Attributes:
         config: The configuration of the network in the checkpoint.
         metadata: What the checkpoint states besides it (labels, preprocessing, ...).
+        normalization: The mean and standard deviation of each channel, with which ``run`` normalizes uint8 pixels.
         concurrent: Whether several threads may call ``run`` at the same time. This is then faster than batches.
     """
 
     concurrent: bool
+    normalization: Normalization
     config: DenseNetConfig
     metadata: ModelMetadata
 
@@ -40,12 +48,12 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+        self, batch: Pixels, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
     ) -> dict[str, FloatArray]:
         """Run the network once and return the named outputs.
 
         Args:
-            batch: Normalized pixels, float32 (images, height, width, channels).
+            batch: Pixels as uint8, or normalized as float32, of shape (images, height, width, channels).
             outputs: Names from ``available_outputs(config)``.
             alone: No other thread calls ``run`` at the same time, so this call may use all threads.
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.engines import available_cores, graph_cache
+from densenet_cli.engines import Normalization, available_cores, graph_cache
+from densenet_cli.images.normalization import MEAN, STD, as_normalized
 from densenet_cli.topology import DenseNetConfig
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
+    from densenet_cli.engines import Pixels
     from densenet_cli.weights.contents import Arrays
 
 
@@ -30,6 +32,7 @@ class OnnxEngine:
         self._graph = graph_cache.get_graph(weights, config, activation)
         self.config, self.metadata = self._graph.config, self._graph.metadata
         self._checkpoint = (weights, config, activation)
+        self.normalization: Normalization = (MEAN, STD)
         self._threads = threads
         self._multi_threaded: Any = None
         self._single_threaded: Any = None
@@ -53,10 +56,11 @@ class OnnxEngine:
                 self._multi_threaded = _session(self._graph, self._threads)
 
     def run(
-        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+        self, batch: Pixels, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
     ) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``. An image gives the same bits in every batch and with any number of threads."""
         self.load()
+        batch = as_normalized(batch, self.normalization)
         permit = self._permits.get()
         try:
             session = self._multi_threaded if alone or self._threads == 1 else self._get_single_threaded()

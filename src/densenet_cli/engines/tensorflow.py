@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.engines import available_outputs
+from densenet_cli.engines import Normalization, available_outputs
+from densenet_cli.images.normalization import MEAN, STD, as_normalized
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
+    from densenet_cli.engines import Pixels
     from densenet_cli.weights.contents import Arrays
 
 
@@ -58,6 +60,7 @@ class TensorFlowEngine:
         loaded = checkpoint.read(weights, config, activation)
         self.config, self.metadata = loaded.config, loaded.metadata
         self._arrays = loaded.arrays
+        self.normalization: Normalization = (MEAN, STD)
         self._threads = threads
         self._model: Any = None
 
@@ -80,11 +83,11 @@ class TensorFlowEngine:
         keras_ops.set_arrays(self._model, self._arrays)
 
     def run(
-        self, batch: FloatArray, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
+        self, batch: Pixels, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
     ) -> dict[str, FloatArray]:
         """See ``engines.Engine.run``."""
         self.load()
-        results = self._model.predict_on_batch(batch)
+        results = self._model.predict_on_batch(as_normalized(batch, self.normalization))
         return {output: np.asarray(results[output], dtype=np.float32) for output in outputs}
 
     def head(self) -> Arrays:

@@ -72,3 +72,10 @@ def normalize(pixels: UInt8Array, mean: tuple[float, ...] = MEAN, std: tuple[flo
     for channel in range(len(mean)):
         normalized[..., channel] = levels[:, channel][pixels[..., channel]]
     return normalized
+
+
+def as_normalized(pixels: FloatArray | UInt8Array, normalization: tuple[tuple[float, ...], ...]) -> FloatArray:
+    """Return uint8 pixels normalized with (mean, std), and float32 pixels, which are normalized, as they are."""
+    import numpy as np
+
+    return normalize(pixels, *normalization) if pixels.dtype == np.uint8 else pixels  # type: ignore[arg-type, return-value]
