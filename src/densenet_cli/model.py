@@ -109,7 +109,12 @@ class Model:
         return arrays
 
     def check_head(self) -> None:
-        """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
+        """Raise ``CheckpointError`` if the network has no head, or none that is supported."""
+        if self.metadata.head_error:
+            raise CheckpointError(
+                f"Cannot load {self.weights}. {self.metadata.head_error} The network without its head can be used for"
+                " embeddings, and as the start of a training run."
+            )
         if not self.engine.config.classes:
             raise CheckpointError(
                 f"{self.weights} contains a network without a head, which cannot classify. It can be used for"

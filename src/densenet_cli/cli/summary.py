@@ -125,7 +125,7 @@ def _read_checkpoint(weights: str, variant: str | None, offline: bool) -> _Model
         path = locations.find_checkpoint(weights, offline=offline, progress=progress.update_download)
     config = variants.get(variant).config if variant else None
     try:
-        contents = checkpoint.read(path, config)
+        contents = checkpoint.read(path, config, allow_unsupported_head=True)
     except UsageError:  # the activation of a single output is not stated, and does not matter here
         contents = checkpoint.read(path, config, "sigmoid")
     title = f"DenseNet-{contents.variant}" if contents.variant else "DenseNet"

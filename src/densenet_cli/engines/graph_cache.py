@@ -36,7 +36,7 @@ TEMP_PREFIX = ".new-"
 """Prefix of the names of folders that are being written."""
 TEMP_LIFETIME = 3600.0
 """Seconds without a change after which such a folder is considered abandoned."""
-LAYOUT_VERSION = 7
+LAYOUT_VERSION = 8
 """Must be increased if the files in a folder change, or what is read from a checkpoint besides its arrays."""
 
 
@@ -112,7 +112,7 @@ def create_graph(weights: Path, config: DenseNetConfig | None, activation: str |
     from densenet_cli.engines import onnx_graph
     from densenet_cli.weights import checkpoint
 
-    loaded = checkpoint.read(weights, config, activation)
+    loaded = checkpoint.read(weights, config, activation, allow_unsupported_head=True)
     model = onnx_graph.emit(loaded.arrays, loaded.config)
     head = {name: loaded.arrays[name] for name in loaded.config.head_layers if name in loaded.arrays}
     return CachedGraph(model, head, False, loaded.config, loaded.metadata)

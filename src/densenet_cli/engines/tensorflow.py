@@ -57,7 +57,7 @@ class TensorFlowEngine:
     concurrent = False  # TensorFlow is fastest with batches
 
     def __init__(self, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None) -> None:
-        loaded = checkpoint.read(weights, config, activation)
+        loaded = checkpoint.read(weights, config, activation, allow_unsupported_head=True)
         self.config, self.metadata = loaded.config, loaded.metadata
         self._arrays = loaded.arrays
         self.normalization: Normalization = (MEAN, STD)

@@ -36,13 +36,20 @@ ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """Supported element type -> its size in bytes. All are converted to float32."""
 
 
-def read(path: str | Path, config: DenseNetConfig | None = None, activation: str | None = None) -> Checkpoint:
+def read(
+    path: str | Path,
+    config: DenseNetConfig | None = None,
+    activation: str | None = None,
+    *,
+    allow_unsupported_head: bool = False,
+) -> Checkpoint:
     """Read and validate a checkpoint.
 
     Args:
         path: The file.
         config: The network that the file must contain, with any head. None to infer it from the file.
         activation: A member of ``topology.OUTPUT_ACTIVATIONS`` for a file that does not state it, or None for softmax.
+        allow_unsupported_head: Read a network whose head is not supported without it, instead of raising an error.
 
     Returns:
         The checkpoint. Its ``config`` has the head in the file, with 0 classes if there is none.
@@ -52,7 +59,10 @@ def read(path: str | Path, config: DenseNetConfig | None = None, activation: str
         CheckpointError: The file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
             type, or value. The message is one line and contains the path.
     """
-    return _read(path, config, activation)
+    checkpoint = _read(path, config, activation)
+    if checkpoint.metadata.head_error and not allow_unsupported_head:
+        raise CheckpointError(f"Cannot load {path}. {checkpoint.metadata.head_error}")
+    return checkpoint
 
 
 def read_backbone(path: str | Path, config: DenseNetConfig | None = None) -> Checkpoint:

@@ -40,6 +40,7 @@ class ModelMetadata:
         crop_ratio: The fraction of the resized image's shorter side that ``crop`` mode keeps, in (0, 1].
         test_input_size: A larger input size that the publisher measured.
         test_crop_ratio: The crop ratio for ``test_input_size``.
+        head_error: Why the head in the file is not supported. The network is read without it.
         notes: What the reader assumed or ignored, a sentence each.
         calibration: The result of ``Calibration.to_dict``, or None.
     """
@@ -57,6 +58,7 @@ class ModelMetadata:
     crop_ratio: float | None = None
     test_input_size: int | None = None
     test_crop_ratio: float | None = None
+    head_error: str | None = None
     notes: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
 

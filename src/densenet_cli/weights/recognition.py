@@ -87,7 +87,7 @@ def with_head(config: DenseNetConfig, shapes: dict[str, ArrayShapes], contents: 
         config,
         channels=channels if channels in (1, 3) else config.channels,
         classes=classes,
-        pooling=pooling if classes else "avg",
+        pooling=pooling if classes or pooling != "flatten" else "avg",  # without a head, it is that of embeddings
         head=head if classes else (),
         activation=(stated.activation if stated and classes else "softmax"),
         resize=contents.resize or (stated.resize if stated else None),

@@ -21,9 +21,12 @@ SIZE = keras_models.SIZE
 
 
 def read(model, loss=None):
-    """Read the configuration of a Keras model, or its JSON."""
+    """Read the configuration of a Keras model, or its JSON. An unsupported head is an error, as in ``predict``."""
     config = model if isinstance(model, dict) else json.loads(model.to_json())
-    return keras_config.read(config, loss, lambda layer, name: [0.1])
+    result = keras_config.read(config, loss, lambda layer, name: [0.1])
+    if result.metadata.head_error:
+        raise CheckpointError(result.metadata.head_error)
+    return result
 
 
 @pytest.fixture(scope="module")

@@ -232,8 +232,13 @@ def test_weights_alone_reveal_a_softmax_layer_but_not_pixel_operations(saved):
 
 @pytest.mark.parametrize("name", ["sequential_mlp", "fixed_normalization_resized"])
 def test_weights_alone_do_not_determine_a_larger_head(saved, name):
+    path = saved(name).folder / "model.weights.h5"
     with pytest.raises(CheckpointError, match=r"dense.*\.keras or \.h5"):
-        checkpoint.read(saved(name).folder / "model.weights.h5")
+        checkpoint.read(path)
+    backbone = checkpoint.read(path, allow_unsupported_head=True)
+    complete = checkpoint.read(saved(name).folder / "model.keras")
+    assert backbone.config == replace(complete.config.with_classes(0), input_size=224, resize=None)
+    assert_same(backbone.arrays, {name: complete.arrays[name] for name in backbone.arrays}, backbone.config)
 
 
 def test_folder_with_the_files_of_an_archive(saved, tmp_path):

@@ -13,8 +13,8 @@ from densenet_cli.topology import DenseNetConfig, HeadLayer, Resize
 from densenet_cli.weights.contents import ModelMetadata
 from densenet_cli.weights.keras.backbone import find_backbone, own_epsilons
 from densenet_cli.weights.keras.graph import LayerCall, build_graph
-from densenet_cli.weights.keras.head import Head, read_head
-from densenet_cli.weights.keras.preprocessing import InputStage, ReadArray, read_input_stage
+from densenet_cli.weights.keras.head import Head, find_pooling, read_head
+from densenet_cli.weights.keras.preprocessing import ReadArray, read_input_stage
 from densenet_cli.weights.keras.serialization import malformed_config_errors, printable
 
 SOFTMAX_LOSSES = (
@@ -38,7 +38,7 @@ class KerasModel(NamedTuple):
         bn_epsilons: Layer name -> epsilon, for batch norms whose epsilon is not ``BN_EPSILON``.
         stem: A key of ``topology.STEMS``.
         pooling: One of ``topology.POOLINGS``, or None for a model that ends with the feature maps.
-        head: The layers after the pooling. Empty for a model without a head.
+        head: The layers after the pooling. Empty for a model without a head, or without a supported one.
         resize: The resizing that the network starts with, or None.
         metadata: Activation, preprocessing, and notes.
     """
@@ -68,18 +68,34 @@ def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
         stage = read_input_stage(graph, read_array)
         backbone = find_backbone(graph, stage.last)
         size = stage.resize.side if stage.resize else stage.size
-        head = read_head(graph, backbone.features, size and backbone.feature_size(size))
-        activation, note = _output_activation(head, loss)
-        layers = {**backbone.layers, **_head_calls(head)}
+        layers, epsilons = backbone.layers, own_epsilons(backbone.layers)
+        activation = note = head_error = None
+        try:
+            head = read_head(graph, backbone.features, size and backbone.feature_size(size))
+            activation, note = _output_activation(head, loss)
+            head_calls = _head_calls(head)
+            layers, epsilons = {**layers, **head_calls}, {**epsilons, **own_epsilons(head_calls)}
+        except CheckpointError as error:  # embeddings and training need no head
+            head, head_error = Head(find_pooling(graph, backbone.features)), str(error)
+            note = f"The network is read without its head. {head_error}"
         notes = (*stage.notes, *([note] if note else []))
         return KerasModel(
             layers,
-            own_epsilons(layers),
+            epsilons,
             backbone.stem,
             head.pooling,
             head.layers,
             stage.resize,
-            _metadata(stage, activation, bool(head.layers) and activation is None, notes),
+            ModelMetadata(
+                input_size=stage.size,
+                activation=activation,
+                lacks_activation=bool(head.layers) and activation is None,
+                mean=stage.mean,
+                std=stage.std,
+                crop_ratio=stage.crop_ratio,
+                head_error=head_error,
+                notes=notes,
+            ),
         )
 
 
@@ -87,20 +103,6 @@ def check_class(model: Any) -> None:
     """Raise ``CheckpointError`` if the configuration is not that of a functional or sequential model."""
     with malformed_config_errors():
         build_graph(model)
-
-
-def _metadata(
-    stage: InputStage, activation: str | None, lacks_activation: bool, notes: tuple[str, ...]
-) -> ModelMetadata:
-    return ModelMetadata(
-        input_size=stage.size,
-        activation=activation,
-        lacks_activation=lacks_activation,
-        mean=stage.mean,
-        std=stage.std,
-        crop_ratio=stage.crop_ratio,
-        notes=notes,
-    )
 
 
 def _head_calls(head: Head) -> dict[str, LayerCall]:

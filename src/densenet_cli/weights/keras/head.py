@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
@@ -44,9 +45,9 @@ class Head(NamedTuple):
     """
 
     pooling: str | None
-    layers: tuple[HeadLayer, ...]
-    calls: tuple[LayerCall, ...]
-    activation: str
+    layers: tuple[HeadLayer, ...] = ()
+    calls: tuple[LayerCall, ...] = ()
+    activation: str = "linear"
 
 
 def read_head(graph: Graph, features: LayerCall, feature_size: int | None) -> Head:
@@ -90,6 +91,14 @@ def read_head(graph: Graph, features: LayerCall, feature_size: int | None) -> He
         calls.pop()
     _check_layers(layers, calls, activation)
     return Head(pooling, tuple(layers), tuple(calls), activation)
+
+
+def find_pooling(graph: Graph, features: LayerCall) -> str | None:
+    """Return the pooling that follows the feature maps in a model whose head is not supported, or None."""
+    with suppress(CheckpointError):
+        call = next((call for call in chain(graph, features) if not is_identity(call)), None)
+        return POOLINGS.get(call.class_name) if call else None
+    return None
 
 
 def _is_global(call: LayerCall, feature_size: int | None) -> bool:

@@ -56,7 +56,7 @@ def contents(weights: StoredWeights, file_size: int) -> CheckpointContents:
     """Return the contents of a file, given its layers.
 
     Raises:
-        CheckpointError: The layers of the head have no unique order.
+        CheckpointError: There are several poolings.
     """
     notes = [
         f"The file contains the layer {group}, but not what it does to pixels."
@@ -70,7 +70,12 @@ def contents(weights: StoredWeights, file_size: int) -> CheckpointContents:
     if not dense or has_own_names or len(dense) + len(norms) < len(others):
         # The validation reports layers that do not belong to a DenseNet.
         return CheckpointContents({**weights.backbone, **{other.name: other.arrays for other in others}}, file_size)
-    head, layers = _order_head(dense, norms, weights.classes)
+    head_error = None
+    try:
+        head, layers = _order_head(dense, norms, weights.classes)
+    except CheckpointError as error:  # embeddings and training need no head
+        head, layers, norms, head_error = (), {}, [], str(error)
+        notes.append(f"The network is read without its head. {head_error}")
     pooling = _pooling(weights, dense[0] if len(head) == 1 else None)
     if pooling is None:
         notes.append("The file does not state a pooling, so the average is assumed.")
@@ -81,6 +86,7 @@ def contents(weights: StoredWeights, file_size: int) -> CheckpointContents:
         file_size,
         metadata=ModelMetadata(
             activation="softmax" if "softmax" in weights.classes else None,
+            head_error=head_error,
             notes=tuple(notes),
         ),
         bn_epsilons={name: DEFAULT_BN_EPSILON for name in layers if name != "predictions"},
