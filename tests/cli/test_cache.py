@@ -60,6 +60,16 @@ def test_verify_finds_a_damaged_graph(weights):
     assert str(folder) in result.err
 
 
+def test_a_graph_of_another_layout_is_stale(weights):
+    (folder,) = graph_cache.graphs_dir().iterdir()
+    entry = json.loads((folder / graph_cache.ENTRY_FILE).read_text())
+    del entry["layout"], entry["request"]["name"], entry["head"]
+    (folder / graph_cache.ENTRY_FILE).write_text(json.dumps(entry))
+    result = densenet("cache", "--verify")
+    assert result.status == 0
+    assert "stale" in result.out and "mine.h5" in result.out
+
+
 def test_decoded_images_are_shown_and_pruned():
     folder = images_dir()
     folder.mkdir(parents=True)

@@ -100,7 +100,7 @@ def test_damaged_graph_is_replaced(weights, emitted, name, damage):
     assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
 
 
-@pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"request": 3}])
+@pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"request": 3}, {"head": 3}])
 def test_invalid_entry_is_damaged(weights, emitted, change):
     run(weights)
     path = graph_folder() / graph_cache.ENTRY_FILE
@@ -121,17 +121,33 @@ def test_verify_detects_a_changed_byte(weights):
     assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["damaged"]
 
 
-def test_graph_of_an_older_version_is_stale_and_not_damaged(weights, monkeypatch):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": graph_cache.LAYOUT_VERSION - 1},
+        {"layout": graph_cache.LAYOUT_VERSION + 1, "request": {}, "stamps": None},
+        {"layout": None, "request": {"weights": {"path": "x"}}, "head": None},
+    ],
+    ids=str,
+)
+def test_graph_of_another_layout_is_stale_and_not_damaged(weights, change):
     run(weights)
-    folder = graph_folder()
-    record = folder / graph_cache.ENTRY_FILE
-    entry = json.loads(record.read_text())
-    for part in ("stamps", "sha256"):
-        del entry[part][graph_cache.HEAD_FILE]
-    (folder / graph_cache.HEAD_FILE).unlink()
-    record.write_text(json.dumps(entry))
-    monkeypatch.setattr(graph_cache, "LAYOUT_VERSION", graph_cache.LAYOUT_VERSION + 1)
-    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["stale"]
+    record = graph_folder() / graph_cache.ENTRY_FILE
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    (graph_folder() / graph_cache.HEAD_FILE).unlink()
+    (entry,) = graph_cache.list_entries(verify=True)
+    assert entry.state == "stale"
+    assert entry.weights == (None if "request" in change else str(weights))
+
+
+def test_a_link_with_another_name_gets_its_own_graph(weights, emitted, tmp_path):
+    """The name of a file decides whether the ``config.json`` beside it is its configuration."""
+    run(weights)
+    (tmp_path / "model.weights.h5").symlink_to(weights)
+    run(tmp_path / "model.weights.h5")
+    assert len(emitted) == 2
+    assert [entry.state for entry in graph_cache.list_entries()] == ["current", "current"]
+    assert {entry.weights for entry in graph_cache.list_entries()} == {str(weights)}
 
 
 def test_changed_weights_get_a_new_graph(weights, emitted):

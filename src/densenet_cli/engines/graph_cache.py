@@ -94,7 +94,7 @@ def get_graph(weights: Path, config: DenseNetConfig | None, activation: str | No
         UsageError: ``activation`` contradicts it.
     """
     try:
-        request = _Request([FileIdentity.of(file) for file in _files(weights)], repr(config), activation)
+        request = _Request(weights.name, [FileIdentity.of(file) for file in _files(weights)], repr(config), activation)
     except OSError as error:
         raise CheckpointError(f"Cannot read {error.filename or weights}: {error.strerror or error}.") from error
     folder = graphs_dir() / request.key()
@@ -135,11 +135,13 @@ class _Request(NamedTuple):
     """What a graph was made from.
 
     Attributes:
+        name: The name of the checkpoint or a link to it, on which the use of a ``config.json`` beside it depends.
         files: The checkpoint first, then the other files that it consists of.
         config: The representation of the configuration that it must contain, or "None".
         activation: The requested activation, or None.
     """
 
+    name: str
     files: list[FileIdentity]
     config: str
     activation: str | None
@@ -149,6 +151,7 @@ class _Request(NamedTuple):
         import onnxruntime
 
         parts = [
+            json.dumps(self.name),
             *(file.key() for file in self.files),
             self.config,
             str(self.activation),
@@ -167,7 +170,7 @@ class _Request(NamedTuple):
     def from_dict(cls, values: dict[str, Any]) -> _Request:
         """Restore the result of ``to_dict``. Raises ``KeyError``, ``TypeError``, or ``ValueError`` for other values."""
         files = [FileIdentity.from_dict(file) for file in values["files"]]
-        return cls(files, str(values["config"]), values["activation"])
+        return cls(str(values["name"]), files, str(values["config"]), values["activation"])
 
 
 def _instruction_set() -> str:
@@ -219,6 +222,7 @@ def _store(folder: Path, graph: CachedGraph, request: _Request) -> None:
         for name in names:
             atomic.sync_path(temporary / name)
         entry = {
+            "layout": LAYOUT_VERSION,
             "request": request.to_dict(),
             "config": graph.config.to_dict(),
             "metadata": graph.metadata.to_dict(),
@@ -263,7 +267,7 @@ class CacheEntry(NamedTuple):
 
     Attributes:
         folder: The folder of the graph.
-        weights: The path of the checkpoint, or None if the entry cannot be read.
+        weights: The path of the checkpoint, or None if the entry does not state it.
         size: The size on disk in bytes.
         state: ``current``, ``stale`` (the checkpoint or a version changed), or ``damaged``.
     """
@@ -294,13 +298,22 @@ def _cache_entry(folder: Path, verify: bool) -> CacheEntry:
     size = _size(folder)
     try:
         entry = json.loads((folder / ENTRY_FILE).read_bytes())
+        if entry.get("layout") != LAYOUT_VERSION:
+            return CacheEntry(folder, _weights_path(entry), size, "stale")
         request = _Request.from_dict(entry["request"])
         checksums = {name: entry["sha256"][name] for name in entry["stamps"]}
         intact = _load(folder) and not (verify and any(_sha256(folder / name) != checksums[name] for name in checksums))
         state = "damaged" if not intact else "current" if _is_current(folder, request) else "stale"
         return CacheEntry(folder, request.files[0].path, size, state)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return CacheEntry(folder, None, size, "damaged")
+
+
+def _weights_path(entry: dict[str, Any]) -> str | None:
+    """Return the path of the checkpoint in an entry of any layout, or None."""
+    with suppress(LookupError, TypeError):
+        return str(entry["request"]["files"][0]["path"])
+    return None
 
 
 def _size(folder: Path) -> int:
