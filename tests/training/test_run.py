@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import shutil
 import signal
@@ -220,6 +221,20 @@ def test_start_from_a_backbone_with_another_head(finished, tmp_path, kind, keras
     for layer, values in backbone.items():
         for name, expected in values.items():
             np.testing.assert_array_equal(arrays[layer][name], expected)
+
+
+def test_start_from_a_pytorch_file_with_an_unsupported_head(tmp_path):
+    """Also if its labels are those of the images."""
+    for name in ("refused-two-layers.pth", "refused-head.pth"):
+        shutil.copy(Path(__file__).parents[1] / "data" / "torch" / name, tmp_path / name)
+        start = str(tmp_path / name)
+        configuration = {"architecture": "densenet121", "model_args": {"block_config": [1, 2]}, "num_classes": 3}
+        configuration["label_names"] = ["cat", "dog", "newt"]
+        (tmp_path / "config.json").write_text(json.dumps(configuration))
+        settings = recipes.resolve({}, {"start": start})
+        assert settings.interpolation == "bicubic"
+        arrays = initial_weights.load_arrays(start, settings.config(3), labels.from_class_names(["cat", "dog", "newt"]))
+        assert "conv1_conv" in arrays and "predictions" not in arrays
 
 
 def test_start_from_grayscale_is_refused(tmp_path, keras):

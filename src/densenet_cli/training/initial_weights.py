@@ -40,7 +40,7 @@ def load_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: boo
 
     path = _find(start, offline)
     backbone = _read_backbone(path, config)
-    if backbone.metadata.labels == labels:
+    if backbone.metadata.labels == labels and not backbone.metadata.head_error:
         complete = checkpoint.read(path, config)
         if complete.config.has_linear_head and not complete.config.is_multi_label:
             return complete.arrays

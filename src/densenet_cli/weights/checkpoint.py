@@ -87,10 +87,7 @@ def _read(
 def _without_head(contents: CheckpointContents) -> CheckpointContents:
     layers = {name: arrays for name, arrays in contents.layers.items() if not recognition.is_head_layer(name)}
     config = contents.config and replace(contents.config.with_classes(0), resize=None)
-    metadata = replace(contents.metadata, labels=None) if contents.head_error else contents.metadata
-    return contents._replace(
-        layers=layers, config=config, metadata=metadata, pooling=None, head=None, resize=None, head_error=""
-    )
+    return contents._replace(layers=layers, config=config, pooling=None, head=None, resize=None)
 
 
 def _open(path: Path) -> AbstractContextManager[CheckpointContents]:
@@ -150,8 +147,6 @@ def _with_model_config(
 
 
 def _validate(contents: CheckpointContents, config: DenseNetConfig | None, activation: str | None) -> Checkpoint:
-    if contents.head_error:
-        raise CheckpointError(contents.head_error)
     stored = contents.layers
     _check_types_and_size(stored, contents.available_bytes)
     shapes = {layer: {name: array.shape for name, array in arrays.items()} for layer, arrays in stored.items()}

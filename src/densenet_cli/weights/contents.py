@@ -124,7 +124,6 @@ class CheckpointContents(NamedTuple):
         head: The layers after the pooling, if the file states them, else None. Dropout is left out.
         resize: The resizing that the network starts with, or None.
         stem: A key of ``topology.STEMS`` that the file states, or None.
-        head_error: Why the head, which ``layers`` do not contain, cannot be used. "" if it can be.
     """
 
     layers: StoredLayers
@@ -137,7 +136,6 @@ class CheckpointContents(NamedTuple):
     head: tuple[HeadLayer, ...] | None = None
     resize: Resize | None = None
     stem: str | None = None
-    head_error: str = ""
 
 
 def damaged_file_error(error: Exception | str) -> CheckpointError:

@@ -56,7 +56,6 @@ DENSE_PARTS = {"norm1": "0_bn", "conv1": "1_conv", "norm2": "1_bn", "conv2": "2_
 TRANSITION = re.compile(r"transition(\d{1,4})\.(norm|conv)")
 TRANSITION_PARTS = {"norm": "bn", "conv": "conv"}
 FEATURES, FIRST_ARRAY, FIRST_BLOCK = "features.", "conv0.weight", "denseblock1."
-DEEP_STEM_CONV = "conv1"
 BACKBONE_NAME = re.compile(r"(conv|norm|denseblock|transition|pool)\d+\.")
 OWN_HEAD_LAYER = re.compile(r"head\.(\d{1,3})")
 """A layer before the last dense layer, in files that this package writes."""
@@ -141,14 +140,15 @@ def contents(
             others[module] = arrays
     if classes:
         torch_backbone.check_backbone(classes, features, stem)
-        stem = stem or ("deep" if features + DEEP_STEM_CONV in classes else None)
+        stem = stem or ("deep" if f"{features}conv1" in classes else None)
     scope = _parent(features.removesuffix("."))
     heads = _find_heads(others, scope)
-    head_error = ""
+    head_error = None
     try:
         head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
     except CheckpointError as error:  # the backbone alone can be used
         head, head_error = HeadModules([], None, None), str(error)
+        notes = [*notes, f"The network is read without its head. {head_error}"]
         others = _without_head(others, heads, features)
     names = _head_names([layer for layer, _ in head.layers])
     for name, (layer, module) in zip(names, head.layers, strict=True):
@@ -163,8 +163,8 @@ def contents(
     normalization = other_arrays.read_normalization(others, channels, classes)
     other_arrays.check_layers(others, scope)
     ignored = [f"{module}.{array}".removeprefix(".") for module, arrays in others.items() for array in arrays]
-    ignored_note = f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}." if ignored else ""
-    notes = [note for note in (*notes, normalization.note, ignored_note) if note]
+    notes = [*notes, *([normalization.note] if normalization.note else [])]
+    notes += [f"Ignored arrays that are not part of the DenseNet: {_listed(ignored)}."] if ignored else []
     layers = tuple(
         layer._replace(units=backbone[name]["kernel"].shape[1] if layer.kind == "dense" else 0)
         for name, (layer, _) in zip(names, head.layers, strict=True)
@@ -173,14 +173,17 @@ def contents(
         backbone,
         available_bytes,
         metadata=ModelMetadata(
-            notes=tuple(notes), activation=head.activation, mean=normalization.mean, std=normalization.std
+            notes=tuple(notes),
+            activation=head.activation,
+            mean=normalization.mean,
+            std=normalization.std,
+            head_error=head_error,
         ),
         bn_epsilon=TORCH_EPSILON,
         pooling=head.pooling,
         bn_epsilons=epsilons,
         head=layers if classes and layers else None,
         stem=stem,
-        head_error=head_error,
     )
 
 
