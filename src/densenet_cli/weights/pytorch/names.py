@@ -3,9 +3,7 @@
 The names are those of torchvision: ``features.conv0.weight``, ``features.denseblock1.denselayer1.norm1.weight``. Older
 versions wrote ``norm.1``, MONAI writes ``layers.norm1``, and wrappers add a prefix such as ``module.``. The head is the
 only other array with two axes, whatever its name. Kernels have the layout (out, in, height, width), or (out, in).
-torchvision adds 1e-5 to variances.
-
-A state dict does not state how its arrays are used: see ``other_arrays``.
+torchvision adds 1e-5 to variances. For arrays that are neither in the backbone nor the head, see ``other_arrays``.
 """
 
 from __future__ import annotations
