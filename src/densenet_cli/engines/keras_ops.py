@@ -77,7 +77,9 @@ class KerasOps:
         return keras.layers.Dense(units, dtype="float32", name=name)(x)
 
 
-def build_model(config: DenseNetConfig, output: str | Sequence[str] = "probabilities") -> keras.Model:
+def build_model(
+    config: DenseNetConfig, output: str | Sequence[str] = "probabilities", ops: KerasOps | None = None
+) -> keras.Model:
     """Build a Keras model for normalized pixels ``(batch, height, width, channels)``.
 
     Height and width can be anything, unless the head or a resizing depends on them.
@@ -86,10 +88,11 @@ def build_model(config: DenseNetConfig, output: str | Sequence[str] = "probabili
         config: The configuration of the network.
         output: A field of ``topology.Outputs`` (``probabilities``, ``logits``, ``pooled``, or ``features``), or several
             for a model with a dict of outputs.
+        ops: The op set, by default ``KerasOps``.
     """
     side = config.input_size if config.resize or config.pooling == "flatten" else None
     x = keras.Input((side, side, config.channels), name="pixels")
-    outputs: Outputs[Tensor] = build(KerasOps(), config, x)
+    outputs: Outputs[Tensor] = build(ops or KerasOps(), config, x)
     if isinstance(output, str):
         return keras.Model(x, getattr(outputs, output), name="densenet")
     return keras.Model(x, {name: getattr(outputs, name) for name in output}, name="densenet")

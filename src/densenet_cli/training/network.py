@@ -39,13 +39,22 @@ def build(config: DenseNetConfig, precision: str) -> keras.Model:
     default_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        network = keras_ops.build_model(config, "logits")
+        network = keras_ops.build_model(config, "logits", _training_ops())
     finally:
         keras.config.set_dtype_policy(default_policy)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = BN_MOMENTUM
     return network
+
+
+def _training_ops() -> keras_ops.KerasOps:
+    """Return the fastest op set for the backend."""
+    if keras.backend.backend() != "tensorflow":
+        return keras_ops.KerasOps()
+    from densenet_cli.training.tensorflow_ops import TensorFlowOps
+
+    return TensorFlowOps()
 
 
 def set_arrays(network: keras.Model, arrays: Arrays) -> None:
