@@ -132,6 +132,11 @@ def _describe_other_file(head: bytes) -> str:
         return "It is a web page, saved instead of the file. Download the file itself."
     if head[257:262] == b"ustar":
         return "It is a tar archive. Extract it, or, if it was written by PyTorch before version 0.2, save it again."
+    if head.lstrip().startswith(b"{") and b'"weight_map"' in head:
+        return (
+            "It is an index of Keras weights in several files, which is not supported. Save them in one file, without"
+            " the argument max_shard_size."
+        )
     return "The format is not supported. Use a file of Keras (.keras, .h5), PyTorch (.pth, .bin), or safetensors."
 
 

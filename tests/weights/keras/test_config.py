@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.topology import Resize
 from densenet_cli.weights.keras import config as keras_config
 from densenet_cli.weights.keras import serialization as keras_serialization
+from densenet_cli.weights.keras.graph import LayerCall
 from tests.support import keras_models
 
 SIZE = keras_models.SIZE
@@ -412,3 +414,80 @@ def test_models_called_many_times_are_limited():
         model = {"class_name": "Functional", "config": {"name": "m", "layers": layers, **ends}}
     with pytest.raises(CheckpointError):
         read(model)
+
+
+def test_output_that_does_not_depend_on_the_input(base):
+    """A layer that is its own input. The message contains no representation of a layer with all its inputs."""
+    config = json.loads(base.to_json())
+    layers = {layer["name"]: layer for layer in config["config"]["layers"]}
+    [argument] = layers["conv1_conv"]["inbound_nodes"][0]["args"]
+    argument["config"]["keras_history"][0] = "conv1_conv"
+    with pytest.raises(CheckpointError, match="does not depend on its input"):
+        read(config)
+
+
+def test_layer_is_shown_without_its_inputs():
+    """Each layer of a DenseNet is reached in many ways, so a representation with inputs would have exponential size."""
+    x = LayerCall("InputLayer", "input", {})
+    for number in range(60):
+        x = LayerCall("Concatenate", f"concat{number}", {}, [x, x])
+    assert repr(x) == "concat59 (Concatenate)"
+
+
+def functional(layers, inputs=(("i", 0, 0),), outputs=(("x", 0, 0),)):
+    layers = [{"class_name": "InputLayer", "config": {}, "name": "i", "inbound_nodes": []}, *layers]
+    return {
+        "class_name": "Functional",
+        "config": {"name": "m", "layers": layers, "input_layers": inputs, "output_layers": outputs},
+    }
+
+
+def nested(depth, value):
+    return nested(depth - 1, [value]) if depth else value
+
+
+KERAS_TENSOR = {"class_name": "__keras_tensor__", "config": {"keras_history": ["i", 0, 0]}}
+ONE_LAYER = {"class_name": "Flatten", "config": {}, "name": "x"}
+MANY_EMPTY_LISTS = [[]] * 500_000
+HUGE_CONFIGURATIONS = {
+    "calls": functional([{**ONE_LAYER, "inbound_nodes": [[["i", 0, 0, {}]]] * 150_000}]),
+    "nested arguments": functional(
+        [{**ONE_LAYER, "inbound_nodes": [{"args": nested(300, [*MANY_EMPTY_LISTS, KERAS_TENSOR]), "kwargs": {}}]}]
+    ),
+    "ends": functional(
+        [{**functional([], [*MANY_EMPTY_LISTS, ["i", 0, 0]]), "name": "x", "inbound_nodes": [[["i", 0, 0, {}]]] * 5000}]
+    ),
+    "nested models": functional(
+        [
+            {
+                **functional([{**ONE_LAYER, "inbound_nodes": [{"args": [[0] * 500_000], "kwargs": {}}]}]),
+                "name": "x",
+                "inbound_nodes": [[["i", 0, 0, {}]]] * 2000,
+            }
+        ]
+    ),
+    "numbers": functional([{**ONE_LAYER, "inbound_nodes": [{"args": [0] * 1_000_000, "kwargs": {}}]}]),
+    "cycle": functional(
+        [{**ONE_LAYER, "name": f"{n}", "inbound_nodes": [[[f"{(n + 1) % 4000}", 0, 0, {}]]]} for n in range(4000)],
+        outputs=(("0", 0, 0),),
+    ),
+    "chain": functional(
+        [
+            {**ONE_LAYER, "class_name": "Dropout", "name": f"{n}", "inbound_nodes": [[[f"{n - 1}", 0, 0, {}]]]}
+            for n in range(1, 4900)
+        ]
+        + [{**ONE_LAYER, "class_name": "Dropout", "name": "0", "inbound_nodes": [[["i", 0, 0, {}]]]}],
+        outputs=(("4899", 0, 0),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUGE_CONFIGURATIONS)
+def test_huge_configuration_is_refused_quickly(name):
+    text = json.dumps(HUGE_CONFIGURATIONS[name], separators=(",", ":"))
+    assert len(text) < keras_serialization.MAX_CONFIG_SIZE
+    start = time.process_time()
+    with pytest.raises(CheckpointError) as caught:
+        read(keras_serialization.parse_json(text))
+    assert time.process_time() - start < 5
+    assert len(str(caught.value)) < 600

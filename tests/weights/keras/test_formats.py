@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from densenet_cli import variants
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint
 from tests.support import checkpoints as support
+from tests.support.keras_files import extract
 from tests.support.networks import unscaled_arrays
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
@@ -162,6 +165,29 @@ def test_subclassed_model_is_rejected(tmp_path, keras):
         model.save(tmp_path / name)
         with pytest.raises(checkpoint.CheckpointError, match="class Network"):
             checkpoint.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("config", [b"null", b"[]", b"{}", b"0", b'"model"'])
+def test_archive_whose_configuration_is_no_model_is_damaged(tmp_path, config):
+    """Its weights alone would be read in another way, without the activation, for example."""
+    with zipfile.ZipFile(extract("nested.keras", tmp_path)) as archive, zipfile.ZipFile(tmp_path / "x.keras", "w") as x:
+        x.writestr("config.json", config)
+        x.writestr("model.weights.h5", archive.read("model.weights.h5"))
+    assert "damaged" in support.error_message(tmp_path / "x.keras")
+
+
+def test_weights_in_several_files(tmp_path, small):
+    """Shards are refused. A single one contains everything."""
+    model, arrays = small
+    for folder, gigabytes in (("one", 1), ("several", 1e-5)):
+        (tmp_path / folder).mkdir()
+        model.save_weights(tmp_path / folder / "x.weights.json", max_shard_size=gigabytes)
+    shards = sorted((tmp_path / "several").glob("*.h5"))
+    assert len(shards) > 1
+    for path in (*shards, tmp_path / "several" / "x.weights.json"):
+        assert "max_shard_size" in support.error_message(path)
+    loaded = checkpoint.read(tmp_path / "one" / "x_00000.weights.h5")
+    support.assert_same(loaded.arrays, arrays, CONFIG)
 
 
 def test_network_with_similar_layer_names_is_rejected(tmp_path, keras):

@@ -15,6 +15,7 @@ the same files in a folder. The configuration is read as data (see ``keras.confi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ from typing import Any
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import zip_archives
-from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers
+from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers, damaged_file_error
 from densenet_cli.weights.keras import hdf5
 from densenet_cli.weights.keras import weights as keras_weights
 from densenet_cli.weights.keras.graph import LayerCall
@@ -39,6 +40,7 @@ DESCRIPTION_FILE = "densenet.json"
 """What ``densenet export`` adds to an archive. Keras ignores it, and does not keep it when a model is saved again."""
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
+SHARD_NAME = re.compile(r"(.+)_\d{5}\.weights\.h5", re.ASCII)
 MAX_STATISTICS = 16
 """Values of a mean or variance of pixels."""
 
@@ -52,7 +54,8 @@ def open_contents(path: Path) -> Iterator[CheckpointContents]:
 
     ``model.weights.h5`` can have a ``config.json`` beside it: both are an unpacked ``.keras`` archive.
     """
-    config = b"{}"
+    _check_complete(path)
+    config = b""
     if path.name == zip_archives.KERAS_WEIGHTS and (path.parent / CONFIG_FILE).is_file():
         with (path.parent / CONFIG_FILE).open("rb") as file:
             config = file.read(MAX_CONFIG_SIZE + 1)
@@ -70,7 +73,7 @@ def open_archive(path: Path) -> Iterator[CheckpointContents]:
                 f"It is a zip archive without {zip_archives.KERAS_WEIGHTS}, so it is not a .keras file."
             )
         has_config = CONFIG_FILE in members
-        config = zip_archives.read_member(archive, CONFIG_FILE, MAX_CONFIG_SIZE) if has_config else b"{}"
+        config = zip_archives.read_member(archive, CONFIG_FILE, MAX_CONFIG_SIZE) if has_config else None
         weights = zip_archives.read_member(archive, zip_archives.KERAS_WEIGHTS)
         is_described = DESCRIPTION_FILE in members
         description = zip_archives.read_member(archive, DESCRIPTION_FILE, MAX_CONFIG_SIZE) if is_described else None
@@ -89,16 +92,30 @@ def _add_description(contents: CheckpointContents, description: bytes) -> Checkp
     return contents._replace(metadata=replace(described, **stated))
 
 
-def _archive_contents(root: Group, config: bytes) -> CheckpointContents:
-    model = parse_json(config)
-    container = _layer_container(root)
-    if not model or container is None:
-        if model:
-            from densenet_cli.weights.keras import config as keras_config
+def _check_complete(path: Path) -> None:
+    """Raise ``CheckpointError`` if the file is one of several that ``save_weights`` wrote with ``max_shard_size``."""
+    match = SHARD_NAME.fullmatch(path.name)
+    if match and path.with_name(f"{match[1]}_00001.weights.h5").exists():
+        raise CheckpointError(
+            "It is one of several files with the weights of a Keras model, which is not supported. Save them in one"
+            " file, without the argument max_shard_size."
+        )
 
-            keras_config.check_class(model)
+
+def _archive_contents(root: Group, config: bytes | None) -> CheckpointContents:
+    """Return the contents of a ``.keras`` file, given its configuration, or None for a file without one."""
+    if config is None:
         return _contents(root)
-    compile_config = model.get("compile_config") if isinstance(model, dict) else None
+    from densenet_cli.weights.keras import config as keras_config
+
+    model = parse_json(config)
+    if not isinstance(model, dict):
+        raise damaged_file_error(f"{CONFIG_FILE} does not contain a model")
+    container = _layer_container(root)
+    if container is None:
+        keras_config.check_class(model)
+        raise damaged_file_error("the weights do not contain the layers of the model")
+    compile_config = model.get("compile_config")
     loss = compile_config.get("loss") if isinstance(compile_config, dict) else None
     return _configured_contents(model, loss, _NumberedArrays(container), root.file_size)
 

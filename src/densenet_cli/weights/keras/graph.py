@@ -24,6 +24,10 @@ from densenet_cli.weights.keras.serialization import (
 )
 
 MAX_LAYERS = 5_000
+MAX_CALLS = 10_000
+"""Calls of layers. Each layer of a DenseNet is called once."""
+MAX_MODELS = 50
+"""Calls of nested models."""
 MAX_DEPTH = 8
 """Models nested in models."""
 
@@ -52,7 +56,7 @@ class Location(NamedTuple):
     groups: tuple[str, ...] = ()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LayerCall:
     """A call of a layer or operation.
 
@@ -73,7 +77,7 @@ class LayerCall:
     arguments: dict[str, Any] = field(default_factory=dict)
     location: Location = field(default_factory=Location)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # not the operands, whose number grows exponentially in a DenseNet
         return f"{printable(self.name)} ({printable(self.class_name)})"
 
     @property
@@ -108,7 +112,10 @@ def build_graph(model: Any) -> Graph:
     builder.resolve_references()
     while isinstance(output, _ModelOutput):
         output = output.resolve()
-    return Graph(source, output, _consumers(output))
+    consumers = _consumers(output)
+    if source not in consumers:
+        raise CheckpointError("The output of the model does not depend on its input.")
+    return Graph(source, output, consumers)
 
 
 def _consumers(output: LayerCall) -> dict[LayerCall, list[LayerCall]]:
@@ -144,11 +151,15 @@ class _Builder:
     def __init__(self) -> None:
         self.calls: list[tuple[LayerCall, dict[str, list[Any]]]] = []
         self.layers = 0
+        self.models = 0
 
     def add_model(self, model: dict[str, Any], operands: list[Any], location: Location, depth: int) -> Any:
         """Add the layers of a model that is called with ``operands`` and return its output."""
         if depth > MAX_DEPTH:
             raise CheckpointError(f"More than {MAX_DEPTH} models are nested in the model.")
+        self.models += 1
+        if self.models > MAX_MODELS:
+            raise CheckpointError(f"The model calls nested models more than {MAX_MODELS} times.")
         config = model["config"]
         layers = config if isinstance(config, list) else config["layers"]
         self.layers += len(layers)
@@ -220,6 +231,8 @@ class _Builder:
 
     def _add_call(self, call: LayerCall, scope: dict[str, list[Any]]) -> LayerCall:
         self.calls.append((call, scope))
+        if len(self.calls) > MAX_CALLS:
+            raise CheckpointError(f"The model calls its layers more than {MAX_CALLS:,} times.")
         return call
 
     def resolve_references(self) -> None:

@@ -21,6 +21,10 @@ from densenet_cli.weights.contents import damaged_file_error
 MAX_CONFIG_SIZE = 4 << 20
 """Bytes. The configuration of the largest variant has 1 MB."""
 MAX_NAME_LENGTH = 80
+MAX_ENDS = 10
+"""Inputs or outputs of a model. More than one are refused."""
+MAX_NESTING = 5
+"""Lists in lists, among the arguments of a call."""
 
 
 MODEL_CLASSES = ("Functional", "Model", "Sequential")
@@ -106,6 +110,8 @@ def references(value: Any) -> Iterator[Reference]:
     if len(value) >= 3 and isinstance(value[0], str):
         yield Reference(value[0], int(value[1]))
         return
+    if len(value) > MAX_ENDS:
+        raise CheckpointError(f"The model has {len(value):,} inputs or outputs. Only models with one are supported.")
     for item in value:
         yield from references(item)
 
@@ -133,8 +139,10 @@ def parse_node(node: Any) -> tuple[list[Any], dict[str, Any]]:
     return operands, arguments
 
 
-def _operands(value: Any) -> Iterator[Any]:
+def _operands(value: Any, depth: int = 0) -> Iterator[Any]:
     """Yield the references and numbers in the arguments of a call in Keras 3."""
+    if depth > MAX_NESTING:
+        raise damaged_file_error("the arguments of a call in the model configuration are nested too deeply")
     if isinstance(value, dict):
         config = value.get("config")
         if value["class_name"] == "__keras_tensor__":
@@ -143,12 +151,12 @@ def _operands(value: Any) -> Iterator[Any]:
         elif value["class_name"] in ("__tensor__", "__numpy__"):
             yield config["value"] if isinstance(config, dict) else config
         elif value["class_name"] == "__tuple__":
-            yield from _operands(value["items"])
+            yield from _operands(value["items"], depth + 1)
         else:
             yield value
     elif isinstance(value, list) and _contains_dict(value):
         for item in value:
-            yield from _operands(item)
+            yield from _operands(item, depth + 1)
     elif value is not None:
         yield value
 
