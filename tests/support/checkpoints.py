@@ -88,14 +88,15 @@ def write_keras_archive(
     config: DenseNetConfig,
     names: bool = True,
     compression: int = zipfile.ZIP_STORED,
-    configuration: str = "{}",
+    configuration: str | None = None,
 ) -> None:
-    """Write a ``.keras`` archive. ``configuration`` is the text of its ``config.json``."""
+    """Write a ``.keras`` archive. ``configuration`` is the text of its ``config.json``, if it has one."""
     weights = io.BytesIO()
     write_numbered_h5(weights, arrays, config, names)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
-        archive.writestr("config.json", configuration)
+        if configuration is not None:
+            archive.writestr("config.json", configuration)
         archive.writestr("model.weights.h5", weights.getvalue())
 
 

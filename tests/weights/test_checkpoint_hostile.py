@@ -238,8 +238,9 @@ def test_code_in_an_archive_is_never_run(tmp_path, arrays):
     path = tmp_path / "x.keras"
     code = {"class_name": "Lambda", "config": {"function": "__import__('os').mkdir('harm')"}, "module": "os"}
     layers = {"class_name": "Sequential", "config": {"name": "model", "layers": [code]}}
-    for configuration in ({}, code, layers):
-        support.write_keras_archive(path, arrays, CONFIG, configuration=json.dumps(configuration))
+    for configuration in (None, code, layers):
+        text = configuration and json.dumps(configuration)
+        support.write_keras_archive(path, arrays, CONFIG, configuration=text)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("../outside.py", "raise SystemExit")
             archive.writestr("data.pkl", pickle.dumps(Malicious(tmp_path / "harm")))
