@@ -62,7 +62,7 @@ class Model:
         if weights is None:
             from densenet_cli.weights import store
 
-            selected = variants.get(variant or variants.DEFAULT)
+            selected = variants.check_activation(variants.get(variant or variants.DEFAULT), activation)
             self.name = selected.model
             self.weights = store.get_file(selected, offline=offline, base_url=base_url, progress=progress)
             requested: DenseNetConfig | None = selected.config

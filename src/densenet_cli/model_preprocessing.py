@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, STD, format_values
-from densenet_cli.images.preprocessing import Preprocessing
+from densenet_cli.images.preprocessing import DEFAULT_CROP_RATIO, Preprocessing
 from densenet_cli.text import to_unicode
 from densenet_cli.topology import OUTPUT_ACTIVATIONS
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from densenet_cli.weights.contents import ModelMetadata
 
 DEFAULT_INPUT_SIZE = 224
-DEFAULT_CROP_RATIO = 0.875
-"""What ``Preprocessing.crop_ratio`` None stands for, up to rounding."""
 
 
 class ModelOptions(NamedTuple):

@@ -93,6 +93,15 @@ def get(name: str) -> Variant:
         raise UsageError(f"Unknown variant {name!r}. Choose from {', '.join(VARIANTS)}.") from None
 
 
+def check_activation(variant: Variant, activation: str | None) -> Variant:
+    """Return ``variant``. Raises ``UsageError`` if ``activation`` is another one than that of its weights."""
+    if activation not in (None, variant.config.activation):
+        raise UsageError(
+            f"`activation` is {activation}, but {variant.name} states {variant.config.activation}. Omit `activation`."
+        )
+    return variant
+
+
 def downloadable() -> list[str]:
     """Return the names of the variants whose weights are published, those of Keras first."""
     keras = [name for name, variant in VARIANTS.items() if variant.weights]

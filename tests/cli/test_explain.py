@@ -43,6 +43,14 @@ def test_drawings_mirror_the_source_folders(weights, folder):
     assert densenet("explain", "photos", "-o", "maps", "--weights", weights, "--overwrite").status == 1
 
 
+def test_grad_cam_is_said_once(weights, folder):
+    model = SAMPLES.parent / "tests" / "data" / "torch" / "module-with-head.pth"
+    result = densenet("explain", "photos", "--weights", model, "-o", "maps")
+    assert (result.out + result.err).count("Grad-CAM") == 1
+    assert "Grad-CAM" not in densenet("explain", "photos", "--weights", weights, "-o", "others").err
+    assert "Grad-CAM" not in densenet("explain", "photos", "--weights", model, "--format", "json").err
+
+
 def test_json_records(weights, folder):
     arguments = ("explain", "photos", "--weights", weights, "-k", 2)
     result = densenet(*arguments, "--format", "json")

@@ -228,6 +228,23 @@ class TestSettingsOfOutputFiles:
         changed = densenet(*arguments, "--resume")
         assert changed.status == 2 and key in changed.err
 
+    def test_the_default_crop_ratio_is_a_number_and_was_null(self, image, bare, tmp_path):
+        arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl"]
+        assert densenet(*arguments).status == 0
+        path = tmp_path / "r.jsonl.meta.json"
+        settings = json.loads(path.read_text())
+        assert settings["crop_ratio"] == 0.875
+        path.write_text(json.dumps({**settings, "crop_ratio": None}))
+        assert densenet(*arguments, "--resume").status == 0
+        path.write_text(json.dumps({**settings, "crop_ratio": None}))
+        assert densenet(*arguments, "--resume", "--crop-ratio", "0.9").status == 2
+        assert densenet(*arguments, "--overwrite", "--preprocess", "squash").status == 0
+        assert json.loads(path.read_text())["crop_ratio"] is None
+
+    def test_a_variant_states_its_activation(self, image):
+        result = densenet("predict", image, "--variant", "tiny", "--activation", "sigmoid")
+        assert result.status == 2 and "tiny states softmax" in result.err
+
     @pytest.mark.parametrize("mode", ["crop", "keras"])
     def test_files_of_older_versions_are_resumed_with_defaults(self, image, bare, tmp_path, mode):
         arguments = ["predict", image, "--weights", bare, "-o", tmp_path / "r.jsonl", "--preprocess", mode]

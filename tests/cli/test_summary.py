@@ -13,6 +13,7 @@ from densenet_cli.labels import from_class_names
 from densenet_cli.topology import DenseNetConfig, HeadLayer
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
+from tests.support.checkpoints import write_torchvision
 from tests.support.command import densenet, run_process
 from tests.support.networks import unscaled_arrays
 
@@ -92,6 +93,16 @@ def test_checkpoint(checkpoint_file, name):
     summary = json.loads(densenet("summary", "--weights", path, "--format", "json").out)
     assert summary["config"]["pooling"] == "max" and summary["stated"]["labels"] == ["a", "b", "c"]
     assert summary["stages"][-1]["output_shape"] == [3]
+
+
+def test_activation(tmp_path):
+    config = DenseNetConfig((1, 2), 4, stem_width=8, classes=3)
+    path = tmp_path / "bare.safetensors"
+    write_torchvision(path, unscaled_arrays(config), config)
+    summary = json.loads(densenet("summary", "--weights", path, "--activation", "sigmoid", "--format", "json").out)
+    assert (summary["config"]["activation"], summary["stated"]["activation"]) == ("sigmoid", None)
+    result = densenet("summary", "--variant", "tiny", "--activation", "sigmoid")
+    assert result.status == 2 and "tiny states softmax" in result.err
 
 
 def test_unreadable_checkpoint(tmp_path):

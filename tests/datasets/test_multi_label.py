@@ -122,4 +122,6 @@ def test_several_labels_for_a_single_label_model(tmp_path):
     table = LabelTable(str(tmp_path / "table.csv"))
     with pytest.raises(UsageError, match=r"'Edema\|Mass'"):
         check_single_labels(table, FINDINGS)
+    with pytest.raises(UsageError, match="`activation` sigmoid"):
+        check_single_labels(table, FINDINGS, assumes_softmax=True)
     check_single_labels(table, from_class_names(["Edema|Mass", "b|c"]))

@@ -51,6 +51,14 @@ def test_curves_of_any_number_of_classes(classes, draw):
     assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 5
 
 
+@pytest.mark.parametrize("classes", [2, 30])
+@pytest.mark.parametrize("draw", [plots.draw_roc_curves, plots.draw_precision_recall_curves])
+def test_curves_at_0_and_1_are_not_cut_in_half(classes, draw, monkeypatch):
+    monkeypatch.setattr(plots, "_to_png", lambda figure: figure)
+    (axes,) = draw(random_multi_label_report(classes)).axes
+    assert not any(line.get_clip_on() for line in axes.lines[:classes])
+
+
 def test_curves_without_a_class():
     """Without images of a class and others, there is no curve."""
     report = FakeMultiLabelClassifier(np.array([[0.3, 0.7]], np.float32)).evaluate([[0, 1]])

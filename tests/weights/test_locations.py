@@ -17,6 +17,15 @@ def create(folder: Path, *names: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["hf:/timm/x", "hf:timm/x", "HF:///timm/x"])
+def test_a_url_with_a_missing_slash(name, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="hf://timm/x" if name != "HF:///timm/x" else "hf://"):
+        find_checkpoint(name)
+    monkeypatch.chdir(tmp_path)
+    create(tmp_path, "hf:x.h5")
+    assert find_checkpoint("hf:x.h5") == Path("hf:x.h5")
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -60,7 +69,7 @@ def test_folder_without_a_checkpoint(tmp_path, names):
 
 def test_other_paths_are_files(tmp_path):
     assert find_checkpoint(tmp_path / "missing.h5") == tmp_path / "missing.h5"
-    assert find_checkpoint("hf:/a/b") == Path("hf:/a/b")
+    assert find_checkpoint("hf/a/b") == Path("hf/a/b")
 
 
 def test_names_of_models(tmp_path, monkeypatch):

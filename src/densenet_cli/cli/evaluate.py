@@ -128,7 +128,14 @@ def evaluate(
     if classifier.config.is_multi_label:
         evaluation = _evaluate_multi_label(classifier, folder, csv, options, restrict, min_prob)
     else:
-        evaluation = _evaluate_classes(classifier, images or open_dataset(folder, csv, options), restrict, min_prob)
+        assumes_softmax = any(assumption.startswith("activation=") for assumption in classifier.assumptions)
+        try:
+            images = images or open_dataset(folder, csv, options)
+        except UsageError as error:
+            if assumes_softmax and csv:
+                _check_multi_label(classifier, folder, csv, options, error)
+            raise
+        evaluation = _evaluate_classes(classifier, images, restrict, min_prob, assumes_softmax)
 
     metrics = evaluation.metrics
     wrong: list[Any] = []
@@ -190,14 +197,29 @@ class _Evaluation(NamedTuple):
     settings: dict[str, Any]
 
 
-def _evaluate_classes(classifier: Classifier, images: Dataset, restrict: bool, min_prob: float | None) -> _Evaluation:
+def _check_multi_label(
+    classifier: Classifier, folder: str | None, csv: str, options: DatasetOptions, error: UsageError
+) -> None:
+    """Raise an error with a hint if a table that is no dataset of single labels is one of a multi-label model."""
+    from densenet_cli.datasets import open_multi_label_table
+
+    try:
+        open_multi_label_table(folder, csv, classifier.labels, options)
+    except UsageError:
+        return
+    raise UsageError(f"{error} For a multi-label model, whose labels have a column each, use `activation` sigmoid.")
+
+
+def _evaluate_classes(
+    classifier: Classifier, images: Dataset, restrict: bool, min_prob: float | None, assumes_softmax: bool
+) -> _Evaluation:
     from densenet_cli.datasets import check_single_labels
     from densenet_cli.evaluation import MetricsAccumulator
     from densenet_cli.labels import ClassResolver
 
     if min_prob is not None:
         raise UsageError("`min_prob` applies only to multi-label models.")
-    check_single_labels(images, classifier.labels)
+    check_single_labels(images, classifier.labels, assumes_softmax)
     positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
     restrict_to = sorted(set(positions.values())) if restrict else None
     if restrict_to and len(restrict_to) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -41,7 +40,7 @@ def _print_multi_label_report(report: MultiLabelReport) -> None:
     console = stdout_console()
     console.print()
     for note in notes:
-        console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, 2)))
+        console.print(Text(f"  {printable(note)}", style="dim"), soft_wrap=True)
 
 
 def _print_tables(report: EvaluationReport | MultiLabelReport, detail: str, tables: list[Table]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.command import command, option, output_option
-from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
+from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
 
@@ -125,7 +125,11 @@ def explain(
             # Close the generator however the run ends, so that files that are being written are completed.
             saved = stack.enter_context(closing(Gallery(output, overwrite).save(explanations, classifier.threads)))
             explanations = (replace(explanation, drawing=path) for explanation, path in saved)
+        is_noted = as_json  # JSON records contain the method
         for explanation in explanations:
+            if not is_noted and not explanation.error and explanation.method != "cam":
+                echo_info("The maps are Grad-CAM, because the head is not a single dense layer on the mean.")
+                is_noted = True
             write(explanation)
             notes.add(explanation.notes)
             if explanation.error:

@@ -69,7 +69,7 @@ def export(format_: str | None, output: Path, with_preprocessing: bool, overwrit
     if not result.has_labels:
         echo_info(f"{classifier.model} has no labels, so the file contains no class names. Add them with --labels.")
     difference = f"{result.max_difference:.1e}" if result.max_difference else "0"
-    click.echo(
+    echo_info(
         f"Exported {printable(str(result.path))} ({result.format}, {result.size / 1e6:.1f} MB). "
         f"Largest difference from the model's probabilities on {result.images} photographs: {difference}"
     )

@@ -135,8 +135,6 @@ def print_explanation(console: Console, explanation: Explanation, draw_maps: boo
             f"{left}, {top} to {right}, {bottom}",
         )
     console.print(table)
-    if explanation.method != "cam":
-        console.print(Text("  Grad-CAM, because the head is not a single dense layer on the mean.", style="dim"))
     if explanation.drawing:
         console.print(Text(f"  {printable(str(explanation.drawing))}", style="dim", overflow="fold"))
     console.print()

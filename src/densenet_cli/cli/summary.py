@@ -68,9 +68,15 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
     help="Height and width of the input image.  [default: the model's input size]",
 )
 @format_option
-@model_options(only=["offline"])
+@model_options(only=["activation", "offline"])
 def summary(
-    variant: str | None, weights: str | None, every_layer: bool, input_size: int | None, format_: str, offline: bool
+    variant: str | None,
+    weights: str | None,
+    every_layer: bool,
+    input_size: int | None,
+    format_: str,
+    activation: str | None,
+    offline: bool,
 ) -> None:
     """Show a model's stages, output shapes, parameters, and multiply-adds.
 
@@ -84,9 +90,10 @@ def summary(
       densenet summary --variant 161 --format json
       densenet summary --weights finetuned.keras
     """
-    model = (
-        _read_checkpoint(weights, variant, offline) if weights else _Model.of(variants.get(variant or variants.DEFAULT))
-    )
+    if weights:
+        model = _read_checkpoint(weights, variant, activation, offline)
+    else:
+        model = _Model.of(variants.check_activation(variants.get(variant or variants.DEFAULT), activation))
     size = input_size or model.input_size
     all_layers = list_layers(model.config, size)
     if format_ == "json":
@@ -117,7 +124,7 @@ class _Model(NamedTuple):
         return cls(variant.model, f"DenseNet-{variant.name}", variant.config, variant.config.input_size)
 
 
-def _read_checkpoint(weights: str, variant: str | None, offline: bool) -> _Model:
+def _read_checkpoint(weights: str, variant: str | None, activation: str | None, offline: bool) -> _Model:
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.weights import checkpoint, locations
 
@@ -125,8 +132,11 @@ def _read_checkpoint(weights: str, variant: str | None, offline: bool) -> _Model
         path = locations.find_checkpoint(weights, offline=offline, progress=progress.update_download)
     config = variants.get(variant).config if variant else None
     try:
-        contents = checkpoint.read(path, config, allow_unsupported_head=True)
-    except UsageError:  # the activation of a single output is not stated, and does not matter here
+        contents = checkpoint.read(path, config, activation, allow_unsupported_head=True)
+    except UsageError:
+        if activation:
+            raise
+        # The activation of a single output is not stated, and does not matter here.
         contents = checkpoint.read(path, config, "sigmoid")
     title = f"DenseNet-{contents.variant}" if contents.variant else "DenseNet"
     size = contents.metadata.input_size or contents.config.input_size

@@ -219,8 +219,19 @@ class MultiLabelTable:
         return warnings
 
 
-def check_single_labels(dataset: Dataset, labels: Labels) -> None:
+SIGMOID_HINT = (
+    " This is an assumption, because the model's file does not state its activation. If it is a multi-label model, use "
+    "`activation` sigmoid."
+)
+
+
+def check_single_labels(dataset: Dataset, labels: Labels, assumes_softmax: bool = False) -> None:
     """Check that the class names of a dataset for a single-label model do not stand for several classes.
+
+    Args:
+        dataset: The dataset.
+        labels: The labels of the model.
+        assumes_softmax: Whether the model's file does not state its activation, so that it may be a multi-label model.
 
     Raises:
         UsageError: A name contains several, separated by ``|``.
@@ -230,5 +241,5 @@ def check_single_labels(dataset: Dataset, labels: Labels) -> None:
         if SEPARATOR in name and not resolver.candidates(name):
             raise UsageError(
                 f"The {dataset.description} give an image several labels ({name!r}), but the classes of the model "
-                "exclude each other. Use a multi-label model, or set `activation` to sigmoid if this is one."
+                f"exclude each other.{SIGMOID_HINT if assumes_softmax else ' Use a multi-label model.'}"
             )

@@ -212,9 +212,9 @@ def _curve_styles(report: MultiLabelReport) -> Iterator[tuple[LabelMetrics, dict
     has_names = len(classes) <= MAX_CURVES_WITH_NAMES
     for number, metrics in enumerate(classes):
         if has_names:
-            yield metrics, {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+            yield metrics, {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--", "clip_on": False}
         else:
-            yield metrics, {"color": BAR_COLOR, "alpha": 0.3, "linewidth": 0.7}
+            yield metrics, {"color": BAR_COLOR, "alpha": 0.3, "linewidth": 0.7, "clip_on": False}
 
 
 def _add_legend(axes: Axes, names: list[str]) -> None:

@@ -28,6 +28,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 """How to compute pixels when resizing. The first two reduce with antialiasing, as Pillow and torchvision do."""
 
 MIN_CROP_RATIO = 0.01
+DEFAULT_CROP_RATIO = 0.875
+"""What ``Preprocessing.crop_ratio`` None stands for, up to rounding."""
 MAX_INPUT_SIZE = 4096
 
 TRUNCATED = ("refuse", "accept")
@@ -110,8 +112,10 @@ class Preprocessing:
                 raise UsageError(f"`crop_ratio` requires `preprocess` crop, not {self.mode}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types, under the names of the parameters of ``Classifier``."""
+        """Return the fields as JSON types, under the names of the parameters of ``Classifier``, with their defaults."""
         fields = asdict(self)
+        if self.mode == "crop" and self.crop_ratio is None:
+            fields["crop_ratio"] = DEFAULT_CROP_RATIO
         return {"preprocess": fields.pop("mode"), **fields, "mean": list(self.mean), "std": list(self.std)}
 
     @property

@@ -185,6 +185,8 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     for key in current.keys() & ADDED_SETTINGS.keys():
         default = "nearest" if key == "interpolation" and stored.get("preprocess") == "keras" else ADDED_SETTINGS[key]
         stored.setdefault(key, default)
+    if "crop_ratio" in current and stored["crop_ratio"] is None and stored.get("preprocess") == "crop":
+        stored["crop_ratio"] = 0.875  # which older versions wrote as null
     if "stem" in current:
         stored.setdefault("stem", current["stem"])  # an older version does not say which one it had
     missing = object()

@@ -38,6 +38,8 @@ def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: Downl
             " https://huggingface.co/ORGANIZATION/NAME the URL hf://ORGANIZATION/NAME."
         )
     path = Path(text)
+    if text.lower().startswith("hf:") and not path.exists():
+        raise UsageError(f"Invalid URL {text!r}. Use hf://{text[3:].lstrip('/') or 'ORGANIZATION/NAME'}.")
     if path.is_dir():
         from densenet_cli.weights import folders
 
