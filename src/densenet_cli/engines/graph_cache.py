@@ -36,7 +36,7 @@ TEMP_PREFIX = ".new-"
 """Prefix of the names of folders that are being written."""
 TEMP_LIFETIME = 3600.0
 """Seconds without a change after which such a folder is considered abandoned."""
-LAYOUT_VERSION = 8
+LAYOUT_VERSION = 9
 """Must be increased if the files in a folder change, or what is read from a checkpoint besides its arrays."""
 
 

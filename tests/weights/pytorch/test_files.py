@@ -46,7 +46,7 @@ def test_outputs_equal_those_of_pytorch(name):
     if name == "headless.pth":
         features = logits(DATA / name, output="features")
         np.testing.assert_allclose(features, np.maximum(EXPECTED[name], 0), atol=1e-5)
-    elif name in ("chexnet.pth.tar", "module-with-head.pth"):
+    elif name in ("chexnet.pth.tar", "module-with-head.pth", "module-sequence.pth"):
         np.testing.assert_allclose(1 / (1 + np.exp(-logits(DATA / name))), EXPECTED[name], atol=1e-5)
     else:
         np.testing.assert_allclose(logits(DATA / name, config), EXPECTED[name], rtol=1e-5, atol=1e-5)
@@ -84,6 +84,27 @@ def test_whole_models_state_their_head_and_pooling():
     assert checkpoint.read(DATA / "module-max-pool.pth").config.pooling == "max"
     assert checkpoint.read(DATA / "blurred-stem.pth").config.stem == "deep-blur"
     assert checkpoint.read(DATA / "module-deep-stem.pth").config.stem == "deep"
+    assert checkpoint.read(DATA / "module-sequence.pth").metadata.activation == "sigmoid"
+    assert checkpoint.read(DATA / "module-parts.pth").config.pooling == "max"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "class_name", "is_supported"),
+    [
+        ("module-parts.pth", "module.1", None, False),
+        ("module-parts.pth", "module.1", "Tanh", False),
+        ("module-parts.pth", "module.3", "PReLU", False),
+        ("module-parts.pth", "module.3", "AlphaDropout", True),
+        ("module-sequence.pth", "1", "Hardtanh", False),
+    ],
+)
+def test_modules_after_the_network_in_a_sequence(name, module, class_name, is_supported):
+    with torch_files.open_tensors(DATA / name) as (tensors, state):
+        assert module in state.classes
+        classes = {key: value for key, value in state.classes.items() if key != module or class_name}
+        if class_name:
+            classes[module] = ModuleClass(class_name, {})
+        assert (torch_names.contents(tensors, 1 << 20, classes=classes).metadata.head_error is None) == is_supported
 
 
 def test_config_json_must_not_contradict_a_whole_model(tmp_path):

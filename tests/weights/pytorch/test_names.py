@@ -259,6 +259,14 @@ def test_the_backbone_of_a_file_with_several_dense_layers_can_be_used(tmp_path, 
     assert_close(backbone.arrays, support.without(ARRAYS, "predictions"))
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("kernel", [np.ones((3, 3, 1, 1), np.float32), np.ones((2, 2), np.float32)])
+def test_other_layers_of_a_sequence_are_rejected(tmp_path, prefix, kernel):
+    """In ``nn.Sequential(nn.Conv2d(3, 3, 1), network)``, the first layer changes the input."""
+    tensors = {f"{prefix}0.weight": kernel, **renamed(TENSORS, lambda name: f"{prefix}1.{name}")}
+    assert f"{prefix}0.weight" in error_message(tmp_path, tensors)
+
+
 def test_two_networks_in_one_file_are_rejected(tmp_path):
     tensors = {**renamed(TENSORS, lambda name: f"student.{name}"), **renamed(TENSORS, lambda name: f"teacher.{name}")}
     message = error_message(tmp_path, tensors)

@@ -5,7 +5,7 @@ A state dict contains only arrays, so it does not state what is computed between
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import CheckpointError
@@ -62,19 +62,58 @@ LAYERS: dict[str, Callable[[Mapping[str, Any]], HeadLayer]] = {
 }
 
 
-def read_head(classes: Mapping[str, ModuleClass], name: str) -> HeadModules:
-    """Return the layers of a head.
+def find_head(classes: Mapping[str, ModuleClass], dense: Sequence[str], features: str) -> HeadModules:
+    """Return the head of a model: the module with all dense layers, and what follows the network in a sequence.
 
     Args:
         classes: The class of every module of the model.
-        name: The module that is the head: a dense layer or a sequence.
+        dense: The dense layers.
+        features: The prefix of the modules of the backbone, such as ``features.``.
 
     Raises:
-        CheckpointError: The head contains another kind of module.
+        CheckpointError: The model has several heads, or the head contains another kind of module.
     """
-    if name not in classes:
-        raise CheckpointError(f"The class of {name!r:.100} is missing.")
-    modules = _flatten(classes, name)
+    owner = features.removesuffix(".")
+    scope = "".join(owner.rpartition(".")[:2])
+    pooling = timm_pooling(classes, scope)
+    following, is_bare = _following_modules(classes, owner)
+    if is_bare and following and classes[following[0]].name != "ReLU":
+        raise CheckpointError(f"No ReLU follows {owner!r:.100}, unlike in a DenseNet.")
+    modules: list[str] = []
+    in_sequence = set(following)
+    if others := [name for name in dense if name not in in_sequence]:
+        start = len(scope) if all(name.startswith(scope) for name in others) else 0
+        names = list(dict.fromkeys(name[:start] + name[start:].partition(".")[0] for name in others))
+        if len(names) > 1:
+            raise CheckpointError(
+                f"The model has several heads ({', '.join(f'{name!r:.100}' for name in names[:20])})."
+            )
+        if names[0] not in classes:
+            raise CheckpointError(f"The class of {names[0]!r:.100} is missing.")
+        modules = _flatten(classes, names)
+    head = _read_layers(classes, [*modules, *following])
+    return head._replace(pooling=head.pooling or pooling)
+
+
+def _following_modules(classes: Mapping[str, ModuleClass], owner: str) -> tuple[list[str], bool]:
+    """Return the modules after ``owner`` in the sequences that contain it, and whether it is in one itself.
+
+    Without them, the ``forward`` method of a class applies the head.
+    """
+    following: list[str] = []
+    name, is_bare = owner, False
+    while name:
+        parent, _, _ = name.rpartition(".")
+        if parent in classes and classes[parent].name == "Sequential":
+            siblings = [other for other in classes if other and other.rpartition(".")[0] == parent]
+            following += siblings[siblings.index(name) + 1 :] if name in siblings else []
+            is_bare = is_bare or name == owner
+        name = parent
+    return _flatten(classes, following), is_bare
+
+
+def _read_layers(classes: Mapping[str, ModuleClass], modules: list[str]) -> HeadModules:
+    """Return the layers of a head. Raises ``CheckpointError`` if it contains another kind of module."""
     pooling = activation = None
     if modules and classes[modules[-1]].name in OUTPUTS and classes[modules[-1]].options.get("dim", 1) in (1, -1):
         activation = OUTPUTS[classes[modules.pop()].name]
@@ -106,12 +145,12 @@ def timm_pooling(classes: Mapping[str, ModuleClass], scope: str) -> str | None:
     return str(pooling)
 
 
-def _flatten(classes: Mapping[str, ModuleClass], name: str) -> list[str]:
-    """Return the modules of a sequence in order, and those of sequences in it."""
+def _flatten(classes: Mapping[str, ModuleClass], names: Sequence[str]) -> list[str]:
+    """Return modules in order, with the modules in a sequence instead of the sequence."""
     children: dict[str, list[str]] = {}
     for module in classes:
         children.setdefault(module.rpartition(".")[0], []).append(module)
-    modules, stack = [], [name]
+    modules, stack = [], list(reversed(names))
     while stack:
         module = stack.pop()
         if classes[module].name == "Sequential":

@@ -143,7 +143,7 @@ def contents(
     heads = _find_heads(others, scope)
     head_error = None
     try:
-        head = _read_head(classes, heads, scope) if classes else _single_layer(heads)
+        head = torch_heads.find_head(classes, heads, features) if classes else _single_layer(heads)
     except CheckpointError as error:  # the backbone alone can be used
         head, head_error = HeadModules([], None, None), str(error)
         notes = [*notes, f"The network is read without its head. {head_error}"]
@@ -271,19 +271,6 @@ def _single_layer(heads: list[str]) -> HeadModules:
             " between them, such as an activation. Save the whole model with torch.save(model, path)."
         )
     return HeadModules([(HeadLayer("dense"), name) for name in heads], None, None)
-
-
-def _read_head(classes: Mapping[str, ModuleClass], heads: list[str], scope: str) -> HeadModules:
-    """Return the head of a whole model: the module of the model that contains all dense layers."""
-    pooling = torch_heads.timm_pooling(classes, scope)
-    start = len(scope) if all(name.startswith(scope) for name in heads) else 0
-    names = dict.fromkeys(name[:start] + name[start:].partition(".")[0] for name in heads)
-    if len(names) > 1:
-        raise CheckpointError(f"The model has several heads ({_listed(list(names))}).")
-    if not names:
-        return HeadModules([], pooling, None)
-    head = torch_heads.read_head(classes, next(iter(names)))
-    return head._replace(pooling=head.pooling or pooling)
 
 
 def _without_head(modules: Modules, heads: list[str], features: str) -> Modules:

@@ -26,6 +26,7 @@ MEAN_NAME = re.compile(rf"{_IMAGE}(?:mean|means|mu)")
 STD_NAME = re.compile(rf"{_IMAGE}(?:std|stds|stdev|std_dev|sigma)")
 TEMPERATURE_NAME = re.compile(r"(?:.*_)?(?:temperature|temp|logits?_scale)", re.IGNORECASE)
 TRAINING_MODULE = re.compile(r"loss|criterion|metric", re.IGNORECASE)
+NUMBERED_MODULE = re.compile(r"(.*[.]|)[0-9]+[.]", re.DOTALL)
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 REMEDY = "Remove them from the file, and pass `mean` and `std`."
 
@@ -44,10 +45,17 @@ class Normalization(NamedTuple):
 
 
 def check_layers(modules: Modules, scope: str) -> None:
-    """Raise ``CheckpointError`` for layers whose names start with ``scope``, the prefix of the model."""
+    """Raise ``CheckpointError`` for layers whose names start with ``scope``, the prefix of the model.
+
+    If the model is in a sequence, whose modules have numbers, this includes the other modules of the sequence.
+    """
+    sequence = NUMBERED_MODULE.fullmatch(scope)
+    members = re.compile(f"{re.escape(sequence[1])}[0-9]+[.].*" if sequence else f"{re.escape(scope)}.*", re.DOTALL)
     for name, arrays in modules.items():
         has_axes = any(len(tensor.shape) > 1 for tensor in arrays.values())
-        if f"{name}.".startswith(scope) and (has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)):
+        if members.fullmatch(f"{name}.") and (
+            has_axes or "running_mean" in arrays or {"weight", "bias"} <= set(arrays)
+        ):
             array = _full_name(name, next(iter(arrays)))
             raise CheckpointError(
                 f"Array {array!r:.200} is not part of a torchvision DenseNet. The file does not state how it is used."
