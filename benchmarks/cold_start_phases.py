@@ -50,7 +50,7 @@ batch = normalize(pixels)
 done("Normalize")
 outputs = classifier.run(batch)
 done("Run the network")
-prediction = classifier.prediction(Result(source, {"probabilities": outputs["probabilities"][0]}))
+prediction = classifier.predictor()(Result(source, {"probabilities": outputs["probabilities"][0]}))
 done("Select the top 5 classes")
 from densenet_cli.cli.console import stdout_console  # noqa: E402
 from densenet_cli.cli.render import print_prediction  # noqa: E402

@@ -144,6 +144,12 @@ def run_all(test: SmokeTest) -> None:
     for source, wordnet_id in predicted_ids(output).items():
         (test.folder / "classes" / wordnet_id).mkdir(parents=True, exist_ok=True)
         shutil.copy(source, test.folder / "classes" / wordnet_id)
+        for number in range(30):
+            (test.folder / "calibration" / wordnet_id).mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, test.folder / "calibration" / wordnet_id / f"{number}-{Path(source).name}")
+    test.run("calibrate", "calibration", *tiny, "-o", "calibrated.safetensors", creates="calibrated.safetensors")
+    guarantees = ("--coverage", "0.9", "--max-error", "0.1", "--format", "jsonl")
+    test.run("predict", SAMPLE_IMAGES, "--weights", "calibrated.safetensors", *guarantees, check=check_predictions)
     evaluation = ("evaluate", "classes", *tiny, "--format", "json")
     test.run(*evaluation, "--plots", "plots", "--html", "evaluation.html", creates="plots", check=check_json)
 

@@ -250,7 +250,7 @@ class TestStream:
 
     def test_convert_results(self, classifier, folder):
         results = list(classifier.stream(expand([str(folder)]), ("probabilities", "features")))
-        assert [classifier.prediction(result) for result in results] == list(classifier.predict_many([folder]))
+        assert list(map(classifier.predictor(), results)) == list(classifier.predict_many([folder]))
         for embedding, expected in zip(
             map(classifier.embedding, results), classifier.embed_many([folder]), strict=True
         ):
@@ -259,12 +259,12 @@ class TestStream:
 
     def test_prediction_selects_classes(self, classifier, image):
         (result,) = classifier.stream([from_object(image)])
-        everything = classifier.prediction(result, top_k=10).scores
+        everything = classifier.predictor(top_k=10)(result).scores
         assert [score.rank for score in everything] == list(range(1, 11))
         assert sorted(everything, key=lambda score: -score.probability) == list(everything)
         threshold = everything[2].probability
-        assert classifier.prediction(result, top_k=10, min_prob=threshold).scores == everything[:3]
-        assert classifier.prediction(result, top_k=1).scores == everything[:1]
+        assert classifier.predictor(top_k=10, min_prob=threshold)(result).scores == everything[:3]
+        assert classifier.predictor(top_k=1)(result).scores == everything[:1]
 
 
 class TestLoadAndRun:

@@ -13,7 +13,7 @@ PACKAGE = "densenet_cli"
 LAYERS = (
     {"cli", "__main__"},
     {"benchmarking", "evaluation", "explain", "export", "report", "training", "classifier", "datasets"},
-    {"model", "model_preprocessing", "pipeline", "results"},
+    {"model", "model_preprocessing", "pipeline", "predictor", "results"},
     {"engines", "images", "weights"},
     {"output"},
     {"calibration", "http", "label_files", "labels", "layers", "paths", "topology", "variants"},

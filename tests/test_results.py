@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,14 +90,19 @@ def test_notes_are_fields_of_json() -> None:
 
 
 def test_csv_rows_are_as_documented() -> None:
-    assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error,notes\n"
+    assert RECORD_FORMATS["csv"].head == "source,model,rank,index,id,label,probability,error,notes,set,unsure\n"
     assert CAT.to_csv() == (
-        "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,,\n"
-        'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,,\n'
+        "cat.jpg,densenet121,1,285,n02124075,Egyptian cat,0.8123,,,,\n"
+        'cat.jpg,densenet121,2,7,,"a ""quoted"", one",1e-05,,,,\n'
     )
-    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: The file is empty.,\n"
-    assert Prediction("a", "m").to_csv() == "a,m,,,,,,,\n"
-    assert Prediction("a", "m", notes=("truncated",)).to_csv() == "a,m,,,,,,,truncated\n"
+    assert BROKEN.to_csv() == "broken.png,densenet121,,,,,,UnreadableImage: The file is empty.,,,\n"
+    assert Prediction("a", "m").to_csv() == "a,m,,,,,,,,,\n"
+    assert Prediction("a", "m", notes=("truncated",)).to_csv() == "a,m,,,,,,,truncated,,\n"
+    sure = replace(CAT, set=CAT.scores, unsure=False)
+    assert sure.to_rows()[1][-2:] == ('Egyptian cat|a "quoted", one', "false")
+    assert replace(CAT, set=(), unsure=True).to_rows()[0][-2:] == ("", "true")
+    assert list(sure.to_dict())[-2:] == ["set", "unsure"]
+    assert sure.to_dict()["set"] == sure.to_dict()["predictions"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from densenet_cli import engines
 from densenet_cli.engines import BATCH_SIZE, available_cores
@@ -17,7 +17,8 @@ from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.model_preprocessing import ModelOptions, resolve
 from densenet_cli.pipeline import Result, stream
-from densenet_cli.results import Embedding, Failure, Prediction, Selection
+from densenet_cli.predictor import Decisions, Predictor
+from densenet_cli.results import Embedding, Prediction
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
@@ -51,6 +52,7 @@ class Classifier:
         interpolation: How to resize: ``bilinear``, ``bicubic``, or ``nearest``.
         crop_ratio: Fraction of the resized image's shorter side that ``crop`` keeps, at most 1.
         activation: What makes probabilities of the outputs: ``softmax`` or, for independent classes, ``sigmoid``.
+        uncalibrated: Ignore the calibration in the checkpoint, and report the network's own probabilities.
         exact: Decode large JPEGs at full scale.
         ten_crop: Average over ten crops of each image (``crop`` mode only).
         truncated: ``accept`` to use what there is of an image whose file ends early, and note it in its result.
@@ -78,6 +80,7 @@ class Classifier:
         config: Configuration of the network.
         metadata: What the checkpoint states besides the network.
         labels: Labels, in the order of the output.
+        calibration: The calibration of the probabilities, or None.
         preprocessing: How images are fitted to the input.
         assumptions: What neither the checkpoint nor an argument states, as ``NAME=VALUE``.
         batch_size: Number of images per batch.
@@ -98,6 +101,7 @@ class Classifier:
         std: float | Sequence[float] | None = None,
         interpolation: str | None = None,
         crop_ratio: float | None = None,
+        uncalibrated: bool = False,
         exact: bool = False,
         ten_crop: bool = False,
         truncated: str = "refuse",
@@ -129,12 +133,13 @@ class Classifier:
             engine,
             threads=threads,
             activation=activation,
+            uncalibrated=uncalibrated,
             offline=offline,
             base_url=base_url,
             progress=progress,
         )
         self.model, self.weights, self.labels = model.name, model.weights, model.labels
-        self.config, self.metadata = model.engine.config, model.metadata
+        self.config, self.metadata, self.calibration = model.engine.config, model.metadata, model.calibration
         self.preprocessing, self.assumptions = resolve(
             options, None if weights is None else model.weights, self.config, self.metadata, checked
         )
@@ -150,7 +155,9 @@ class Classifier:
         """End the worker processes of ``isolate``. A classifier without them has nothing to close."""
         self._finalizer()
 
-    def predict(self, image: ImageInput, top_k: int | None = None, min_prob: float | None = None) -> Prediction:
+    def predict(
+        self, image: ImageInput, top_k: int | None = None, min_prob: float | None = None, **decisions: Unpack[Decisions]
+    ) -> Prediction:
         """Classify one image.
 
         Args:
@@ -158,16 +165,21 @@ class Classifier:
                 file object, a PIL image, or a uint8 RGB array of shape (height, width, 3).
             top_k: Maximum number of classes to return, at least 1. Defaults to 5, or to all for a multi-label model.
             min_prob: Leave out classes with a lower probability, in [0, 1]. Defaults to 0, or, for a multi-label model
-                without ``top_k``, to 0.5.
+                without ``top_k``, to 0.5 or the thresholds of its calibration.
+            **decisions: What a calibrated model must guarantee; see ``Decisions``.
 
         Raises:
+            UsageError: A value is invalid, or the model lacks the calibration for it.
             ImageError: The image cannot be classified. The subclass says why.
         """
-        selection = self.selection(top_k, min_prob)
-        return self.prediction(self._process(image), *selection)
+        return self.predictor(top_k, min_prob, **decisions)(self._process(image))
 
     def predict_many(
-        self, images: Iterable[ImageInput], top_k: int | None = None, min_prob: float | None = None
+        self,
+        images: Iterable[ImageInput],
+        top_k: int | None = None,
+        min_prob: float | None = None,
+        **decisions: Unpack[Decisions],
     ) -> Iterator[Prediction]:
         """Classify any number of images lazily and in order, in constant memory.
 
@@ -175,6 +187,7 @@ class Classifier:
             images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
             top_k: See ``predict``.
             min_prob: See ``predict``.
+            **decisions: See ``Decisions``.
 
         Yields:
             A prediction per image, or page with ``pages="all"``, with its ``error`` if the image failed.
@@ -182,15 +195,14 @@ class Classifier:
         Raises:
             UsageError: A value is invalid, or ``images`` is a single image.
         """
-        selection = self.selection(top_k, min_prob)
+        predictor = self.predictor(top_k, min_prob, **decisions)
         results = self.stream(self._loader.expand(images, self.preprocessing.pages))
-        return (self.prediction(result, *selection) for result in results)
+        return (predictor(result) for result in results)
 
     def embed(self, image: ImageInput) -> Embedding:
         """Compute the feature vector of one image, for search and near-duplicates. See ``predict`` for the arguments.
 
-        The vector is the average of the last feature maps, what ``keras.applications`` returns with
-        ``include_top=False, pooling="avg"``. If the model's head takes their maximum, so does the vector.
+        The vector is the average of the last feature maps, or their maximum if the model's head takes it.
         """
         return self.embedding(self._process(image, ("features",)))
 
@@ -200,8 +212,6 @@ class Classifier:
 
     def explain(self, image: ImageInput, top_k: int = 1, classes: Sequence[int | str] | None = None) -> Explanation:
         """Compute class activation maps: which regions of one image drove its prediction.
-
-        ``explain("cat.jpg").draw().save("cam.png")``
 
         Args:
             image: As for ``predict``.
@@ -239,15 +249,15 @@ class Classifier:
 
         Args:
             sources: Sources, for example from ``images.sources.expand``. Iterated in a separate thread.
-            outputs: Names of outputs: ``probabilities``, ``logits``, or ``features``.
+            outputs: ``probabilities``, ``raw_probabilities`` (without calibration), ``logits``, or ``features``.
             preview: Kind of preview to add to results (``Thumbnail`` or ``DisplayImage``), or None.
             preview_limit: Number of results that get a preview, the first ones; None for all.
             batch_size: Number of images per batch; None for the classifier's.
             threads: Number of decoding threads; None for the classifier's.
 
         Yields:
-            A result per source. Its outputs are float32 arrays, averaged over crops: ``probabilities`` and ``logits``
-            of shape (classes,), and ``features`` of shape (rows, columns, channels).
+            A result per source. Its outputs are float32 arrays, averaged over crops: ``features`` of shape (rows,
+            columns, channels), and all others of shape (classes,).
         """
         if set(outputs) - {"features"}:
             self.check_head()
@@ -271,8 +281,7 @@ class Classifier:
         )
         for result in results:
             # The mean over a single crop is that crop, bit for bit.
-            means = {name: rows.mean(axis=0) for name, rows in result.outputs.items()}
-            yield result._replace(outputs=means)
+            yield result._replace(outputs={name: rows.mean(axis=0) for name, rows in result.outputs.items()})
 
     def load(self, image: ImageInput | Source) -> FloatArray:
         """Decode one image to the network's input: normalized pixels, float32 (crops, height, width, channels).
@@ -286,28 +295,21 @@ class Classifier:
     def run(
         self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True
     ) -> dict[str, FloatArray]:
-        """Run the network on normalized pixels of shape (n, height, width, channels).
+        """Run the network on normalized pixels (n, height, width, channels). Return n rows, float32, of each output.
 
         Several threads can call this at the same time if ``is_concurrent``, and should then pass ``alone=False``.
-
-        Returns:
-            Name -> float32 array with n rows, for each name in ``outputs``.
 
         Raises:
             CheckpointError: The network produced NaN or infinite values.
         """
         return self._model.run(pixels, tuple(outputs), alone)
 
-    def selection(self, top_k: int | None = None, min_prob: float | None = None) -> Selection:
-        """Return the values of ``predict``'s arguments with their defaults. Raises ``UsageError`` for invalid ones."""
-        return Selection.resolve(len(self.labels), self.config.is_multi_label, top_k, min_prob)
-
-    def prediction(self, result: Result[S], top_k: int | None = None, min_prob: float | None = None) -> Prediction:
-        """Convert a result with ``probabilities`` to a ``Prediction``. See ``predict`` for the arguments."""
-        if result.error:
-            return Prediction(result.source.name, self.model, error=Failure.of(result.error))
-        scores = self.selection(top_k, min_prob).scores(result.outputs["probabilities"], self.labels)
-        return Prediction(result.source.name, self.model, scores, notes=result.notes)
+    def predictor(
+        self, top_k: int | None = None, min_prob: float | None = None, **decisions: Unpack[Decisions]
+    ) -> Predictor:
+        """Return a callable that converts results with ``probabilities``. See ``predict`` for the arguments."""
+        model = (self.model, self.labels, self.config.is_multi_label, self.calibration, self.preprocessing)
+        return Predictor(*model, top_k, min_prob, **decisions)
 
     def embedding(self, result: Result[S]) -> Embedding:
         """Convert a result with ``features`` to an ``Embedding``."""
@@ -321,7 +323,7 @@ class Classifier:
         """
         from densenet_cli.explain.cam import Explainer
 
-        self.selection(top_k)  # raises if the number is invalid
+        self.predictor(top_k)  # raises if the number is invalid
         head = self._model.engine.head
         return Explainer(self.model, self.labels, self.preprocessing, self.config, head, top_k, classes)
 

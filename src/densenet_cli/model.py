@@ -10,6 +10,7 @@ from densenet_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
+    from densenet_cli.calibration.record import Calibration
     from densenet_cli.engines import Pixels
     from densenet_cli.topology import DenseNetConfig
     from densenet_cli.weights.contents import Checkpoint
@@ -29,6 +30,7 @@ class Model:
         engine: A key of ``engines.ENGINES``.
         threads: The number of threads to compute with.
         activation: ``softmax`` or ``sigmoid``, for a checkpoint that does not state it.
+        uncalibrated: Ignore the calibration in the checkpoint.
         offline: Do not use the network.
         base_url: The URL to download weights from, instead of the published ones.
         progress: Called while weights are downloaded.
@@ -44,6 +46,7 @@ class Model:
         engine: The engine that runs the network.
         metadata: What the checkpoint states, and notes on what is assumed or ignored.
         labels: One label for each position of the head.
+        calibration: The calibration in the checkpoint, or None for none.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Model:
         *,
         threads: int,
         activation: str | None = None,
+        uncalibrated: bool = False,
         offline: bool = False,
         base_url: str | None = None,
         progress: DownloadProgress | None = None,
@@ -81,6 +85,11 @@ class Model:
             raise CheckpointError(f"{error} Omit `variant` to infer the network from the file.") from error
         self.metadata = self.engine.metadata
         self.labels = self._select_labels(label_file)
+        self.calibration: Calibration | None = None
+        if self.metadata.calibration is not None and not uncalibrated:
+            from densenet_cli.calibration.record import Calibration
+
+            self.calibration = Calibration.from_dict(self.metadata.calibration, self.engine.config.classes)
         if self.labels == labels.imagenet() and weights is not None and not (label_file or self.metadata.labels):
             note = "The checkpoint contains no labels. Its 1,000 classes are assumed to be ImageNet's."
             self.metadata = replace(self.metadata, notes=(*self.metadata.notes, note))
@@ -98,14 +107,24 @@ class Model:
     def run(self, pixels: Pixels, outputs: tuple[str, ...], alone: bool = True) -> dict[str, FloatArray]:
         """Return the named outputs of the network for a batch. See ``engines.Engine.run``.
 
+        The probabilities of a calibrated model are calibrated; ``raw_probabilities`` are those of the network.
+
         Raises:
             CheckpointError: The network produces NaN or infinite values.
         """
         import numpy as np
 
-        arrays = self.engine.run(pixels, outputs, alone=alone)
+        calibrated = "logits" if self.calibration else "probabilities"
+        names = {
+            name: {"probabilities": calibrated, "raw_probabilities": "probabilities"}.get(name, name)
+            for name in outputs
+        }
+        arrays = self.engine.run(pixels, tuple(dict.fromkeys(names.values())), alone=alone)
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CheckpointError(f"The model in {self.weights} produced NaN or infinite values.")
+        arrays = {name: arrays[names[name]] for name in outputs}
+        if self.calibration and "probabilities" in outputs:
+            arrays["probabilities"] = self.calibration.probabilities(arrays["probabilities"])
         return arrays
 
     def check_head(self) -> None:

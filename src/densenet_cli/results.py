@@ -5,6 +5,7 @@ Both forms are documented in ``docs/reference/output.md``. ``densenet_cli.text``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -86,13 +87,18 @@ class Selection(NamedTuple):
             min_prob = MIN_PROB if is_multi_label and top_k is None else 0.0
         return cls(top_k or (classes if is_multi_label else TOP_K), min_prob)
 
-    def scores(self, probabilities: FloatArray, labels: Labels) -> tuple[Score, ...]:
-        """Return the scores of the selected classes, most probable first. Ties are broken by position."""
+    def scores(
+        self, probabilities: FloatArray, labels: Labels, minima: Sequence[float] | None = None
+    ) -> tuple[Score, ...]:
+        """Return the scores of the selected classes, most probable first. Ties are broken by position.
+
+        ``minima`` replaces ``min_prob`` by a minimum of each class.
+        """
         best = (-probabilities).argsort(kind="stable")[: self.top_k]
         return tuple(
             Score.of(labels[position], rank, probabilities[position])
             for rank, position in enumerate(best, start=1)
-            if probabilities[position] >= self.min_prob
+            if probabilities[position] >= (self.min_prob if minima is None else minima[position])
         )
 
 
@@ -129,6 +135,8 @@ class Prediction:
             an error.
         error: None unless the image could not be classified.
         notes: What there is to say about the image; see ``images.decoding.NOTES``.
+        set: The classes of the set with the requested coverage, the most probable first; None if none was requested.
+        unsure: Whether labeling the image could exceed the requested error limit; None without a limit.
     """
 
     source: str
@@ -136,6 +144,8 @@ class Prediction:
     scores: tuple[Score, ...] = ()
     error: Failure | None = None
     notes: tuple[str, ...] = ()
+    set: tuple[Score, ...] | None = None
+    unsure: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types. A probability that is not finite is None."""
@@ -144,6 +154,10 @@ class Prediction:
             record["error"] = self.error.to_dict()
         else:
             record["predictions"] = [score.to_dict() for score in self.scores]
+            if self.set is not None:
+                record["set"] = [score.to_dict() for score in self.set]
+            if self.unsure is not None:
+                record["unsure"] = self.unsure
         return {**record, **dict.fromkeys(self.notes, True)}
 
     def to_json(self) -> str:
@@ -154,10 +168,11 @@ class Prediction:
         """Return the CSV rows of the record: one per class, or a single one if there is an error or no class."""
         first = (escape_name(self.source), to_unicode(self.model))
         if self.error is not None:
-            return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}", "")]
-        notes = " ".join(self.notes)
+            return [(*first, "", "", "", "", "", f"{self.error.type}: {to_unicode(self.error.message)}", "", "", "")]
+        names = "|".join(to_unicode(score.label) for score in self.set or ())
+        last = (" ".join(self.notes), names, "" if self.unsure is None else str(self.unsure).lower())
         if not self.scores:
-            return [(*first, "", "", "", "", "", "", notes)]
+            return [(*first, "", "", "", "", "", "", *last)]
         return [
             (
                 *first,
@@ -167,7 +182,7 @@ class Prediction:
                 to_unicode(score.label),
                 "" if (probability := shortest_float(score.probability)) is None else repr(probability),
                 "",
-                notes,
+                *last,
             )
             for score in self.scores
         ]

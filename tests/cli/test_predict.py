@@ -79,7 +79,19 @@ def test_json_is_an_array(weights, folder):
 def test_csv(weights, folder):
     result = densenet("predict", folder, "--weights", weights, "--format", "csv", "-k", "2")
     rows = list(csv.DictReader(io.StringIO(result.out)))
-    assert list(rows[0]) == ["source", "model", "rank", "index", "id", "label", "probability", "error", "notes"]
+    assert list(rows[0]) == [
+        "source",
+        "model",
+        "rank",
+        "index",
+        "id",
+        "label",
+        "probability",
+        "error",
+        "notes",
+        "set",
+        "unsure",
+    ]
     assert len(rows) == 4 * 2 + 1
     assert [row["error"][:16] for row in rows if row["error"]] == ["UnreadableImage:"]
 
@@ -219,7 +231,7 @@ def test_a_closed_pipe_ends_the_run_quietly(weights, folder):
     script = f"'{sys.executable}' -m densenet_cli predict {many} --weights {weights} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr == ""
-    assert result.stdout == "source,model,rank,index,id,label,probability,error,notes\n"
+    assert result.stdout == "source,model,rank,index,id,label,probability,error,notes,set,unsure\n"
 
 
 HEAVY = {"numpy", "PIL", "rich", "onnxruntime", "tensorflow", "keras", "h5py", "onnx", "requests"}
@@ -325,7 +337,7 @@ def test_truncated_images_are_accepted_on_request_and_marked(weights, tmp_path, 
     assert [record.get("truncated") for record in accepted] == [True, None]
     output = tmp_path / "x.csv"
     result = densenet("predict", *options, "--truncated", "accept", "-o", output)
-    assert [line.rpartition(",")[2] for line in output.read_text().splitlines()] == ["notes", "truncated", ""]
+    assert [line.split(",")[-3] for line in output.read_text().splitlines()] == ["notes", "truncated", ""]
     assert "1 image file ends early" in result.err
     assert json.loads((tmp_path / "x.csv.meta.json").read_text())["truncated"] == "accept"
     assert "truncated" in densenet("predict", *options, "-o", output, "--resume").err

@@ -191,7 +191,7 @@ class _Stages:
 
         def classify(count: int) -> None:
             results = self._classifier.stream(islice(cycle(self._sources), count), batch_size=batch_size)
-            deque(map(self._classifier.prediction, results), maxlen=0)
+            deque(map(self._classifier.predictor(), results), maxlen=0)
 
         return self._time_images("end_to_end", batch_size, classify, seconds)
 

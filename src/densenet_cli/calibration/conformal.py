@@ -56,8 +56,8 @@ def label_scores(probabilities: FloatArray, method: str) -> NDArray[np.float64]:
 
     ``lac`` (Sadinle, Lei, and Wasserman, "Least Ambiguous Set-Valued Classifiers", JASA 2019) is one minus the
     probability. ``raps`` (Angelopoulos et al., "Uncertainty Sets for Image Classifiers using Conformal Prediction",
-    ICLR 2021, without randomization) is the sum of the probabilities from the most probable label to this one, plus a
-    penalty for its rank.
+    ICLR 2021, with U = 0 instead of a random number) is the sum of the probabilities of the more probable labels, plus
+    a penalty for the rank of the label. It is 0 for the most probable label, which every set therefore contains.
 
     Args:
         probabilities: Shape (..., classes).
@@ -70,7 +70,8 @@ def label_scores(probabilities: FloatArray, method: str) -> NDArray[np.float64]:
     if method == "lac":
         return 1 - values
     order = (-values).argsort(axis=-1, kind="stable")
-    sums = np.take_along_axis(values, order, axis=-1).cumsum(axis=-1)
+    sums = np.zeros_like(values)
+    np.take_along_axis(values, order, axis=-1)[..., :-1].cumsum(axis=-1, out=sums[..., 1:])
     sums += RAPS_PENALTY * np.maximum(0, np.arange(1, values.shape[-1] + 1) - RAPS_FREE_LABELS)
     scores = np.empty_like(values)
     np.put_along_axis(scores, order, sums, axis=-1)
@@ -86,8 +87,7 @@ def true_scores(probabilities: FloatArray, targets: IntArray, method: str) -> ND
 def label_set(probabilities: FloatArray, method: str, thresholds: float | NDArray[Any]) -> BoolArray:
     """Return which labels the set of each image contains: those with a score of at most the threshold.
 
-    A set of ``raps`` always contains the most probable label, as in the authors' code, because its score is large for
-    an image that the model is sure about. A set of ``lac`` is empty if no label is probable enough.
+    A set of ``raps`` always contains the most probable label. A set of ``lac`` is empty if no label is probable enough.
 
     Args:
         probabilities: Shape (..., classes).
@@ -95,7 +95,4 @@ def label_set(probabilities: FloatArray, method: str, thresholds: float | NDArra
         thresholds: The quantile, or one of each class for class-conditional sets.
     """
     is_in_set: BoolArray = label_scores(probabilities, method) <= thresholds
-    if method == "raps":
-        best = np.asarray(probabilities).argmax(axis=-1)[..., None]
-        np.put_along_axis(is_in_set, best, True, axis=-1)
     return is_in_set

@@ -70,7 +70,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     help="Approximate duration. At least four rounds are run.",
 )
 @format_option
-@model_options(without=["bit_depth", "truncated", "pages", "batch_size", "threads"])
+@model_options(without=["uncalibrated", "bit_depth", "truncated", "pages", "batch_size", "threads"])
 def benchmark(
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...] | None,

@@ -27,7 +27,7 @@ from densenet_cli.text import plural
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @output_option("--resume", is_flag=True, help="Continue an interrupted output file, or add to a complete one.")
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
-@model_options(without=["labels", "activation"])
+@model_options(without=["labels", "activation", "uncalibrated"])
 def embed(
     source: tuple[str, ...],
     files_from: str | None,

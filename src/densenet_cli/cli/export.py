@@ -43,7 +43,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
     help="Include the normalization in the file, so that its input is uint8 RGB, channels last.",
 )
 @output_option("--overwrite", is_flag=True, help="Replace an existing file or SavedModel.")
-@model_options(only=["variant", "weights", "labels", *PREPROCESSING_OPTIONS, "offline"])
+@model_options(only=["variant", "weights", "labels", "uncalibrated", *PREPROCESSING_OPTIONS, "offline"])
 def export(format_: str | None, output: Path, with_preprocessing: bool, overwrite: bool, **model: Any) -> None:
     """Export a model with its labels and preprocessing for other tools.
 

@@ -60,6 +60,11 @@ MODEL_OPTIONS = {
         help="What makes probabilities of the model's outputs: softmax, or sigmoid for independent classes.  "
         "[default: as --weights states, or softmax]",
     ),
+    "uncalibrated": model_option(
+        "--uncalibrated",
+        is_flag=True,
+        help="Ignore the calibration in --weights, and report the network's own probabilities.",
+    ),
     "preprocess": preprocessing_option(
         "--preprocess",
         type=click.Choice(MODES),
@@ -206,6 +211,7 @@ def model_settings(classifier: Classifier, options: Mapping[str, Any]) -> dict[s
         "stem": classifier.config.stem,
         "pooling": classifier.config.pooling,
         "engine": options["engine"],
+        "calibrated": classifier.calibration is not None,
         **classifier.preprocessing.to_dict(),
         "assumptions": _assumptions(classifier, options),
         "notes": list(classifier.metadata.notes),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densenet_cli.cli.command import FloatRange, command, option, output_option
-from densenet_cli.cli.console import echo_image_error, end_if_stdout_fails, stdout_console
+from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
+from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, echo_resumed, expand_sources, source_options
 from densenet_cli.output.record_formats import RECORD_FORMATS
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
     from densenet_cli.images.previews import Preview
     from densenet_cli.labels import Labels
+    from densenet_cli.predictor import Predictor
     from densenet_cli.report.predictions import PredictionReport
-    from densenet_cli.results import Prediction, Selection
+    from densenet_cli.results import Prediction
 
 
 @command()
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     metavar="P",
     help="Omit labels with a probability below P.  [default: 0, or 0.5 for a multi-label model without -k]",
 )
+@decision_options
 @source_options
 @output_option(
     "--format",
@@ -76,6 +79,10 @@ def predict(
     overwrite: bool,
     resume: bool,
     retry_errors: bool,
+    coverage: float | None,
+    set_method: str | None,
+    max_error: float | None,
+    by_class: bool,
     **model: Any,
 ) -> int:
     """Classify images.
@@ -111,8 +118,13 @@ def predict(
         overwrite = overwrite and output is not None  # otherwise it applies to the page only
     check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     classifier = create_classifier(**model)
-    selection = classifier.selection(top_k, min_prob)
-    settings = _settings(classifier, model, selection) if output or html else {}
+    predictor = classifier.predictor(
+        top_k, min_prob, coverage=coverage, set_method=set_method, max_error=max_error, by_class=by_class
+    )
+    selection = predictor.selection
+    for warning in predictor.warnings:
+        echo_info(warning)
+    settings = _settings(classifier, model, predictor) if output or html else {}
     page: PredictionReport | None = None
     preview: type[Preview] | None = None
     preview_limit: int | None = None
@@ -152,7 +164,7 @@ def predict(
         progress = stack.enter_context(ProgressBar("count", hidden=not output and sys.stdout.isatty()))
         for result in classifier.stream(sources, preview=preview, preview_limit=preview_limit):
             notes.add(result.notes)
-            prediction = classifier.prediction(result, *selection)
+            prediction = predictor(result)
             write(prediction)
             if page:
                 page.add(prediction, result.preview)
@@ -163,13 +175,13 @@ def predict(
     return 1 if failed else 0
 
 
-def _settings(classifier: Classifier, model: dict[str, Any], selection: Selection) -> dict[str, Any]:
+def _settings(classifier: Classifier, model: dict[str, Any], predictor: Predictor) -> dict[str, Any]:
     """Return the settings that results depend on. A file is resumed only with the same settings."""
     return {
         **model_settings(classifier, model),
         "activation": classifier.config.activation,
         "labels": _digest(classifier.labels),
-        **selection._asdict(),
+        **predictor.settings,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -266,8 +266,12 @@ def max_difference(predict: Predict, pixels: FloatArray | UInt8Array, expected: 
 
 
 def _exported_model(classifier: Classifier, with_preprocessing: bool) -> ExportedModel:
-    from densenet_cli.export.model import ExportedModel
+    from densenet_cli.export.model import ExportedModel, apply_temperature
 
     contents = classifier.read_checkpoint()
+    if classifier.calibration:
+        contents = apply_temperature(contents, classifier.calibration)
+    elif contents.metadata.calibration:
+        contents = contents._replace(metadata=replace(contents.metadata, calibration=None))
     labels = None if classifier.labels == placeholders(len(classifier.labels)) else classifier.labels
     return ExportedModel(classifier.model, contents, classifier.preprocessing, labels, with_preprocessing)

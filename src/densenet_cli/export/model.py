@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
+from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import pad_color
 from densenet_cli.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from densenet_cli.calibration.record import Calibration
     from densenet_cli.labels import Labels
     from densenet_cli.weights.contents import Checkpoint
 
@@ -117,6 +119,33 @@ class ExportedModel:
             "std": list(self.preprocessing.std),
             "normalization_included": self.with_preprocessing,
         }
+
+
+def apply_temperature(checkpoint: Checkpoint, calibration: Calibration) -> Checkpoint:
+    """Return a checkpoint whose network itself computes calibrated probabilities.
+
+    Other tools do not know temperatures, so the last dense layer is divided by them.
+
+    Raises:
+        UsageError: The last layer of the network is not dense.
+    """
+    import numpy as np
+
+    layers = checkpoint.config.head_layers
+    last, kind = list(layers)[-1], list(layers.values())[-1].kind
+    if kind != "dense":
+        raise UsageError(
+            f"The network ends with a layer of the kind {kind}, which cannot include the calibration. "
+            "Use `uncalibrated` to export the network's own probabilities."
+        )
+    temperature = np.asarray(calibration.temperature, np.float64)
+    head = {name: (values / temperature).astype(np.float32) for name, values in checkpoint.arrays[last].items()}
+    stored: Any = replace(
+        calibration,
+        temperature=(1.0,) * len(calibration.temperature) if isinstance(calibration.temperature, tuple) else 1.0,
+    ).to_dict()
+    metadata = replace(checkpoint.metadata, calibration=stored)
+    return checkpoint._replace(arrays={**checkpoint.arrays, last: head}, metadata=metadata)
 
 
 def producer() -> str:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from densenet_cli.text import escape_name
 
-CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error", "notes")
+CSV_COLUMNS = ("source", "model", "rank", "index", "id", "label", "probability", "error", "notes", "set", "unsure")
 
 
 class Named(Protocol):
@@ -105,7 +105,7 @@ def _read_csv(file: BinaryIO, start: int, max_rows: int | None) -> Iterator[Stor
     for line in _csv_lines(file):
         try:
             row = _parse_csv_row(line)
-            source, _, rank, *_, error, _ = row
+            source, _, rank, *_, error, _, _, _ = row
         except (ValueError, csv.Error):
             raise InvalidRecordError(start) from None
         is_first = rank in ("", "1")

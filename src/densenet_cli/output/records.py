@@ -2,9 +2,10 @@
 
 A writer is a context manager around everything that can fail::
 
+    predictor = classifier.predictor()
     with open_records("labels.csv", "csv", settings) as records:
         for result in classifier.stream(records.pending(sources)):
-            records.write(classifier.prediction(result))
+            records.write(predictor(result))
 
 Each record is written at once and completely. However a run ends, its finished records are there.
 """

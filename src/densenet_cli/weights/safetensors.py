@@ -6,6 +6,7 @@ Files that this package writes have the metadata key ``densenet`` (see ``metadat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -69,6 +70,28 @@ def open_tensors(path: Path) -> Iterator[tuple[Tensors, str | None]]:
             yield tensors, (file.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
         raise damaged_file_error(error) from error
+
+
+def replace_metadata(path: Path, config: DenseNetConfig, metadata: ModelMetadata) -> bytes | None:
+    """Return the bytes of a checkpoint with other metadata and the same arrays, bit for bit.
+
+    The result is None if the file is no checkpoint that this package wrote, or contains another network than
+    ``config``. It must then be converted.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    with open_tensors(path) as (_, text):
+        values = {} if text is None else parse(text)
+    if values.get("config") != config:
+        return None
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"][METADATA_KEY] = dump(config, metadata, values["bn_epsilon"])
+    encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # arrays are aligned to 8 bytes
+    return len(encoded).to_bytes(8, "little") + encoded + content[8 + size :]
 
 
 def _stored(file: Any, name: str) -> StoredArray:

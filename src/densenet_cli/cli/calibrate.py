@@ -1,0 +1,119 @@
+"""``densenet calibrate``: make a model's probabilities match how often its labels are right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densenet_cli.cli.command import command, output_option
+from densenet_cli.cli.console import echo_image_error, echo_info
+from densenet_cli.cli.model_options import create_classifier, model_options
+from densenet_cli.cli.options import NoteCounter, dataset_options, select_pages, suffix_option, table_options
+from densenet_cli.text import to_unicode
+
+if TYPE_CHECKING:
+    from densenet_cli.classifier import Classifier
+    from densenet_cli.datasets import Dataset, DatasetOptions, MultiLabelTable
+
+
+@command()
+@click.argument("folder", required=False, metavar="[FOLDER]", type=click.Path())
+@table_options
+@suffix_option
+@output_option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the calibrated model to FILE (.safetensors).",
+)
+@output_option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Format of standard output.",
+)
+@output_option("--overwrite", is_flag=True, help="Replace an existing file.")
+@model_options(without=["uncalibrated", "ten_crop"])
+def calibrate(
+    folder: str | None,
+    csv: str | None,
+    path_column: str | None,
+    label_column: str | None,
+    suffix: tuple[str, ...],
+    output: Path,
+    format_: str,
+    overwrite: bool,
+    **model: Any,
+) -> int:
+    """Make a model's probabilities match how often its labels are right.
+
+    FOLDER contains one folder per class, as for densenet evaluate. Use images that are like those to be classified and
+    were not used for training: at least 100, better 1,000 or more. The output is the same model with a temperature,
+    which all commands then apply, and with what predict --coverage and --max-error need.
+
+    \b
+    Examples:
+      densenet calibrate val/ --weights model.keras -o calibrated.safetensors
+      densenet calibrate --csv val.csv --variant 121 -o calibrated.safetensors
+      densenet predict photos/ --weights calibrated.safetensors --coverage 0.95
+      densenet predict photos/ --weights calibrated.safetensors --max-error 0.05
+    """
+    if folder is None and csv is None:
+        raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
+    from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.datasets import open_dataset
+    from densenet_cli.output.checks import check_output_file, format_from_suffix
+
+    # Check the output and the images before weights are downloaded. Only a checkpoint can be a multi-label model.
+    format_from_suffix(output, {"safetensors": ".safetensors"})
+    check_output_file(output, overwrite)
+    options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None)
+    images = open_dataset(folder, csv, options) if model["weights"] is None else None
+    classifier = create_classifier(**model, uncalibrated=True)
+    dataset, sources = _open_images(classifier, images, folder, csv, options)
+    from densenet_cli.evaluation.calibrate import LogitCollector, serialize_calibrated
+    from densenet_cli.output.atomic import write_file
+
+    collector = LogitCollector(classifier)
+    with NoteCounter() as notes, ProgressBar("count") as progress:
+        for result in classifier.stream(select_pages(sources, model["pages"], model["offline"]), collector.outputs):
+            collector.add(result)
+            notes.add(result.notes)
+            if result.error:
+                echo_image_error(*collector.failures[-1])
+            progress.advance("images")
+    for warning in dataset.warnings():
+        echo_info(warning)
+    report = collector.report()
+    write_file(output, serialize_calibrated(classifier, report.calibration))
+    if format_ == "json":
+        values = {"output": to_unicode(str(output)), **report.to_dict()}
+        sys.stdout.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    else:
+        from densenet_cli.cli.calibration_tables import print_calibration
+
+        print_calibration(report, classifier.labels, output)
+    return 1 if report.failures else 0
+
+
+def _open_images(
+    classifier: Classifier, images: Dataset | None, folder: str | None, csv: str | None, options: DatasetOptions
+) -> tuple[Dataset | MultiLabelTable, Iterator[Any]]:
+    from densenet_cli.datasets import check_single_labels, open_dataset, open_multi_label_table
+    from densenet_cli.labels import ClassResolver
+
+    if classifier.config.is_multi_label:
+        table = open_multi_label_table(folder, csv, classifier.labels, options)
+        return table, table.sources()
+    images = images or open_dataset(folder, csv, options)
+    check_single_labels(images, classifier.labels)
+    return images, images.sources(ClassResolver(classifier.labels).resolve_all(images.classes, images.description))

@@ -1,0 +1,202 @@
+"""Calibration of a classifier on labeled images, and the checkpoint that contains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from densenet_cli.calibration.record import Calibration, check_image_count
+from densenet_cli.calibration.temperature import (
+    expected_calibration_error,
+    sigmoid_loss,
+    softmax_loss,
+    to_probabilities,
+)
+from densenet_cli.errors import DensenetError, UsageError
+from densenet_cli.labels import placeholders
+from densenet_cli.results import Failure
+from densenet_cli.text import plural
+
+if TYPE_CHECKING:
+    from densenet_cli._types import BoolArray, FloatArray, IntArray
+    from densenet_cli.classifier import Classifier
+    from densenet_cli.datasets import LabeledSource, MultiLabelSource
+    from densenet_cli.pipeline import Result
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well probabilities fit the calibration images.
+
+    Attributes:
+        negative_log_likelihood: Mean over the images, in nats; for a multi-label model, the mean binary cross-entropy
+            of the labels.
+        calibration_error: Expected calibration error, in [0, 1]; for a multi-label model, the mean over the labels.
+    """
+
+    negative_log_likelihood: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The results of a calibration.
+
+    Attributes:
+        model: Name of the model.
+        calibration: The calibration.
+        failures: Name and error of each image that could not be classified.
+        before, after: Fit of the uncalibrated and of the calibrated probabilities.
+        settings: Settings that the results depend on, as JSON types.
+    """
+
+    model: str
+    calibration: Calibration
+    failures: tuple[tuple[str, Failure], ...]
+    before: Fit
+    after: Fit
+    settings: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types, without the scores."""
+        calibration = self.calibration.to_dict()
+        return {
+            "model": self.model,
+            "settings": dict(self.settings),
+            **{name: calibration[name] for name in ("images", "date", "accuracy", "temperature")},
+            **({"thresholds": calibration["thresholds"]} if self.calibration.is_multi_label else {}),
+            "failed": len(self.failures),
+            "before": vars(self.before),
+            "after": vars(self.after),
+        }
+
+
+class LogitCollector:
+    """Collects the logits of labeled images, 4 bytes per image and class.
+
+    Args:
+        classifier: The classifier.
+    """
+
+    outputs = ("logits",)
+    """What ``Classifier.stream`` must compute."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._logits: list[FloatArray] = []
+        self._targets: list[Any] = []
+        self.failures: list[tuple[str, Failure]] = []
+
+    def add(self, result: Result[Any]) -> None:
+        """Add the result of one image."""
+        if result.error:
+            self.failures.append((result.source.name, Failure.of(result.error)))
+            return
+        logits = result.outputs["logits"]
+        source: Any = result.source
+        if self._classifier.config.is_multi_label:
+            targets = np.zeros(len(logits), np.int8)
+            targets[list(source.positives)] = 1
+            targets[list(source.unknown)] = -1
+            self._targets.append(targets)
+        else:
+            self._targets.append(source.target)
+        self._logits.append(logits.copy())  # The row may be a view of a batch.
+
+    def report(self) -> CalibrationReport:
+        """Calibrate the classifier.
+
+        Raises:
+            DensenetError: No image could be classified.
+            UsageError: There are too few or too many images, or the model is not better than chance on them.
+        """
+        if not self._logits:
+            failed = f": {plural(len(self.failures), 'image')} failed" if self.failures else ""
+            raise DensenetError(f"No images to calibrate with{failed}.")
+        check_image_count(len(self._logits), 1)
+        classifier = self._classifier
+        logits, targets = np.stack(self._logits), np.array(self._targets)
+        preprocessing = classifier.preprocessing.to_dict()
+        date = datetime.now(UTC).date().isoformat()
+        calibration = Calibration.fit(logits, targets, classifier.config.activation, preprocessing, date)
+        before, after = (
+            _measure(logits, targets, classifier.config.activation, np.asarray(temperature))
+            for temperature in (np.ones_like(calibration.temperature), calibration.temperature)
+        )
+        return CalibrationReport(classifier.model, calibration, tuple(self.failures), before, after, preprocessing)
+
+
+def calibrate(classifier: Classifier, sources: Iterable[LabeledSource | MultiLabelSource]) -> CalibrationReport:
+    """Calibrate a classifier on labeled images that were not used for training.
+
+    Args:
+        classifier: A classifier without ``ten_crop``.
+        sources: The images and their classes. Iterated in a separate thread.
+
+    Raises:
+        DensenetError: No image could be classified.
+        UsageError: There are too few or too many images, the model is not better than chance on them, or the classifier
+            uses ``ten_crop``.
+        CheckpointError: The network produced NaN or infinite values.
+    """
+    if classifier.preprocessing.ten_crop:
+        raise UsageError("A model is calibrated for one crop per image. Use a classifier without `ten_crop`.")
+    collector = LogitCollector(classifier)
+    for result in classifier.stream(sources, collector.outputs):
+        collector.add(result)
+    return collector.report()
+
+
+def serialize_calibrated(classifier: Classifier, calibration: Calibration) -> bytes:
+    """Return the bytes of a ``.safetensors`` checkpoint with the classifier's weights, settings, and a calibration.
+
+    The weights of a ``.safetensors`` file of this package are copied bit for bit. Those of other formats are converted
+    as ``export`` does.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read any more.
+    """
+    from densenet_cli.weights import safetensors
+
+    preprocessing = classifier.preprocessing
+    labels = None if classifier.labels == placeholders(len(classifier.labels)) else classifier.labels
+    metadata = replace(
+        classifier.metadata,
+        labels=labels,
+        preprocess=preprocessing.mode,
+        input_size=preprocessing.input_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        crop_ratio=preprocessing.crop_ratio,
+        calibration=calibration.to_dict(),
+    )
+    path = Path(classifier.weights)
+    if path.suffix == ".safetensors":
+        content = safetensors.replace_metadata(path, classifier.config, metadata)
+        if content is not None:
+            return content
+    checkpoint = classifier.read_checkpoint()
+    return safetensors.serialize(checkpoint.arrays, checkpoint.config, metadata)
+
+
+def _measure(logits: FloatArray, targets: IntArray, activation: str, temperature: Any) -> Fit:
+    probabilities = to_probabilities(logits, activation, temperature)
+    if activation == "softmax":
+        is_correct: BoolArray = probabilities.argmax(axis=1) == targets
+        loss = softmax_loss(logits, targets, float(temperature))
+        return Fit(loss, expected_calibration_error(probabilities.max(axis=1), is_correct))
+    losses, errors = [], []
+    for position in range(logits.shape[1]):
+        is_known = targets[:, position] >= 0
+        if not is_known.any():
+            continue
+        is_positive = targets[is_known, position] == 1
+        losses.append(sigmoid_loss(logits[is_known, position], is_positive, float(temperature[position])))
+        errors.append(expected_calibration_error(probabilities[is_known, position], is_positive))
+    return Fit(float(np.mean(losses)), float(np.mean(errors)))
