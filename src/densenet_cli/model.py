@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from densenet_cli import engines, labels, variants
-from densenet_cli.errors import CheckpointError
+from densenet_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
@@ -128,12 +128,18 @@ class Model:
         return arrays
 
     def check_head(self) -> None:
-        """Raise ``CheckpointError`` if the network has no head, or none that is supported."""
+        """Check that the network has a head that is supported.
+
+        Raises:
+            CheckpointError: It has not.
+            UsageError: The activation of its single output is not stated.
+        """
         if self.metadata.head_error:
-            raise CheckpointError(
-                f"Cannot load {self.weights}. {self.metadata.head_error} The network without its head can be used for"
-                " embeddings, and as the start of a training run."
-            )
+            hint = "The network without its head can be used for embeddings, and as the start of a training run."
+            try:
+                self.read_checkpoint()
+            except (CheckpointError, UsageError) as error:
+                raise type(error)(f"{error} {hint}") from error
         if not self.engine.config.classes:
             raise CheckpointError(
                 f"{self.weights} contains a network without a head, which cannot classify. It can be used for"

@@ -13,7 +13,7 @@ from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import printable, stdout_console
 from densenet_cli.cli.model_options import model_options
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images.normalization import format_values
 from densenet_cli.layers import Layer, list_layers
 
@@ -132,12 +132,14 @@ def _read_checkpoint(weights: str, variant: str | None, activation: str | None, 
         path = locations.find_checkpoint(weights, offline=offline, progress=progress.update_download)
     config = variants.get(variant).config if variant else None
     try:
-        contents = checkpoint.read(path, config, activation, allow_unsupported_head=True)
+        contents = checkpoint.read(path, config, activation)
     except UsageError:
         if activation:
             raise
         # The activation of a single output is not stated, and does not matter here.
         contents = checkpoint.read(path, config, "sigmoid")
+    except CheckpointError:
+        contents = checkpoint.read(path, config, activation, allow_unsupported_head=True)
     title = f"DenseNet-{contents.variant}" if contents.variant else "DenseNet"
     size = contents.metadata.input_size or contents.config.input_size
     name = locations.model_name(weights)

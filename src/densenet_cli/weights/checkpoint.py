@@ -59,7 +59,14 @@ def read(
         CheckpointError: The file cannot be read, is not a checkpoint, or has a missing or unexpected layer, shape,
             type, or value. The message is one line and contains the path.
     """
-    checkpoint = _read(path, config, activation)
+    try:
+        checkpoint = _read(path, config, activation)
+    except UsageError as error:
+        if activation is not None or not allow_unsupported_head:
+            raise
+        # The activation of a single output is not stated. It does not matter without the head.
+        checkpoint = _read(path, config, "sigmoid")
+        return _remove_head(checkpoint, str(error).removeprefix(f"Cannot load {path}. "))
     if checkpoint.metadata.head_error and not allow_unsupported_head:
         raise CheckpointError(f"Cannot load {path}. {checkpoint.metadata.head_error}")
     return checkpoint
@@ -88,6 +95,14 @@ def _without_head(contents: CheckpointContents) -> CheckpointContents:
     layers = {name: arrays for name, arrays in contents.layers.items() if not recognition.is_head_layer(name)}
     config = contents.config and replace(contents.config.with_classes(0), resize=None)
     return contents._replace(layers=layers, config=config, pooling=None, head=None, resize=None)
+
+
+def _remove_head(checkpoint: Checkpoint, reason: str) -> Checkpoint:
+    arrays = {name: values for name, values in checkpoint.arrays.items() if not recognition.is_head_layer(name)}
+    pooling = checkpoint.config.pooling.replace("flatten", "avg")
+    config = replace(checkpoint.config.with_classes(0), pooling=pooling)
+    metadata = replace(checkpoint.metadata, labels=None, head_error=reason)
+    return checkpoint._replace(arrays=arrays, config=config, metadata=metadata)
 
 
 def _open(path: Path) -> AbstractContextManager[CheckpointContents]:

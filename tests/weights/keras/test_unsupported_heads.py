@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from densenet_cli import Classifier
-from densenet_cli.errors import CheckpointError
+from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images.normalization import normalize
 from densenet_cli.weights import checkpoint
 from tests.conftest import SAMPLES
@@ -42,12 +42,18 @@ def regression_on_maximum(keras, base):
     return keras.layers.Dense(1)(keras.layers.GlobalMaxPooling2D()(base.output))
 
 
+def softmax_of_one(keras, base):
+    return keras.layers.Dense(1, "softmax")(keras.layers.GlobalAveragePooling2D()(base.output))
+
+
 HEADS = {
     two_poolings: "mean",
     gate_after_maximum: "max",
     convolution_before_pooling: "mean",
     regression_on_maximum: "max",
+    softmax_of_one: "mean",
 }
+"""Head -> what the pooling that follows the feature maps computes."""
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -116,3 +122,24 @@ def test_commands(recorded, tmp_path):
 def test_training_starts_from_the_backbone(recorded):
     supported, unsupported = (checkpoint.read_backbone(path) for path in recorded)
     assert_same(unsupported.arrays, supported.arrays, supported.config)
+
+
+def test_single_output_without_an_activation(tmp_path):
+    """Embeddings do not need it. To classify, it must be given."""
+
+    def edit(model):
+        model["compile_config"] = None
+        model["config"]["layers"][-1]["config"]["activation"] = "linear"
+
+    supported = extract("flat.keras", tmp_path)
+    path = edit_archive(supported, tmp_path / "linear.keras", edit)
+    image = SAMPLES / "cat.jpg"
+    vectors = [Classifier(weights=file).embed(image).vector for file in (supported, path)]
+    np.testing.assert_array_equal(*vectors)
+    with pytest.raises(UsageError, match="activation"):
+        Classifier(weights=path).predict(image)
+    result = densenet("predict", image, "--weights", path)
+    assert result.status == 2 and "--activation" in result.err and "linear.keras" in result.err
+    assert densenet("predict", image, "--weights", path, "--activation", "sigmoid").status == 0
+    summary = json.loads(densenet("summary", "--weights", path, "--format", "json").out)
+    assert summary["config"]["classes"] == 2

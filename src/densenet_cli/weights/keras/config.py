@@ -73,6 +73,8 @@ def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
         try:
             head = read_head(graph, backbone.features, size and backbone.feature_size(size))
             activation, note = _output_activation(head, loss)
+            if activation == "softmax" and _count_classes(head) == 1:
+                raise CheckpointError("The softmax of a single output is always 1, so the model cannot classify.")
             head_calls = _head_calls(head)
             layers, epsilons = {**layers, **head_calls}, {**epsilons, **own_epsilons(head_calls)}
         except CheckpointError as error:  # embeddings and training need no head
@@ -105,12 +107,17 @@ def check_class(model: Any) -> None:
         build_graph(model)
 
 
+def _count_classes(head: Head) -> int:
+    return [0, *(layer.units for layer in head.layers if layer.kind == "dense")][-1]
+
+
 def _head_calls(head: Head) -> dict[str, LayerCall]:
     """Return layer name -> call, for the layers of the head with arrays."""
     if not head.layers:
         return {}
-    classes = [layer.units for layer in head.layers if layer.kind == "dense"][-1]
-    names = DenseNetConfig((1,), classes=classes, pooling=head.pooling or "avg", head=head.layers).head_layers
+    names = DenseNetConfig(
+        (1,), classes=_count_classes(head), pooling=head.pooling or "avg", head=head.layers
+    ).head_layers
     return {
         name: call
         for name, layer, call in zip(names, head.layers, head.calls, strict=True)
