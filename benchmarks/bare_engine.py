@@ -25,7 +25,7 @@ parser.add_argument("batch_sizes", type=int, nargs="+")
 args = parser.parse_args()
 
 threads = len(os.sched_getaffinity(0))
-session = onnx._session(graph_cache.get_graph(args.weights, None), threads)
+session = onnx._session(graph_cache.get_graph(args.weights, None, None, onnx.GraphOptimizer()), threads)
 engine = onnx.OnnxEngine(args.weights, None, threads)
 rng = np.random.default_rng(0)
 pixels = {size: rng.standard_normal((size, 3, 224, 224), np.float32) for size in args.batch_sizes}

@@ -12,7 +12,7 @@ PACKAGE = "densenet_cli"
 
 LAYERS = (
     {"cli", "__main__"},
-    {"benchmarking", "evaluation", "explain", "export", "report", "training", "classifier", "datasets"},
+    {"benchmarking", "evaluation", "explain", "export", "report", "training", "classifier", "datasets", "image_model"},
     {"model", "model_preprocessing", "pipeline", "predictor", "results"},
     {"engines", "images", "weights"},
     {"output"},

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
-from densenet_cli import engines
-from densenet_cli.engines import BATCH_SIZE, available_cores
-from densenet_cli.errors import UsageError
-from densenet_cli.images import DECODE_MEMORY, sources
-from densenet_cli.images.loading import ImageLoader
-from densenet_cli.images.normalization import normalize
+from densenet_cli.image_model import ImageModel
+from densenet_cli.images import sources
 from densenet_cli.images.sources import Source
-from densenet_cli.model import Model
-from densenet_cli.model_preprocessing import ModelOptions, resolve
-from densenet_cli.pipeline import Result, stream
+from densenet_cli.pipeline import Result
 from densenet_cli.predictor import Decisions, Predictor
 from densenet_cli.results import Embedding, Prediction
 
 if TYPE_CHECKING:
-    from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
+    from densenet_cli._types import ImageInput
     from densenet_cli.explain.cam import Explainer, Explanation
-    from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
-    from densenet_cli.weights.contents import Checkpoint
 
 S = TypeVar("S", bound=Source)
 
 
-class Classifier:
+class Classifier(ImageModel):
     """A DenseNet with its weights and labels.
 
         with Classifier("121") as classifier:
@@ -42,7 +32,8 @@ class Classifier:
         weights: Checkpoint to use instead of the variant's published weights: a file, a folder that contains one, or
             ``hf://ORGANIZATION/NAME`` on the Hugging Face Hub.
         labels: File of class names (text, JSON, YAML, or CSV), to use instead of the model's labels.
-        engine: ``onnx`` (the default) or ``tensorflow``.
+        engine: ``onnx``, ``openvino``, or ``tensorflow``. Defaults to ``onnx``, or ``openvino`` for bfloat16.
+        precision: ``float32``, ``bfloat16`` (faster on processors with AMX), or ``auto`` for the faster one.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.
         input_size: Side of the square input in pixels. Defaults to the model's input size.
@@ -80,80 +71,14 @@ class Classifier:
         config: Configuration of the network.
         metadata: What the checkpoint states besides the network.
         labels: Labels, in the order of the output.
+        engine: Name of the engine.
+        precision: Precision that it computes in.
         calibration: The calibration of the probabilities, or None.
         preprocessing: How images are fitted to the input.
         assumptions: What neither the checkpoint nor an argument states, as ``NAME=VALUE``.
         batch_size: Number of images per batch.
         threads: Number of threads.
     """
-
-    def __init__(
-        self,
-        variant: str | None = None,
-        *,
-        weights: PathLike | None = None,
-        labels: PathLike | None = None,
-        engine: str = engines.DEFAULT,
-        activation: str | None = None,
-        preprocess: str | None = None,
-        input_size: int | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        interpolation: str | None = None,
-        crop_ratio: float | None = None,
-        uncalibrated: bool = False,
-        exact: bool = False,
-        ten_crop: bool = False,
-        truncated: str = "refuse",
-        bit_depth: str = "auto",
-        pages: str = "first",
-        batch_size: int = BATCH_SIZE,
-        threads: int | None = None,
-        decode_memory: int = DECODE_MEMORY,
-        isolate: bool = False,
-        timeout: float | None = None,
-        offline: bool = False,
-        base_url: str | None = None,
-        progress: DownloadProgress | None = None,
-    ) -> None:
-        for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` must be at least 1, not {value}.")
-        # Invalid values are rejected before anything is downloaded.
-        options = ModelOptions(activation, preprocess, input_size, mean, std, interpolation, crop_ratio)
-        checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
-        self.batch_size = batch_size
-        self.threads = threads = threads or available_cores()
-        self._loader = ImageLoader(decode_memory, isolate, timeout, offline)
-        self._finalizer = weakref.finalize(self, self._loader.close)
-        self._model = model = Model(
-            variant,
-            weights,
-            labels,
-            engine,
-            threads=threads,
-            activation=activation,
-            uncalibrated=uncalibrated,
-            offline=offline,
-            base_url=base_url,
-            progress=progress,
-        )
-        self.model, self.weights, self.labels = model.name, model.weights, model.labels
-        self.config, self.metadata, self.calibration = model.engine.config, model.metadata, model.calibration
-        self.preprocessing, self.assumptions = resolve(
-            options, None if weights is None else model.weights, self.config, self.metadata, checked
-        )
-        model.engine.normalization = (self.preprocessing.mean, self.preprocessing.std)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the worker processes of ``isolate``. A classifier without them has nothing to close."""
-        self._finalizer()
 
     def predict(
         self, image: ImageInput, top_k: int | None = None, min_prob: float | None = None, **decisions: Unpack[Decisions]
@@ -202,7 +127,8 @@ class Classifier:
     def embed(self, image: ImageInput) -> Embedding:
         """Compute the feature vector of one image, for search and near-duplicates. See ``predict`` for the arguments.
 
-        The vector is the average of the last feature maps, or their maximum if the model's head takes it.
+        The vector is the average of the last feature maps, what ``keras.applications`` returns with
+        ``include_top=False, pooling="avg"``. If the model's head takes their maximum, so does the vector.
         """
         return self.embedding(self._process(image, ("features",)))
 
@@ -235,75 +161,6 @@ class Classifier:
         )
         return map(explainer, results)
 
-    def stream(
-        self,
-        sources: Iterable[S],
-        outputs: Sequence[str] = ("probabilities",),
-        *,
-        preview: type[Preview] | None = None,
-        preview_limit: int | None = None,
-        batch_size: int | None = None,
-        threads: int | None = None,
-    ) -> Iterator[Result[S]]:
-        """Decode sources and run the network on them, lazily and in order. All other methods build on this one.
-
-        Args:
-            sources: Sources, for example from ``images.sources.expand``. Iterated in a separate thread.
-            outputs: ``probabilities``, ``raw_probabilities`` (without calibration), ``logits``, or ``features``.
-            preview: Kind of preview to add to results (``Thumbnail`` or ``DisplayImage``), or None.
-            preview_limit: Number of results that get a preview, the first ones; None for all.
-            batch_size: Number of images per batch; None for the classifier's.
-            threads: Number of decoding threads; None for the classifier's.
-
-        Yields:
-            A result per source. Its outputs are float32 arrays, averaged over crops: ``features`` of shape (rows,
-            columns, channels), and all others of shape (classes,).
-        """
-        if set(outputs) - {"features"}:
-            self.check_head()
-        preprocessing = self.preprocessing
-
-        def load(source: S, index: int) -> Loaded:
-            needs_preview = preview_limit is None or index < preview_limit
-            return self._loader.load(source, preprocessing, preview if needs_preview else None)
-
-        engine = self._model.engine
-        threads = threads or self.threads
-        results = stream(
-            sources,
-            load,
-            partial(self._model.run, outputs=tuple(outputs)),
-            batch_size=-(-(batch_size or self.batch_size) // preprocessing.crops),
-            # While as many threads as there are cores compute, the others decode.
-            threads=threads + min(threads, available_cores()) if engine.concurrent and threads > 1 else threads,
-            prepare=engine.load,
-            concurrent=engine.concurrent,
-        )
-        for result in results:
-            # The mean over a single crop is that crop, bit for bit.
-            yield result._replace(outputs={name: rows.mean(axis=0) for name, rows in result.outputs.items()})
-
-    def load(self, image: ImageInput | Source) -> FloatArray:
-        """Decode one image to the network's input: normalized pixels, float32 (crops, height, width, channels).
-
-        Raises:
-            ImageError: The image cannot be decoded.
-        """
-        pixels = self._loader.load(sources.from_object(image), self.preprocessing).pixels
-        return normalize(pixels, self.preprocessing.mean, self.preprocessing.std)
-
-    def run(
-        self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True
-    ) -> dict[str, FloatArray]:
-        """Run the network on normalized pixels (n, height, width, channels). Return n rows, float32, of each output.
-
-        Several threads can call this at the same time if ``is_concurrent``, and should then pass ``alone=False``.
-
-        Raises:
-            CheckpointError: The network produced NaN or infinite values.
-        """
-        return self._model.run(pixels, tuple(outputs), alone)
-
     def predictor(
         self, top_k: int | None = None, min_prob: float | None = None, **decisions: Unpack[Decisions]
     ) -> Predictor:
@@ -326,19 +183,6 @@ class Classifier:
         self.predictor(top_k)  # raises if the number is invalid
         head = self._model.engine.head
         return Explainer(self.model, self.labels, self.preprocessing, self.config, head, top_k, classes)
-
-    @property
-    def is_concurrent(self) -> bool:
-        """Whether the engine is fastest with one image per thread. Otherwise it is fastest with batches."""
-        return self._model.engine.concurrent
-
-    def check_head(self) -> None:
-        """Raise ``CheckpointError`` if the network has no head, so that it can only compute embeddings."""
-        self._model.check_head()
-
-    def read_checkpoint(self) -> Checkpoint:
-        """Read the checkpoint with its arrays. Raises ``CheckpointError``."""
-        return self._model.read_checkpoint()
 
     def _process(
         self, image: ImageInput, outputs: Sequence[str] = ("probabilities",), preview: type[Preview] | None = None

@@ -27,7 +27,8 @@ class Model:
         weights: A checkpoint to use instead of the variant's weights: the path of a file or a folder, or an ``hf://``
             URL.
         label_file: The path of a label file (see ``label_files``), to use instead of the model's labels.
-        engine: A key of ``engines.ENGINES``.
+        engine: A key of ``engines.ENGINES``, or None for the default one of the precision.
+        precision: One of ``engines.PRECISION_CHOICES``.
         threads: The number of threads to compute with.
         activation: ``softmax`` or ``sigmoid``, for a checkpoint that does not state it.
         uncalibrated: Ignore the calibration in the checkpoint.
@@ -44,6 +45,8 @@ class Model:
         name: The name in results: ``densenet121``, or that of ``weights`` (see ``locations.model_name``).
         weights: The path of the checkpoint.
         engine: The engine that runs the network.
+        engine_name: Its key.
+        precision: The precision that it computes in.
         metadata: What the checkpoint states, and notes on what is assumed or ignored.
         labels: One label for each position of the head.
         calibration: The calibration in the checkpoint, or None for none.
@@ -54,7 +57,8 @@ class Model:
         variant: str | None,
         weights: PathLike | None,
         label_file: PathLike | None,
-        engine: str,
+        engine: str | None,
+        precision: str,
         *,
         threads: int,
         activation: str | None = None,
@@ -63,6 +67,12 @@ class Model:
         base_url: str | None = None,
         progress: DownloadProgress | None = None,
     ) -> None:
+        if precision == "float32" and engine in (None, engines.DEFAULT):
+            self.engine_name, self.precision = engines.DEFAULT, precision
+        else:
+            from densenet_cli.engines.precision import choose
+
+            self.engine_name, self.precision = choose(precision, engine)
         if weights is None:
             from densenet_cli.weights import store
 
@@ -78,7 +88,7 @@ class Model:
             requested = variants.get(variant).config if variant else None
         self._read_arguments = (self.weights, requested, activation)
         try:
-            self.engine = engines.create(engine, self.weights, requested, threads, activation)
+            self.engine = engines.create(self.engine_name, self.weights, requested, threads, activation, self.precision)
         except CheckpointError as error:
             if weights is None or variant is None:
                 raise

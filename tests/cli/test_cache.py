@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from densenet_cli.engines import graph_cache
+from densenet_cli.engines import graph_cache, onnx
 from densenet_cli.paths import images_dir
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet
@@ -54,7 +54,7 @@ def test_prune_keeps_current_graphs(weights):
 def test_verify_finds_a_damaged_graph(weights):
     assert densenet("cache", "--verify").status == 0
     (folder,) = graph_cache.graphs_dir().iterdir()
-    (folder / graph_cache.DATA_FILE).write_bytes(b"")
+    (folder / onnx.DATA_FILE).write_bytes(b"")
     result = densenet("cache", "--verify")
     assert result.status == 3
     assert str(folder) in result.err

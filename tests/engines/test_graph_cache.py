@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from densenet_cli import engines
-from densenet_cli.engines import graph_cache, onnx_graph
+from densenet_cli.engines import cached_graphs, graph_cache, onnx, onnx_graph
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.networks import TINY, random_arrays
 from tests.support.processes import exit_status
@@ -33,9 +33,9 @@ def emitted(monkeypatch):
     configs = []
     original = onnx_graph.emit
 
-    def emit(arrays, config):
+    def emit(arrays, config, **options):
         configs.append(config)
-        return original(arrays, config)
+        return original(arrays, config, **options)
 
     monkeypatch.setattr(onnx_graph, "emit", emit)
     return configs
@@ -78,12 +78,12 @@ def change_byte(path):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        (graph_cache.MODEL_FILE, truncate),
-        (graph_cache.MODEL_FILE, change_byte),
-        (graph_cache.MODEL_FILE, os.unlink),
-        (graph_cache.DATA_FILE, truncate),
-        (graph_cache.DATA_FILE, change_byte),
-        (graph_cache.DATA_FILE, os.unlink),
+        (onnx.MODEL_FILE, truncate),
+        (onnx.MODEL_FILE, change_byte),
+        (onnx.MODEL_FILE, os.unlink),
+        (onnx.DATA_FILE, truncate),
+        (onnx.DATA_FILE, change_byte),
+        (onnx.DATA_FILE, os.unlink),
         (graph_cache.HEAD_FILE, truncate),
         (graph_cache.HEAD_FILE, change_byte),
         (graph_cache.HEAD_FILE, os.unlink),
@@ -94,10 +94,10 @@ def change_byte(path):
 def test_damaged_graph_is_replaced(weights, emitted, name, damage):
     first = run(weights)
     damage(graph_folder() / name)
-    assert [entry.state for entry in graph_cache.list_entries()] == ["damaged"]
+    assert [entry.state for entry in cached_graphs.list_entries()] == ["damaged"]
     np.testing.assert_array_equal(run(weights), first)
     assert len(emitted) == 2
-    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
+    assert [entry.state for entry in cached_graphs.list_entries(verify=True)] == ["current"]
 
 
 @pytest.mark.parametrize("change", [{"config": {}}, {"stamps": {}}, {"metadata": None}, {"request": 3}, {"head": 3}])
@@ -105,20 +105,20 @@ def test_invalid_entry_is_damaged(weights, emitted, change):
     run(weights)
     path = graph_folder() / graph_cache.ENTRY_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert [entry.state for entry in graph_cache.list_entries()] == ["damaged"]
+    assert [entry.state for entry in cached_graphs.list_entries()] == ["damaged"]
 
 
 def test_verify_detects_a_changed_byte(weights):
     """Only reading the files detects a change that leaves size and times unchanged, as on a failing disk."""
     run(weights)
     folder = graph_folder()
-    change_byte(folder / graph_cache.DATA_FILE)
+    change_byte(folder / onnx.DATA_FILE)
     record = folder / graph_cache.ENTRY_FILE
     entry = json.loads(record.read_text())
-    entry["stamps"][graph_cache.DATA_FILE] = graph_cache._stamp(folder / graph_cache.DATA_FILE)
+    entry["stamps"][onnx.DATA_FILE] = graph_cache.stamp(folder / onnx.DATA_FILE)
     record.write_text(json.dumps(entry))
-    assert [entry.state for entry in graph_cache.list_entries()] == ["current"]
-    assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["damaged"]
+    assert [entry.state for entry in cached_graphs.list_entries()] == ["current"]
+    assert [entry.state for entry in cached_graphs.list_entries(verify=True)] == ["damaged"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_graph_of_another_layout_is_stale_and_not_damaged(weights, change):
     record = graph_folder() / graph_cache.ENTRY_FILE
     record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
     (graph_folder() / graph_cache.HEAD_FILE).unlink()
-    (entry,) = graph_cache.list_entries(verify=True)
+    (entry,) = cached_graphs.list_entries(verify=True)
     assert entry.state == "stale"
     assert entry.weights == (None if "request" in change else str(weights))
 
@@ -146,8 +146,8 @@ def test_a_link_with_another_name_gets_its_own_graph(weights, emitted, tmp_path)
     (tmp_path / "model.weights.h5").symlink_to(weights)
     run(tmp_path / "model.weights.h5")
     assert len(emitted) == 2
-    assert [entry.state for entry in graph_cache.list_entries()] == ["current", "current"]
-    assert {entry.weights for entry in graph_cache.list_entries()} == {str(weights)}
+    assert [entry.state for entry in cached_graphs.list_entries()] == ["current", "current"]
+    assert {entry.weights for entry in cached_graphs.list_entries()} == {str(weights)}
 
 
 def test_changed_weights_get_a_new_graph(weights, emitted):
@@ -156,7 +156,7 @@ def test_changed_weights_get_a_new_graph(weights, emitted):
     emitted.clear()
     assert np.abs(run(weights) - first).max() > 1e-3
     assert len(emitted) == 1
-    assert sorted(entry.state for entry in graph_cache.list_entries()) == ["current", "stale"]
+    assert sorted(entry.state for entry in cached_graphs.list_entries()) == ["current", "stale"]
 
 
 @pytest.mark.parametrize("part", ["engine version", "instruction set", "emitter"])
@@ -179,7 +179,7 @@ def test_copied_checkpoint_gets_its_own_graph(weights, emitted, tmp_path):
     run(other)
     assert len(emitted) == 2
     weights.unlink()
-    assert sorted(entry.state for entry in graph_cache.list_entries()) == ["current", "stale"]
+    assert sorted(entry.state for entry in cached_graphs.list_entries()) == ["current", "stale"]
 
 
 def test_graph_is_kept_in_memory_if_the_cache_is_not_writable(weights, emitted, tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def _store_until(step, weights, cache):
 
 def test_power_failure_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
     """After a failure at any step, the next start gives the same result, even if the file times do not reveal it."""
-    monkeypatch.setattr(graph_cache, "_stamp", lambda path: [path.stat().st_size])
+    monkeypatch.setattr(graph_cache, "stamp", lambda path: [path.stat().st_size])
     expected = run(weights)
     step = 0
     while True:
@@ -256,7 +256,7 @@ def test_power_failure_leaves_no_wrong_graph(weights, tmp_path, monkeypatch):
         status = exit_status(functools.partial(_store_until, step, weights, cache))
         monkeypatch.setenv("DENSENET_CACHE", str(cache))
         np.testing.assert_array_equal(run(weights), expected, err_msg=f"step {step}")
-        assert [entry.state for entry in graph_cache.list_entries(verify=True)] == ["current"]
+        assert [entry.state for entry in cached_graphs.list_entries(verify=True)] == ["current"]
         if status == 0:
             break
         assert status == 7

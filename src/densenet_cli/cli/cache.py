@@ -18,7 +18,7 @@ from densenet_cli.text import plural
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from densenet_cli.engines.graph_cache import CacheEntry
+    from densenet_cli.engines.cached_graphs import CacheEntry
     from densenet_cli.weights.file_identity import FileStatus
     from densenet_cli.weights.hub.cache import CachedRepository
 
@@ -50,7 +50,7 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
       densenet cache --verify
       densenet cache --remove hf://timm/densenet121.ra_in1k
     """
-    from densenet_cli.engines import graph_cache
+    from densenet_cli.engines import cached_graphs
     from densenet_cli.weights import file_identity
     from densenet_cli.weights.hub import cache as hub_cache
 
@@ -58,7 +58,7 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
     for repository in repositories:
         _remove_repository(repository)
     files = list(_weights(verify))
-    graphs = list(graph_cache.list_entries(verify))
+    graphs = list(cached_graphs.list_entries(verify))
     if prune:
         graphs = _prune_graphs(graphs)
         _prune_images()
@@ -116,7 +116,7 @@ def _remove_repository(repository: str) -> None:
 
 def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
     """Remove all graphs that are not current, and return the remaining ones."""
-    from densenet_cli.engines import graph_cache
+    from densenet_cli.engines import cached_graphs
 
     remaining, freed = [], 0
     for graph in graphs:
@@ -124,7 +124,7 @@ def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
             remaining.append(graph)
             continue
         try:
-            graph_cache.remove(graph)
+            cached_graphs.remove(graph)
             freed += graph.size
         except OSError as error:
             echo_error(f"Cannot remove {printable(str(graph.folder))}: {error.strerror or error}.")

@@ -50,9 +50,16 @@ MODEL_OPTIONS = {
     "engine": model_option(
         "--engine",
         type=click.Choice(list(engines.ENGINES)),
-        default=engines.DEFAULT,
+        show_default=f"{engines.DEFAULT}, or openvino for bfloat16",
+        help="Inference engine: ONNX Runtime, OpenVINO, or Keras on TensorFlow (slow to start).",
+    ),
+    "precision": model_option(
+        "--precision",
+        type=click.Choice(engines.PRECISION_CHOICES),
+        default=engines.PRECISION_CHOICES[0],
         show_default=True,
-        help="Inference engine: ONNX Runtime, or Keras on TensorFlow (slow to start).",
+        help="Number format to compute in. bfloat16 is faster on processors with AMX and changes probabilities "
+        "slightly. auto chooses the fastest.",
     ),
     "activation": model_option(
         "--activation",
@@ -210,7 +217,8 @@ def model_settings(classifier: Classifier, options: Mapping[str, Any]) -> dict[s
         # What arrays do not reveal: config.json or --variant states it.
         "stem": classifier.config.stem,
         "pooling": classifier.config.pooling,
-        "engine": options["engine"],
+        "engine": classifier.engine,
+        "precision": classifier.precision,
         "calibrated": classifier.calibration is not None,
         **classifier.preprocessing.to_dict(),
         "assumptions": _assumptions(classifier, options),
@@ -254,6 +262,8 @@ def create_classifier(*, needs_head: bool = True, **options: Any) -> Classifier:
         classifier = Classifier(**options, progress=progress.update_download)
     if needs_head:
         classifier.check_head()
+    if options.get("precision") == "auto":
+        echo_info(f"Precision: {classifier.precision}.")
     _echo_assumptions(classifier, _assumptions(classifier, options))
     click.get_current_context().call_on_close(classifier.close)
     return classifier

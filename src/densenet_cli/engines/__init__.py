@@ -76,11 +76,16 @@ EMITTER_VERSION = 3
 
 ENGINES = {
     "onnx": "densenet_cli.engines.onnx:OnnxEngine",
+    "openvino": "densenet_cli.engines.openvino:OpenVinoEngine",
     "tensorflow": "densenet_cli.engines.tensorflow:TensorFlowEngine",
 }
-"""Name -> class, which is imported when it is needed. The arguments are ``(weights, config, threads, activation)``."""
+"""Name -> class, which is imported when it is needed. See ``create`` for the arguments."""
 
 DEFAULT = "onnx"
+
+PRECISIONS = ("float32", "bfloat16")
+PRECISION_CHOICES = (*PRECISIONS, "auto")
+"""``auto`` is the fastest precision on this processor."""
 
 
 def available_cores() -> int:
@@ -94,7 +99,12 @@ def available_outputs(config: DenseNetConfig) -> tuple[str, ...]:
 
 
 def create(
-    name: str, weights: Path, config: DenseNetConfig | None, threads: int, activation: str | None = None
+    name: str,
+    weights: Path,
+    config: DenseNetConfig | None,
+    threads: int,
+    activation: str | None = None,
+    precision: str = "float32",
 ) -> Engine:
     """Create an engine for a checkpoint.
 
@@ -104,6 +114,7 @@ def create(
         config: The network that the checkpoint must contain, with any head, or None to infer it.
         threads: The number of threads to compute with, at least 1.
         activation: See ``weights.checkpoint.read``.
+        precision: ``float32``, or for OpenVINO another one of ``PRECISIONS``.
 
     Raises:
         UsageError: The engine does not exist, or ``activation`` contradicts the file.
@@ -112,5 +123,6 @@ def create(
     if name not in ENGINES:
         raise UsageError(f"Unknown engine {name!r}. Choose from {', '.join(ENGINES)}.")
     module, _, class_name = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), class_name)(weights, config, threads, activation)
+    arguments = (weights, config, threads, activation, *((precision,) if name == "openvino" else ()))
+    engine: Engine = getattr(importlib.import_module(module), class_name)(*arguments)
     return engine

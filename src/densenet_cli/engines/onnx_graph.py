@@ -73,8 +73,9 @@ ACTIVATION_OPS: dict[str, tuple[str, dict[str, Any]]] = {
 class OnnxOps:
     """Implements ``topology.Ops`` with ONNX nodes, channels first. ``graph`` has one node per layer, by layer name."""
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, dense_as_conv: bool = False) -> None:
         self.arrays = arrays
+        self.dense_as_conv = dense_as_conv
         self.graph: Graph = {}
 
     def _add(
@@ -164,7 +165,12 @@ class OnnxOps:
         return self._add(name, "Flatten", [channels_last], x.channels)
 
     def dense(self, x: Tensor, name: str, *, units: int) -> Tensor:
-        return self._add(name, "Gemm", [x], units, self.arrays[name]["kernel"], self.arrays[name]["bias"])
+        kernel, bias = self.arrays[name]["kernel"], self.arrays[name]["bias"]
+        if not self.dense_as_conv:
+            return self._add(name, "Gemm", [x], units, kernel, bias)
+        maps = self._add(f"{name}_maps", "Unsqueeze", [x], x.channels, np.array([2, 3], np.int64))
+        conv = self._add(f"{name}_conv", "Conv", [maps], units, kernel.T[:, :, None, None], bias, kernel_shape=[1, 1])
+        return self._add(name, "Flatten", [conv], units)
 
 
 def resize_matrix(size: int, resize: Resize) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -248,7 +254,7 @@ def _as_constant(array: np.ndarray[Any, Any], layer: str) -> np.ndarray[Any, Any
     return converted
 
 
-def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
+def emit(arrays: Arrays, config: DenseNetConfig, *, dense_as_conv: bool = False) -> bytes:
     """Return the network as a serialized ONNX model that contains its weights.
 
     The input ``pixels`` is float32 (batch, channels, height, width), normalized, of any size that the network accepts.
@@ -258,11 +264,12 @@ def emit(arrays: Arrays, config: DenseNetConfig) -> bytes:
     Args:
         arrays: The values of ``config``'s arrays.
         config: The configuration of the network.
+        dense_as_conv: Emit dense layers as convolutions with a 1x1 kernel, which are equal except for rounding.
 
     Raises:
         CheckpointError: A folded weight exceeds the range of float32.
     """
-    ops = OnnxOps(arrays)
+    ops = OnnxOps(arrays, dense_as_conv)
     outputs = build(ops, config, Tensor(INPUT, config.channels))
     for rewrite in (absorb_padding, fold_batch_norms, move_pools):
         rewrite(ops.graph)
