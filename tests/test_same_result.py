@@ -7,11 +7,28 @@ import random
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier
+from densenet_cli import Classifier, engines
+from densenet_cli.engines import precision
 from tests.support.command import densenet
 
 IMAGES = 200
 SINGLE_IMAGES = 20
+
+
+PRECISIONS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name not in precision.supported(), reason=f"this processor does not compute in {name}"
+        ),
+    )
+    for name in engines.PRECISIONS
+]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def precision_name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -28,41 +45,52 @@ def images(photographs, tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
-def predict_all(images, **settings) -> dict[str, str]:
+def predict_all(images, precision_name, **settings) -> dict[str, str]:
     """Return source -> record. The bundled model has real weights."""
-    classifier = Classifier("tiny", **settings)
+    classifier = Classifier("tiny", precision=precision_name, **settings)
     return {prediction.source: prediction.to_json() for prediction in classifier.predict_many(images)}
 
 
 @pytest.fixture(scope="module")
-def expected(images, tmp_path_factory):
+def expected(images, precision_name, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DENSENET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        records = predict_all(images, batch_size=1, threads=1)
+        records = predict_all(images, precision_name, batch_size=1, threads=1)
     assert list(records) == images
     assert len({record.partition("predictions")[2] for record in records.values()}) > 0.9 * IMAGES
     return records
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(2, 1), (7, 3), (32, 16)])
-def test_any_batch_size_threads_and_order(images, expected, batch_size, threads):
+def test_any_batch_size_threads_and_order(images, expected, precision_name, batch_size, threads):
     order = random.Random(batch_size).sample(images, len(images))
-    records = predict_all(order, batch_size=batch_size, threads=threads)
+    records = predict_all(order, precision_name, batch_size=batch_size, threads=threads)
     assert list(records) == order
     assert records == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_single_images(images, expected, threads):
-    classifier = Classifier("tiny", threads=threads)
+def test_single_images(images, expected, precision_name, threads):
+    classifier = Classifier("tiny", precision=precision_name, threads=threads)
     for image in images[:: IMAGES // SINGLE_IMAGES]:
         assert classifier.predict(image).to_json() == expected[image]
 
 
-def test_resuming_with_other_threads_and_batches(images, expected, tmp_path):
+def test_resuming_with_other_threads_and_batches(images, expected, precision_name, tmp_path):
     output = tmp_path / "out.jsonl"
-    arguments = ["predict", "--variant", "tiny", "-o", output]
+    arguments = ["predict", "--variant", "tiny", "--precision", precision_name, "-o", output]
     assert densenet(*arguments, *images[:81], "--threads", 1, "--batch-size", 3).status == 0
     output.write_bytes(output.read_bytes()[:-40])
     assert densenet(*arguments, *images, "--resume", "--threads", 4, "--batch-size", 16).status == 0
     assert output.read_text() == "".join(f"{expected[image]}\n" for image in images)
+
+
+def test_resuming_with_another_precision_is_refused(images, precision_name, tmp_path):
+    if precision_name == "float32":
+        pytest.skip("the other precision is tested")
+    output = tmp_path / "out.jsonl"
+    arguments = ["predict", "--variant", "tiny", "-o", output, images[0]]
+    assert densenet(*arguments).status == 0
+    result = densenet(*arguments, "--precision", precision_name, "--resume")
+    assert result.status == 2
+    assert "precision" in result.err
