@@ -85,12 +85,10 @@ def test_resuming_with_other_threads_and_batches(images, expected, precision_nam
     assert output.read_text() == "".join(f"{expected[image]}\n" for image in images)
 
 
-def test_resuming_with_another_precision_is_refused(images, precision_name, tmp_path):
-    if precision_name == "float32":
-        pytest.skip("the other precision is tested")
-    output = tmp_path / "out.jsonl"
-    arguments = ["predict", "--variant", "tiny", "-o", output, images[0]]
+@pytest.mark.parametrize("other", PRECISIONS[1:])
+def test_resuming_with_another_precision_is_refused(images, other, tmp_path):
+    arguments = ["predict", "--variant", "tiny", "-o", tmp_path / "out.jsonl", images[0]]
     assert densenet(*arguments).status == 0
-    result = densenet(*arguments, "--precision", precision_name, "--resume")
+    result = densenet(*arguments, "--precision", other, "--resume")
     assert result.status == 2
     assert "precision" in result.err

@@ -101,7 +101,9 @@ def benchmark(
     from densenet_cli.benchmarking import BenchmarkPlan, run_benchmark
     from densenet_cli.benchmarking.runner import default_threads
     from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.engines.precision import choose
 
+    model["engine"], model["precision"] = choose(model["precision"], model["engine"])
     paths = _image_paths(images)
     if not random_weights:
         _prepare_weights(model)
