@@ -7,7 +7,7 @@ from scipy.special import expit, log_softmax
 
 from densenet_cli.calibration import temperature
 from densenet_cli.errors import UsageError
-from densenet_cli.evaluation.metrics import bin_index
+from densenet_cli.evaluation.probability_fit import bin_index
 
 seeds = st.integers(0, 2**32 - 1)
 

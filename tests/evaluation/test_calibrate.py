@@ -68,6 +68,11 @@ def test_report(folder, tmp_path):
         assert evaluated["top1"]["value"] == report["accuracy"]
         for metric, value in report[name].items():
             assert evaluated[metric] == pytest.approx(value, rel=1e-5, abs=1e-7)
+        if name == "after":
+            assert evaluated["uncalibrated"] == pytest.approx(report["before"], rel=1e-5)
+            assert densenet("evaluate", *arguments, "--weights", output).out.count("uncalibrated") == 2
+        else:
+            assert evaluated["uncalibrated"] is None
     table = densenet("calibrate", *arguments, "--weights", output, "-o", output, "--overwrite")
     assert table.status == 0 and f"{report['temperature']:.4f}" in table.out
 
@@ -80,6 +85,23 @@ def test_report_of_a_multi_label_model(multi_label_folder, tmp_path):
     assert report["after"]["negative_log_likelihood"] < report["before"]["negative_log_likelihood"]
     result = densenet("calibrate", *arguments, "--weights", output, "-o", output, "--overwrite")
     assert all(name in result.out for name in FINDINGS)
+
+
+def test_evaluation_of_a_multi_label_model_uses_its_thresholds(multi_label_folder):
+    folder = multi_label_folder
+    arguments = [folder / "images", "--csv", folder / "labels.csv", "--weights"]
+    calibrated = run_json("evaluate", *arguments, folder / "calibrated.safetensors")
+    assert calibrated["settings"]["min_prob"] is None
+    raw = run_json("evaluate", *arguments, folder / "findings.safetensors")
+    same = run_json("evaluate", *arguments, folder / "calibrated.safetensors", "--min-prob", 0.5)
+    assert same["macro"] == raw["macro"]  # A temperature does not move a probability across 0.5.
+    assert calibrated["macro"]["f1"] > raw["macro"]["f1"]
+    assert calibrated["mean_roc_auc"] == pytest.approx(raw["mean_roc_auc"])
+    thresholds = calibration_of(folder / "calibrated.safetensors").thresholds
+    predicted = probabilities(folder / "calibrated.safetensors", folder / "images") >= np.float32(thresholds)
+    assert [row["predicted"] for row in calibrated["per_class"]] == predicted.sum(axis=0).tolist()
+    table = densenet("evaluate", *arguments, folder / "calibrated.safetensors")
+    assert "threshold" in table.out
 
 
 def test_weights_and_raw_probabilities_are_bit_identical(folder):

@@ -20,7 +20,7 @@ from sklearn import metrics
 from densenet_cli import Classifier
 from densenet_cli.datasets import LabeledSource
 from densenet_cli.evaluation import ImageOutcome, evaluate
-from densenet_cli.evaluation.files import mistakes_to_csv
+from densenet_cli.evaluation.files import PLOTS, mistakes_to_csv
 from densenet_cli.images import walking
 from densenet_cli.labels import ClassLabel, imagenet
 from densenet_cli.weights import safetensors
@@ -174,7 +174,7 @@ def test_files(weights, images, tmp_path, expected):
         assert np.float32(row["true_probability"]) == pytest.approx(target_probability, abs=1e-6)
         assert int(row["true_rank"]) == 1 + (probabilities[n] > target_probability).sum()
 
-    assert sorted(path.name for path in plots.iterdir()) == ["confusion_matrix.png", "reliability_diagram.png"]
+    assert sorted(path.name for path in plots.iterdir()) == sorted(PLOTS)
     for path in plots.iterdir():
         with Image.open(path) as image:
             image.load()

@@ -15,8 +15,8 @@ from sklearn import metrics
 
 from densenet_cli.datasets import LabeledSource
 from densenet_cli.errors import DensenetError, UnreadableImageError
-from densenet_cli.evaluation import ImageOutcome, evaluate
-from densenet_cli.evaluation.metrics import BINS, bin_index
+from densenet_cli.evaluation import ImageOutcome, MetricsAccumulator, evaluate
+from densenet_cli.evaluation.probability_fit import BINS, bin_index
 from densenet_cli.evaluation.report import Proportion
 from densenet_cli.pipeline import Result
 from tests.support.fake_classifier import FakeClassifier, labeled, targets_and_probabilities
@@ -138,22 +138,42 @@ def test_the_confusion_matrix_groups_classes():
     np.testing.assert_array_equal(grouped, [[2, 0], [0, 2]])
 
 
-def test_memory_use_does_not_depend_on_the_number_of_images():
+def test_memory_use_hardly_depends_on_the_number_of_images():
     probabilities = np.full(1000, 1e-3, np.float32)
     probabilities[7] += 0.5
 
     def peak(count):
-        fake = FakeClassifier([])
-        fake.stream = lambda sources: (Result(source, {"probabilities": probabilities}) for source in sources)
-        fake.labels = FakeClassifier(probabilities[None]).labels
+        accumulator = MetricsAccumulator(FakeClassifier(probabilities[None]))
         tracemalloc.start()
-        evaluate(fake, (LabeledSource("x.jpg", "x.jpg", "path", target=n % 1000) for n in range(count)))
+        for n in range(count):
+            source = LabeledSource("x.jpg", "x.jpg", "path", target=n % 1000)
+            accumulator.add(Result(source, {"probabilities": probabilities}))
         result = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return result
 
     peak(10)
     assert peak(8000) < peak(2000) + 100_000
+
+
+@settings(deadline=None)
+@given(targets_and_probabilities())
+def test_risk_coverage_curve(data):
+    """Scikit-learn's accuracy of the images from each confidence on."""
+    targets, probabilities = data
+    report = FakeClassifier(probabilities).evaluate(targets)
+    confidences, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    curve = report.risk_coverage
+    for threshold, coverage, risk in zip(np.unique(confidences)[::-1], curve.coverage, curve.risk, strict=True):
+        is_labeled = confidences >= threshold
+        assert coverage == pytest.approx(is_labeled.mean())
+        assert risk == pytest.approx(1 - metrics.accuracy_score(targets[is_labeled], predicted[is_labeled]))
+    values = report.to_dict()["risk_coverage"]
+    assert values["area"] == curve.area
+    assert [item["max_error"] for item in values["labeled"]] == [0.01, 0.05, 0.1]
+    for item in values["labeled"]:
+        possible = curve.coverage[curve.risk <= item["max_error"]]
+        assert item["share"] == (possible.max() if len(possible) else 0)
 
 
 @settings(deadline=None)

@@ -43,6 +43,13 @@ def test_any_number_of_classes(classes, draw):
     assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.parametrize("images", [1, 60, 3000])
+def test_risk_coverage_curve(images):
+    pixels = pixels_of(plots.draw_risk_coverage_curve(random_report(5, images)))
+    assert pixels.shape[:2] == (675, 900)
+    assert len(np.unique(pixels[::7, ::7].reshape(-1, 3), axis=0)) > 5
+
+
 @pytest.mark.parametrize("classes", [1, 2, 14, 21, 300])
 @pytest.mark.parametrize("draw", [plots.draw_roc_curves, plots.draw_precision_recall_curves])
 def test_curves_of_any_number_of_classes(classes, draw):

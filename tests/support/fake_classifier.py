@@ -25,13 +25,14 @@ class FakeClassifier:
     model = "fake"
     config = DenseNetConfig((1,))
     preprocessing = Preprocessing()
+    calibration = None
 
     def __init__(self, outputs) -> None:
         self.outputs = outputs
         rows = [output for output in outputs if isinstance(output, np.ndarray)]
         self.labels = labels.placeholders(len(rows[0]) if rows else 1000)
 
-    def stream(self, sources):
+    def stream(self, sources, outputs=("probabilities",)):
         for source, output in zip(sources, self.outputs, strict=False):
             if isinstance(output, ImageError):
                 yield Result(source, {}, output)

@@ -141,6 +141,11 @@ class RiskCoverageCurve(NamedTuple):
         area = float((risk * np.diff(counts, prepend=0)).sum() / len(values))
         return cls(counts / len(values), risk, area)
 
+    def sample(self, count: int) -> list[tuple[float, float]]:
+        """Return up to ``count`` points (coverage, risk), with the last one, for drawing."""
+        selected = np.unique(np.linspace(0, len(self.risk) - 1, min(count, len(self.risk))).round().astype(int))
+        return list(zip(self.coverage[selected].tolist(), self.risk[selected].tolist(), strict=True))
+
     def coverage_at(self, max_risk: float) -> float:
         """Return the largest share of the images that can be labeled with at most this risk on these images."""
         return float(self.coverage[self.risk <= max_risk].max(initial=0.0))

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     "--min-prob",
     type=FloatRange(0, 1),
     metavar="P",
-    help="For a multi-label model: predict the labels with a probability of at least P.  [default: 0.5]",
+    help="For a multi-label model: predict the labels with a probability of at least P.  [default: 0.5, or the model's "
+    "calibrated thresholds]",
 )
 @table_options
 @suffix_option
@@ -66,8 +67,8 @@ if TYPE_CHECKING:
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write plots to FOLDER (PNG): a confusion matrix and a reliability diagram, or for a multi-label model, "
-    "ROC and precision-recall curves.",
+    help="Write plots to FOLDER (PNG): a confusion matrix, a reliability diagram, and a risk-coverage curve, or for a "
+    "multi-label model, ROC and precision-recall curves.",
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @model_options()
@@ -144,7 +145,7 @@ def evaluate(
     try:
         with NoteCounter() as notes, ProgressBar("count") as progress:
             sources = select_pages(evaluation.sources, model["pages"], model["offline"])
-            for result in classifier.stream(sources, preview=preview):
+            for result in classifier.stream(sources, metrics.outputs, preview=preview):
                 outcome = metrics.add(result)
                 notes.add(result.notes)
                 if worst:
@@ -166,6 +167,7 @@ def evaluate(
         "weights_md5": _md5(classifier.weights),
         "engine": model["engine"],
         "activation": classifier.config.activation,
+        "calibrated": classifier.calibration is not None,
         **report.settings,
         "assumptions": list(classifier.assumptions),
         **evaluation.settings,
@@ -238,12 +240,11 @@ def _evaluate_multi_label(
 ) -> _Evaluation:
     from densenet_cli.datasets import open_multi_label_table
     from densenet_cli.evaluation import MultiLabelAccumulator
-    from densenet_cli.results import MIN_PROB
 
     if restrict:
         raise UsageError("`restrict` does not apply to a multi-label model, whose classes do not compete.")
     images = open_multi_label_table(folder, csv, classifier.labels, options)
-    metrics = MultiLabelAccumulator(classifier, MIN_PROB if min_prob is None else min_prob)
+    metrics = MultiLabelAccumulator(classifier, min_prob)
     return _Evaluation(images, images.sources(), metrics, {})
 
 

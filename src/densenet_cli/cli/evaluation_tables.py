@@ -33,7 +33,8 @@ def _print_multi_label_report(report: MultiLabelReport) -> None:
     if len(report.classes) != len(report.labels):
         detail += f" (the model has {len(report.labels):,})"
     _print_tables(report, detail, [_multi_label_metrics_table(report), _labels_table(report)])
-    notes = [f"Precision, recall, and F1 are for labels with a probability of at least {report.min_prob:g}."]
+    least = "their calibrated threshold" if report.min_prob is None else f"{report.min_prob:g}"
+    notes = [f"Precision, recall, and F1 are for labels with a probability of at least {least}."]
     if report.left_out_classes:
         names = join_names([metrics.label.name for metrics in report.left_out_classes])
         notes.append(f"Labels that all or none of the images have are not part of the means: {names}.")
@@ -61,11 +62,17 @@ def _metrics_table(report: EvaluationReport) -> Table:
     table.add_row("Top-1 accuracy", *_with_interval(report.top1), style="bold")
     if report.competing_classes > 5:
         table.add_row("Top-5 accuracy", *_with_interval(report.top5), style="bold")
-    table.add_row("Negative log-likelihood", f"{report.negative_log_likelihood:.4f}", "nats")
-    table.add_row("Expected calibration error", f"{report.calibration_error:.2%}", f"{len(report.bins)} bins")
+    raw = report.uncalibrated
+    detail = f"nats, {raw.negative_log_likelihood:.4f} uncalibrated" if raw else "nats"
+    table.add_row("Negative log-likelihood", f"{report.negative_log_likelihood:.4f}", detail)
+    detail = f"{len(report.bins)} bins" + (f", {raw.calibration_error:.2%} uncalibrated" if raw else "")
+    table.add_row("Expected calibration error", f"{report.calibration_error:.2%}", detail)
     table.add_row("Precision", f"{report.precision:.2%}", "mean over classes")
     table.add_row("Recall", f"{report.recall:.2%}", "mean over classes")
     table.add_row("F1", f"{report.f1:.2%}", "mean over classes")
+    table.add_row("Area under risk-coverage curve", f"{report.risk_coverage.area:.4f}", "mean error, 0 is best")
+    for limit, share in report.labeled_shares.items():
+        table.add_row(f"Labeled with {limit:.0%} error", f"{share:.2%}", "most confident images")
     return table
 
 

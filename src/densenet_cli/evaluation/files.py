@@ -17,7 +17,11 @@ from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_file, format_from_suffix
 from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
-PLOTS = {"confusion_matrix.png": "draw_confusion_matrix", "reliability_diagram.png": "draw_reliability_diagram"}
+PLOTS = {
+    "confusion_matrix.png": "draw_confusion_matrix",
+    "reliability_diagram.png": "draw_reliability_diagram",
+    "risk_coverage_curve.png": "draw_risk_coverage_curve",
+}
 MULTI_LABEL_PLOTS = {
     "roc_curves.png": "draw_roc_curves",
     "precision_recall_curves.png": "draw_precision_recall_curves",

@@ -1,19 +1,19 @@
-"""Metrics of a classifier on labeled images, accumulated in constant memory."""
+"""Metrics of a classifier on labeled images, accumulated in 5 bytes per image."""
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from densenet_cli.calibration.selective import RiskCoverageCurve
 from densenet_cli.errors import DensenetError, UsageError
-from densenet_cli.evaluation.report import CalibrationBin, EvaluationReport, Proportion
+from densenet_cli.evaluation.probability_fit import ProbabilityFit
+from densenet_cli.evaluation.report import EvaluationReport, Proportion
 from densenet_cli.results import Failure
 from densenet_cli.text import plural
 
@@ -25,18 +25,11 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 
-BINS = 15
-BIN_EDGES = tuple(edge / BINS for edge in range(BINS + 1))
-"""Edges of the confidence bins. A bin contains its upper edge but not its lower one."""
-
-MIN_PROBABILITY = 2.0**-126
-"""Replaces a probability of 0 in logarithms: the smallest normal float32."""
-
 
 def evaluate(
     classifier: Classifier, sources: Iterable[LabeledSource], *, restrict_to: Sequence[int] | None = None
 ) -> EvaluationReport:
-    """Evaluate a classifier. Memory use does not grow with the number of images.
+    """Evaluate a classifier. Memory use grows by 5 bytes per image.
 
     Args:
         classifier: The classifier.
@@ -51,7 +44,7 @@ def evaluate(
     if classifier.config.is_multi_label:
         raise UsageError(f"{classifier.model} is a multi-label model. Use `evaluate_multi_label`.")
     metrics = MetricsAccumulator(classifier, restrict_to)
-    for result in classifier.stream(sources):
+    for result in classifier.stream(sources, metrics.outputs):
         metrics.add(result)
     return metrics.report()
 
@@ -79,12 +72,14 @@ class ImageOutcome:
     error: Failure | None = None
 
     @classmethod
-    def from_result(cls, result: Result[LabeledSource], restrict_to: Sequence[int] | None = None) -> ImageOutcome:
-        """Compare a result with the class of its source. See ``evaluate`` for ``restrict_to``."""
+    def from_result(
+        cls, result: Result[LabeledSource], restrict_to: Sequence[int] | None = None, output: str = "probabilities"
+    ) -> ImageOutcome:
+        """Compare an output of a result with the class of its source. See ``evaluate`` for ``restrict_to``."""
         source, target = result.source.name, result.source.target
         if result.error:
             return cls(source, target, error=Failure.of(result.error))
-        probabilities = result.outputs["probabilities"]
+        probabilities = result.outputs[output]
         if restrict_to is not None:
             probabilities = _restrict(probabilities, restrict_to)
         predicted = int(probabilities.argmax())
@@ -110,7 +105,7 @@ def _restrict(probabilities: FloatArray, positions: Sequence[int]) -> FloatArray
 
 
 class MetricsAccumulator:
-    """Sums and counts over images. It does not keep the outcomes.
+    """Sums and counts over images, and the confidence of each. It does not keep the outcomes.
 
     Args:
         classifier: The classifier.
@@ -119,6 +114,7 @@ class MetricsAccumulator:
     Attributes:
         images: Number of classified images.
         failures: Name and error of each image that could not be classified.
+        outputs: What ``Classifier.stream`` must compute.
     """
 
     def __init__(self, classifier: Classifier, restrict_to: Sequence[int] | None = None) -> None:
@@ -127,9 +123,12 @@ class MetricsAccumulator:
         self.images = 0
         self.failures: list[tuple[str, Failure]] = []
         self._top_k = 0
-        self._negative_log_likelihood = 0.0
         self._confusion: Counter[tuple[int, int]] = Counter()
-        self._bins = tuple(CalibrationBin(low, high) for low, high in pairwise(BIN_EDGES))
+        self._fit = ProbabilityFit.empty()
+        self._uncalibrated = ProbabilityFit.empty() if classifier.calibration else None
+        self.outputs = ("probabilities", "raw_probabilities") if self._uncalibrated else ("probabilities",)
+        self._confidences = array("f")
+        self._is_correct = bytearray()
 
     def add(self, result: Result[LabeledSource]) -> ImageOutcome:
         """Add the result of one image, and return its outcome."""
@@ -139,12 +138,13 @@ class MetricsAccumulator:
             return outcome
         self.images += 1
         self._top_k += outcome.target_rank <= TOP_K
-        self._negative_log_likelihood += negative_log_likelihood(outcome.target_probability)
         self._confusion[outcome.target, outcome.predicted] += 1
-        bin = self._bins[bin_index(outcome.confidence)]
-        bin.images += 1
-        bin.confidence_sum += outcome.confidence
-        bin.correct += outcome.predicted == outcome.target
+        self._fit.add(outcome.confidence, not outcome.is_mistake, outcome.target_probability)
+        if self._uncalibrated:
+            raw = ImageOutcome.from_result(result, self._restrict_to, "raw_probabilities")
+            self._uncalibrated.add(raw.confidence, not raw.is_mistake, raw.target_probability)
+        self._confidences.append(outcome.confidence)
+        self._is_correct.append(not outcome.is_mistake)
         return outcome
 
     def report(self) -> EvaluationReport:
@@ -165,9 +165,12 @@ class MetricsAccumulator:
             failures=tuple(self.failures),
             top1=Proportion(correct, self.images),
             top5=Proportion(self._top_k, self.images),
-            negative_log_likelihood=self._negative_log_likelihood / self.images,
-            bins=self._bins,
+            fit=self._fit,
+            uncalibrated=self._uncalibrated,
             confusion=dict(self._confusion),
+            risk_coverage=RiskCoverageCurve.of(
+                np.array(self._confidences, np.float32), np.frombuffer(bytes(self._is_correct), np.bool_)
+            ),
         )
 
 
@@ -175,13 +178,3 @@ def check_images(images: int, failed: int) -> None:
     """Check that there are classified images. Raises ``DensenetError``."""
     if not images:
         raise DensenetError("No images to evaluate" + (f": {plural(failed, 'image')} failed." if failed else "."))
-
-
-def bin_index(confidence: float) -> int:
-    """Return the index of the bin for a confidence. The last bin also contains values that rounding raised above 1."""
-    return min(max(bisect_left(BIN_EDGES, confidence) - 1, 0), BINS - 1)
-
-
-def negative_log_likelihood(probability: float) -> float:
-    """Return minus the natural logarithm of the probability of the true class, in nats; at most 87.3."""
-    return -math.log(max(probability, MIN_PROBABILITY))

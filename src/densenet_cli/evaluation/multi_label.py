@@ -26,14 +26,15 @@ MAX_CURVE_POINTS = 200
 
 
 def evaluate_multi_label(
-    classifier: Classifier, sources: Iterable[MultiLabelSource], *, min_prob: float = MIN_PROB
+    classifier: Classifier, sources: Iterable[MultiLabelSource], *, min_prob: float | None = None
 ) -> MultiLabelReport:
     """Evaluate a multi-label classifier. Memory use grows by 5 bytes per image and class.
 
     Args:
         classifier: The classifier.
         sources: The images and their classes. Iterated in a separate thread.
-        min_prob: The probability from which an image is predicted to have a class, in [0, 1].
+        min_prob: The probability from which an image is predicted to have a class, in [0, 1]. Defaults to 0.5, or to
+            the thresholds of the model's calibration.
 
     Raises:
         UsageError: The classifier is not a multi-label model.
@@ -43,7 +44,7 @@ def evaluate_multi_label(
     if not classifier.config.is_multi_label:
         raise UsageError(f"{classifier.model} is not a multi-label model. Use `evaluate`.")
     metrics = MultiLabelAccumulator(classifier, min_prob)
-    for result in classifier.stream(sources):
+    for result in classifier.stream(sources, metrics.outputs):
         metrics.add(result)
     return metrics.report()
 
@@ -84,13 +85,16 @@ class MultiLabelOutcome:
     error: Failure | None = None
 
     @classmethod
-    def from_result(cls, result: Result[MultiLabelSource], min_prob: float) -> MultiLabelOutcome:
-        """Compare a result with the classes of its source. See ``evaluate_multi_label`` for ``min_prob``."""
+    def from_result(cls, result: Result[MultiLabelSource], minima: float | FloatArray) -> MultiLabelOutcome:
+        """Compare a result with the classes of its source.
+
+        ``minima`` are the probabilities from which an image is predicted to have each class.
+        """
         source = result.source
         if result.error:
             return cls(source.name, source.positives, error=Failure.of(result.error))
         probabilities = result.outputs["probabilities"]
-        predicted = frozenset(np.flatnonzero(probabilities >= min_prob).tolist())
+        predicted = frozenset(np.flatnonzero(probabilities >= minima).tolist())
         wrong = (predicted ^ source.positives) - source.unknown
         mistakes = [
             LabelMistake(position, position in source.positives, float(probabilities[position])) for position in wrong
@@ -114,16 +118,23 @@ class MultiLabelAccumulator:
 
     Args:
         classifier: The classifier.
-        min_prob: The probability from which an image is predicted to have a class.
+        min_prob: See ``evaluate_multi_label``.
 
     Attributes:
         images: Number of classified images.
         failures: Name and error of each image that could not be classified.
     """
 
-    def __init__(self, classifier: Classifier, min_prob: float = MIN_PROB) -> None:
+    outputs = ("probabilities",)
+    """What ``Classifier.stream`` must compute."""
+
+    def __init__(self, classifier: Classifier, min_prob: float | None = None) -> None:
         self._classifier = classifier
+        if min_prob is None and not classifier.calibration:
+            min_prob = MIN_PROB
         self._min_prob = min_prob
+        calibrated = classifier.calibration.thresholds if classifier.calibration else ()
+        self._minima = np.array(calibrated if min_prob is None else [min_prob] * len(classifier.labels), np.float32)
         self.images = 0
         self.failures: list[tuple[str, Failure]] = []
         self._without_mistake = 0
@@ -133,7 +144,7 @@ class MultiLabelAccumulator:
 
     def add(self, result: Result[MultiLabelSource]) -> MultiLabelOutcome:
         """Add the result of one image, and return its outcome."""
-        outcome = MultiLabelOutcome.from_result(result, self._min_prob)
+        outcome = MultiLabelOutcome.from_result(result, self._minima)
         if outcome.error is not None:
             self.failures.append((outcome.source, outcome.error))
             return outcome
@@ -162,7 +173,7 @@ class MultiLabelAccumulator:
             if not is_known.any():
                 continue
             is_positive, scores = targets[is_known, position] == 1, probabilities[is_known, position]
-            is_predicted = scores >= min_prob
+            is_predicted = scores >= self._minima[position]
             curve = RankingCurve.of(is_positive, scores)
             classes.append(
                 LabelMetrics(

@@ -81,7 +81,8 @@ class MultiLabelReport:
         model: Name of the model.
         labels: Labels of the model.
         settings: Settings that the results depend on, as JSON types.
-        min_prob: The probability from which an image is predicted to have a class.
+        min_prob: The probability from which an image is predicted to have a class; None for the thresholds of the
+            model's calibration.
         images: Number of classified images, at least 1.
         subset_accuracy: The images without a wrong decision.
         failures: Name and error of each image that could not be classified.
@@ -92,7 +93,7 @@ class MultiLabelReport:
     model: str
     labels: Labels
     settings: Mapping[str, Any]
-    min_prob: float
+    min_prob: float | None
     images: int
     subset_accuracy: Proportion
     failures: tuple[tuple[str, Failure], ...]

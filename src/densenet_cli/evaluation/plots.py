@@ -34,6 +34,8 @@ MAX_NAME_LENGTH = 28
 MAX_CURVES_WITH_NAMES = 20
 """With more classes, curves have one color and no legend."""
 OTHER_CLASSES = "(other classes)"
+MAX_POINTS = 1000
+"""Points of the risk-coverage curve."""
 DARK_CELL_SHARE = 0.3
 """Cells with a larger share are so dark that their counts are white."""
 
@@ -159,6 +161,31 @@ def draw_reliability_diagram(report: EvaluationReport) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
+    return _to_png(figure)
+
+
+def draw_risk_coverage_curve(report: EvaluationReport) -> bytes:
+    """Draw the error among the most confident images, for each share of the images that is labeled."""
+    figure = Figure(figsize=(6, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    coverage, risk = zip(*report.risk_coverage.sample(MAX_POINTS), strict=True)
+    axes.plot(coverage, risk, color=BAR_COLOR, linewidth=1.6)
+    for limit, share in report.labeled_shares.items():
+        if share:
+            axes.plot(share, limit, "o", color=GAP_COLOR, markersize=4)
+            axes.annotate(
+                f"{share:.0%} at {limit:.0%} error", (share, limit), (4, -9), textcoords="offset points", fontsize=8
+            )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0)
+    axes.set_xlabel("share of the images that are labeled, the most confident first")
+    axes.set_ylabel("error among them")
+    _set_title(axes, f"{report.model}: area under the curve {report.risk_coverage.area:.4f}")
+    axes.xaxis.set_major_formatter(_format_percent)
+    axes.yaxis.set_major_formatter(_format_percent)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
     return _to_png(figure)
 
 

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli.evaluation.probability_fit import CalibrationBin, ProbabilityFit
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.results import Failure, Prediction
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli._types import IntArray
+    from densenet_cli.calibration.selective import RiskCoverageCurve
 
 MAX_PAIRS = 20
 """Number of pairs in ``most_confused`` of the JSON form; ``confusion`` contains all."""
 
+
+ERROR_LIMITS = (0.01, 0.05, 0.1)
+"""Errors for which a report states how many images could be labeled."""
+MAX_CURVE_POINTS = 200
+"""Points of the risk-coverage curve in the JSON form."""
 
 Z_95 = 1.959963984540054
 """The central 95% of a normal distribution lie within this many standard deviations of the mean."""
@@ -64,44 +71,6 @@ class Proportion:
         """Return the proportion as JSON types."""
         low, high = self.interval
         return {"correct": self.successes, "value": self.value, "low": low, "high": high}
-
-
-@dataclass(slots=True)
-class CalibrationBin:
-    """The images whose confidence (probability of the predicted class) is in (low, high].
-
-    Attributes:
-        low, high: Edges of the bin.
-        images: Number of images.
-        correct: Number of correctly classified images.
-        confidence_sum: Sum of the confidences.
-    """
-
-    low: float
-    high: float
-    images: int = 0
-    correct: int = 0
-    confidence_sum: float = 0.0
-
-    @property
-    def confidence(self) -> float | None:
-        """The mean confidence, or None if the bin is empty."""
-        return self.confidence_sum / self.images if self.images else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The accuracy, or None if the bin is empty."""
-        return self.correct / self.images if self.images else None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return the bin as JSON types."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "images": self.images,
-            "confidence": self.confidence,
-            "accuracy": self.accuracy,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +136,10 @@ class EvaluationReport:
         images: Number of classified images, at least 1.
         failures: Name and error of each image that could not be classified.
         top1, top5: Top-1 and top-5 accuracy.
-        negative_log_likelihood: Mean negative logarithm of the probability of the true class, in nats.
-        bins: The images by confidence.
+        fit: How well the probabilities fit the classes.
         confusion: Confusion matrix: (true, predicted) position -> number of images, for pairs that occurred.
+        risk_coverage: Error among the most confident images, for each number of them.
+        uncalibrated: The fit of the network's own probabilities, if the model is calibrated.
         is_interrupted: Whether the evaluation was interrupted before the last image.
     """
 
@@ -181,18 +151,31 @@ class EvaluationReport:
     failures: tuple[tuple[str, Failure], ...]
     top1: Proportion
     top5: Proportion
-    negative_log_likelihood: float
-    bins: tuple[CalibrationBin, ...]
+    fit: ProbabilityFit
     confusion: Mapping[tuple[int, int], int] = field(repr=False)
+    risk_coverage: RiskCoverageCurve = field(repr=False, compare=False)
+    uncalibrated: ProbabilityFit | None = None
     is_interrupted: bool = False
 
     @property
-    def calibration_error(self) -> float:
-        """Expected calibration error, in [0, 1]: the mean gap between confidence and accuracy over all images.
+    def negative_log_likelihood(self) -> float:
+        """Mean negative logarithm of the probability of the true class, in nats."""
+        return self.fit.negative_log_likelihood
 
-        Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with 15 bins of equal width.
-        """
-        return sum(abs(bin.confidence_sum - bin.correct) for bin in self.bins) / self.images
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, in [0, 1]. See ``ProbabilityFit``."""
+        return self.fit.calibration_error
+
+    @property
+    def bins(self) -> tuple[CalibrationBin, ...]:
+        """The images by confidence."""
+        return self.fit.bins
+
+    @property
+    def labeled_shares(self) -> dict[float, float]:
+        """Error limit -> share of these images that could be labeled with at most this error, for ``ERROR_LIMITS``."""
+        return {limit: self.risk_coverage.coverage_at(limit) for limit in ERROR_LIMITS}
 
     @cached_property
     def classes(self) -> tuple[ClassMetrics, ...]:
@@ -271,6 +254,18 @@ class EvaluationReport:
             "top5": self.top5.to_dict(),
             "negative_log_likelihood": self.negative_log_likelihood,
             "calibration_error": self.calibration_error,
+            "uncalibrated": self.uncalibrated
+            and {
+                "negative_log_likelihood": self.uncalibrated.negative_log_likelihood,
+                "calibration_error": self.uncalibrated.calibration_error,
+            },
+            "risk_coverage": {
+                "area": self.risk_coverage.area,
+                "labeled": [
+                    {"max_error": limit, "share": share} for limit, share in sorted(self.labeled_shares.items())
+                ],
+                "curve": self.risk_coverage.sample(MAX_CURVE_POINTS),
+            },
             "macro": {"precision": self.precision, "recall": self.recall, "f1": self.f1},
             "calibration": [bin.to_dict() for bin in self.bins],
             "per_class": [

@@ -18,7 +18,7 @@ from unicodedata import east_asian_width
 import numpy as np
 from PIL import Image
 
-from densenet_cli.evaluation.report import Proportion
+from densenet_cli.evaluation.report import MAX_CURVE_POINTS, Proportion
 from densenet_cli.images.previews import Thumbnail
 from densenet_cli.output.atomic import write_file
 from densenet_cli.report.page import current_time, format_settings, render
@@ -101,6 +101,7 @@ def write_page(path: Path, report: EvaluationReport, mistakes: Sequence[tuple[Im
         confusion=confusion_figure(report),
         heat_map=confusion_heat_map(report),
         reliability=reliability_bars(report),
+        risk_coverage=risk_coverage_figure(report),
         figures=sys.modules[__name__],
         confusions=report.most_confused(MAX_CONFUSIONS),
         mistakes=mistakes,
@@ -283,6 +284,28 @@ def reliability_bars(report: EvaluationReport) -> list[ReliabilityBar]:
             )
         )
     return bars
+
+
+@dataclass(frozen=True, slots=True)
+class RiskCoverageFigure:
+    """The risk-coverage curve.
+
+    Attributes:
+        path: SVG path.
+        top: The error at the top of the plot.
+    """
+
+    path: str
+    top: float
+
+
+def risk_coverage_figure(report: EvaluationReport) -> RiskCoverageFigure:
+    """Lay out the risk-coverage curve. The first images can have an error above the plot, which is cut off."""
+    points = report.risk_coverage.sample(MAX_CURVE_POINTS)
+    highest = max(risk for coverage, risk in points if coverage >= 0.1)
+    top = next(top for top in (0.05, 0.1, 0.2, 0.5, 1) if top >= highest)
+    path = "L".join(f"{PLOT_LEFT + PLOT_WIDTH * x:.1f} {_plot_y(min(1.0, y / top))}" for x, y in points)
+    return RiskCoverageFigure(f"M{path}", top)
 
 
 def _plot_y(value: float) -> float:
