@@ -75,6 +75,10 @@ class Inputs:
         """A text file with the paths of ``count`` small JPEGs (hard links to ten files), one per line."""
         return self._make("small_images", f"small-{count}.txt", count)
 
+    def classes(self, count: int) -> Path:
+        """Class folders with ``count`` JPEGs of 64x64 in 200 classes."""
+        return self._make("classes", f"classes-{count}", count)
+
     def new_folder(self) -> Path:
         """A new, empty folder."""
         return Path(tempfile.mkdtemp(dir=self.folder))
@@ -142,6 +146,14 @@ def small_images(image_list: Path, count: int) -> None:
     image_list.write_text("".join(f"{folder}/{number:06d}.jpg\n" for number in range(count)))
 
 
+def classes(folder: Path, count: int) -> None:
+    originals = _originals()
+    for number in range(count):
+        path = folder / f"{number % 200:03d}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _photograph(originals, number, (64, 64)).save(path, quality=90)
+
+
 def _originals() -> list[Image]:
     import skimage.data
     from PIL import Image
@@ -177,7 +189,8 @@ def _add_grain(image: Image, rng: np.random.Generator) -> Image:
 
 
 KINDS = {
-    function.__name__: function for function in (weights, small_weights, photographs, large_photographs, small_images)
+    function.__name__: function
+    for function in (weights, small_weights, photographs, large_photographs, small_images, classes)
 }
 
 if __name__ == "__main__":

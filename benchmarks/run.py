@@ -12,6 +12,7 @@ import help_page
 import isolation
 import large_jpegs
 import memory
+import training
 from inputs import temporary_inputs
 from suite import Benchmark, Workload, machine_table, write_tables
 
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "explain": explain.measure,
     "memory": memory.measure,
     "isolation": isolation.measure,
+    "training": training.measure,
 }
 
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from densenet_cli.training import session
+from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import RunPaths
-from densenet_cli.training.settings import Phase, RunOptions
+from densenet_cli.training.settings import Phase
 from tests.training.images import SETTINGS
 
 

@@ -15,8 +15,9 @@ from densenet_cli.errors import ImageError, OutputError, UsageError
 from densenet_cli.output import atomic
 from densenet_cli.training import run_files, session
 from densenet_cli.training.image_list import list_images
+from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import RunPaths
-from densenet_cli.training.settings import RunOptions, parse_sizes
+from densenet_cli.training.settings import parse_sizes
 from tests.training.images import SETTINGS
 
 

@@ -19,12 +19,13 @@ from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, comman
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.text import plural
-from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, RunOptions, Settings
+from densenet_cli.training.options import RunOptions
+from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, Settings
 
 if TYPE_CHECKING:
     from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.training.options import StepInfo
     from densenet_cli.training.run_files import RunPaths
-    from densenet_cli.training.settings import StepInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -194,8 +195,11 @@ def train(
     curves.png, settings.toml (a recipe for --config), and the state of the run. --resume continues an interrupted run
     with the same settings, or a finished run with more --epochs.
 
+    With --freeze all, the output folder contains only model.safetensors and settings.toml.
+
     \b
     Examples:
+      densenet train photos/ -o run --freeze all
       densenet train photos/ -o run --from 121 --freeze conv4 --epochs 10
       densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
       densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
@@ -229,18 +233,26 @@ def train(
             skip_unreadable=skip_unreadable,
             on_message=echo_info,
             on_decoded=partial(progress.update, "Decoding"),
+            on_features=partial(progress.update, "Computing features"),
             on_step=partial(show_step, progress),
             on_epoch=_echo_epoch,
         )
-        with session.open_run(
-            run_paths, settings, run_options, resume=resume, overwrite=overwrite, offline=offline
-        ) as run:
-            if run.is_finished:
-                longer = "--patience" if run.state.stopped_early else "--epochs"
-                echo_info(f"The run is finished. To train for longer, use a larger {longer}.")
-            with _stop_on_signals(run.stop):
-                run.train()
-            run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
+        if settings.is_head_only and not settings.then_unfreeze and not resume:
+            run = None
+            head, skipped = session.fit_head(run_paths, settings, run_options, overwrite=overwrite, offline=offline)
+        else:
+            with session.open_run(
+                run_paths, settings, run_options, resume=resume, overwrite=overwrite, offline=offline
+            ) as run:
+                if run.is_finished:
+                    longer = "--patience" if run.state.stopped_early else "--epochs"
+                    echo_info(f"The run is finished. To train for longer, use a larger {longer}.")
+                with _stop_on_signals(run.stop):
+                    run.train()
+                run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
+    if run is None:
+        _echo_result(output, head.metrics.top1, "", skipped)
+        return 0
     if not run.is_finished:
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
         arguments += ["--skip-unreadable"] * skip_unreadable
@@ -248,14 +260,21 @@ def train(
         echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
     state = run.state
-    is_validated = state.best_accuracy >= 0
-    accuracy = f"validation accuracy {state.best_accuracy:.1%} in" if is_validated else "not validated, from"
-    epoch = f"epoch {state.best_epoch} of {state.epoch}"
-    echo_info(f"Wrote {printable(str(output / run_files.MODEL_FILE))} ({accuracy} {epoch}).")
-    if state.skipped:
-        skipped = plural(len(state.skipped), "image")
-        echo_info(f"Skipped {skipped} that cannot be decoded. See {printable(str(output / run_files.SKIPPED_FILE))}.")
+    epoch = f"epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the fitted head"
+    _echo_result(output, state.best_accuracy if state.best_accuracy >= 0 else math.nan, epoch, len(state.skipped))
     return 0
+
+
+def _echo_result(output: Path, accuracy: float, epoch: str, skipped: int) -> None:
+    """Name the model, its validation accuracy (NaN if there is none), and how many images were skipped."""
+    if math.isnan(accuracy):
+        detail = f"not validated, from {epoch}" if epoch else "not validated"
+    else:
+        detail = f"validation accuracy {accuracy:.1%}" + (f" in {epoch}" if epoch else "")
+    echo_info(f"Wrote {printable(str(output / 'model.safetensors'))} ({detail}).")
+    if skipped:
+        path = printable(str(output / "skipped.csv"))
+        echo_info(f"Skipped {plural(skipped, 'image')} that cannot be decoded. See {path}.")
 
 
 def show_step(progress: ProgressBar, info: StepInfo) -> None:

@@ -86,6 +86,12 @@ def split_validation(subset: Subset, classes: int, per_class: int, seed: int) ->
     return subset.select(~is_validation), subset.select(is_validation)
 
 
+def class_weights(targets: IntArray, classes: int) -> FloatArray:
+    """Return a weight for each class, inversely proportional to its frequency; the mean over all images is 1."""
+    counts = np.bincount(targets, minlength=classes)
+    return (len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
 class Batch(NamedTuple):
     """Normalized images, float32 (n, size, size, 3), and their classes, int64 (n,)."""
 

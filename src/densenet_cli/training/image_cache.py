@@ -74,7 +74,7 @@ def open_images(
     images = DecodedOnDemand(paths, min_side)
     base = folder / _cache_key(paths, min_side)
     if not _is_complete(base, len(paths)):
-        if _estimate_size(images, len(paths)) > max_megabytes * MEGABYTE:
+        if max_megabytes == 0 or _estimate_size(images, len(paths)) > max_megabytes * MEGABYTE:
             return images
         with output_errors(folder):
             _write_cache(base, images, len(paths), threads, progress)

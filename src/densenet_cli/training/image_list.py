@@ -7,6 +7,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from densenet_cli import labels
@@ -14,6 +15,9 @@ from densenet_cli.datasets import ClassFolders, Dataset
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
+
+MAX_LISTED = 5
+"""Unreadable images that one message lists."""
 
 MAX_CLASSES = 12
 """Up to this number of classes, a description lists how many images each class has."""
@@ -130,3 +134,18 @@ def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
     return [
         f"Warning: Some classes differ only in case, underscores, or spaces: {listed}. Merge them if they are the same."
     ]
+
+
+def unreadable_images_message(errors: Sequence[str], total: int) -> str:
+    """Return an error message about images that cannot be decoded.
+
+    Args:
+        errors: The error message of each, which names it.
+        total: Number of all images.
+    """
+    listed = " ".join(errors[:MAX_LISTED])
+    more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""
+    return (
+        f"{len(errors):,} of {total:,} images cannot be decoded: {listed}{more} Repair or remove them, or use "
+        "`skip_unreadable`."
+    )

@@ -15,13 +15,13 @@ from densenet_cli.engines import keras_ops
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.training import network, run_files
-from densenet_cli.training.batches import Batch, Subset, TrainingBatches, validation_batches
+from densenet_cli.training.batches import Batch, Subset, TrainingBatches, class_weights, validation_batches
 from densenet_cli.training.network import WeightAverage
+from densenet_cli.training.options import RunOptions, StepInfo
 from densenet_cli.training.run_files import RunState, ValidationMetrics
-from densenet_cli.training.settings import RunOptions, Settings, StepInfo
+from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
-    from densenet_cli._types import FloatArray
     from densenet_cli.weights.contents import Arrays
 
 VALIDATION_BATCH_SIZE = 64
@@ -65,7 +65,7 @@ class TrainingRun:
         config = settings.config(len(labels))
         self._network = network.build(config, settings.precision)
         self._averaged_network = network.build(config, "float32")
-        self._class_weights = _class_weights(training, len(labels)) if settings.class_weights else None
+        self._class_weights = class_weights(training.targets, len(labels)) if settings.class_weights else None
         network.set_arrays(self._network, initial_arrays or {})
         network.freeze(self._network, settings.freeze if settings.is_frozen_at(state.epoch) else "")
         network.compile_for_training(self._network, settings)
@@ -99,7 +99,7 @@ class TrainingRun:
                     return
                 self._finish_epoch()
             except ImageError as error:  # before _finish_epoch changes the state
-                self._save()
+                self.save()
                 raise type(error)(
                     f"{error} Repair or remove the file, or use `skip_unreadable`. Then continue with `resume`."
                 ) from None
@@ -110,10 +110,10 @@ class TrainingRun:
         for batch in self._batches.epoch(self.state.epoch, self.state.batch):
             self._train_step(batch)
             if self._stop_requested:
-                self._save()
+                self.save()
                 return
             if time.monotonic() - last_saved > self.options.save_every:
-                self._save()
+                self.save()
                 last_saved = time.monotonic()
 
     def _train_step(self, batch: Batch) -> None:
@@ -196,7 +196,7 @@ class TrainingRun:
             network.freeze(self._network, "")
             network.compile_for_training(self._network, settings)
         run_files.write_log(self._folder, state.history)
-        self._save()
+        self.save()
         self.options.on_epoch(row)
 
     def _validate(self) -> ValidationMetrics:
@@ -211,7 +211,8 @@ class TrainingRun:
     def _variables(self) -> list[keras.Variable]:
         return [*self._network.weights, *self._network.optimizer.variables]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save the state. Raises ``OutputError``."""
         state = self.state
         state.average_updates = self._average.updates
         state.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}
@@ -228,22 +229,10 @@ class TrainingRun:
 
 def validate(model: keras.Model, batches: Iterable[Batch]) -> ValidationMetrics:
     """Compute the metrics of a model that outputs logits. Without images, they are NaN."""
-    losses: list[float] = []
-    ranks: list[int] = []
+    logits, targets = [], []
     for batch in batches:
-        logits = np.asarray(model.predict_on_batch(batch.pixels), np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        target_logits = logits[np.arange(len(logits)), batch.targets]
-        losses += (np.log(np.exp(logits).sum(axis=1)) - target_logits).tolist()
-        ranks += (logits > target_logits[:, None]).sum(axis=1).tolist()
-    count = len(ranks)
-    if not count:
+        logits.append(np.asarray(model.predict_on_batch(batch.pixels)))
+        targets.append(batch.targets)
+    if not logits:
         return ValidationMetrics(0, math.nan, math.nan, math.nan)
-    top1, top5 = (sum(rank < k for rank in ranks) / count for k in (1, 5))
-    return ValidationMetrics(count, sum(losses) / count, top1, top5)
-
-
-def _class_weights(training: Subset, classes: int) -> FloatArray:
-    """Return a weight for each class, inversely proportional to its frequency; the mean over all images is 1."""
-    counts = np.bincount(training.targets, minlength=classes)
-    return (len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+    return ValidationMetrics.of_logits(np.concatenate(logits), np.concatenate(targets))

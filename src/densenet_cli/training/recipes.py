@@ -17,6 +17,8 @@ from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training.settings import (
     ARCHITECTURE,
+    FINE_TUNING_RATE,
+    FREEZE_ALL,
     FROM_SCRATCH,
     PREPROCESSING,
     Phase,
@@ -61,6 +63,9 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     variant = values.pop("variant", None)
     if variant is not None:
         values = {**_network_settings(variants.get(variant).config), **values}
+    if values.get("freeze") == FREEZE_ALL:
+        values.setdefault("start", variant or variants.DEFAULT)
+        values.setdefault("learning_rate", FINE_TUNING_RATE)
     start = values.get("start", FROM_SCRATCH)
     stated: dict[str, Any] = {}
     if start != FROM_SCRATCH:

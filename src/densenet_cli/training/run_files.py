@@ -9,7 +9,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray, IntArray
     from densenet_cli.weights.contents import Arrays
 
 STATE_FILE = "state.npz"
@@ -126,6 +127,20 @@ class ValidationMetrics:
     top1: float
     top5: float
 
+    @classmethod
+    def of_logits(cls, logits: FloatArray, targets: IntArray) -> ValidationMetrics:
+        """Compute the metrics from logits (n, classes) and targets (n,)."""
+        count = len(targets)
+        if not count:
+            return cls(0, math.nan, math.nan, math.nan)
+        logits = np.asarray(logits, np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        target_logits = logits[np.arange(count), targets]
+        losses = np.log(np.exp(logits).sum(axis=1)) - target_logits
+        ranks = (logits > target_logits[:, None]).sum(axis=1)
+        top1, top5 = (int((ranks < k).sum()) / count for k in (1, 5))
+        return cls(count, sum(losses.tolist()) / count, top1, top5)
+
 
 def save_state(folder: Path, state: RunState) -> None:
     """Replace the state in ``folder``, and the list of skipped images. Raises ``OutputError``."""
@@ -134,6 +149,11 @@ def save_state(folder: Path, state: RunState) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **state.arrays, **{METADATA_ENTRY: np.frombuffer(metadata, np.uint8)})
     write_file(folder / STATE_FILE, buffer.getvalue())
+    write_skipped(folder, skipped)
+
+
+def write_skipped(folder: Path, skipped: Mapping[str, str]) -> None:
+    """Write the list of skipped images, name -> error message, unless it is empty. Raises ``OutputError``."""
     if skipped:
         lines = [csv_line(("image", "error")), *map(csv_line, sorted(skipped.items()))]
         write_file(folder / SKIPPED_FILE, "".join(lines).encode())

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from densenet_cli import labels
-from densenet_cli.datasets import find_splits, open_dataset
 from densenet_cli.engines.tensorflow import import_keras
-from densenet_cli.errors import OutputError, UnreadableImageError, UsageError
+from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.images.walking import is_ignored
 from densenet_cli.output.atomic import locked, output_errors
-from densenet_cli.paths import PathNormalizer
-from densenet_cli.text import join_names, plural, to_unicode
+from densenet_cli.text import to_unicode
 from densenet_cli.training import initial_weights, recipes, run_files
-from densenet_cli.training.batches import Subset, held_out_count, split_validation
-from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
-from densenet_cli.training.image_list import ImageList, list_images
+from densenet_cli.training.batches import Subset
+from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import RunPaths, RunState
-from densenet_cli.training.settings import FROM_SCRATCH, RunOptions, Settings
+from densenet_cli.training.run_images import (
+    PATIENCE_ERROR,
+    check_validation,
+    count_validation,
+    list_datasets,
+    open_subsets,
+)
+from densenet_cli.training.settings import FROM_SCRATCH, Settings
 
 if TYPE_CHECKING:
-    from densenet_cli._types import IntArray
+    from densenet_cli.labels import Labels
+    from densenet_cli.training.head_fit import FittedHead
     from densenet_cli.training.loop import TrainingRun
+    from densenet_cli.weights.contents import Arrays
 
 CHANGEABLE = ("sizes", "patience")
 """Settings that a resumed run may change, as far as its past epochs do not depend on them."""
-
-PATIENCE_ERROR = "`patience` needs validation images, but there are none."
-
-MAX_LISTED = 5
-"""Unreadable images that one message lists."""
 
 
 @contextmanager
@@ -70,9 +67,101 @@ def open_run(
         WeightsError: The initial weights are unavailable or do not fit the network.
         OutputError: A file cannot be written.
     """
+    with _open(paths, settings, options, resume, overwrite) as opened:
+        state = opened.state
+        if state and opened.is_changed:
+            run_files.save_state(paths.output, state)
+        head = None
+        initial_arrays: Arrays | None = None
+        if state is None:
+            if settings.is_head_only:
+                head = _fit_head(paths, opened, settings, options, offline)
+                initial_arrays = head.arrays
+            elif settings.start != FROM_SCRATCH:
+                config = settings.config(len(opened.labels))
+                initial_arrays = initial_weights.load_arrays(settings.start, config, opened.labels, offline)
+        # Importing Keras takes seconds, so everything else is done first.
+        import_keras()
+        from densenet_cli.training.loop import TrainingRun
+
+        if state is None:
+            classes = [label.name for label in opened.labels]
+            state = RunState(settings.to_dict(), classes, opened.fingerprint, skipped=opened.skipped)
+            if head is None:
+                _delete_run(paths.output)
+            elif head.metrics.images:
+                state.best_accuracy = head.metrics.top1
+        recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
+        run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
+        if head is not None:
+            run.save()
+        yield run
+
+
+def fit_head(
+    paths: RunPaths, settings: Settings, options: RunOptions, *, overwrite: bool = False, offline: bool = False
+) -> tuple[FittedHead, int]:
+    """Fit a new head to the features of a frozen backbone, and write the model.
+
+    Args:
+        paths: See ``open_run``, also for the other arguments and exceptions.
+        settings: Settings with ``is_head_only``.
+
+    Returns:
+        The head, and the number of images that were skipped because they cannot be decoded.
+    """
+    with _open(paths, settings, options, False, overwrite) as opened:
+        head = _fit_head(paths, opened, settings, options, offline)
+        recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
+        return head, len(opened.skipped)
+
+
+def _fit_head(
+    paths: RunPaths, opened: _OpenedRun, settings: Settings, options: RunOptions, offline: bool
+) -> FittedHead:
+    """Fit a head, and write it as the model of the run."""
+    from densenet_cli.training import head_fit
+
+    head = head_fit.fit_head(
+        *opened.subsets, opened.image_paths, opened.labels, settings, options, paths.cache, offline
+    )
+    _delete_run(paths.output)
+    run_files.write_skipped(paths.output, opened.skipped)
+    run_files.write_model(paths.output, head.arrays, opened.labels, settings, head.metrics, 0, list(opened.skipped))
+    return head
+
+
+class _OpenedRun(NamedTuple):
+    """What is needed for a run.
+
+    Attributes:
+        state: The state to continue, or None for a new run.
+        is_changed: Whether its settings were changed.
+        labels: The labels of the classes.
+        fingerprint: Fingerprint of the datasets.
+        subsets: The training images and the validation images.
+        image_paths: The path of each image of ``subsets[n].images``.
+        skipped: Images that could not be decoded and were skipped.
+    """
+
+    state: RunState | None
+    is_changed: bool
+    labels: Labels
+    fingerprint: str
+    subsets: tuple[Subset, Subset]
+    image_paths: tuple[Sequence[str], Sequence[str]]
+    skipped: dict[str, str]
+
+
+@contextmanager
+def _open(
+    paths: RunPaths, settings: Settings, options: RunOptions, resume: bool, overwrite: bool
+) -> Iterator[_OpenedRun]:
+    """Check everything, lock the output folder, and open the images. See ``open_run``."""
     if resume and overwrite:
         raise UsageError("Use either `resume` or `overwrite`.")
     state = run_files.load_state(paths.output) if resume else None
+    is_changed = False
     if state:
         is_changed = _change_settings(state, settings)
     elif not overwrite and any((paths.output / name).exists() for name in (run_files.STATE_FILE, run_files.MODEL_FILE)):
@@ -80,32 +169,19 @@ def open_run(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
     _check_output(paths)
-    training, validation = _list_datasets(paths, options.on_message)
-    if settings.patience and not _count_validation(training, validation, settings):
+    training, validation = list_datasets(paths, options.on_message)
+    if settings.patience and not count_validation(training, validation, settings):
         raise UsageError(PATIENCE_ERROR)
-    class_labels = labels.from_class_names(training.classes)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
         raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images and `val`.")
     with _lock(paths.output):
         skipped = state.skipped if state else {}
-        subsets = _open_subsets(paths, training, validation, settings, options, skipped)
-        _check_validation(*subsets, training.classes, settings, options.on_message)
-        # Importing Keras takes seconds, so everything else is checked first.
-        import_keras()
-        from densenet_cli.training.loop import TrainingRun
-
-        initial_arrays = None
-        if state is None:
-            if settings.start != FROM_SCRATCH:
-                config = settings.config(len(class_labels))
-                initial_arrays = initial_weights.load_arrays(settings.start, config, class_labels, offline)
-            state = RunState(settings.to_dict(), list(training.classes), fingerprint, skipped=skipped)
-            _delete_run(paths.output)
-        elif is_changed:
-            run_files.save_state(paths.output, state)
-        recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
-        yield TrainingRun(settings, class_labels, *subsets, state, paths.output, options, initial_arrays)
+        subsets = open_subsets(paths, training, validation, settings, options, skipped)
+        check_validation(*subsets, training.classes, settings, options.on_message)
+        class_labels = labels.from_class_names(training.classes)
+        image_paths = (training.paths, (validation or training).paths)
+        yield _OpenedRun(state, is_changed, class_labels, fingerprint, subsets, image_paths, skipped)
 
 
 def _check_output(paths: RunPaths) -> None:
@@ -119,81 +195,6 @@ def _check_output(paths: RunPaths) -> None:
                 f"The output folder {to_unicode(str(paths.output))} is inside {to_unicode(str(folder))}, so it would "
                 "be taken for a class. Choose a folder outside."
             )
-
-
-def _list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[ImageList, ImageList | None]:
-    """Return the training images and the validation images, if there are separate ones, and say what they are."""
-    train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
-    options = paths.dataset
-    if train is not None and csv is None and (splits := find_splits(train, options.suffixes)):
-        names = [Path(path).name for path in splits.values()]
-        message = f"{to_unicode(train)} is already split into {join_names(names)}"
-        if "train" not in splits:
-            raise UsageError(f"{message}, without training images. Use a folder that contains class folders.")
-        train = splits["train"]
-        message += f". Training on {to_unicode(train)}"
-        if val is None and "val" in splits:
-            val = splits["val"]
-            message += f", validating on {to_unicode(val)}"
-        normalize = PathNormalizer()
-        used = {normalize(path) for path in (train, val) if path is not None}
-        unused = [to_unicode(path) for path in splits.values() if normalize(path) not in used]
-        on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
-    training = list_images(open_dataset(train, csv, options))
-    _describe("Training", training, on_message)
-    if val is None:
-        return training, None
-    if Path(val).is_dir():
-        dataset = open_dataset(val, None, options)
-    else:
-        dataset = open_dataset(train if csv else None, val, options)
-    validation = list_images(dataset, training.classes)
-    _describe("Validation", validation, on_message)
-    if common := validation.count_common(training):
-        on_message(
-            f"Warning: {plural(common, 'validation image is', 'validation images are')} also used for training, so the "
-            "validation accuracy is too optimistic."
-        )
-    return training, validation
-
-
-def _describe(use: str, images: ImageList, on_message: Callable[[str], None]) -> None:
-    on_message(f"{use}: {images.describe()}.")
-    for warning in images.warnings:
-        on_message(warning)
-
-
-def _check_validation(
-    training: Subset,
-    validation: Subset,
-    classes: tuple[str, ...],
-    settings: Settings,
-    on_message: Callable[[str], None],
-) -> None:
-    """Say how many images there are for validation, and which classes have none.
-
-    Raises:
-        UsageError: There are none, and ``patience`` needs them.
-    """
-    if training.images is validation.images and len(validation):
-        on_message(
-            f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out from "
-            "the training images."
-        )
-    if not len(validation):
-        if settings.patience:
-            raise UsageError(PATIENCE_ERROR)
-        on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
-    elif missing := sorted(set(training.targets.tolist()) - set(validation.targets.tolist())):
-        names = join_names([classes[target] for target in missing])
-        on_message(f"Warning: {plural(len(missing), 'class has', 'classes have')} no validation images: {names}.")
-
-
-def _count_validation(training: ImageList, validation: ImageList | None, settings: Settings) -> int:
-    """Return the number of validation images if all images can be decoded."""
-    if validation is not None:
-        return len(validation)
-    return sum(held_out_count(size, settings.validation) for size in Counter(training.targets).values())
 
 
 def _change_settings(state: RunState, settings: Settings) -> bool:
@@ -243,59 +244,3 @@ def _lock(output: Path) -> Iterator[None]:
         except OSError as error:
             file = f" {to_unicode(os.fspath(error.filename))}:" if isinstance(error.filename, (str, Path)) else ""
             raise OutputError(f"The run in {output} stopped:{file} {error.strerror or error}.") from error
-
-
-def _open_subsets(
-    paths: RunPaths,
-    training: ImageList,
-    validation: ImageList | None,
-    settings: Settings,
-    options: RunOptions,
-    skipped: dict[str, str],
-) -> tuple[Subset, Subset]:
-    """Return the training and the validation images. Images that cannot be decoded are added to ``skipped``."""
-    max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
-    # Neither the smallest random crop nor the center crop (224 of 256) may enlarge a JPEG decoded at reduced scale.
-    min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
-    subsets = []
-    for image_list in filter(None, (training, validation)):
-        images = open_images(
-            image_list.paths, min_side, paths.cache, options.cache_limit, options.threads, options.on_decoded
-        )
-        errors = images.errors() if isinstance(images, MappedImages) else {}
-        readable = _readable_indices(image_list, errors, options.skip_unreadable)
-        if options.skip_unreadable:
-            images = SkippableImages(images, _relative_names(image_list), skipped)
-            for index, message in errors.items():
-                images.skip(index, message)
-        subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
-    if validation is None:
-        return split_validation(subsets[0], len(training.classes), settings.validation, settings.seed)
-    return subsets[0], subsets[1]
-
-
-def _relative_names(image_list: ImageList) -> list[str]:
-    """Return the path of each image from the name of the dataset's folder, such as ``photos/cat/1.jpg``."""
-    name = Path(image_list.folder).absolute().name
-    return [to_unicode(os.path.normpath(f"{name}/{path}")) for path in image_list.names()]
-
-
-def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unreadable: bool) -> IntArray:
-    """Return the indices of the images without an error.
-
-    Raises:
-        UnreadableImageError: An image cannot be decoded and ``skip_unreadable`` is false, or a class has no other
-            images.
-    """
-    if errors and not skip_unreadable:
-        listed = " ".join(list(errors.values())[:MAX_LISTED])
-        more = f" And {len(errors) - MAX_LISTED} more." if len(errors) > MAX_LISTED else ""
-        raise UnreadableImageError(
-            f"{len(errors):,} of {len(image_list):,} images cannot be decoded: {listed}{more} Repair or remove them, "
-            "or use `skip_unreadable`."
-        )
-    readable = np.setdiff1d(np.arange(len(image_list)), np.fromiter(errors, np.int64, len(errors)))
-    readable_targets = {image_list.targets[index] for index in readable}
-    for target in sorted(set(image_list.targets) - readable_targets):
-        raise UnreadableImageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")
-    return readable

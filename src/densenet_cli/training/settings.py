@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -14,6 +13,9 @@ from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
 
 FROM_SCRATCH = "scratch"
+FREEZE_ALL = "all"
+FINE_TUNING_RATE = 0.01
+"""The default learning rate after a head was fitted to the features of the backbone."""
 DEFAULT_EPOCHS = 30
 """Used if neither epochs nor sizes are given."""
 
@@ -131,8 +133,20 @@ class Settings:
         metavar="VARIANT|PATH",
     )
     freeze: str = _setting(
-        "", "Freeze the layers up to this stage (conv1, conv2, ...).", "Initial weights", metavar="STAGE"
+        "",
+        "Freeze the layers up to this stage (conv1, conv2, ...). With all, fit a new head to the features of the "
+        "images, which takes little longer than classifying them.",
+        "Initial weights",
+        metavar="STAGE",
     )
+    views: int = _setting(
+        0,
+        "With --freeze all: flipped and randomly cropped copies of each image to add.",
+        "Initial weights",
+        metavar="N",
+        range=Range(0, 1000),
+    )
+    then_unfreeze: bool = _setting(False, "With --freeze all: continue by training all layers.", "Initial weights")
     unfreeze_after: int = _setting(
         0,
         "Unfreeze all layers after this many epochs.",
@@ -181,11 +195,16 @@ class Settings:
                 raise UsageError(f"`{setting.name}` must be one of {', '.join(choices)}, not {value!r}.")
             if allowed and not allowed.contains(value):
                 raise UsageError(f"`{setting.name}` must be {allowed}, not {value}.")
-        stages = [f"conv{stage}" for stage in range(1, len(self.blocks) + 2)]
+        stages = [*(f"conv{stage}" for stage in range(1, len(self.blocks) + 2)), FREEZE_ALL]
         if self.freeze and self.freeze not in stages:
             raise UsageError(f"`freeze` must be one of {', '.join(stages)}, not {self.freeze!r}.")
         if self.freeze and self.start == FROM_SCRATCH:
             raise UsageError("`freeze` requires `start`: there are no trained weights to freeze.")
+        if self.is_head_only and self.unfreeze_after:
+            raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
+        for name in ("views", "then_unfreeze"):
+            if getattr(self, name) and not self.is_head_only:
+                raise UsageError(f"`{name}` requires `freeze` all.")
 
     @property
     def epochs(self) -> int:
@@ -202,7 +221,12 @@ class Settings:
 
     def is_frozen_at(self, epoch: int) -> bool:
         """Return whether the layers up to ``freeze`` are frozen in ``epoch``, counted from 0."""
-        return bool(self.freeze) and (not self.unfreeze_after or epoch < self.unfreeze_after)
+        return self.freeze not in ("", FREEZE_ALL) and (not self.unfreeze_after or epoch < self.unfreeze_after)
+
+    @property
+    def is_head_only(self) -> bool:
+        """Whether the run starts by fitting a new head to the features of a frozen backbone."""
+        return self.freeze == FREEZE_ALL
 
     def stops_early(self, epoch: int, best_epoch: int) -> bool:
         """Return whether training stops after ``epoch`` epochs, since it has not improved after ``best_epoch``."""
@@ -292,51 +316,3 @@ def parse_sizes(text: str) -> tuple[Phase, ...]:
 def format_sizes(phases: tuple[Phase, ...]) -> str:
     """Return phases as text. ``parse_sizes`` is the inverse."""
     return ",".join(f"{size}x{epochs}" for size, epochs in phases)
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """The progress of a run after a step.
-
-    Attributes:
-        epoch, batch: Number of the epoch and of the batch in it, counted from 1.
-        epochs, batches: Number of epochs in the run and of batches in an epoch.
-        size: Side of the images in pixels.
-        loss, accuracy: Means over the epoch so far.
-        seconds_left: Estimated time until the end of the run.
-    """
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    size: int
-    loss: float
-    accuracy: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options that do not affect the result of a run.
-
-    Attributes:
-        threads: Number of threads that prepare images.
-        cache_limit: Maximum size of the decoded images on disk in megabytes. A larger dataset is decoded again in every
-            epoch.
-        save_every: Seconds between two checkpoints of the state within an epoch.
-        skip_unreadable: Skip images that cannot be decoded.
-        on_message: Called with sentences about the images: what they are, what was skipped, and warnings.
-        on_decoded: Called with the number of decoded images and the number of all images.
-        on_step: Called after each step.
-        on_epoch: Called after each epoch with its row of the log.
-    """
-
-    threads: int = 2
-    cache_limit: int = 8000
-    save_every: float = 180.0
-    skip_unreadable: bool = False
-    on_message: Callable[[str], None] = lambda message: None
-    on_decoded: Callable[[int, int], None] = lambda done, total: None
-    on_step: Callable[[StepInfo], None] = lambda info: None
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None

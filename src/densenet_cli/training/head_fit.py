@@ -1,0 +1,102 @@
+"""Fitting a new head to the features of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from densenet_cli import variants
+from densenet_cli.classifier import Classifier
+from densenet_cli.errors import UnreadableImageError
+from densenet_cli.labels import Labels
+from densenet_cli.training import initial_weights, logistic_regression
+from densenet_cli.training.batches import Subset, class_weights
+from densenet_cli.training.features import compute_features
+from densenet_cli.training.image_list import unreadable_images_message
+from densenet_cli.training.options import RunOptions
+from densenet_cli.training.run_files import ValidationMetrics
+from densenet_cli.training.settings import Settings
+
+if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray, IntArray
+    from densenet_cli.weights.contents import Arrays
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """The result.
+
+    Attributes:
+        arrays: The arrays of the whole network.
+        metrics: Metrics on the validation images.
+        regularization: The strength of the regularization.
+    """
+
+    arrays: Arrays
+    metrics: ValidationMetrics
+    regularization: float
+
+
+def fit_head(
+    training: Subset,
+    validation: Subset,
+    paths: tuple[Sequence[str], Sequence[str]],
+    labels: Labels,
+    settings: Settings,
+    options: RunOptions,
+    cache: Path,
+    offline: bool = False,
+) -> FittedHead:
+    """Compute the features of all images, fit the head to the training images, and validate it.
+
+    Args:
+        training, validation: The images.
+        paths: The path of each image of ``training.images`` and of ``validation.images``.
+        labels: The labels of the classes.
+        settings: The settings of the run.
+        options: The options of the run.
+        cache: Folder of the cached features.
+        offline: Do not download the weights.
+
+    Raises:
+        UnreadableImageError: An image cannot be decoded and ``options.skip_unreadable`` is false, or no training image
+            of a class can be.
+        WeightsError: The weights are unavailable.
+        OutputError: The features cannot be cached.
+    """
+    arrays = initial_weights.load_arrays(settings.start, settings.config(len(labels)), labels, offline)
+    variant, weights = (settings.start, None) if settings.start in variants.VARIANTS else (None, settings.start)
+    subsets = (training, validation)
+    total = sum(map(len, subsets))
+    features: list[FloatArray] = []
+    targets: list[IntArray] = []
+    errors: list[str] = []
+    with Classifier(variant, weights=weights, threads=options.threads, offline=offline) as classifier:
+        for subset, subset_paths, views in zip(subsets, paths, (settings.views, 0), strict=True):
+            first = len(training) * bool(features)
+            values, subset_errors = compute_features(
+                subset,
+                subset_paths,
+                views,
+                classifier,
+                settings,
+                cache,
+                lambda done, _, first=first: options.on_features(first + done, total),  # type: ignore[misc]
+            )
+            readable = np.setdiff1d(np.arange(len(subset)), list(subset_errors))
+            features.append(values[readable])
+            targets.append(subset.targets[readable])
+            errors += subset_errors.values()
+    if errors and not options.skip_unreadable:
+        raise UnreadableImageError(unreadable_images_message(errors, total))
+    for target in sorted(set(training.targets.tolist()) - set(targets[0].tolist())):
+        raise UnreadableImageError(f"No training image of the class {labels[target].name!r} can be decoded.")
+    weights_by_class = class_weights(targets[0], len(labels)) if settings.class_weights else None
+    head = logistic_regression.fit(features[0], targets[0], len(labels), weights_by_class, settings.seed)
+    metrics = ValidationMetrics.of_logits(head.logits(features[1][:, 0]), targets[1])
+    arrays = {**arrays, "predictions": {"kernel": head.kernel, "bias": head.bias}}
+    return FittedHead(arrays, metrics, head.regularization)

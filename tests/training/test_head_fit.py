@@ -1,0 +1,193 @@
+"""``freeze`` all: a new head on the features of a frozen backbone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densenet_cli.classifier import Classifier
+from densenet_cli.errors import UnreadableImageError, UsageError
+from densenet_cli.training import features, recipes, session
+from densenet_cli.training.image_cache import DecodedOnDemand
+from densenet_cli.training.options import RunOptions
+from densenet_cli.training.run_files import RunPaths, load_state
+from densenet_cli.training.settings import Phase
+from densenet_cli.weights import checkpoint, safetensors
+from tests.support.command import densenet
+from tests.support.networks import unscaled_arrays
+from tests.training.images import CONFIG, SETTINGS, write_digits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits"), per_class=50)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    """A backbone with random weights, whose features are good enough for digits."""
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    safetensors.write(path, unscaled_arrays(CONFIG), CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def settings(start):
+    return replace(SETTINGS, start=start, freeze="all", validation=10)
+
+
+def run_paths(digits: Path, output: Path) -> RunPaths:
+    return RunPaths(digits, None, output, output.parent / "images")
+
+
+def test_the_command_learns_digits_in_under_a_minute(digits, tmp_path):
+    started = time.process_time()
+    result = densenet("train", digits, "-o", tmp_path / "run", "--from", "tiny", "--freeze", "all")
+    assert result.status == 0, result.err
+    assert time.process_time() - started < 60
+    path = tmp_path / "run" / "model.safetensors"
+    model = checkpoint.read(path)
+    top1 = model.metadata.accuracy["validation"]["top1"]
+    assert top1 > 0.9 and f"{top1:.1%}" in result.err and str(path) in result.err
+    assert model.metadata.training["freeze"] == "all"
+    backbone = checkpoint.read_backbone(Path(Classifier("tiny").weights)).arrays
+    assert model.arrays["conv1_conv"]["kernel"].tobytes() == backbone["conv1_conv"]["kernel"].tobytes()
+    # It is a model like any other.
+    evaluated = densenet("evaluate", digits, "--weights", path)
+    assert evaluated.status == 0, evaluated.err
+    assert densenet("explain", digits / "3" / "000.png", "--weights", path, "-o", tmp_path / "cam").status == 0
+    assert densenet("export", "-o", tmp_path / "model.onnx", "--weights", path).status == 0
+
+
+def test_the_validation_accuracy_is_that_of_the_model(digits, tmp_path, settings):
+    head, skipped = session.fit_head(run_paths(digits, tmp_path / "run"), settings, RunOptions())
+    assert (head.metrics.images, skipped) == (100, 0)
+    again = tmp_path / "again"
+    shutil.copytree(digits, again)
+    held_out = replace(settings, validation=0)
+    paths = RunPaths(digits, again, tmp_path / "other", tmp_path / "images")
+    head, _ = session.fit_head(paths, held_out, RunOptions())
+    with Classifier(weights=tmp_path / "other" / "model.safetensors") as classifier:
+        names = sorted(digits.glob("*/*.png"))
+        predictions = list(classifier.predict_many(names, top_k=1))
+    correct = [p.scores[0].label == name.parent.name for p, name in zip(predictions, names, strict=True)]
+    assert head.metrics.top1 == np.mean(correct)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_features_are_cached_and_continued(digits, tmp_path, settings, monkeypatch, views):
+    paths, cache = run_paths(digits, tmp_path / "run"), tmp_path / "images"
+    settings = replace(settings, views=views)
+    expected, _ = session.fit_head(paths, settings, RunOptions(threads=1))
+    (complete,) = [path for path in cache.iterdir() if path.stat().st_size == 4 * 400 * (1 + views) * 32]
+    content = complete.read_bytes()
+    # An interruption leaves a part, which may end within a row.
+    complete.with_suffix(".features-part").write_bytes(content[: len(content) // 2 + 3])
+    complete.unlink()
+    decoded: list[int] = []
+    original = DecodedOnDemand.__getitem__
+    monkeypatch.setattr(DecodedOnDemand, "__getitem__", lambda self, n: decoded.append(n) or original(self, n))
+    head, _ = session.fit_head(paths, settings, RunOptions(threads=3), overwrite=True)
+    assert len(decoded) == 200
+    assert complete.read_bytes() == content
+    assert head.arrays["predictions"]["kernel"].tobytes() == expected.arrays["predictions"]["kernel"].tobytes()
+    session.fit_head(paths, settings, RunOptions(), overwrite=True)
+    assert len(decoded) == 200
+    session.fit_head(paths, replace(settings, preprocess="crop"), RunOptions(), overwrite=True)
+    assert len(decoded) == 700
+
+
+def test_views(digits, settings):
+    decoded = DecodedOnDemand([str(digits / "2" / "001.png")], 16)[0]
+    mirrored = replace(settings, flip=True)
+    first, second, *crops = features.make_views(decoded, 5, 4, mirrored)
+    np.testing.assert_array_equal(first, features.make_views(decoded, 6, 0, settings)[0])
+    np.testing.assert_array_equal(second, first[:, ::-1])
+    assert len({crop.tobytes() for crop in crops}) == 3
+    np.testing.assert_array_equal(crops, features.make_views(decoded, 5, 4, mirrored)[2:])
+    unmirrored = features.make_views(decoded, 5, 1, settings)
+    assert (unmirrored[1] != second).any()
+
+
+def test_features_are_those_of_embed(digits, start, settings, tmp_path):
+    names = sorted(str(path) for path in digits.glob("[01]/*.png"))[:5]
+    from densenet_cli.training.batches import Subset
+
+    subset = Subset(DecodedOnDemand(names, 16), np.arange(5), np.zeros(5, np.int64))
+    with Classifier(weights=start, preprocess="squash") as classifier:
+        values, errors = features.compute_features(
+            subset, names, 1, classifier, settings, tmp_path, lambda done, total: None
+        )
+        expected = [classifier.embed(name).vector for name in names]
+    assert not errors
+    np.testing.assert_allclose(values[:, 0], expected, 1e-5, 1e-6)
+    assert (values[:, 1] != values[:, 0]).any()
+
+
+def test_unreadable_images(digits, tmp_path, settings):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits, folder)
+    bad = [folder / "3" / f"{number:03}.png" for number in range(3)]
+    for path in bad:
+        path.write_bytes(b"no image")
+    paths = run_paths(folder, tmp_path / "run")
+    for _ in range(2):  # computed, and from the cache
+        with pytest.raises(UnreadableImageError, match=r"3 of 500 images.*3/00\d\.png"):
+            session.fit_head(paths, settings, RunOptions())
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    _, skipped = session.fit_head(paths, settings, RunOptions(skip_unreadable=True))
+    assert skipped == 3
+    listed = (tmp_path / "run" / "skipped.csv").read_text()
+    assert all(f"digits/3/{path.name}" in listed for path in bad)
+    assert checkpoint.read(tmp_path / "run" / "model.safetensors").metadata.training["skipped"] == 3
+    for path in (folder / "3").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match="'3'"):
+        session.fit_head(paths, settings, RunOptions(skip_unreadable=True), overwrite=True)
+
+
+@pytest.mark.parametrize("rate", [0.02, 50.0])
+def test_then_unfreeze_is_not_worse_and_can_be_resumed(digits, tmp_path, settings, keras, rate):
+    """Also if training destroys the model."""
+    head, _ = session.fit_head(run_paths(digits, tmp_path / "head"), settings, RunOptions())
+    settings = replace(settings, then_unfreeze=True, sizes=(Phase(16, 2),), learning_rate=rate, warmup=0)
+    states = []
+    for name in ("complete", "stopped"):
+        paths = run_paths(digits, tmp_path / name)
+        is_stopped = name == "stopped"
+        try:
+            with session.open_run(paths, settings, RunOptions()) as run:
+                if is_stopped:
+                    stop = run.stop
+                    run.options = replace(run.options, on_step=lambda info, stop=stop: info.batch == 5 and stop())
+                run.train()
+            if is_stopped:
+                with session.open_run(paths, settings, RunOptions(), resume=True) as run:
+                    run.train()
+        except UsageError:  # the loss is infinite
+            assert rate > 1
+        states.append(load_state(paths.output))
+        accuracy = checkpoint.read(paths.output / "model.safetensors").metadata.accuracy["validation"]["top1"]
+        assert accuracy == states[-1].best_accuracy >= head.metrics.top1
+    for name, array in states[0].arrays.items():
+        assert array.tobytes() == states[1].arrays[name].tobytes(), name
+
+
+def test_the_defaults_of_the_recipe(start):
+    settings = recipes.resolve({}, {"freeze": "all", "start": start})
+    assert settings.is_head_only and not settings.is_frozen_at(0)
+    assert settings.learning_rate < SETTINGS.learning_rate
+    assert recipes.resolve({"learning_rate": 0.5}, {"freeze": "all", "start": start}).learning_rate == 0.5
+    assert recipes.resolve({}, {"freeze": "all"}).start == "121"
+    assert recipes.resolve({}, {"freeze": "all", "variant": "tiny"}).start == "tiny"
+
+
+@pytest.mark.parametrize("values", [{"views": 1}, {"then_unfreeze": True}, {"freeze": "all", "unfreeze_after": 1}])
+def test_invalid_combinations(start, values):
+    with pytest.raises(UsageError, match=f"`{list(values)[-1]}`"):
+        replace(SETTINGS, start=start, **values)
