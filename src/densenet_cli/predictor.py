@@ -133,6 +133,16 @@ class Predictor:
                 self._minima = self._limit.thresholds
 
     @property
+    def min_prob(self) -> float | None:
+        """The probability that reported classes have, or None if each class has its own threshold."""
+        return self.selection.min_prob if self._minima is None else None
+
+    @property
+    def lowest_min_prob(self) -> float:
+        """The lowest probability that a reported class can have; 1 if none is ever reported."""
+        return self.selection.min_prob if self._minima is None else min(1.0, *map(float, self._minima))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings that predictions depend on, as JSON types."""
         return {**self.selection._asdict(), **self._options._asdict()}

@@ -323,6 +323,32 @@ def test_labels_of_a_multi_label_model(browser, tmp_path):
     assert browser.visible_texts(".segmented span")[1:3] == ["Labeled 3", "Unlabeled 1"]
 
 
+def test_filters_of_guarantees(browser, tmp_path):
+    path = tmp_path / "sets.html"
+    scores = tuple(Score(rank, rank, None, name, 0.5 / rank) for rank, name in enumerate(("cat", "dog", "elk"), 1))
+    with PredictionReport(path, "m", {}, has_sets=True, has_decisions=True) as report:
+        for number, (size, unsure) in enumerate([(1, False), (2, True), (3, True), (0, True), (2, False)]):
+            report.add(Prediction(f"{number}.jpg", "m", scores[:1], set=scores[:size], unsure=unsure))
+        report.add(Prediction("broken.jpg", "m", error=Failure("ImageTooLarge", "Too large.")))
+    browser.open(path)
+    options = "return [...document.querySelectorAll('#set-size option')].map(option => option.textContent)"
+    assert browser.run(options) == ["Any", "0 (1)", "1 (1)", "2 (2)", "3 (1)"]
+    assert browser.visible_texts(".image li span").count("elk") == 1
+    for selector, value, shown in (
+        ("#set-size", "2", ["1", "4"]),
+        ("#decision", "unsure", ["1"]),
+        ("#set-size", "", ["1", "2", "3"]),
+        ("#decision", "labeled", ["0", "4"]),
+        ("#decision", "", ["0", "1", "2", "3", "4", "broken"]),
+    ):
+        choose(browser, selector, value)
+        assert names(browser) == shown, (selector, value)
+    choose(browser, "#set-size", "2")
+    browser.run("document.querySelector('#reset').click()")
+    browser.wait_for_frames()
+    assert len(names(browser)) == 6
+
+
 def names(browser):
     return [name.rpartition("/")[2].removesuffix(".jpg") for name in browser.visible_texts("h2")]
 

@@ -121,7 +121,6 @@ def predict(
     predictor = classifier.predictor(
         top_k, min_prob, coverage=coverage, set_method=set_method, max_error=max_error, by_class=by_class
     )
-    selection = predictor.selection
     for warning in predictor.warnings:
         echo_info(warning)
     settings = _settings(classifier, model, predictor) if output or html else {}
@@ -144,7 +143,9 @@ def predict(
                     classifier.model,
                     settings,
                     is_multi_label=is_multi_label,
-                    threshold=(is_multi_label and selection.min_prob) or DEFAULT_THRESHOLD,
+                    has_sets=coverage is not None,
+                    has_decisions=max_error is not None,
+                    threshold=(is_multi_label and predictor.lowest_min_prob) or DEFAULT_THRESHOLD,
                 )
             )
         if as_records:
@@ -159,7 +160,7 @@ def predict(
         else:
             from densenet_cli.cli.render import print_prediction
 
-            write = partial(print_prediction, stdout_console(), min_prob=selection.min_prob)
+            write = partial(print_prediction, stdout_console(), min_prob=predictor.min_prob)
         notes = stack.enter_context(NoteCounter())
         progress = stack.enter_context(ProgressBar("count", hidden=not output and sys.stdout.isatty()))
         for result in classifier.stream(sources, preview=preview, preview_limit=preview_limit):

@@ -71,32 +71,50 @@ def heading(name: str, detail: str) -> Text:
     return text.append(f"  {printable(detail)}", style="dim")
 
 
-def print_prediction(console: Console, prediction: Prediction, min_prob: float) -> None:
-    """Print the most probable classes of one image, or that none reaches ``min_prob``. A failed image has no table."""
+def print_prediction(console: Console, prediction: Prediction, min_prob: float | None) -> None:
+    """Print the most probable classes of one image, or that none reaches ``min_prob``. A failed image has no table.
+
+    ``min_prob`` is None if each class has its own threshold. The labels of the set are marked and all shown, and a line is drawn below the last one.
+    """
     if prediction.error:
         return
     console.print(heading(prediction.source, prediction.model))
-    if not prediction.scores:
-        console.print(f"  No class has a probability of at least {min_prob:g}.", style="dim")
+    if prediction.unsure:
+        console.print("  Unsure: a label could exceed the error limit.", style="yellow")
+    label_set = prediction.set or ()
+    if prediction.set == ():
+        console.print("  The set is empty: no label is probable enough.", style="yellow")
+    scores = sorted({*prediction.scores, *label_set}, key=lambda score: score.rank)
+    if not scores:
+        message = (
+            "No class reaches its threshold."
+            if min_prob is None
+            else (f"No class has a probability of at least {min_prob:g}.")
+        )
+        console.print(f"  {message}", style="dim")
         console.print()
         return
-    has_id = console.width >= MIN_WIDTH_FOR_ID and any(score.id for score in prediction.scores)
+    has_id = console.width >= MIN_WIDTH_FOR_ID and any(score.id for score in scores)
     has_bar = console.width >= MIN_WIDTH_FOR_BAR
     columns = [number_column("#"), text_column("Label")]
     if has_id:
         columns.append(fixed_column("WordNet ID"))
     columns.append(number_column("Probability"))
+    if label_set:
+        columns.insert(1, fixed_column("Set"))
     if has_bar:
         columns.append(Column("", no_wrap=True, width=BAR_WIDTH))
     table = create_table(*columns)
-    for score in prediction.scores:
+    for score in scores:
         cells: list[str | Text] = [str(score.rank), printable(score.label)]
         if has_id:
             cells.append(printable(score.id or ""))
         cells.append(f"{score.probability:.2%}")
         if has_bar:
             cells.append(Text(_bar(score.probability, console.options.ascii_only), style="green"))
-        table.add_row(*cells)
+        if label_set:
+            cells.insert(1, ("x" if console.options.ascii_only else "✓") * (score in label_set))
+        table.add_row(*cells, end_section=bool(label_set) and score == label_set[-1])
     console.print(table)
     console.print()
 

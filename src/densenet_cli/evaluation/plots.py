@@ -172,10 +172,10 @@ def draw_risk_coverage_curve(report: EvaluationReport) -> bytes:
     axes.plot(coverage, risk, color=BAR_COLOR, linewidth=1.6)
     for limit, share in report.labeled_shares.items():
         if share:
-            axes.plot(share, limit, "o", color=GAP_COLOR, markersize=4)
-            axes.annotate(
-                f"{share:.0%} at {limit:.0%} error", (share, limit), (4, -9), textcoords="offset points", fontsize=8
-            )
+            risk = report.risk_coverage.risk[report.risk_coverage.coverage.searchsorted(share)]
+            axes.plot(share, risk, "o", color=GAP_COLOR, markersize=4, clip_on=False)
+            text = f"{share:.0%} at {limit:.0%} error"
+            axes.annotate(text, (share, risk), (6, 2), textcoords="offset points", fontsize=8, va="bottom")
     axes.set_xlim(0, 1)
     axes.set_ylim(0)
     axes.set_xlabel("share of the images that are labeled, the most confident first")

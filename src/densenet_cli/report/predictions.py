@@ -45,6 +45,8 @@ class PredictionReport:
         model: The name of the model.
         settings: Settings of the run to show (JSON types).
         is_multi_label: Whether the model is one. The page then has a filter for any label of an image.
+        has_sets: Whether predictions have a set of labels. The page then has a filter for its size.
+        has_decisions: Whether predictions are marked as unsure. The page then has a filter for it.
         threshold: Initial setting of the slider, rounded down to percent. Images whose top probability is lower count
             as uncertain. For a multi-label model, lower labels are dimmed, and images without others count as having no
             label.
@@ -61,10 +63,13 @@ class PredictionReport:
         settings: Mapping[str, Any],
         *,
         is_multi_label: bool = False,
+        has_sets: bool = False,
+        has_decisions: bool = False,
         threshold: float = DEFAULT_THRESHOLD,
     ) -> None:
         self._path, self._model, self._settings = path, model, settings
         self._is_multi_label = is_multi_label
+        self._filters = {"has_sets": has_sets, "has_decisions": has_decisions}
         self._threshold = math.floor(round(threshold * 100, 6)) / 100
         self._date = current_time()
         self._template = environment().get_template("image.html")
@@ -89,6 +94,7 @@ class PredictionReport:
             folder=f"{folder}/" if name and folder else "",
             name=name if name and folder else prediction.source,
             prediction=prediction,
+            scores=sorted({*prediction.scores, *(prediction.set or ())}, key=lambda score: score.rank),
             probability=probability,
             is_uncertain=is_uncertain,
             is_multi_label=self._is_multi_label,
@@ -114,6 +120,7 @@ class PredictionReport:
             uncertain=self._uncertain,
             failed=self._failed,
             is_multi_label=self._is_multi_label,
+            **self._filters,
             threshold=self._threshold,
             max_thumbnails=MAX_THUMBNAILS,
             is_interrupted=is_interrupted,

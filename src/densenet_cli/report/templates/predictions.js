@@ -15,6 +15,8 @@ document.addEventListener("DOMContentLoaded", () => {
       element, index, name, failed,
       items, labels,
       text: [name, ...labels].join("\n").toLowerCase(),
+      setSize: element.dataset.setSize,
+      decision: element.dataset.decision,
       probability: failed ? NaN : Number(element.dataset.probability),
     };
   });
@@ -41,6 +43,18 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     const sorted = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
     for (const [name, count] of sorted) label.append(new Option(`${name} (${formatCount(count)})`, name));
+  };
+
+  /* Filters that the page has only if the run had guarantees. */
+  const filters = [["set-size", "setSize"], ["decision", "decision"]]
+    .map(([id, key]) => ({ menu: byId(id), key })).filter(({ menu }) => menu);
+  const fillFilters = () => {
+    for (const { menu, key } of filters) {
+      const counts = new Map();
+      for (const row of rows) if (row[key] !== undefined) counts.set(row[key], (counts.get(row[key]) || 0) + 1);
+      const sorted = [...counts].sort((a, b) => collator.compare(a[0], b[0]));
+      for (const [value, count] of sorted) menu.append(new Option(`${value} (${formatCount(count)})`, value));
+    }
   };
 
   /* Rows are grouped in blocks, as in the original page. The style sheet explains why. */
@@ -73,6 +87,7 @@ document.addEventListener("DOMContentLoaded", () => {
         for (const item of row.items) item.classList.toggle("below", Number(item.dataset.probability) < minProbability);
       }
       return (show === "all" || show === status)
+        && filters.every(({ menu, key }) => !menu.value || row[key] === menu.value)
         && (!label.value || labelsOf(row, minProbability).includes(label.value))
         && words.every((word) => row.text.includes(word));
     });
@@ -82,7 +97,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     toolbar.querySelector("output").textContent = `${threshold.value}%`;
     const total = `${formatCount(rows.length)} ${rows.length === 1 ? "image" : "images"}`;
-    const filtered = Boolean(words.length || label.value || show !== "all");
+    const filtered = Boolean(words.length || label.value || show !== "all" || filters.some(({ menu }) => menu.value));
     byId("result-count").textContent = filtered ? `${formatCount(matches.length)} of ${total}` : total;
     byId("reset").hidden = !filtered;
     byId("empty-state").hidden = matches.length > 0 || !rows.length;
@@ -100,6 +115,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 
   fillLabelMenu();
+  fillFilters();
   toolbar.hidden = false;
   toolbar.addEventListener("submit", (event) => event.preventDefault());
   toolbar.addEventListener("input", scheduleUpdate);
