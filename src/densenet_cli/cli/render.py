@@ -74,7 +74,8 @@ def heading(name: str, detail: str) -> Text:
 def print_prediction(console: Console, prediction: Prediction, min_prob: float | None) -> None:
     """Print the most probable classes of one image, or that none reaches ``min_prob``. A failed image has no table.
 
-    ``min_prob`` is None if each class has its own threshold. The labels of the set are marked and all shown, and a line is drawn below the last one.
+    ``min_prob`` is None if each class has its own threshold. The labels of the set are marked and all shown, and a gap
+    follows the last one.
     """
     if prediction.error:
         return
