@@ -46,7 +46,7 @@ def main(run: Path, folder: Path) -> None:
     results: dict[tuple[str, int], run_files.ValidationMetrics] = {}
     for mode, size in CANDIDATES:
         batches = validation_batches(validation, Preprocessing(mode, size), 100, available_cores())
-        results[mode, size] = metrics = validate(keras_model, batches)
+        results[mode, size] = metrics = validate(keras_model, batches, run_files.ValidationMetrics)
         print(f"| {mode} | {size} | {metrics.top1:.1%} | {metrics.top5:.1%} |", flush=True)
     (mode, size), metrics = max(results.items(), key=lambda item: (item[1].top1, item[1].top5))
     training = dict(model.metadata.training)

@@ -204,6 +204,7 @@ def train(
       densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
       densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
       densenet train --csv photos.csv -o run --from 121
+      densenet train --csv findings.csv -o run --from 121 --multi-label
       densenet train photos/ -o run --resume
     """
     if folder is None and csv is None:
@@ -261,16 +262,18 @@ def train(
         return 130
     state = run.state
     epoch = f"epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the fitted head"
-    _echo_result(output, state.best_accuracy if state.best_accuracy >= 0 else math.nan, epoch, len(state.skipped))
+    score = state.best_accuracy if state.best_accuracy >= 0 else math.nan
+    name = "mean average precision" if settings.multi_label else "accuracy"
+    _echo_result(output, score, epoch, len(state.skipped), name)
     return 0
 
 
-def _echo_result(output: Path, accuracy: float, epoch: str, skipped: int) -> None:
-    """Name the model, its validation accuracy (NaN if there is none), and how many images were skipped."""
-    if math.isnan(accuracy):
+def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str = "accuracy") -> None:
+    """Name the model, its validation score (NaN if there is none), and how many images were skipped."""
+    if math.isnan(score):
         detail = f"not validated, from {epoch}" if epoch else "not validated"
     else:
-        detail = f"validation accuracy {accuracy:.1%}" + (f" in {epoch}" if epoch else "")
+        detail = f"validation {name} {score:.1%}" + (f" in {epoch}" if epoch else "")
     echo_info(f"Wrote {printable(str(output / 'model.safetensors'))} ({detail}).")
     if skipped:
         path = printable(str(output / "skipped.csv"))
@@ -299,9 +302,10 @@ def _image_arguments(paths: RunPaths) -> list[str]:
 def _echo_epoch(row: dict[str, float]) -> None:
     validation = ""
     if not math.isnan(row["val_loss"]):
-        validation = (
-            f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.1%}, top-5 {row['val_top5']:.1%}; "
-        )
+        loss = f"loss {row['val_loss']:.3f}"
+        names = {"accuracy": "val_accuracy", "top-5": "val_top5", "mAP": "val_map", "ROC AUC": "val_roc_auc"}
+        values = [f"{name} {row[column]:.1%}" for name, column in names.items() if column in row]
+        validation = f"validation: {', '.join((loss, *values))}; "
     echo_info(
         f"Epoch {row['epoch']} at {row['size']} px: loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}; "
         f"{validation}elapsed: {_duration(row['seconds'])}"

@@ -44,7 +44,8 @@ class Subset:
     Attributes:
         images: All images of the dataset.
         indices: int64 (n,), the indices of the images in this subset.
-        targets: int64 (n,), the class of each image in this subset.
+        targets: int64 (n,), the class of each image in this subset; or (n, classes), where 1 is a class of the image,
+            0 another class, and -1 unknown.
     """
 
     images: Images
@@ -79,6 +80,10 @@ def split_validation(subset: Subset, classes: int, per_class: int, seed: int) ->
     """
     generator = np.random.default_rng(seed)
     is_validation = np.zeros(len(subset), dtype=bool)
+    if subset.targets.ndim == 2:  # images with any number of classes
+        count = held_out_count(len(subset), per_class * classes)
+        is_validation[generator.permutation(len(subset))[:count]] = True
+        return subset.select(~is_validation), subset.select(is_validation)
     for index in range(classes):
         members = np.flatnonzero(subset.targets == index)
         count = held_out_count(len(members), per_class)
@@ -93,7 +98,7 @@ def class_weights(targets: IntArray, classes: int) -> FloatArray:
 
 
 class Batch(NamedTuple):
-    """Normalized images, float32 (n, size, size, 3), and their classes, int64 (n,)."""
+    """Normalized images, float32 (n, size, size, 3), and their targets (see ``Subset``)."""
 
     pixels: FloatArray
     targets: IntArray
@@ -141,7 +146,8 @@ class TrainingBatches:
         except ImageError:
             if not self._skip_unreadable:
                 raise
-        same_class = generator.permutation(np.flatnonzero(targets == targets[member]))
+        is_same = (targets == targets[member]).reshape(len(targets), -1).all(axis=1)
+        same_class = generator.permutation(np.flatnonzero(is_same))
         for other in same_class[same_class != member]:
             try:
                 return images[indices[other]]

@@ -9,12 +9,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from densenet_cli import labels
 from densenet_cli.datasets import ClassFolders, Dataset
 from densenet_cli.errors import UsageError
+from densenet_cli.images.sources import Source
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
+
+if TYPE_CHECKING:
+    from densenet_cli._types import IntArray
 
 MAX_LISTED = 5
 """Unreadable images that one message lists."""
@@ -43,6 +50,10 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def target_array(self) -> IntArray:
+        """Return the targets, int64 (images,)."""
+        return np.array(self.targets, np.int64)
 
     def names(self) -> list[str]:
         """Return the paths relative to ``folder``."""
@@ -92,7 +103,7 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
             raise UsageError(
                 f"There is only one class: {classes[0]!r} of the {dataset.description}. Training needs at least two."
             )
-        warnings = _check_names(classes, dataset.description)
+        warnings = check_names(classes, dataset.description)
         positions = {name: position for position, name in enumerate(classes)}
     else:
         warnings = []
@@ -103,17 +114,23 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
     for class_name, source in dataset.images():
         if source.error:
             raise UsageError(f"Cannot use the class folder {to_unicode(source.name)}: {source.error}")
-        if source.kind == "url":
-            raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
-        if source.page:
-            raise UsageError(f"Training uses the first page of a file, not {to_unicode(source.name)}.")
-        paths.append(source.origin)
+        paths.append(check_local(source))
         targets.append(positions[class_name])
     warnings += dataset.warnings()
     return ImageList(dataset.folder, classes, tuple(paths), tuple(targets), tuple(warnings))
 
 
-def _check_names(classes: tuple[str, ...], description: str) -> list[str]:
+def check_local(source: Source) -> str:
+    """Return the path of an image. Raises ``UsageError`` if it is a URL or a page of a file."""
+    if source.kind == "url":
+        raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
+    if source.page:
+        raise UsageError(f"Training uses the first page of a file, not {to_unicode(source.name)}.")
+    path: str = source.origin
+    return path
+
+
+def check_names(classes: tuple[str, ...], description: str) -> list[str]:
     """Return warnings about similar class names. Raise ``UsageError`` for a name that cannot be a label."""
     similar = []
     nfc_names: dict[str, str] = {}

@@ -42,7 +42,7 @@ def load_arrays(start: str, config: DenseNetConfig, labels: Labels, offline: boo
     backbone = _read_backbone(path, config)
     if backbone.metadata.labels == labels and not backbone.metadata.head_error:
         complete = checkpoint.read(path, config)
-        if complete.config.has_linear_head and not complete.config.is_multi_label:
+        if complete.config.has_linear_head and complete.config.is_multi_label == config.is_multi_label:
             return complete.arrays
     return backbone.arrays
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.training import network, run_files
 from densenet_cli.training.batches import Batch, Subset, TrainingBatches, class_weights, validation_batches
+from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
 from densenet_cli.training.network import WeightAverage
 from densenet_cli.training.options import RunOptions, StepInfo
 from densenet_cli.training.run_files import RunState, ValidationMetrics
@@ -23,6 +25,8 @@ from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
     from densenet_cli.weights.contents import Arrays
+
+T = TypeVar("T", ValidationMetrics, MultiLabelMetrics)
 
 VALIDATION_BATCH_SIZE = 64
 
@@ -65,10 +69,14 @@ class TrainingRun:
         config = settings.config(len(labels))
         self._network = network.build(config, settings.precision)
         self._averaged_network = network.build(config, "float32")
-        self._class_weights = class_weights(training.targets, len(labels)) if settings.class_weights else None
+        self._class_weights = self._balance = None
+        if settings.class_weights and settings.multi_label:
+            self._balance = balance_weights(training.targets)
+        elif settings.class_weights:
+            self._class_weights = class_weights(training.targets, len(labels))
         network.set_arrays(self._network, initial_arrays or {})
         network.freeze(self._network, settings.freeze if settings.is_frozen_at(state.epoch) else "")
-        network.compile_for_training(self._network, settings)
+        network.compile_for_training(self._network, settings, self._balance)
         self._average = WeightAverage(self._network.get_weights(), settings.averaging)
         if state.arrays:
             self._restore()
@@ -122,16 +130,16 @@ class TrainingRun:
         step = state.epoch * len(self._batches) + state.batch + 1
         self._network.optimizer.learning_rate = settings.learning_rate_at(step / len(self._batches))
         self._network.reset_metrics()
-        one_hot = np.eye(len(self._labels), dtype=np.float32)[targets]
+        one_hot = targets if settings.multi_label else np.eye(len(self._labels))[targets]
         weights = self._class_weights[targets] if self._class_weights is not None else None
-        logs = self._network.train_on_batch(pixels, one_hot, weights, return_dict=True)
+        logs = self._network.train_on_batch(pixels, one_hot.astype(np.float32), weights, return_dict=True)
         if not np.isfinite(logs["loss"]):
             raise UsageError(
                 f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "
                 "`learning_rate` or a longer `warmup`."
             )
         state.loss += float(logs["loss"]) * len(targets)
-        state.correct += float(logs["categorical_accuracy"]) * len(targets)
+        state.correct += float(logs["accuracy"]) * len(targets)
         state.images += len(targets)
         state.batch += 1
         if self._average.is_due(step):
@@ -175,18 +183,16 @@ class TrainingRun:
             "learning_rate": settings.learning_rate_at(state.epoch + 1),
             "loss": state.loss / state.images,
             "accuracy": state.correct / state.images,
-            "val_loss": metrics.loss,
-            "val_accuracy": metrics.top1,
-            "val_top5": metrics.top5,
+            **metrics.log_values(),
             "seconds": state.seconds,
             "skipped": len(state.skipped),
         }
         state.history.append(row)
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.images = 0.0, 0.0, 0
-        if metrics.top1 > state.best_accuracy or not metrics.images:
+        if metrics.score > state.best_accuracy or not metrics.images:
             state.best_epoch = state.epoch
-            state.best_accuracy = metrics.top1 if metrics.images else state.best_accuracy
+            state.best_accuracy = metrics.score if metrics.images else state.best_accuracy
             arrays = keras_ops.get_arrays(self._averaged_network)
             run_files.write_model(
                 self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped)
@@ -194,19 +200,21 @@ class TrainingRun:
         state.stopped_early = settings.stops_early(state.epoch, state.best_epoch)
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
             network.freeze(self._network, "")
-            network.compile_for_training(self._network, settings)
+            network.compile_for_training(self._network, settings, self._balance)
         run_files.write_log(self._folder, state.history)
         self.save()
         self.options.on_epoch(row)
 
-    def _validate(self) -> ValidationMetrics:
+    def _validate(self) -> ValidationMetrics | MultiLabelMetrics:
         settings, options = self.settings, self.options
         averaged = self._average.weights if settings.averaging else self._network.get_weights()
         self._averaged_network.set_weights(averaged)
         batches = validation_batches(
             self._validation, settings.preprocessing, VALIDATION_BATCH_SIZE, options.threads, options.skip_unreadable
         )
-        return validate(self._averaged_network, batches)
+        if settings.multi_label:
+            return validate(self._averaged_network, batches, MultiLabelMetrics)
+        return validate(self._averaged_network, batches, ValidationMetrics)
 
     def _variables(self) -> list[keras.Variable]:
         return [*self._network.weights, *self._network.optimizer.variables]
@@ -227,12 +235,12 @@ class TrainingRun:
         self._average.updates = self.state.average_updates
 
 
-def validate(model: keras.Model, batches: Iterable[Batch]) -> ValidationMetrics:
+def validate(model: keras.Model, batches: Iterable[Batch], metrics: type[T]) -> T:
     """Compute the metrics of a model that outputs logits. Without images, they are NaN."""
     logits, targets = [], []
     for batch in batches:
         logits.append(np.asarray(model.predict_on_batch(batch.pixels)))
         targets.append(batch.targets)
     if not logits:
-        return ValidationMetrics(0, math.nan, math.nan, math.nan)
-    return ValidationMetrics.of_logits(np.concatenate(logits), np.concatenate(targets))
+        return metrics(0, *[math.nan] * (len(fields(metrics)) - 1))
+    return metrics.of_logits(np.concatenate(logits), np.concatenate(targets))

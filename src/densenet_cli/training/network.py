@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from densenet_cli.engines import keras_ops
 from densenet_cli.topology import DenseNetConfig
+from densenet_cli.training import losses
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def _stage_number(layer: str) -> int:
     return int(number) if number.isdigit() else UNFREEZABLE_STAGE
 
 
-def compile_for_training(network: keras.Model, settings: Settings) -> None:
+def compile_for_training(network: keras.Model, settings: Settings, balance: FloatArray | None = None) -> None:
     """Set the loss and a new optimizer for the trainable layers.
+
+    ``balance`` are the weights of a multi-label loss, see ``losses.multi_label_loss``.
 
     In the paper's SGD, momentum amplifies the L2 term of the gradient by a factor of ``1 / (1 - momentum)``. Keras
     decouples weight decay from momentum, so the factor is applied here.
@@ -92,10 +95,14 @@ def compile_for_training(network: keras.Model, settings: Settings) -> None:
     )
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    loss: Any = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
+    accuracy: Any = keras.metrics.categorical_accuracy
+    if settings.multi_label:
+        loss, accuracy = losses.multi_label_loss(settings.label_smoothing, balance), losses.multi_label_accuracy
     network.compile(
         optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-        metrics=["categorical_accuracy"],
+        loss=loss,
+        metrics=[keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")],
         # On CPUs TensorFlow is a third slower with XLA. PyTorch does not have it. JAX needs it.
         jit_compile=keras.backend.backend() == "jax",
     )

@@ -66,6 +66,8 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     if values.get("freeze") == FREEZE_ALL:
         values.setdefault("start", variant or variants.DEFAULT)
         values.setdefault("learning_rate", FINE_TUNING_RATE)
+    if values.get("multi_label"):
+        values.setdefault("label_smoothing", 0.0)  # it would shift the probabilities of rare classes
     start = values.get("start", FROM_SCRATCH)
     stated: dict[str, Any] = {}
     if start != FROM_SCRATCH:

@@ -28,6 +28,7 @@ from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, IntArray
+    from densenet_cli.training.multi_label import MultiLabelMetrics
     from densenet_cli.weights.contents import Arrays
 
 STATE_FILE = "state.npz"
@@ -44,9 +45,11 @@ METADATA_ENTRY = "metadata"
 LOG_COLUMNS = (
     *("epoch", "size", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "seconds"),
     "skipped",
+    *("val_map", "val_roc_auc"),
 )
 """``epoch`` counts from 1. ``seconds`` is the training time since the start of the run, without interruptions.
-``skipped`` is the number of images so far that could not be decoded."""
+``skipped`` is the number of images so far that could not be decoded. ``val_map`` and ``val_roc_auc`` are those of
+multi-label models, which have no ``val_top5``."""
 
 MAX_SKIPPED_NAMES = 1000
 """Names of skipped images in a model, whose header is limited in size. ``SKIPPED_FILE`` lists all."""
@@ -85,7 +88,7 @@ class RunState:
         epoch, batch: The next batch to train on, both counted from 0.
         loss, correct, images: Sums over the images of the epoch so far.
         seconds: Training time so far.
-        best_accuracy: Highest validation accuracy so far; -1 if there is none.
+        best_accuracy: Highest validation accuracy so far, or mean average precision; -1 if there is none.
         best_epoch: Epoch of the model, counted from 1: that of the highest validation accuracy, or the last one.
         stopped_early: Whether training ended for lack of improvement.
         average_updates: Number of updates of the averaged weights.
@@ -126,6 +129,15 @@ class ValidationMetrics:
     loss: float
     top1: float
     top5: float
+
+    @property
+    def score(self) -> float:
+        """What the best model has most of."""
+        return self.top1
+
+    def log_values(self) -> dict[str, float]:
+        """Return the columns of the log."""
+        return {"val_loss": self.loss, "val_accuracy": self.top1, "val_top5": self.top5}
 
     @classmethod
     def of_logits(cls, logits: FloatArray, targets: IntArray) -> ValidationMetrics:
@@ -181,7 +193,9 @@ def load_state(folder: Path) -> RunState:
 
 def write_log(folder: Path, history: list[dict[str, float]]) -> None:
     """Write one CSV row with ``LOG_COLUMNS`` for each epoch in ``history``. Raises ``OutputError``."""
-    rows = (tuple(_format(row.get(name, 0)) for name in LOG_COLUMNS) for row in history)
+    rows = (
+        tuple(_format(row.get(name, 0 if name == "skipped" else math.nan)) for name in LOG_COLUMNS) for row in history
+    )
     write_file(folder / LOG_FILE, "".join(map(csv_line, (LOG_COLUMNS, *rows))).encode())
 
 
@@ -196,7 +210,7 @@ def write_model(
     arrays: Arrays,
     labels: Labels,
     settings: Settings,
-    metrics: ValidationMetrics,
+    metrics: ValidationMetrics | MultiLabelMetrics,
     epoch: int,
     skipped: Collection[str] = (),
 ) -> None:
@@ -230,13 +244,18 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
         (
             accuracy_axes,
             "Accuracy",
-            {"training": "accuracy", "validation top-1": "val_accuracy", "validation top-5": "val_top5"},
+            {
+                "training": "accuracy",
+                "validation": "val_accuracy",
+                "validation top-5": "val_top5",
+                "validation mAP": "val_map",
+            },
         ),
     ):
         for label, column in curves.items():
-            if history and all(math.isnan(row[column]) for row in history):
+            if history and all(math.isnan(row.get(column, math.nan)) for row in history):
                 continue  # there are no validation images
-            axes.plot(epochs, [row[column] for row in history], marker=".", label=label)
+            axes.plot(epochs, [row.get(column, math.nan) for row in history], marker=".", label=label)
         for number, position in enumerate(size_changes):
             axes.axvline(position, color="0.8", zorder=0, label="" if number else "image size changes")
         axes.set(title=title, xlabel="epoch")

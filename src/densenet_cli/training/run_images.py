@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from densenet_cli.datasets import find_splits, open_dataset
+from densenet_cli.datasets import DatasetOptions, find_splits, open_dataset
 from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.training.batches import Subset, held_out_count, split_validation
 from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
 from densenet_cli.training.image_list import ImageList, list_images, unreadable_images_message
+from densenet_cli.training.multi_label import MultiLabelImageList, list_multi_label_images
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import RunPaths
 from densenet_cli.training.settings import Settings
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 PATIENCE_ERROR = "`patience` needs validation images, but there are none."
 
 
-def list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[ImageList, ImageList | None]:
+def list_datasets(
+    paths: RunPaths, is_multi_label: bool, on_message: Callable[[str], None]
+) -> tuple[ImageList, ImageList | None]:
     """Return the training images and the validation images, if there are separate ones, and say what they are."""
     train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
     options = paths.dataset
@@ -46,6 +49,8 @@ def list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[I
         used = {normalize(path) for path in (train, val) if path is not None}
         unused = [to_unicode(path) for path in splits.values() if normalize(path) not in used]
         on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
+    if is_multi_label:
+        return _list_multi_label_datasets(train, val, csv, options, on_message)
     training = list_images(open_dataset(train, csv, options))
     _describe("Training", training, on_message)
     if val is None:
@@ -55,13 +60,31 @@ def list_datasets(paths: RunPaths, on_message: Callable[[str], None]) -> tuple[I
     else:
         dataset = open_dataset(train if csv else None, val, options)
     validation = list_images(dataset, training.classes)
+    _describe_validation(validation, training, on_message)
+    return training, validation
+
+
+def _list_multi_label_datasets(
+    train: str | None, val: str | None, csv: str | None, options: DatasetOptions, on_message: Callable[[str], None]
+) -> tuple[ImageList, ImageList | None]:
+    if csv is None or (val is not None and Path(val).is_dir()):
+        raise UsageError("`multi_label` needs a table of images and their labels (`csv`), not class folders.")
+    training = list_multi_label_images(csv, train, options)
+    _describe("Training", training, on_message)
+    if val is None:
+        return training, None
+    validation = list_multi_label_images(val, train, options, training.classes)
+    _describe_validation(validation, training, on_message)
+    return training, validation
+
+
+def _describe_validation(validation: ImageList, training: ImageList, on_message: Callable[[str], None]) -> None:
     _describe("Validation", validation, on_message)
     if common := validation.count_common(training):
         on_message(
             f"Warning: {plural(common, 'validation image is', 'validation images are')} also used for training, so the "
             "validation accuracy is too optimistic."
         )
-    return training, validation
 
 
 def _describe(use: str, images: ImageList, on_message: Callable[[str], None]) -> None:
@@ -83,23 +106,34 @@ def check_validation(
         UsageError: There are none, and ``patience`` needs them.
     """
     if training.images is validation.images and len(validation):
+        limit = (
+            f"{settings.validation * len(classes):,}" if settings.multi_label else f"{settings.validation:,} per class"
+        )
         on_message(
-            f"Validation: {plural(len(validation), 'image')}, at most {settings.validation:,} per class, held out from "
-            "the training images."
+            f"Validation: {plural(len(validation), 'image')}, at most {limit}, held out from the training images."
         )
     if not len(validation):
         if settings.patience:
             raise UsageError(PATIENCE_ERROR)
         on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
-    elif missing := sorted(set(training.targets.tolist()) - set(validation.targets.tolist())):
+    elif missing := sorted(_present_classes(training) - _present_classes(validation)):
         names = join_names([classes[target] for target in missing])
         on_message(f"Warning: {plural(len(missing), 'class has', 'classes have')} no validation images: {names}.")
+
+
+def _present_classes(subset: Subset) -> set[int]:
+    """Return the classes that any image has."""
+    if subset.targets.ndim == 2:
+        return set(np.flatnonzero((subset.targets == 1).any(axis=0)).tolist())
+    return set(subset.targets.tolist())
 
 
 def count_validation(training: ImageList, validation: ImageList | None, settings: Settings) -> int:
     """Return the number of validation images if all images can be decoded."""
     if validation is not None:
         return len(validation)
+    if settings.multi_label:
+        return held_out_count(len(training), settings.validation * len(training.classes))
     return sum(held_out_count(size, settings.validation) for size in Counter(training.targets).values())
 
 
@@ -126,7 +160,7 @@ def open_subsets(
             images = SkippableImages(images, _relative_names(image_list), skipped)
             for index, message in errors.items():
                 images.skip(index, message)
-        subsets.append(Subset(images, readable, np.array(image_list.targets, np.int64)[readable]))
+        subsets.append(Subset(images, readable, image_list.target_array()[readable]))
     if validation is None:
         return split_validation(subsets[0], len(training.classes), settings.validation, settings.seed)
     return subsets[0], subsets[1]
@@ -148,6 +182,8 @@ def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unread
     if errors and not skip_unreadable:
         raise UnreadableImageError(unreadable_images_message(list(errors.values()), len(image_list)))
     readable = np.setdiff1d(np.arange(len(image_list)), np.fromiter(errors, np.int64, len(errors)))
+    if isinstance(image_list, MultiLabelImageList):
+        return readable
     readable_targets = {image_list.targets[index] for index in readable}
     for target in sorted(set(image_list.targets) - readable_targets):
         raise UnreadableImageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")

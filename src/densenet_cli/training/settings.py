@@ -125,6 +125,12 @@ class Settings:
         range=Range(0, 1e9),
     )
     class_weights: bool = _setting(False, "Weight classes by inverse frequency.", "Training")
+    multi_label: bool = _setting(
+        False,
+        "Train independent classes, of which an image can have any number. Requires --csv with labels such as "
+        '"cat|dog", or with a column of 0 and 1 per class.',
+        "Training",
+    )
     start: str = _setting(
         FROM_SCRATCH,
         "Start from these weights: a variant, a file, a folder, or hf://ORGANIZATION/NAME. The head is new unless the "
@@ -202,6 +208,8 @@ class Settings:
             raise UsageError("`freeze` requires `start`: there are no trained weights to freeze.")
         if self.is_head_only and self.unfreeze_after:
             raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
+        if self.is_head_only and self.multi_label:
+            raise UsageError("`freeze` all does not support `multi_label`. Freeze the layers up to the last stage.")
         for name in ("views", "then_unfreeze"):
             if getattr(self, name) and not self.is_head_only:
                 raise UsageError(f"`{name}` requires `freeze` all.")
@@ -249,7 +257,14 @@ class Settings:
     def config(self, classes: int) -> DenseNetConfig:
         """Return the configuration of the network for a number of classes."""
         return DenseNetConfig(
-            self.blocks, self.growth_rate, self.stem, self.stem_width, self.compression, classes, self.input_size
+            self.blocks,
+            self.growth_rate,
+            self.stem,
+            self.stem_width,
+            self.compression,
+            classes,
+            self.input_size,
+            activation="sigmoid" if self.multi_label else "softmax",
         )
 
     @property
