@@ -13,7 +13,7 @@ PACKAGE = "densenet_cli"
 LAYERS = (
     {"cli", "__main__"},
     {"benchmarking", "evaluation", "explain", "export", "report", "training", "classifier", "datasets", "image_model"},
-    {"model", "model_preprocessing", "pipeline", "predictor", "results"},
+    {"model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},
     {"output"},
     {"calibration", "http", "label_files", "labels", "layers", "paths", "topology", "variants"},
