@@ -150,6 +150,8 @@ def run_all(test: SmokeTest) -> None:
     test.run("calibrate", "calibration", *tiny, "-o", "calibrated.safetensors", creates="calibrated.safetensors")
     guarantees = ("--coverage", "0.9", "--max-error", "0.1", "--format", "jsonl")
     test.run("predict", SAMPLE_IMAGES, "--weights", "calibrated.safetensors", *guarantees, check=check_predictions)
+    test.run("sort", SAMPLE_IMAGES, "--into", "sorted", "--weights", "calibrated.safetensors", creates="sorted")
+    test.run("sort", "--undo", "sorted")
     evaluation = ("evaluate", "classes", *tiny, "--format", "json")
     test.run(*evaluation, "--plots", "plots", "--html", "evaluation.html", creates="plots", check=check_json)
 

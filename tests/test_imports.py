@@ -12,7 +12,18 @@ PACKAGE = "densenet_cli"
 
 LAYERS = (
     {"cli", "__main__"},
-    {"benchmarking", "evaluation", "explain", "export", "report", "training", "classifier", "datasets", "image_model"},
+    {
+        "benchmarking",
+        "evaluation",
+        "explain",
+        "export",
+        "report",
+        "sorting",
+        "training",
+        "classifier",
+        "datasets",
+        "image_model",
+    },
     {"model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},
     {"output"},

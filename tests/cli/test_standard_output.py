@@ -92,7 +92,7 @@ def requested_files(command, folder):
         lambda: (
             json.loads(report.read_text())["images"] == 39
             and "</html>" in page.read_text()
-            and len(list(plots.iterdir())) == 2
+            and len(list(plots.iterdir())) == 3
             and mistakes.read_text().count("\n") > 1
         ),
     )

@@ -23,6 +23,7 @@ from densenet_cli.cli.console import StdoutError, Verbosity, configure_streams, 
 
 COMMANDS = {
     "predict": "Classify images in files, folders, globs, and URLs.",
+    "sort": "Place images in folders named after their labels.",
     "explain": "Show which image regions drove a prediction.",
     "embed": "Turn images into feature vectors for search.",
     "summary": "Show a model's layers, shapes, and parameters.",

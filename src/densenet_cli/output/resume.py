@@ -29,6 +29,11 @@ ADDED_SETTINGS = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
     "pooling": "avg",
+    "calibrated": False,
+    "coverage": None,
+    "max_error": None,
+    "set_method": None,
+    "by_class": False,
 }
 """Settings that files of older versions lack, with the values that they had."""
 

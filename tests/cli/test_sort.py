@@ -1,0 +1,145 @@
+"""``densenet sort`` from end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.calibration import calibrate_model
+from tests.support.command import densenet, restore_sigint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration")
+    calibrate_model(folder)
+    return folder
+
+
+@pytest.fixture
+def images(folder, tmp_path):
+    """A hundred of the images, two with sidecar files, and one that is damaged."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((folder / "images").iterdir())[:100]:
+        shutil.copy(path, images)
+    (images / "001.xmp").write_text("about 001")
+    (images / "002.png.xmp").write_text("about 002")
+    (images / "broken.jpg").write_bytes(b"no image")
+    return images
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".densenet")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def expected_folders(images, weights, *options):
+    """Return the folder of each image, according to ``predict``."""
+    result = densenet("predict", images, "--weights", weights, *options, "--format", "jsonl")
+    folders = {}
+    for record in map(json.loads, result.out.splitlines()):
+        if "error" in record:
+            label = "failed"
+        elif "set" in record:
+            label = record["set"][0]["label"] if len(record["set"]) == 1 else "unsure"
+        elif record.get("unsure") or not record["predictions"]:
+            label = "unsure"
+        else:
+            label = record["predictions"][0]["label"]
+        folders[Path(record["source"]).name] = label
+    return folders
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--min-prob", 0.5], ["--max-error", 0.4], ["--coverage", 0.7]],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_folders_are_those_of_predict(folder, images, tmp_path, options):
+    weights, into = folder / "calibrated.safetensors", tmp_path / "sorted"
+    expected = expected_folders(images, weights, *options)
+    assert (set(expected.values()) >= {"unsure"}) == bool(options)
+    before = tree(images)
+    dry = densenet("sort", images, "--into", into, "--weights", weights, *options, "--dry-run")
+    assert dry.status == 1 and not into.exists() and tree(images) == before
+    result = densenet("sort", images, "--into", into, "--weights", weights, *options)
+    assert result.status == 1 and "broken.jpg" in result.err
+    placed = {path.name: path.parent.name for path in into.rglob("*.*g")}
+    assert placed == expected
+    for name, count in Counter(expected.values()).items():
+        for output in (dry.out, result.out):
+            assert any(line.split() == [name, str(count)] for line in output.splitlines())
+    assert {path.name for path in into.rglob("*.xmp")} == {"001.xmp", "002.png.xmp"}
+    assert tree(images) == before
+    assert densenet("sort", "--undo", into).status == 0
+    assert tree(into) == {} and tree(images) == before
+
+
+def test_groups(folder, images, tmp_path):
+    weights, into, groups = folder / "calibrated.safetensors", tmp_path / "sorted", tmp_path / "groups.csv"
+    groups.write_text("label,folder\nant,Small/Insects\nbee,Small/Insects\ncow,Large\n")
+    result = densenet(
+        "sort", images, "--into", into, "--weights", weights, "--by", "group", "--groups", groups, "--link"
+    )
+    assert result.status == 1
+    names = {"ant": "Small/Insects", "bee": "Small/Insects", "cow": "Large", "failed": "failed"}
+    for name, label in expected_folders(images, weights).items():
+        assert (into / names.get(label, "other") / name).is_symlink()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_run_continues(folder, images, tmp_path, signal_number):
+    """Interrupted at several moments, the same command finally gives the result of an uninterrupted run."""
+    weights, into = folder / "calibrated.safetensors", tmp_path / "sorted"
+    before, expected = tree(images), expected_folders(images, weights)
+    command = [sys.executable, "-m", "densenet_cli", "sort", images, "--into", into, "--weights", weights, "--move"]
+    kills = 0
+    for count in (1, 30, 60):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=restore_sigint
+        )
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if into.exists() and len(tree(into)) >= count:
+                process.send_signal(signal_number)
+                kills += 1
+                break
+        process.wait()
+        together = [*tree(images).values(), *tree(into).values()]
+        assert not Counter(before.values()) - Counter(together)
+    assert kills
+    assert densenet(*command[3:]).status in (0, 1)
+    assert {path.name: path.parent.name for path in into.rglob("*.*g")} == expected
+    assert tree(images) == {}
+    assert densenet("sort", "--undo", into).status == 0
+    assert tree(images) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["images"], "--into"),
+        (["--undo", "sorted", "--into", "x"], "--undo"),
+        (["--undo", "sorted"], "journal"),
+        (["images", "--into", "x", "--by", "group"], "--groups"),
+        (["https://example.com/a.jpg", "--into", "x"], "not a file"),
+        (["images", "--into", "x", "--by", "id"], "ids"),
+        (["--into", "x"], "source"),
+    ],
+)
+def test_invalid_input(folder, images, tmp_path, monkeypatch, options, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sorted").mkdir()
+    before = tree(images)
+    result = densenet("sort", *options, "--weights", folder / "calibrated.safetensors")
+    assert result.status == 2 and text in result.err
+    assert tree(images) == before
