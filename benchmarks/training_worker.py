@@ -24,8 +24,9 @@ def time_densenet(precision: str, folder: Path, size: int, batch_size: int) -> N
 
     from densenet_cli.training import network, session
     from densenet_cli.training.options import RunOptions
+    from densenet_cli.training.phases import Phase
     from densenet_cli.training.run_files import RunPaths
-    from densenet_cli.training.settings import Phase, Settings
+    from densenet_cli.training.settings import Settings
 
     settings = Settings(
         blocks=BLOCKS,

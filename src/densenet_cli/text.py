@@ -112,3 +112,10 @@ def _to_bytes(name: str) -> bytes:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return name.encode("utf-8", "surrogatepass")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration: ``3:07:05`` or ``7:05``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

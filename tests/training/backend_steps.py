@@ -12,8 +12,8 @@ from pathlib import Path
 
 from densenet_cli.training import session
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths
-from densenet_cli.training.settings import Phase
 from tests.training.images import SETTINGS
 
 

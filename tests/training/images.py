@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.training.settings import Phase, Settings
+from densenet_cli.training.phases import Phase
+from densenet_cli.training.settings import Settings
 
 SIZE = 16
 

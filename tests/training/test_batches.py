@@ -19,7 +19,8 @@ from densenet_cli.training.batches import (
     random_resized_crop,
     validation_batches,
 )
-from densenet_cli.training.settings import Phase, Settings
+from densenet_cli.training.phases import Phase
+from densenet_cli.training.settings import Settings
 from tests.training.images import blurred_noise
 
 SETTINGS = Settings(sizes=(Phase(8, 2), Phase(12, 1)), batch_size=4, input_size=16, blocks=(2, 2), stem="cifar")

@@ -15,8 +15,8 @@ from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.training import features, recipes, session
 from densenet_cli.training.image_cache import DecodedOnDemand
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, load_state
-from densenet_cli.training.settings import Phase
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support.command import densenet
 from tests.support.networks import unscaled_arrays

@@ -17,8 +17,8 @@ from densenet_cli.training import recipes, session
 from densenet_cli.training.batches import Subset, split_validation
 from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights, list_multi_label_images
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, load_state
-from densenet_cli.training.settings import Phase
 from densenet_cli.weights import checkpoint
 from tests.support.command import densenet
 from tests.training.images import SETTINGS, write_digits
@@ -215,5 +215,8 @@ def test_held_out_images():
 def test_the_defaults_of_the_recipe():
     assert recipes.resolve({}, {"multi_label": True}).label_smoothing == 0
     assert recipes.resolve({}, {}).label_smoothing == 0.1
+    assert recipes.resolve({}, {}).backbone_rate == 1
+    assert recipes.resolve({}, {"start": "tiny"}).backbone_rate == 0.1
+    assert recipes.resolve({"backbone_rate": 0.5}, {"start": "tiny"}).backbone_rate == 0.5
     with pytest.raises(UsageError, match="`multi_label`"):
         recipes.resolve({}, {"multi_label": True, "freeze": "all", "start": "tiny"})

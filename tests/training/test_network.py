@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from tests.training.images import CONFIG, SETTINGS
 
 
 def test_the_average_forgets_its_initial_weights(keras):
@@ -27,3 +30,58 @@ def test_no_averaging(keras):
     from densenet_cli.training.network import AVERAGING_INTERVAL, WeightAverage
 
     assert not WeightAverage([np.zeros(1, np.float32)], horizon=0).is_due(AVERAGING_INTERVAL)
+
+
+def changes_in_a_step(**values) -> dict[str, np.ndarray]:
+    """Return by how much a step changes each trainable variable of a network with the same weights each time."""
+    from densenet_cli.engines import keras_ops
+    from densenet_cli.training import network
+    from tests.support.networks import unscaled_arrays
+
+    model = network.build(CONFIG, "float32")
+    keras_ops.set_arrays(model, unscaled_arrays(CONFIG))
+    network.compile_for_training(model, replace(SETTINGS, learning_rate=0.01, **values))
+    before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(size=(8, 16, 16, 3)).astype(np.float32)
+    model.train_on_batch(pixels, np.eye(10, dtype=np.float32)[:8])
+    return {variable.path: variable.numpy() - before[variable.path] for variable in model.trainable_variables}
+
+
+def test_the_backbone_has_a_lower_learning_rate(keras):
+    full = changes_in_a_step(weight_decay=0.0)
+    lower = changes_in_a_step(weight_decay=0.0, backbone_rate=0.1)
+    for path, change in lower.items():
+        factor = 1 if path.startswith("predictions/") else 0.1
+        np.testing.assert_allclose(change, factor * full[path], 1e-3, 1e-7, err_msg=path)
+
+
+def test_weight_decay_with_a_lower_rate_for_the_backbone(keras):
+    from tests.support.networks import unscaled_arrays
+
+    arrays = unscaled_arrays(CONFIG)
+    without = changes_in_a_step(weight_decay=0.0, backbone_rate=0.5)
+    decayed = changes_in_a_step(weight_decay=0.2, backbone_rate=0.5)
+    for path, change in decayed.items():
+        layer, _, name = path.rpartition("/")
+        rate = 0.01 if layer == "predictions" else 0.005
+        # The first step of Nesterov's method is (1 + momentum) times that of gradient descent.
+        expected = -rate * 1.9 * 0.2 * arrays[layer][name] if name == "kernel" else np.zeros_like(change)
+        np.testing.assert_allclose(change - without[path], expected, 1e-3, 2e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("backbone_rate", [1.0, 0.999999])
+def test_gradients_are_clipped_to_a_norm(keras, backbone_rate):
+    changes = changes_in_a_step(weight_decay=0.0, clip_norm=0.125, backbone_rate=backbone_rate)
+    norm = math.sqrt(sum(float((change**2).sum()) for change in changes.values()))
+    assert norm == pytest.approx(0.01 * 1.9 * 0.125, rel=1e-3)
+
+
+def test_the_number_of_trained_parameters(keras):
+    from densenet_cli.training import network
+
+    model = network.build(CONFIG, "float32")
+    network.freeze(model, "conv9")
+    head = model.get_layer("predictions").count_params() + 2 * model.get_layer("bn").gamma.shape[0]
+    description = network.describe(model)
+    assert f"{model.count_params():,}" in description and f" {head:,} " in description

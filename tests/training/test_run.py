@@ -26,8 +26,9 @@ from densenet_cli.topology import HeadLayer
 from densenet_cli.training import initial_weights, recipes, run_files, session
 from densenet_cli.training.image_list import list_images
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, RunState, load_state
-from densenet_cli.training.settings import PREPROCESSING, Phase, Settings
+from densenet_cli.training.settings import PREPROCESSING, Settings
 from densenet_cli.weights import checkpoint, safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support.command import densenet

@@ -16,8 +16,8 @@ from densenet_cli.output import atomic
 from densenet_cli.training import run_files, session
 from densenet_cli.training.image_list import list_images
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import parse_sizes
 from densenet_cli.training.run_files import RunPaths
-from densenet_cli.training.settings import parse_sizes
 from tests.training.images import SETTINGS
 
 
@@ -107,6 +107,17 @@ def test_validation_images_that_are_training_images(keras, tmp_path):
     write_images(tmp_path, "other")
     warning = messages_of(run_paths(tmp_path, table))[2]
     assert warning.startswith("Warning: 1 validation image is")
+
+
+def test_imbalanced_classes(keras, tmp_path):
+    write_images(tmp_path / "images", "cat", count=60)
+    write_images(tmp_path / "images", "dog", "newt", count=6)
+    settings = replace(SETTINGS, validation=1)
+    (warning,) = [text for text in messages_of(run_paths(tmp_path), settings) if "`class_weights`" in text]
+    assert warning.startswith("Warning") and "'cat'" in warning and " 10 " in warning
+    assert "`class_weights`" not in str(messages_of(run_paths(tmp_path), replace(settings, class_weights=True)))
+    (tmp_path / "images" / "cat" / "0.png").unlink()
+    assert "`class_weights`" not in str(messages_of(run_paths(tmp_path), settings))
 
 
 def test_split_folders_without_training_images(tmp_path):

@@ -15,7 +15,8 @@ from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training import recipes
-from densenet_cli.training.settings import DEFAULT_EPOCHS, PREPROCESSING, Phase, Settings, format_sizes, parse_sizes
+from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
+from densenet_cli.training.settings import DEFAULT_EPOCHS, PREPROCESSING, Settings
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support.networks import unscaled_arrays

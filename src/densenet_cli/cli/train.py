@@ -18,7 +18,7 @@ from densenet_cli import variants
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
-from densenet_cli.text import plural
+from densenet_cli.text import format_duration, plural
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, Settings
 
@@ -282,7 +282,7 @@ def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str
 
 def show_step(progress: ProgressBar, info: StepInfo) -> None:
     """Show a training step."""
-    detail = f"loss {info.loss:.3f}, accuracy {info.accuracy:.1%}, {_duration(info.seconds_left)} left"
+    detail = f"loss {info.loss:.3f}, accuracy {info.accuracy:.1%}, {format_duration(info.seconds_left)} left"
     progress.update(f"Epoch {info.epoch}/{info.epochs} at {info.size} px", info.batch, info.batches, detail)
 
 
@@ -308,15 +308,8 @@ def _echo_epoch(row: dict[str, float]) -> None:
         validation = f"validation: {', '.join((loss, *values))}; "
     echo_info(
         f"Epoch {row['epoch']} at {row['size']} px: loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}; "
-        f"{validation}elapsed: {_duration(row['seconds'])}"
+        f"{validation}elapsed: {format_duration(row['seconds'])}"
     )
-
-
-def _duration(seconds: float) -> str:
-    """Format a duration: ``3:07:05`` or ``7:05``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 5
 """Unreadable images that one message lists."""
+
+MIN_IMBALANCE = 10
+"""Ratio of class sizes from which there is a warning."""
 
 MAX_CLASSES = 12
 """Up to this number of classes, a description lists how many images each class has."""
@@ -72,6 +76,18 @@ class ImageList:
         """Return the number of images that are also in another list, however their paths are spelled."""
         normalize = PathNormalizer()
         return len(set(map(normalize, self.paths)).intersection(map(normalize, other.paths)))
+
+    def imbalance_warning(self) -> str | None:
+        """Return a warning if the largest class is much larger than the smallest one."""
+        counts = Counter(self.targets)
+        largest, high = max(counts.items(), key=itemgetter(1))
+        smallest, low = min(counts.items(), key=itemgetter(1))
+        if high < MIN_IMBALANCE * low:
+            return None
+        return (
+            f"Warning: The class {self.classes[largest]!r} has {high / low:.0f} times as many images as "
+            f"{self.classes[smallest]!r}. Consider `class_weights`."
+        )
 
     def describe(self) -> str:
         """Return the number of images and how they are distributed over the classes."""

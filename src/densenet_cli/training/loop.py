@@ -15,6 +15,7 @@ import numpy as np
 from densenet_cli.engines import keras_ops
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.labels import Labels
+from densenet_cli.text import format_duration
 from densenet_cli.training import network, run_files
 from densenet_cli.training.batches import Batch, Subset, TrainingBatches, class_weights, validation_batches
 from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", ValidationMetrics, MultiLabelMetrics)
 
 VALIDATION_BATCH_SIZE = 64
+
+MEASURED_STEPS = 10
+"""Steps after which the time of an epoch is estimated."""
 
 SMOOTHING = 0.02
 """Weight of the latest step in the moving average of the step time."""
@@ -80,6 +84,7 @@ class TrainingRun:
         self._average = WeightAverage(self._network.get_weights(), settings.averaging)
         if state.arrays:
             self._restore()
+        self._steps = 0
         self._seconds_per_pixel = 0.0
         self._stop_requested = False
 
@@ -100,6 +105,8 @@ class TrainingRun:
             OutputError: A file cannot be written.
             UsageError: The loss becomes NaN or infinite.
         """
+        if not self.is_finished:
+            self.options.on_message(f"Network: {network.describe(self._network)}.")
         while not self.is_finished:
             try:
                 self._train_epoch()
@@ -154,6 +161,10 @@ class TrainingRun:
         seconds_per_pixel = elapsed / size**2
         weight = SMOOTHING if self._seconds_per_pixel else 1
         self._seconds_per_pixel += (seconds_per_pixel - self._seconds_per_pixel) * weight
+        self._steps += 1
+        if self._steps == MEASURED_STEPS:
+            seconds = self._seconds_per_pixel * size**2 * len(self._batches)
+            self.options.on_message(f"About {format_duration(seconds)} per epoch at {size} px, and validation.")
         batches_left = len(self._batches) - state.batch
         pixels_left = batches_left * size**2 + sum(
             len(self._batches) * settings.size_at(epoch) ** 2 for epoch in range(state.epoch + 1, settings.epochs)

@@ -73,10 +73,54 @@ def freeze(network: keras.Model, stage: str) -> None:
         layer.trainable = _stage_number(layer.name) > last_frozen
 
 
+def describe(network: keras.Model) -> str:
+    """Return the number of parameters, and how many are trained."""
+    total, trained = (
+        sum(int(np.prod(weight.shape)) for weight in weights)
+        for weights in (network.weights, network.trainable_weights)
+    )
+    return f"{total:,} parameters, of which {trained:,} are trained"
+
+
 def _stage_number(layer: str) -> int:
     """Return the number of a layer's stage. A transition belongs to the block before it."""
     number = layer.partition("_")[0].removeprefix("conv").removeprefix("pool")
     return int(number) if number.isdigit() else UNFREEZABLE_STAGE
+
+
+class FineTuningSGD(keras.optimizers.SGD):  # type: ignore[misc]  # keras has no annotations
+    """SGD with a lower learning rate for the layers before the head. Weight decay is a term of the gradient.
+
+    Updates are linear in the gradients, so the gradients are scaled instead of the learning rate.
+
+    Args:
+        settings: The settings of the run.
+        **options: Options of ``keras.optimizers.SGD``, without clipping and weight decay.
+    """
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(settings.learning_rate, **options)
+        self._settings = settings
+        self._trained: list[keras.Variable] = []
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Create the variables of the optimizer."""
+        super().build(variables)
+        self._trained = list(variables)
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> Any:
+        """Update the variables."""
+        limit = self._settings.clip_norm
+        if limit:
+            norm = keras.ops.sqrt(sum(keras.ops.sum(keras.ops.square(gradient)) for gradient in grads))
+            grads = [gradient * (limit / keras.ops.maximum(norm, limit)) for gradient in grads]
+        scaled = []
+        for gradient, variable in zip(grads, trainable_variables or self._trained, strict=True):
+            layer, _, name = variable.path.rpartition("/")
+            if name == "kernel":
+                gradient = gradient + self._settings.weight_decay * variable
+            scaled.append(gradient if layer.endswith("predictions") else gradient * self._settings.backbone_rate)
+        return super().apply(scaled, trainable_variables)
 
 
 def compile_for_training(network: keras.Model, settings: Settings, balance: FloatArray | None = None) -> None:
@@ -87,14 +131,16 @@ def compile_for_training(network: keras.Model, settings: Settings, balance: Floa
     In the paper's SGD, momentum amplifies the L2 term of the gradient by a factor of ``1 / (1 - momentum)``. Keras
     decouples weight decay from momentum, so the factor is applied here.
     """
-    optimizer = keras.optimizers.SGD(
-        settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay / (1 - settings.momentum) or None,
-    )
-    if settings.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    momentum = {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
+    if settings.backbone_rate == 1:
+        decay = settings.weight_decay / (1 - settings.momentum) or None
+        optimizer = keras.optimizers.SGD(
+            settings.learning_rate, weight_decay=decay, global_clipnorm=settings.clip_norm or None, **momentum
+        )
+        if settings.weight_decay:
+            optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    else:
+        optimizer = FineTuningSGD(settings, **momentum)
     loss: Any = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing)
     accuracy: Any = keras.metrics.categorical_accuracy
     if settings.multi_label:

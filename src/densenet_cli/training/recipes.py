@@ -15,16 +15,15 @@ from densenet_cli.paths import is_hub_url
 from densenet_cli.text import to_unicode
 from densenet_cli.textfiles import read_text
 from densenet_cli.topology import DenseNetConfig
+from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 from densenet_cli.training.settings import (
     ARCHITECTURE,
+    BACKBONE_RATE,
     FINE_TUNING_RATE,
     FREEZE_ALL,
     FROM_SCRATCH,
     PREPROCESSING,
-    Phase,
     Settings,
-    format_sizes,
-    parse_sizes,
 )
 
 
@@ -71,6 +70,7 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     start = values.get("start", FROM_SCRATCH)
     stated: dict[str, Any] = {}
     if start != FROM_SCRATCH:
+        values.setdefault("backbone_rate", BACKBONE_RATE)
         config, stated = _read_start(start, offline)
         defaults = _network_settings(config)
         for name in ARCHITECTURE:

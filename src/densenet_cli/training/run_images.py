@@ -30,7 +30,7 @@ PATIENCE_ERROR = "`patience` needs validation images, but there are none."
 
 
 def list_datasets(
-    paths: RunPaths, is_multi_label: bool, on_message: Callable[[str], None]
+    paths: RunPaths, settings: Settings, on_message: Callable[[str], None]
 ) -> tuple[ImageList, ImageList | None]:
     """Return the training images and the validation images, if there are separate ones, and say what they are."""
     train, val, csv = (None if path is None else str(path) for path in (paths.train, paths.val, paths.csv))
@@ -49,10 +49,12 @@ def list_datasets(
         used = {normalize(path) for path in (train, val) if path is not None}
         unused = [to_unicode(path) for path in splits.values() if normalize(path) not in used]
         on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
-    if is_multi_label:
+    if settings.multi_label:
         return _list_multi_label_datasets(train, val, csv, options, on_message)
     training = list_images(open_dataset(train, csv, options))
     _describe("Training", training, on_message)
+    if not settings.class_weights and (warning := training.imbalance_warning()):
+        on_message(warning)
     if val is None:
         return training, None
     if Path(val).is_dir():

@@ -169,7 +169,7 @@ def _open(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
     _check_output(paths)
-    training, validation = list_datasets(paths, settings.multi_label, options.on_message)
+    training, validation = list_datasets(paths, settings, options.on_message)
     if settings.patience and not count_validation(training, validation, settings):
         raise UsageError(PATIENCE_ERROR)
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")

@@ -11,9 +11,13 @@ from densenet_cli.images.normalization import MEAN, STD, check_normalization
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
+from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 
 FROM_SCRATCH = "scratch"
 FREEZE_ALL = "all"
+BACKBONE_RATE = 0.1
+"""The default of ``backbone_rate`` for a run that starts from a checkpoint."""
+
 FINE_TUNING_RATE = 0.01
 """The default learning rate after a head was fitted to the features of the backbone."""
 DEFAULT_EPOCHS = 30
@@ -23,13 +27,6 @@ ARCHITECTURE = ("blocks", "growth_rate", "stem", "stem_width", "compression")
 """Settings that a checkpoint to start from determines."""
 PREPROCESSING = ("mean", "std", "interpolation")
 """Settings that a checkpoint to start from determines if it states them."""
-
-
-class Phase(NamedTuple):
-    """Consecutive epochs on images of ``size`` x ``size`` pixels."""
-
-    size: int
-    epochs: int
 
 
 class Range(NamedTuple):
@@ -91,6 +88,22 @@ class Settings:
     batch_size: int = _setting(64, "Images per step.", "Training", metavar="N", range=Range(2, 1e6))
     learning_rate: float = _setting(
         0.1, "Peak learning rate.", "Training", metavar="RATE", range=Range(0, 1e3, min_open=True)
+    )
+    backbone_rate: float = _setting(
+        1.0,
+        "Learning rate of the layers before the head, as a fraction of the head's.",
+        "Training",
+        metavar="FRACTION",
+        range=Range(0, 1, min_open=True, max_open=False),
+        shown_default="0.1 with --from, or else 1",
+    )
+    clip_norm: float = _setting(
+        0.0,
+        "Scale down gradients whose norm over all layers is above this.",
+        "Training",
+        metavar="NORM",
+        range=Range(0, 1e6),
+        shown_default="no limit",
     )
     schedule: str = _setting(
         "cosine", "Decay of the learning rate after the warmup.", "Training", choices=("cosine", "step")
@@ -315,19 +328,3 @@ def _has_type(value: Any, expected: type) -> bool:
     if expected is tuple:
         return isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
     return type(value) is expected or (expected is float and type(value) is int)
-
-
-def parse_sizes(text: str) -> tuple[Phase, ...]:
-    """Parse phases such as ``32x5,48x4``. Raises ``UsageError`` for anything else."""
-    try:
-        phases = tuple(Phase(*map(int, part.split("x"))) for part in text.split(","))
-    except (TypeError, ValueError):
-        phases = ()
-    if not phases or min(min(phase) for phase in phases) < 1:
-        raise UsageError(f"`sizes` must have the form SIZExEPOCHS,... such as 32x5,48x4, not {text!r}.")
-    return phases
-
-
-def format_sizes(phases: tuple[Phase, ...]) -> str:
-    """Return phases as text. ``parse_sizes`` is the inverse."""
-    return ",".join(f"{size}x{epochs}" for size, epochs in phases)
