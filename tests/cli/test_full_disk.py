@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.support.command import densenet
+from tests.support.images import noise_images
 from tests.support.small_disk import MOUNT_NAMESPACE, needs_a_small_disk
 
 
@@ -141,3 +142,41 @@ def test_predict_with_an_unwritable_cache(folder, weights, cache):
         for path in (root, *root.rglob("*")):
             path.chmod(0o755)
         shutil.rmtree(root)
+
+
+SORT = """
+import json, pathlib, subprocess, sys
+disk, images = sys.argv[1], pathlib.Path(sys.argv[2])
+command = [sys.executable, "-m", "densenet_cli", *json.loads(sys.argv[3])]
+def contents(folder):
+    return [path.read_bytes() for path in sorted(pathlib.Path(folder).rglob("*.png"))]
+before = sorted(contents(images))
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=True)
+first = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+placed, left = contents(disk), contents(images)
+subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+second = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+finished = sorted(contents(disk))
+undone = subprocess.run([*command[:3], "sort", "--undo", disk], stdout=subprocess.DEVNULL)
+print(json.dumps({
+    "status": first.returncode, "message": first.stderr.splitlines()[-1], "placed": len(placed), "left": len(left),
+    "nothing is lost": set(placed + left) == set(before), "statuses": [second.returncode, undone.returncode],
+    "is complete": finished == before, "is restored": sorted(contents(images)) == before and contents(disk) == [],
+}))
+"""
+
+
+@needs_a_small_disk
+@pytest.mark.parametrize("action", ["--copy", "--move"])
+def test_sorting_to_a_full_disk_can_be_continued(weights, tmp_path, action):
+    """The disk is another file system, so that a move copies."""
+    images, disk = tmp_path / "images", tmp_path / "disk"
+    images.mkdir()
+    disk.mkdir()
+    noise_images(images, 100)
+    arguments = ["sort", str(images), "--into", str(disk), "--weights", str(weights), action]
+    report = run_in_namespace(SORT, disk, images, json.dumps(arguments))
+    assert report["status"] == 4 and "No space left on device" in report["message"]
+    assert 5 < report["placed"] < 95 and report["nothing is lost"]
+    assert report["left"] == (100 if action == "--copy" else 100 - report["placed"])
+    assert report["statuses"] == [0, 0] and report["is complete"] and report["is restored"]

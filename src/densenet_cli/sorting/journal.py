@@ -103,7 +103,13 @@ class Journal:
 
     def _append(self, values: list[dict[str, Any]], durable: bool) -> None:
         with output_errors(self._path):
-            write_all(self._file, b"".join(json.dumps(value).encode() + b"\n" for value in values))
+            end = self._file.tell()
+            try:
+                write_all(self._file, b"".join(json.dumps(value).encode() + b"\n" for value in values))
+            except BaseException:  # an incomplete line must not be followed by others
+                self._file.truncate(end)
+                self._file.seek(end)
+                raise
             if durable:
                 sync(self._file)
 
