@@ -24,7 +24,7 @@ LAYERS = (
         "datasets",
         "image_model",
     },
-    {"model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
+    {"int8", "model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},
     {"output"},
     {"calibration", "http", "label_files", "labels", "layers", "paths", "topology", "variants"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -45,9 +46,14 @@ def images(photographs, tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
+def int8_settings(images, precision_name) -> dict[str, object]:
+    """Return what int8 requires: images, and that few of them agree well enough."""
+    return {"int8_images": Path(images[0]).parent, "force": True} if precision_name == "int8" else {}
+
+
 def predict_all(images, precision_name, **settings) -> dict[str, str]:
     """Return source -> record. The bundled model has real weights."""
-    classifier = Classifier("tiny", precision=precision_name, **settings)
+    classifier = Classifier("tiny", precision=precision_name, **int8_settings(images, precision_name), **settings)
     return {prediction.source: prediction.to_json() for prediction in classifier.predict_many(images)}
 
 
@@ -71,7 +77,8 @@ def test_any_batch_size_threads_and_order(images, expected, precision_name, batc
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_single_images(images, expected, precision_name, threads):
-    classifier = Classifier("tiny", precision=precision_name, threads=threads)
+    settings = int8_settings(images, precision_name)
+    classifier = Classifier("tiny", precision=precision_name, threads=threads, **settings)
     for image in images[:: IMAGES // SINGLE_IMAGES]:
         assert classifier.predict(image).to_json() == expected[image]
 
@@ -79,6 +86,8 @@ def test_single_images(images, expected, precision_name, threads):
 def test_resuming_with_other_threads_and_batches(images, expected, precision_name, tmp_path):
     output = tmp_path / "out.jsonl"
     arguments = ["predict", "--variant", "tiny", "--precision", precision_name, "-o", output]
+    if precision_name == "int8":
+        arguments += ["--int8-images", Path(images[0]).parent, "--force"]
     assert densenet(*arguments, *images[:81], "--threads", 1, "--batch-size", 3).status == 0
     output.write_bytes(output.read_bytes()[:-40])
     assert densenet(*arguments, *images, "--resume", "--threads", 4, "--batch-size", 16).status == 0
@@ -89,6 +98,8 @@ def test_resuming_with_other_threads_and_batches(images, expected, precision_nam
 def test_resuming_with_another_precision_is_refused(images, other, tmp_path):
     arguments = ["predict", "--variant", "tiny", "-o", tmp_path / "out.jsonl", images[0]]
     assert densenet(*arguments).status == 0
+    if other == "int8":
+        arguments += ["--int8-images", Path(images[0]).parent, "--force"]
     result = densenet(*arguments, "--precision", other, "--resume")
     assert result.status == 2
     assert "precision" in result.err

@@ -32,8 +32,13 @@ class Classifier(ImageModel):
         weights: Checkpoint to use instead of the variant's published weights: a file, a folder that contains one, or
             ``hf://ORGANIZATION/NAME`` on the Hugging Face Hub.
         labels: File of class names (text, JSON, YAML, or CSV), to use instead of the model's labels.
-        engine: ``onnx``, ``openvino``, or ``tensorflow``. Defaults to ``onnx``, or ``openvino`` for bfloat16.
-        precision: ``float32``, ``bfloat16`` (faster on processors with AMX), or ``auto`` for the faster one.
+        engine: ``onnx``, ``openvino``, or ``tensorflow``. Defaults to ``onnx``, or ``openvino`` for the other
+            precisions.
+        precision: ``float32``, ``bfloat16`` (faster on processors with AMX), ``int8`` (faster on processors with VNNI),
+            or ``auto`` for the faster one of the first two.
+        int8_images: Folder of at least 100 images like those to be classified. int8 requires it the first time, to
+            choose the ranges of values in the network, which are cached. It has nothing to do with ``calibration``.
+        force: Accept int8 even if its first label is that of float32 for less than 97% of these images.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.
         input_size: Side of the square input in pixels. Defaults to the model's input size.
@@ -73,6 +78,7 @@ class Classifier(ImageModel):
         labels: Labels, in the order of the output.
         engine: Name of the engine.
         precision: Precision that it computes in.
+        quantization: For int8, the ranges and the agreement with float32; else None.
         calibration: The calibration of the probabilities, or None.
         preprocessing: How images are fitted to the input.
         assumptions: What neither the checkpoint nor an argument states, as ``NAME=VALUE``.

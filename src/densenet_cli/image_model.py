@@ -19,6 +19,7 @@ from densenet_cli.pipeline import Result, stream
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
+    from densenet_cli.engines.int8_graph import Quantization
     from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
     from densenet_cli.weights.contents import Checkpoint
@@ -37,6 +38,8 @@ class ImageModel:
         labels: PathLike | None = None,
         engine: str | None = None,
         precision: str = "float32",
+        int8_images: PathLike | None = None,
+        force: bool = False,
         activation: str | None = None,
         preprocess: str | None = None,
         input_size: int | None = None,
@@ -63,6 +66,8 @@ class ImageModel:
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
         # Invalid values are rejected before anything is downloaded.
+        if precision != "int8" and (int8_images is not None or force):
+            raise UsageError(f"`{'force' if int8_images is None else 'int8_images'}` requires the precision int8.")
         options = ModelOptions(activation, preprocess, input_size, mean, std, interpolation, crop_ratio)
         checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
@@ -91,6 +96,13 @@ class ImageModel:
             options, None if weights is None else model.weights, self.config, self.metadata, checked
         )
         model.engine.normalization = (self.preprocessing.mean, self.preprocessing.std)
+        self.quantization: Quantization | None = None
+        if self.precision == "int8":
+            from densenet_cli.int8 import prepare
+
+            self.quantization = prepare(
+                model.engine, self.preprocessing, self._loader, int8_images, threads, force=force
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from densenet_cli import engines
-from densenet_cli.engines import cached_graphs, graph_cache, onnx_graph, precision
+from densenet_cli.engines import cached_graphs, graph_cache, int8_graph, onnx_graph, precision
 from densenet_cli.errors import UsageError
 from tests.engines.test_heads import NETWORKS, random_batch
 from tests.support.networks import TINY, onnx_outputs, random_arrays, tiny_weights
@@ -19,8 +19,17 @@ from tests.support.networks import TINY, onnx_outputs, random_arrays, tiny_weigh
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 has_bfloat16 = "bfloat16" in precision.supported()
+needs_int8 = pytest.mark.skipif("int8" not in precision.supported(), reason="this processor has no VNNI")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16, reason="this processor does not compute in bfloat16")
-PRECISIONS = [pytest.param(name, marks=[needs_bfloat16] * (name == "bfloat16")) for name in engines.PRECISIONS]
+PRECISIONS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            name not in precision.supported(), reason=f"this processor does not compute in {name}"
+        ),
+    )
+    for name in engines.PRECISIONS
+]
 IMAGES = np.random.default_rng(3).normal(size=(6, 32, 32, 3)).astype(np.float32)
 
 
@@ -30,7 +39,12 @@ def weights(tmp_path):
 
 
 def create(weights, threads=2, precision="float32"):
-    return engines.create("openvino", weights, TINY, threads, precision=precision)
+    engine = engines.create("openvino", weights, TINY, threads, precision=precision)
+    if precision == "int8":
+        observer = int8_graph.Observer(engine.get_model(), engine.normalization)
+        ranges = int8_graph.to_ranges(observer.names, observer.extremes(IMAGES))
+        engine.quantization = int8_graph.Quantization(ranges)
+    return engine
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -56,11 +70,31 @@ def test_bytes_are_normalized(weights):
     np.testing.assert_allclose(engine.run(pixels)["probabilities"], other.run(pixels)["probabilities"], atol=1e-5)
 
 
+def test_pixels_that_cannot_be_written_to(weights):
+    """Those that a worker process has decoded."""
+    engine = create(weights)
+    pixels = np.random.default_rng(5).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    expected = engine.run(pixels)["probabilities"]
+    pixels.flags.writeable = False
+    np.testing.assert_array_equal(engine.run(pixels)["probabilities"], expected)
+
+
 @needs_bfloat16
 def test_bfloat16_is_used(weights):
     exact = create(weights).run(IMAGES)["probabilities"]
     difference = np.abs(create(weights, precision="bfloat16").run(IMAGES)["probabilities"] - exact).max()
     assert 1e-5 < difference < 0.02
+
+
+@needs_int8
+def test_int8_is_used_and_every_quantization_has_its_own_network(weights):
+    exact = create(weights).run(IMAGES)["probabilities"]
+    engine = create(weights, precision="int8")
+    difference = np.abs(engine.run(IMAGES)["probabilities"] - exact).max()
+    assert 1e-4 < difference < 0.02
+    other = create(weights, precision="int8")
+    other.quantization = int8_graph.Quantization(dict.fromkeys(engine.quantization.ranges, (0.0, 0.5)))
+    assert np.abs(other.run(IMAGES)["probabilities"] - exact).max() > 2 * difference
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -109,11 +143,12 @@ def test_choice_of_engine_and_precision(monkeypatch):
     assert precision.choose("auto", "tensorflow") == ("tensorflow", "float32")
     with pytest.raises(UsageError, match="onnx"):
         precision.choose("bfloat16", "onnx")
-    with pytest.raises(UsageError, match="float32, bfloat16, auto"):
+    with pytest.raises(UsageError, match="float32, bfloat16, int8, auto"):
         precision.choose("float16", None)
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2", "avx512_bf16"}))
     assert precision.choose("auto", None) == ("onnx", "float32")
     assert precision.choose("bfloat16", None) == ("openvino", "bfloat16")
+    assert precision.choose("int8", None) == ("openvino", "int8")
     monkeypatch.setattr(precision, "supported", lambda: ("float32",))
     with pytest.raises(UsageError, match=r"Supported precisions: float32\."):
         precision.choose("bfloat16", None)

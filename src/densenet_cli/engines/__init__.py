@@ -72,7 +72,8 @@ OUTPUTS = ("probabilities", "logits", "features")
 """The outputs of a network. ``features`` are the last feature maps, after batch norm and ReLU, which the head pools."""
 
 EMITTER_VERSION = 3
-"""Must be increased if ``onnx_graph`` emits a different graph for the same arrays. Cached graphs then become stale."""
+"""Must be increased if ``onnx_graph`` or ``int8_graph`` makes a different graph of the same arrays. Cached graphs then
+become stale."""
 
 ENGINES = {
     "onnx": "densenet_cli.engines.onnx:OnnxEngine",
@@ -83,9 +84,9 @@ ENGINES = {
 
 DEFAULT = "onnx"
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 PRECISION_CHOICES = (*PRECISIONS, "auto")
-"""``auto`` is the fastest precision on this processor."""
+"""``auto`` is the fastest precision on this processor that requires no images, so never int8."""
 
 
 def available_cores() -> int:

@@ -136,10 +136,7 @@ def convert_graph(graph: CachedGraph, maker: GraphMaker) -> CachedGraph:
     Raises:
         OSError: The graph is not cached any more, or the cache cannot be written.
     """
-    if not isinstance(graph.model, str):
-        raise OSError("The graph is not in the cache.")
-    entry = json.loads((Path(graph.model).parent / ENTRY_FILE).read_bytes())
-    request = Request.from_dict(entry["request"])._replace(maker=maker.name)
+    request = _request_of(graph)._replace(maker=maker.name)
     folder = graphs_dir() / request.key()
     if cached := load(folder):
         return cached
@@ -147,6 +144,35 @@ def convert_graph(graph: CachedGraph, maker: GraphMaker) -> CachedGraph:
     if cached := load(folder):
         return cached
     raise FileNotFoundError(folder)
+
+
+def find_converted(graph: CachedGraph, name: str) -> CachedGraph | None:
+    """Return the last of what makers have made of a cached graph whose names start with ``name``, or None.
+
+    It becomes the last one of all names that it starts with.
+    """
+    converted = []
+    with suppress(OSError):
+        expected = _request_of(graph)
+        for folder in graphs_dir().iterdir():
+            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+                request = Request.from_dict(json.loads((folder / ENTRY_FILE).read_bytes())["request"])
+                is_same = request._replace(maker=expected.maker) == expected and request.key() == folder.name
+                if is_same and request.maker.startswith(name) and (cached := load(folder)):
+                    converted.append((folder.stat().st_mtime_ns, folder, cached))
+    if not converted:
+        return None
+    _, folder, cached = max(converted, key=lambda item: item[0])
+    with suppress(OSError):
+        folder.touch()
+    return cached
+
+
+def _request_of(graph: CachedGraph) -> Request:
+    """Return what a cached graph was made from. Raises ``OSError`` if it is not in the cache."""
+    if not isinstance(graph.model, str):
+        raise OSError("The graph is not in the cache.")
+    return Request.from_dict(json.loads((Path(graph.model).parent / ENTRY_FILE).read_bytes())["request"])
 
 
 def create_graph(

@@ -1,6 +1,6 @@
 """The engine for reduced precision: OpenVINO with the graph of ``onnx_graph``, compiled once and cached.
 
-float32 and bfloat16 give the same bits for every number of threads, because each image is computed alone by one thread,
+Every precision gives the same bits for every number of threads, because each image is computed alone by one thread,
 and the dense layers are emitted as convolutions (OpenVINO's matrix product depends on the batch).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,10 +24,12 @@ from densenet_cli.images.normalization import MEAN, STD
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
     from densenet_cli.engines import Pixels
+    from densenet_cli.engines.int8_graph import Quantization
     from densenet_cli.weights.contents import Arrays
 
-PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
-"""Precision -> OpenVINO's name. Without a hint, OpenVINO uses bfloat16 even where the processor only emulates it."""
+PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+"""Precision -> OpenVINO's name; for int8, that of what is not quantized. Without a hint, OpenVINO uses bfloat16 even
+where the processor only emulates it."""
 
 
 def import_openvino() -> Any:
@@ -49,6 +52,9 @@ class OpenVinoEngine:
     """Implements ``engines.Engine``.
 
     A network is compiled for one input: its height, width, channels, and type. Others are compiled when they occur.
+
+    Attributes:
+        quantization: For int8, how the network is quantized. It must be set before ``run``.
     """
 
     concurrent = True
@@ -61,6 +67,7 @@ class OpenVinoEngine:
         self.normalization: Normalization = (MEAN, STD)
         self._checkpoint = (weights, config, activation, GraphWriter())
         self._precision = precision
+        self.quantization: Quantization | None = None
         # More inferences at the same time than cores are not faster and need more memory.
         self._threads = min(threads, available_cores())
         self._networks: dict[tuple[object, ...], _Network] = {}
@@ -96,7 +103,9 @@ class OpenVinoEngine:
 
     def _compile(self, batch: Pixels) -> _Network:
         openvino = import_openvino()
-        compiler = Compiler(self._precision, batch.shape[1:], batch.dtype == np.uint8, self.normalization)
+        assert (self._precision == "int8") == (self.quantization is not None)
+        is_uint8 = batch.dtype == np.uint8
+        compiler = Compiler(self._precision, batch.shape[1:], is_uint8, self.normalization, self.quantization)
         options = {
             **compiler.options,
             "NUM_STREAMS": self._threads,
@@ -107,11 +116,40 @@ class OpenVinoEngine:
             path = str(graph_cache.convert_graph(self._graph, compiler).model)
             compiled = openvino.Core().import_model(io.BytesIO(Path(path).read_bytes()), "CPU", options)
         except (OSError, RuntimeError):  # the cache cannot be written, or another process has just changed it
-            model = self._graph.model
-            if isinstance(model, str) and not Path(model).exists():
-                model = graph_cache.create_graph(*self._checkpoint).model
-            compiled = openvino.Core().compile_model(compiler.build(model), "CPU", options)
+            compiled = openvino.Core().compile_model(compiler.build(self.get_model()), "CPU", options)
         return _Network(compiled, self._threads, batch[:1])
+
+    def get_model(self) -> str | bytes:
+        """Return the path or the content of the ONNX graph in float32, with dense layers as convolutions."""
+        model = self._graph.model
+        if isinstance(model, str) and not Path(model).exists():  # another process has just removed it
+            return graph_cache.create_graph(*self._checkpoint).model
+        return model
+
+    def find_quantization(self, key: str) -> Quantization | None:
+        """Return the last quantization in the cache that was stored with a key, or with one that starts with it."""
+        from densenet_cli.engines.int8_graph import read_quantization
+
+        cached = graph_cache.find_converted(self._graph, _quantization_name(key))
+        try:
+            return read_quantization(Path(str(cached.model))) if cached else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def store_quantization(self, key: str, quantization: Quantization) -> None:
+        """Add a quantization to the cache. Do nothing if the cache cannot be written."""
+        from densenet_cli.engines.int8_graph import QuantizationWriter
+
+        with suppress(OSError):
+            graph_cache.convert_graph(self._graph, QuantizationWriter(_quantization_name(key), quantization))
+
+
+def _quantization_name(key: str) -> str:
+    return f"openvino {_version()} quantization {key}"
+
+
+def _version() -> str:
+    return str(import_openvino().__version__).partition("-")[0]
 
 
 class _Network:
@@ -128,7 +166,8 @@ class _Network:
 
     def run(self, image: Pixels, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
         """Compute one image, (1, height, width, channels). Thread-safe."""
-        pixels = np.ascontiguousarray(image)  # the request uses its memory
+        # The request uses the memory of the pixels. Those of a worker process cannot be written to, which it requires.
+        pixels = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         request = self._requests.get()
         try:
             request.set_input_tensor(self._tensor(pixels, shared_memory=True))
@@ -162,21 +201,23 @@ class Compiler:
         shape: (height, width, channels) of an image.
         is_uint8: Whether the input is uint8 and normalized by the network, or float32 and already normalized.
         normalization: The mean and standard deviation of each channel.
+        quantization: How the network is quantized, for int8.
     """
 
     precision: str
     shape: tuple[int, ...]
     is_uint8: bool
     normalization: Normalization
+    quantization: Quantization | None = None
 
     dense_as_conv: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """See ``graph_cache.GraphMaker``."""
-        version = import_openvino().__version__.partition("-")[0]
         input_type = f"uint8 {self.normalization}" if self.is_uint8 else "float32"
-        return f"openvino {version} {self.precision} {'x'.join(map(str, self.shape))} {input_type}"
+        precision = f"{self.precision} {self.quantization.key}" if self.quantization else self.precision
+        return f"openvino {_version()} {precision} {'x'.join(map(str, self.shape))} {input_type}"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -188,6 +229,12 @@ class Compiler:
         openvino = import_openvino()
         from openvino.preprocess import PrePostProcessor
 
+        if self.quantization:
+            from densenet_cli.engines import int8_graph
+
+            graph = int8_graph.load_model(model)
+            int8_graph.quantize(graph, self.quantization.ranges)
+            model = graph.SerializeToString()
         built = openvino.Core().read_model(model)
         height, width, channels = self.shape
         built.reshape([1, channels, height, width])

@@ -10,7 +10,7 @@ from pathlib import Path
 from densenet_cli import engines
 from densenet_cli.errors import UsageError
 
-ENGINE_OF_PRECISION = {"float32": engines.DEFAULT, "bfloat16": "openvino"}
+ENGINE_OF_PRECISION = {"float32": engines.DEFAULT, "bfloat16": "openvino", "int8": "openvino"}
 """Precision -> the default engine for it."""
 
 
@@ -50,7 +50,8 @@ def choose(precision: str, engine: str | None) -> tuple[str, str]:
 def supported() -> tuple[str, ...]:
     """Return the precisions that this processor has instructions for.
 
-    They are those of ``/proc/cpuinfo``, or on systems without it those that OpenVINO reports.
+    They are those of ``/proc/cpuinfo``, or on systems without it those that OpenVINO reports. int8 requires VNNI, which
+    OpenVINO does not report.
     """
     if sys.platform == "linux" and cpu_flags():
         has_bfloat16 = not cpu_flags().isdisjoint({"amx_bf16", "avx512_bf16", "bf16"})
@@ -60,7 +61,12 @@ def supported() -> tuple[str, ...]:
         from densenet_cli.engines.openvino import import_openvino
 
         has_bfloat16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return engines.PRECISIONS if has_bfloat16 else ("float32",)
+    is_supported = {
+        "float32": True,
+        "bfloat16": has_bfloat16,
+        "int8": not cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni"}),
+    }
+    return tuple(name for name in engines.PRECISIONS if is_supported[name])
 
 
 @cache
