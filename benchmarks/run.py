@@ -11,6 +11,7 @@ import folder
 import help_page
 import isolation
 import large_jpegs
+import many_cores
 import memory
 import training
 from inputs import temporary_inputs
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "explain": explain.measure,
     "memory": memory.measure,
     "isolation": isolation.measure,
+    "many_cores": many_cores.measure,
     "training": training.measure,
 }
 

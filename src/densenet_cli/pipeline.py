@@ -1,6 +1,6 @@
 """Stream sources through decoding and inference: decoded by threads, computed in batches, returned in input order.
 
-``threads`` threads take the sources in turn and decode them. With an engine that several threads can call at the same
+One thread walks the sources, and ``threads`` threads decode them. With an engine that several threads can call at the same
 time, each of these threads also computes the image that it has decoded, so that nothing waits for a batch. With others,
 the caller's thread computes batches. At most ``window`` images are in flight, so memory use does not grow with the
 number of images. An image that fails is a result with an error, in its place.
@@ -59,7 +59,7 @@ def stream(
     """Yield the result of each source, in order.
 
     Args:
-        sources: Anything that ``load`` accepts; walked in the worker threads, by one at a time, not far ahead.
+        sources: Anything that ``load`` accepts; walked in a separate thread, not far ahead.
         load: Called with a source and its number (from 0) in a worker thread. Raises ``ImageError``.
         run: Called with pixels of shape (n, height, width, channels); returns name -> array of n rows. By default,
             called in this thread with the concatenated crops of several images. If ``concurrent``, called in the worker
