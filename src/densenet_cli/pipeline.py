@@ -1,9 +1,9 @@
-"""Stream sources through decoding and inference: decoded by threads, computed in batches, returned in input order.
+"""Stream sources through decoding and inference, in threads, with the results in the order of the sources.
 
-One thread walks the sources, and ``threads`` threads decode them. With an engine that several threads can call at the same
-time, each of these threads also computes the image that it has decoded, so that nothing waits for a batch. With others,
-the caller's thread computes batches. At most ``window`` images are in flight, so memory use does not grow with the
-number of images. An image that fails is a result with an error, in its place.
+One thread walks the sources, and ``threads`` threads decode them. With an engine that several threads can call at the
+same time, each of these threads also computes the image that it has decoded, so that nothing waits for a batch. With
+others, the caller's thread computes batches. At most ``window`` images are in flight, so memory use does not grow with
+the number of images. An image that fails is a result with an error, in its place.
 """
 
 from __future__ import annotations
