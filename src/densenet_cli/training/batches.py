@@ -19,6 +19,7 @@ from densenet_cli.errors import ImageError
 from densenet_cli.images.normalization import MEAN, normalize, pad_color
 from densenet_cli.images.preprocessing import INTERPOLATIONS, DecodedImage, Preprocessing, preprocess
 from densenet_cli.training.image_cache import Images
+from densenet_cli.training.mixing import erase, mix
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ PREFETCH = 4
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 """Range of width / height of a random resized crop (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015)."""
+
+MIXING_STREAM = 1
+"""Part of the seed of mixes, whose random numbers differ from those of the images."""
 
 PADDING_DIVISOR = 8
 """A padded crop shifts by up to 1 / 8 of the side: 4 of 32 pixels, as on C10+ in the DenseNet paper."""
@@ -98,10 +102,32 @@ def class_weights(targets: IntArray, classes: int) -> FloatArray:
 
 
 class Batch(NamedTuple):
-    """Normalized images, float32 (n, size, size, 3), and their targets (see ``Subset``)."""
+    """Images and their targets.
+
+    Attributes:
+        pixels: Normalized images, float32 (n, size, size, 3).
+        targets: Their targets (see ``Subset``).
+        partners: The position of the image that each image is mixed with, int64 (n,), or None.
+        share: The share of an image itself in its mix.
+    """
 
     pixels: FloatArray
     targets: IntArray
+    partners: IntArray | None = None
+    share: float = 1.0
+
+    def one_hot(self, classes: int) -> FloatArray:
+        """Return the targets as probabilities, float32 (n, classes). Targets of multi-label models stay as they are."""
+        if self.targets.ndim == 2:
+            return self.targets.astype(np.float32)
+        one_hot = np.eye(classes, dtype=np.float32)[self.targets]
+        return self.mix(one_hot)
+
+    def mix(self, values: FloatArray) -> FloatArray:
+        """Mix values of the images, (n, ...), like the images."""
+        if self.partners is None:
+            return values
+        return np.float32(self.share) * values + np.float32(1 - self.share) * values[self.partners]
 
 
 class TrainingBatches:
@@ -137,7 +163,11 @@ class TrainingBatches:
         for row, member in enumerate(members):
             generator = np.random.default_rng((settings.seed, epoch, member))
             pixels[row] = augment(self._image(member, generator), size, settings, generator)
-        return Batch(normalize(pixels, settings.mean, settings.std), self._subset.targets[members])
+        normalized, targets = normalize(pixels, settings.mean, settings.std), self._subset.targets[members]
+        if not settings.mixup and not settings.cutmix:
+            return Batch(normalized, targets)
+        mixed = mix(normalized, settings, np.random.default_rng((settings.seed, epoch, number, MIXING_STREAM)))
+        return Batch(mixed.pixels, targets, mixed.partners, mixed.share)
 
     def _image(self, member: int, generator: np.random.Generator) -> DecodedImage:
         images, indices, targets = self._subset.images, self._subset.indices, self._subset.targets
@@ -209,7 +239,11 @@ def augment(decoded: DecodedImage, size: int, settings: Settings, generator: np.
         pixels = padded_crop(decoded, size, generator, settings.interpolation, settings.mean)
     else:
         pixels = _resize(decoded, _center_square(decoded), size, settings.interpolation)
-    return pixels[:, ::-1] if settings.flip and generator.random() < 0.5 else pixels
+    if settings.flip and generator.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    if settings.erase and generator.random() < settings.erase:
+        pixels = erase(pixels, settings.mean, generator)
+    return pixels
 
 
 def random_resized_crop(

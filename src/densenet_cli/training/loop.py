@@ -132,14 +132,14 @@ class TrainingRun:
                 last_saved = time.monotonic()
 
     def _train_step(self, batch: Batch) -> None:
-        settings, state, (pixels, targets) = self.settings, self.state, batch
+        settings, state, targets = self.settings, self.state, batch.targets
         started = time.monotonic()
         step = state.epoch * len(self._batches) + state.batch + 1
         self._network.optimizer.learning_rate = settings.learning_rate_at(step / len(self._batches))
         self._network.reset_metrics()
-        one_hot = targets if settings.multi_label else np.eye(len(self._labels))[targets]
-        weights = self._class_weights[targets] if self._class_weights is not None else None
-        logs = self._network.train_on_batch(pixels, one_hot.astype(np.float32), weights, return_dict=True)
+        one_hot = batch.one_hot(len(self._labels))
+        weights = batch.mix(self._class_weights[targets]) if self._class_weights is not None else None
+        logs = self._network.train_on_batch(batch.pixels, one_hot, weights, return_dict=True)
         if not np.isfinite(logs["loss"]):
             raise UsageError(
                 f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, STD, check_normalization
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
+from densenet_cli.training.fields import Range, setting
 from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 
 FROM_SCRATCH = "scratch"
@@ -29,28 +30,6 @@ PREPROCESSING = ("mean", "std", "interpolation")
 """Settings that a checkpoint to start from determines if it states them."""
 
 
-class Range(NamedTuple):
-    """The allowed values of a number, by default including the minimum and excluding the maximum."""
-
-    min: float
-    max: float
-    min_open: bool = False
-    max_open: bool = True
-
-    def contains(self, value: float) -> bool:
-        """Return whether ``value`` is in the range. NaN never is."""
-        above = value > self.min if self.min_open else value >= self.min
-        return above and (value < self.max if self.max_open else value <= self.max)
-
-    def __str__(self) -> str:
-        low = f"{'greater than' if self.min_open else 'at least'} {self.min:,.10g}"
-        return f"{low} and {'less than' if self.max_open else 'at most'} {self.max:,.10g}"
-
-
-def _setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, "group": group, **metadata})
-
-
 @dataclass(frozen=True)
 class Settings:
     """Everything that determines the result of a run, except its images.
@@ -62,34 +41,34 @@ class Settings:
         UsageError: A value is not allowed.
     """
 
-    blocks: tuple[int, ...] = _setting(
+    blocks: tuple[int, ...] = setting(
         (6, 12, 24, 16), "Layers in each dense block, such as 6,12,24,16.", "Network", metavar="N,N,..."
     )
-    growth_rate: int = _setting(32, "Channels that each layer adds (k in the paper).", "Network", metavar="K")
-    stem: str = _setting("imagenet", "Layers before the first dense block.", "Network", choices=tuple(STEMS))
-    stem_width: int = _setting(64, "Output channels of the stem.", "Network", metavar="N")
-    compression: float = _setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
-    input_size: int = _setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
-    preprocess: str = _setting("crop", "Preprocessing mode for validation and inference.", "Network", choices=MODES)
-    mean: tuple[float, ...] = _setting(
+    growth_rate: int = setting(32, "Channels that each layer adds (k in the paper).", "Network", metavar="K")
+    stem: str = setting("imagenet", "Layers before the first dense block.", "Network", choices=tuple(STEMS))
+    stem_width: int = setting(64, "Output channels of the stem.", "Network", metavar="N")
+    compression: float = setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
+    input_size: int = setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
+    preprocess: str = setting("crop", "Preprocessing mode for validation and inference.", "Network", choices=MODES)
+    mean: tuple[float, ...] = setting(
         MEAN,
         "Mean of each channel for pixels in [0, 1]. By default, that of the initial weights, or ImageNet's.",
         "Network",
         metavar="R,G,B",
     )
-    std: tuple[float, ...] = _setting(STD, "Standard deviation, like the mean.", "Network", metavar="R,G,B")
-    interpolation: str = _setting("bilinear", "How to resize images.", "Network", choices=INTERPOLATIONS)
-    sizes: tuple[Phase, ...] = _setting(
+    std: tuple[float, ...] = setting(STD, "Standard deviation, like the mean.", "Network", metavar="R,G,B")
+    interpolation: str = setting("bilinear", "How to resize images.", "Network", choices=INTERPOLATIONS)
+    sizes: tuple[Phase, ...] = setting(
         (),
         "Train on several image sizes in turn, such as 32x5,48x4: 5 epochs at 32 pixels, then 4 at 48.",
         "Training",
         metavar="SIZExEPOCHS,...",
     )
-    batch_size: int = _setting(64, "Images per step.", "Training", metavar="N", range=Range(2, 1e6))
-    learning_rate: float = _setting(
+    batch_size: int = setting(64, "Images per step.", "Training", metavar="N", range=Range(2, 1e6))
+    learning_rate: float = setting(
         0.1, "Peak learning rate.", "Training", metavar="RATE", range=Range(0, 1e3, min_open=True)
     )
-    backbone_rate: float = _setting(
+    backbone_rate: float = setting(
         1.0,
         "Learning rate of the layers before the head, as a fraction of the head's.",
         "Training",
@@ -97,7 +76,7 @@ class Settings:
         range=Range(0, 1, min_open=True, max_open=False),
         shown_default="0.1 with --from, or else 1",
     )
-    clip_norm: float = _setting(
+    clip_norm: float = setting(
         0.0,
         "Scale down gradients whose norm over all layers is above this.",
         "Training",
@@ -105,68 +84,90 @@ class Settings:
         range=Range(0, 1e6),
         shown_default="no limit",
     )
-    schedule: str = _setting(
+    schedule: str = setting(
         "cosine", "Decay of the learning rate after the warmup.", "Training", choices=("cosine", "step")
     )
-    warmup: float = _setting(1.0, "Epochs of linear warmup.", "Training", metavar="EPOCHS", range=Range(0, 1e6))
-    momentum: float = _setting(0.9, "Nesterov momentum.", "Training", metavar="M", range=Range(0, 1))
-    weight_decay: float = _setting(
-        1e-4, "L2 regularization of kernels.", "Training", metavar="DECAY", range=Range(0, 1)
-    )
-    label_smoothing: float = _setting(
+    warmup: float = setting(1.0, "Epochs of linear warmup.", "Training", metavar="EPOCHS", range=Range(0, 1e6))
+    momentum: float = setting(0.9, "Nesterov momentum.", "Training", metavar="M", range=Range(0, 1))
+    weight_decay: float = setting(1e-4, "L2 regularization of kernels.", "Training", metavar="DECAY", range=Range(0, 1))
+    label_smoothing: float = setting(
         0.1, "Label smoothing of the loss.", "Training", metavar="FRACTION", range=Range(0, 1)
     )
-    augmentation: str = _setting(
+    augmentation: str = setting(
         "crop",
         "Random resized crops, padded crops (as in the DenseNet paper), or none.",
         "Augmentation",
         choices=("crop", "pad", "none"),
     )
-    crop_area: float = _setting(
+    crop_area: float = setting(
         0.35,
         "Minimum area of a random resized crop.",
         "Augmentation",
         metavar="FRACTION",
         range=Range(0, 1, min_open=True, max_open=False),
     )
-    flip: bool = _setting(True, "Flip half of the images horizontally.", "Augmentation")
-    averaging: int = _setting(
+    flip: bool = setting(True, "Flip half of the images horizontally.", "Augmentation")
+    mixup: float = setting(
+        0.0,
+        "Average images and their targets at random, with shares from Beta(ALPHA, ALPHA), such as 0.2.",
+        "Augmentation",
+        metavar="ALPHA",
+        range=Range(0, 100),
+        shown_default="off",
+    )
+    cutmix: float = setting(
+        0.0,
+        "Replace a rectangle of images by that of others, with areas from Beta(ALPHA, ALPHA), such as 1.",
+        "Augmentation",
+        metavar="ALPHA",
+        range=Range(0, 100),
+        shown_default="off",
+    )
+    erase: float = setting(
+        0.0,
+        "Fill a random rectangle of this fraction of the images with the mean color.",
+        "Augmentation",
+        metavar="FRACTION",
+        range=Range(0, 1, max_open=False),
+        shown_default="off",
+    )
+    averaging: int = setting(
         500,
         "Steps over which to average the weights (0: no averaging).",
         "Training",
         metavar="STEPS",
         range=Range(0, 1e9),
     )
-    class_weights: bool = _setting(False, "Weight classes by inverse frequency.", "Training")
-    multi_label: bool = _setting(
+    class_weights: bool = setting(False, "Weight classes by inverse frequency.", "Training")
+    multi_label: bool = setting(
         False,
         "Train independent classes, of which an image can have any number. Requires --csv with labels such as "
         '"cat|dog", or with a column of 0 and 1 per class.',
         "Training",
     )
-    start: str = _setting(
+    start: str = setting(
         FROM_SCRATCH,
         "Start from these weights: a variant, a file, a folder, or hf://ORGANIZATION/NAME. The head is new unless the "
         "classes are the same.",
         "Initial weights",
         metavar="VARIANT|PATH",
     )
-    freeze: str = _setting(
+    freeze: str = setting(
         "",
         "Freeze the layers up to this stage (conv1, conv2, ...). With all, fit a new head to the features of the "
         "images, which takes little longer than classifying them.",
         "Initial weights",
         metavar="STAGE",
     )
-    views: int = _setting(
+    views: int = setting(
         0,
         "With --freeze all: flipped and randomly cropped copies of each image to add.",
         "Initial weights",
         metavar="N",
         range=Range(0, 1000),
     )
-    then_unfreeze: bool = _setting(False, "With --freeze all: continue by training all layers.", "Initial weights")
-    unfreeze_after: int = _setting(
+    then_unfreeze: bool = setting(False, "With --freeze all: continue by training all layers.", "Initial weights")
+    unfreeze_after: int = setting(
         0,
         "Unfreeze all layers after this many epochs.",
         "Initial weights",
@@ -174,14 +175,14 @@ class Settings:
         range=Range(0, 1e9),
         shown_default="never",
     )
-    validation: int = _setting(
+    validation: int = setting(
         10,
         "Images per class to hold out for validation (at most a fifth of a class; 0: none).",
         "Validation",
         metavar="N",
         range=Range(0, 1e9),
     )
-    patience: int = _setting(
+    patience: int = setting(
         0,
         "Stop after this many epochs without improvement.",
         "Validation",
@@ -189,10 +190,10 @@ class Settings:
         range=Range(0, 1e9),
         shown_default="never",
     )
-    precision: str = _setting(
+    precision: str = setting(
         "float32", "Keras dtype policy.", "Training", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
-    seed: int = _setting(0, "Random seed.", "Training", metavar="N", range=Range(0, 2**32))
+    seed: int = setting(0, "Random seed.", "Training", metavar="N", range=Range(0, 2**32))
 
     def __post_init__(self) -> None:
         try:
@@ -207,13 +208,13 @@ class Settings:
         check_normalization(self.mean, self.std)
         # Raises UsageError if an image is too small.
         list_layers(self.config(classes=2), min(self.input_size, *(phase.size for phase in self.sizes)))
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            choices, allowed = setting.metadata.get("choices"), setting.metadata.get("range")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            choices, allowed = field.metadata.get("choices"), field.metadata.get("range")
             if choices and value not in choices:
-                raise UsageError(f"`{setting.name}` must be one of {', '.join(choices)}, not {value!r}.")
+                raise UsageError(f"`{field.name}` must be one of {', '.join(choices)}, not {value!r}.")
             if allowed and not allowed.contains(value):
-                raise UsageError(f"`{setting.name}` must be {allowed}, not {value}.")
+                raise UsageError(f"`{field.name}` must be {allowed}, not {value}.")
         stages = [*(f"conv{stage}" for stage in range(1, len(self.blocks) + 2)), FREEZE_ALL]
         if self.freeze and self.freeze not in stages:
             raise UsageError(f"`freeze` must be one of {', '.join(stages)}, not {self.freeze!r}.")
@@ -223,6 +224,9 @@ class Settings:
             raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
         if self.is_head_only and self.multi_label:
             raise UsageError("`freeze` all does not support `multi_label`. Freeze the layers up to the last stage.")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) and self.multi_label:
+                raise UsageError(f"`{name}` does not support `multi_label`.")
         for name in ("views", "then_unfreeze"):
             if getattr(self, name) and not self.is_head_only:
                 raise UsageError(f"`{name}` requires `freeze` all.")
@@ -300,7 +304,7 @@ class Settings:
         Raises:
             UsageError: A name is unknown or a value is not allowed.
         """
-        types = {setting.name: type(setting.default) for setting in fields(cls)} | {"blocks": list, "sizes": str}
+        types = {field.name: type(field.default) for field in fields(cls)} | {"blocks": list, "sizes": str}
         for name, value in values.items():
             if name not in types:
                 raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")

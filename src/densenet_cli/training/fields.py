@@ -1,0 +1,29 @@
+"""What a setting is described with: its range, and the metadata of its field."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """The allowed values of a number, by default including the minimum and excluding the maximum."""
+
+    min: float
+    max: float
+    min_open: bool = False
+    max_open: bool = True
+
+    def contains(self, value: float) -> bool:
+        """Return whether ``value`` is in the range. NaN never is."""
+        above = value > self.min if self.min_open else value >= self.min
+        return above and (value < self.max if self.max_open else value <= self.max)
+
+    def __str__(self) -> str:
+        low = f"{'greater than' if self.min_open else 'at least'} {self.min:,.10g}"
+        return f"{low} and {'less than' if self.max_open else 'at most'} {self.max:,.10g}"
+
+
+def setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
+    """Return a field of ``Settings``. See there for the metadata."""
+    return field(default=default, metadata={"help": help, "group": group, **metadata})

@@ -1,0 +1,136 @@
+"""Mixup, cutmix, and random erasing follow their definitions, and resuming is bit-identical with all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from densenet_cli.errors import UsageError
+from densenet_cli.images.normalization import MEAN, pad_color
+from densenet_cli.images.preprocessing import DecodedImage
+from densenet_cli.training import mixing, session
+from densenet_cli.training.batches import Subset, TrainingBatches, augment
+from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
+from densenet_cli.training.run_files import RunPaths, load_state
+from tests.training.images import SETTINGS, blurred_noise, write_digits
+
+PLAIN = replace(SETTINGS, sizes=(Phase(16, 3),), batch_size=8, augmentation="none")
+
+
+class NoiseImages:
+    def __getitem__(self, index: int) -> DecodedImage:
+        image = blurred_noise(16, 16, index)
+        return DecodedImage(image, image.size, (0, 0, *image.size))
+
+
+def batches(settings) -> TrainingBatches:
+    return TrainingBatches(Subset(NoiseImages(), np.arange(64), np.arange(64) % 10), settings, 1)
+
+
+def mixes(**values):
+    """Yield the batches of epochs without and with mixing."""
+    for epoch in range(3):
+        for number in range(8):
+            yield batches(PLAIN).make(epoch, number), batches(replace(PLAIN, **values)).make(epoch, number)
+
+
+def test_without_mixing(keras):
+    batch = batches(PLAIN).make(0, 0)
+    np.testing.assert_array_equal(batch.one_hot(10), np.eye(10)[batch.targets])
+
+
+def test_mixup_averages_images_and_targets():
+    shares = []
+    for plain, mixed in mixes(mixup=0.4):
+        partners, share = mixed.partners, mixed.share
+        expected = share * plain.pixels + (1 - share) * plain.pixels[partners]
+        np.testing.assert_allclose(mixed.pixels, expected, atol=1e-5)
+        eye = np.eye(10)
+        expected = share * eye[plain.targets] + (1 - share) * eye[plain.targets[partners]]
+        np.testing.assert_allclose(mixed.one_hot(10), expected, atol=1e-6)
+        shares.append(share)
+    assert len(set(shares)) == len(shares)
+    assert min(shares) < 0.3 and max(shares) > 0.7
+
+
+def test_cutmix_replaces_a_rectangle_whose_area_is_the_share_of_the_target():
+    for plain, mixed in mixes(cutmix=1.0):
+        is_replaced = (mixed.pixels != plain.pixels).any(axis=(0, 3))
+        rows, columns = np.flatnonzero(is_replaced.any(axis=1)), np.flatnonzero(is_replaced.any(axis=0))
+        if len(rows):
+            top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+            assert is_replaced[top:bottom, left:right].mean() > 0.9, "a rectangle"
+            partner = plain.pixels[mixed.partners]
+            np.testing.assert_array_equal(mixed.pixels[:, top:bottom, left:right], partner[:, top:bottom, left:right])
+            assert mixed.share == pytest.approx(1 - (bottom - top) * (right - left) / 16**2, abs=0.02)
+        else:
+            assert mixed.share == 1 or (mixed.partners == np.arange(8)).all()
+        np.testing.assert_allclose(mixed.one_hot(10).sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_area_of_cutmix():
+    pixels = np.arange(4 * 32 * 32 * 3, dtype=np.float32).reshape(4, 32, 32, 3)
+    for seed in range(50):
+        generator = np.random.default_rng(seed)
+        wanted = float(generator.uniform())
+        mixed = mixing.cutmix(pixels, np.array([1, 2, 3, 0]), wanted, generator)
+        replaced = (mixed.pixels != pixels).any(axis=(0, 3)).mean()
+        assert mixed.share == pytest.approx(1 - replaced)
+        assert mixed.share >= wanted - 0.05, "the border can only make it smaller"
+
+
+def test_both_alternate():
+    kinds = set()
+    for plain, mixed in mixes(mixup=1.0, cutmix=1.0):
+        if mixed.share < 0.9:
+            kinds.add(bool((mixed.pixels == plain.pixels).all(axis=(0, 3)).any()))
+    assert kinds == {True, False}
+
+
+def test_erasing():
+    areas, erased = [], 0
+    image = NoiseImages()[3]
+    for seed in range(400):
+        plain = augment(image, 16, PLAIN, np.random.default_rng(seed))
+        pixels = augment(image, 16, replace(PLAIN, erase=0.5), np.random.default_rng(seed))
+        is_erased = (pixels != plain).any(axis=2)
+        if is_erased.any():
+            erased += 1
+            rows, columns = is_erased.any(axis=1), is_erased.any(axis=0)
+            assert is_erased.sum() > 0.8 * rows.sum() * columns.sum()
+            assert (pixels[is_erased] == pad_color(MEAN)).all()
+            areas.append(rows.sum() * columns.sum() / 256)
+    assert 150 < erased < 250
+    assert min(areas) < 0.08 and 0.25 < max(areas) < 0.4
+
+
+def test_a_stopped_run_with_all_options_is_bit_identical(tmp_path, keras):
+    digits = write_digits(tmp_path / "digits", per_class=30)
+    settings = replace(
+        SETTINGS, sizes=(Phase(8, 2),), mixup=0.2, cutmix=1.0, erase=0.5, clip_norm=1.0, class_weights=True,
+        backbone_rate=0.5, flip=True, averaging=16, augmentation="crop",
+    )  # fmt: skip
+    states = []
+    for name, threads in (("complete", 1), ("stopped", 3)):
+        paths = RunPaths(digits, None, tmp_path / name, tmp_path / "images")
+        with session.open_run(paths, settings, RunOptions(threads=threads)) as run:
+            if name == "stopped":
+                stop = run.stop
+                run.options = replace(run.options, on_step=lambda info, stop=stop: info.batch == 3 and stop())
+            run.train()
+        if name == "stopped":
+            with session.open_run(paths, settings, RunOptions(threads=2), resume=True) as run:
+                run.train()
+        states.append(load_state(paths.output))
+    assert states[0].history[0]["loss"] == states[1].history[0]["loss"]
+    for name, array in states[0].arrays.items():
+        assert array.tobytes() == states[1].arrays[name].tobytes(), name
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_needs_one_class_per_image(name):
+    with pytest.raises(UsageError, match=f"`{name}`"):
+        replace(SETTINGS, multi_label=True, **{name: 0.2})
