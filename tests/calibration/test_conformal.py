@@ -22,6 +22,7 @@ def draw(seed, images, classes=8):
     return probabilities, targets
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), coverages)
 def test_rank_of_the_quantile(images, coverage):
     rank = conformal.quantile_rank(images, coverage)
@@ -111,6 +112,7 @@ def test_coverage_holds_in_simulation(method, coverage):
         assert rate <= rank / (images + 1) + 3 * deviation
 
 
+@settings(deadline=None)
 @given(seeds, coverages, coverages, st.sampled_from(conformal.SET_METHODS))
 def test_a_higher_coverage_only_adds_labels(seed, low, high, method):
     low, high = sorted((low, high))
@@ -122,6 +124,7 @@ def test_a_higher_coverage_only_adds_labels(seed, low, high, method):
     assert (larger | ~smaller).all()
 
 
+@settings(deadline=None)
 @given(seeds, st.floats(0, 1.1), st.sampled_from(conformal.SET_METHODS))
 def test_sets_contain_the_most_probable_labels(seed, threshold, method):
     probabilities, _ = draw(seed, 20)

@@ -2,13 +2,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from densenet_cli.calibration import selective
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20_000), st.floats(0, 1), st.floats(0.5, 0.9999))
 def test_bound_is_the_clopper_pearson_limit(images, share, level):
     errors = min(images, int(share * images))
@@ -16,6 +17,7 @@ def test_bound_is_the_clopper_pearson_limit(images, share, level):
     assert selective.error_bound(errors, images, level) == pytest.approx(expected, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.floats(0, 1))
 def test_bound_inverts_the_binomial_tail(images, share):
     errors = min(images - 1, int(share * images))
@@ -49,6 +51,7 @@ def test_error_limit_holds_in_simulation(max_error):
     assert labeled / trials > {0.05: 0.01, 0.1: 0.3, 0.2: 0.8}[max_error]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=300), st.floats(0.01, 0.6))
 def test_threshold_keeps_its_promise_on_the_calibration_images(pairs, max_error):
     confidences = np.array([confidence for confidence, _ in pairs], np.float32) / 20
@@ -65,6 +68,7 @@ def test_threshold_keeps_its_promise_on_the_calibration_images(pairs, max_error)
         assert math.isinf(threshold.confidence)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=100), st.randoms())
 def test_order_of_the_images_does_not_matter(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
@@ -104,6 +108,7 @@ def test_risk_coverage_curve():
     assert curve.coverage_at(0.1) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=200))
 def test_area_is_the_mean_risk(correct):
     is_correct = np.array(correct)

@@ -52,6 +52,7 @@ def test_labels_of_another_model_are_refused():
         temperature.fit_temperature(logits, logits.argmin(axis=1))
 
 
+@settings(deadline=None)
 @given(seeds, st.floats(0.05, 20))
 def test_probabilities_keep_the_order_and_sum_to_1(seed, value):
     logits, _ = draw_logits(seed, images=10)
@@ -104,6 +105,7 @@ def test_thresholds_have_the_highest_f1():
     assert f1(thresholds[0]) == max(map(f1, probabilities[:, 0]))
 
 
+@settings(deadline=None)
 @given(seeds)
 def test_calibration_error_is_that_of_evaluate(seed):
     random = np.random.default_rng(seed)

@@ -91,7 +91,8 @@ def find_threshold(
         middle = (low + high) // 2
         first = int(values.searchsorted(values[middle]))  # images with equal confidences are labeled together
         errors, count = int(errors_from[first]), images - first
-        bound = error_bound(errors, count, step_level)
+        # The bound is larger than the error, and takes long to compute for many errors.
+        bound = 1.0 if errors > max_error * count else error_bound(errors, count, step_level)
         if bound <= max_error:
             if count / images > best.coverage:
                 best = ErrorThreshold(float(values[middle]), count / images, errors / count, bound)
