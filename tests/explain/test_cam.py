@@ -28,13 +28,13 @@ LOGIT_TOLERANCE = 1e-4
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_map_mean_plus_bias_is_the_logit(weights, engine, monkeypatch):
     """Probabilities are bit-identical to those of predict, and ranks count all classes."""
-    classifier = Classifier(weights=weights, engine=engine)
+    classifier = Classifier(weights=weights, engine=engine, threads=1)  # logits in the order of the images
     logits = []
     run = classifier._model.engine.run
 
-    def run_and_keep_logits(batch, outputs):
-        logits.extend(run(batch, ("logits",))["logits"])
-        return run(batch, outputs)
+    def run_and_keep_logits(batch, outputs, **settings):
+        logits.extend(run(batch, ("logits",), **settings)["logits"])
+        return run(batch, outputs, **settings)
 
     monkeypatch.setattr(classifier._model.engine, "run", run_and_keep_logits)
     images = [SAMPLES / "cat.jpg", SAMPLES / "koala.jpg", photograph()]
