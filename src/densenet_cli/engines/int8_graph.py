@@ -1,8 +1,8 @@
 """Quantization of an ONNX graph to int8: which convolutions, with which ranges of values.
 
-All convolutions are quantized except the first one and those of the head, where rounding costs the most agreement. The
-weights get a scale per output channel, and the activations a scale and a zero point per tensor. Batch norms and
-concatenations stay in float32: quantizing them costs agreement, too.
+All convolutions are quantized except the first one and those of the head, where rounding costs the most agreement.
+Their weights get a scale per output channel, and their inputs a scale and a zero point per tensor. Their sums, batch
+norms, and concatenations stay in float32: rounding the sums would change as many labels as all else, and save no time.
 
 The values of an activation are rounded to 256 steps between the ends of its range, and clipped there. A range is taken
 from images: of the minima and maxima of each image, it is the percentiles of ``PERCENTILE``. Two numbers per image and
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from densenet_cli.engines import Normalization, Pixels
 
 PERCENTILE = 99.0
-"""Share in percent of the images whose largest value is not clipped. With 100, single outliers cost 1% of agreement."""
+"""Share in percent of the images whose largest value is not clipped. With 100, outliers would make all steps larger."""
 
 MINIMA, MAXIMA = "minima", "maxima"
 """The outputs of ``add_extremes``."""
@@ -66,41 +66,17 @@ class Quantization(NamedTuple):
         return f"int8 agrees with float32 on the first label of {self.agreement:.1%} of {self.images} images"
 
 
-class _Convolution(NamedTuple):
-    """A convolution to quantize.
-
-    Attributes:
-        node: The node.
-        input: The tensor that it reads.
-        output: The tensor that it computes, or what a ReLU makes of it, which then costs nothing.
-    """
-
-    node: onnx.NodeProto
-    input: str
-    output: str
-
-
-def _convolutions(graph: onnx.GraphProto) -> list[_Convolution]:
-    producers = {node.output[0]: node for node in graph.node}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes = [node for node in graph.node if node.op_type == "Conv"]
-    convolutions = []
-    for node in nodes[1:]:
-        if producers[node.input[0]].op_type == "Unsqueeze":
-            continue  # a dense layer of the head
-        following = readers[node.output[0]]
-        has_relu = len(following) == 1 and following[0].op_type == "Relu"
-        convolutions.append(_Convolution(node, node.input[0], (following[0] if has_relu else node).output[0]))
-    return convolutions
+def _convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the convolutions to quantize."""
+    producers = {node.output[0]: node.op_type for node in graph.node}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    # Dense layers are convolutions after Unsqueeze.
+    return [node for node in convolutions[1:] if producers[node.input[0]] != "Unsqueeze"]
 
 
 def activations(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the tensors that are quantized, in the order of the graph."""
-    names = {name for convolution in _convolutions(model.graph) for name in convolution[1:]}
-    return [node.output[0] for node in model.graph.node if node.output[0] in names]
+    """Return the names of the tensors that are rounded: the inputs of the quantized convolutions."""
+    return list(dict.fromkeys(node.input[0] for node in _convolutions(model.graph)))
 
 
 def add_extremes(model: onnx.ModelProto) -> None:
@@ -171,7 +147,7 @@ def to_ranges(names: Sequence[str], extremes: FloatArray) -> Ranges:
 
 
 def quantize(model: onnx.ModelProto, ranges: Ranges) -> None:
-    """Quantize the convolutions of a graph. Engines compute a convolution between such nodes with integers.
+    """Quantize the convolutions of a graph. Engines compute a convolution after such nodes with integers.
 
     Args:
         model: A graph of ``onnx_graph.emit``. It is changed.
@@ -179,7 +155,7 @@ def quantize(model: onnx.ModelProto, ranges: Ranges) -> None:
     """
     graph = model.graph
     arrays = {tensor.name: tensor for tensor in graph.initializer}
-    kernels = {convolution.node.output[0]: convolution.node.input[1] for convolution in _convolutions(graph)}
+    kernels = {node.output[0]: node.input[1] for node in _convolutions(graph)}
     nodes: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
     for node in graph.node:
