@@ -166,7 +166,7 @@ def run_all(test: SmokeTest) -> None:
     for name in ("tiny.safetensors", "tiny.keras"):
         test.run("predict", SAMPLE_IMAGES, "--weights", name, "--format", "jsonl", check=check_predictions)
 
-    benchmark = ("benchmark", *tiny, "--batch-size", "1", "--threads", "1", "--seconds", "0")
+    benchmark = ("benchmark", *tiny, "--threads", "1", "--seconds", "0")
     test.run(*benchmark, "--format", "json", check=check_json)
     test.run("download-weights", "--list")
     test.run("cache", "--verify", "--format", "json", check=check_json)

@@ -18,7 +18,8 @@ from densenet_cli.model_preprocessing import ModelOptions, resolve
 from densenet_cli.pipeline import Result, stream
 
 if TYPE_CHECKING:
-    from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike
+    from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike, UInt8Array
+    from densenet_cli.engines import Pixels
     from densenet_cli.engines.int8_graph import Quantization
     from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
@@ -167,13 +168,18 @@ class ImageModel:
         Raises:
             ImageError: The image cannot be decoded.
         """
-        pixels = self._loader.load(sources.from_object(image), self.preprocessing).pixels
-        return normalize(pixels, self.preprocessing.mean, self.preprocessing.std)
+        return normalize(self.load_pixels(image), self.preprocessing.mean, self.preprocessing.std)
+
+    def load_pixels(self, image: ImageInput | Source) -> UInt8Array:
+        """Decode one image to pixels that ``run`` normalizes: uint8 (crops, height, width, channels). See ``load``."""
+        return self._loader.load(sources.from_object(image), self.preprocessing).pixels
 
     def run(
-        self, pixels: FloatArray, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True
+        self, pixels: Pixels, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True
     ) -> dict[str, FloatArray]:
-        """Run the network on normalized pixels (n, height, width, channels). Return n rows, float32, of each output.
+        """Run the network on pixels (n, height, width, channels). Return n rows, float32, of each output.
+
+        The pixels are uint8, or float32 and normalized.
 
         Several threads can call this at the same time if ``is_concurrent``, and should then pass ``alone=False``.
 

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from densenet_cli.benchmarking.agreement import Agreement
 from densenet_cli.benchmarking.report import Summary
 from densenet_cli.cli import benchmark_tables
 from tests.support.benchmark_reports import make_report
 
+TWO_ENGINES = {"openvino": "bfloat16", "tensorflow": "float32"}
+BFLOAT16 = {"openvino": "bfloat16"}
 SLOW, USUAL, FAST = [10.0, 10.2, 10.4], [20.0, 20.2, 20.4], [30.0, 31.0, 32.0]
 values = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40)
 
@@ -128,6 +131,29 @@ def test_the_fastest_settings_are_printed_if_the_default_was_not_measured(printe
     assert "Fastest: --batch-size 4 --threads 1" in printed(report)
 
 
+def test_engines_without_batches_have_no_batch_size(printed):
+    """Their throughput is that of one image per thread. One image alone is a latency."""
+    report = make_report({(None, 1): USUAL, (None, 2): FAST}, default_settings=(8, 1), precisions=BFLOAT16)
+    assert report.fastest.is_recommended and report.fastest.case.threads == 2
+    text = " ".join(printed(report).split())
+    assert "Fastest: --threads 2, 31.0 images per second" in text
+    assert "atch" not in text and "OpenVINO, bfloat16 throughput" in text
+    values = report.to_dict()
+    assert values["fastest"]["batch_size"] is None
+    assert [row["batch_size"] for row in values["throughput"] if row["stage"] == "inference"] == [None, None]
+    assert [row["stage"] for row in values["latency"]] == ["predict", "inference"] * 2
+    assert {row["precision"] for row in values["throughput"] + values["commands"]} == {"bfloat16"}
+
+
+def test_agreement_is_beside_throughput(printed):
+    agreement = Agreement(images=8, same_first=7, same_top5=6, max_difference=0.1, mean_difference=0.01)
+    report = make_report({(None, 2): USUAL}, precisions=BFLOAT16, agreement=agreement)
+    assert "same first label for 7 of 8 images" in " ".join(printed(report).split())
+    assert report.to_dict()["agreement"]["same_first_label"] == 7 / 8
+    without = dataclasses.replace(report, agreement=None)
+    assert "same first label" not in printed(without) and without.to_dict()["agreement"] is None
+
+
 def test_one_setting_is_not_the_fastest(printed):
     report = make_report({(8, 2): USUAL})
     assert report.fastest is None and report.to_dict()["fastest"] is None
@@ -135,10 +161,10 @@ def test_one_setting_is_not_the_fastest(printed):
 
 
 def test_only_settings_of_the_requested_engine_are_recommended():
-    report = make_report({(8, 2): USUAL, (16, 2): SLOW}, engines=("onnx", "tensorflow"))
+    report = make_report({(8, 2): USUAL, (16, 2): SLOW}, precisions=TWO_ENGINES)
     other_engine = {case: times for case, times in report.times.items() if case.engine == "tensorflow"}
     report.times.update({case: tuple(time / 100 for time in times) for case, times in other_engine.items()})
-    assert report.fastest.case.engine == "onnx"
+    assert report.fastest.case.engine == "openvino"
 
 
 @pytest.mark.parametrize("load", [None, 0.2, 1.5])
@@ -149,15 +175,15 @@ def test_a_busy_machine_is_reported(load, printed):
 
 
 def test_json_contains_every_summary():
-    report = make_report({(8, 1): SLOW, (8, 2): USUAL, (16, 2): FAST}, engines=("onnx", "tensorflow"))
+    report = make_report({(8, 1): SLOW, (8, 2): USUAL, (16, 2): FAST}, precisions=TWO_ENGINES)
     values = json.loads(json.dumps(report.to_dict()))
     rates = {
         (row["engine"], row["threads"], row["batch_size"]): row["images_per_second"]
         for row in values["throughput"]
         if row["stage"] == "end_to_end"
     }
-    assert rates["onnx", 2, 16]["median"] == pytest.approx(31)
-    assert rates["onnx", 2, 16]["lower_quartile"] == pytest.approx(30.5)
+    assert rates["openvino", 2, 16]["median"] == pytest.approx(31)
+    assert rates["openvino", 2, 16]["lower_quartile"] == pytest.approx(30.5)
     assert rates["tensorflow", 1, 8]["count"] == 3
     assert {row["stage"] for row in values["latency"]} == {"inference", "predict"}
     assert {row["batch_size"] for row in values["throughput"] if row["stage"] == "decode"} == {None}
@@ -167,7 +193,8 @@ def test_json_contains_every_summary():
 
 @pytest.mark.parametrize("columns", [50, 80, 160])
 def test_tables_fit_the_console(columns, printed):
-    report = make_report({(8, 1): SLOW, (8, 2): USUAL, (16, 2): [1234.0] * 3}, engines=("onnx", "tensorflow"))
+    rates = {(batch_size, threads): [1234.0] * 3 for batch_size in (8, None) for threads in (1, 2)}
+    report = make_report(rates, precisions=TWO_ENGINES)
     text = printed(report, columns)
     assert max(map(len, text.splitlines())) <= columns
     assert "…" not in text

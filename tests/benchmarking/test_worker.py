@@ -9,8 +9,15 @@ from densenet_cli.benchmarking.worker import BenchmarkWorker
 from densenet_cli.errors import CheckpointError
 from tests.conftest import SAMPLES
 
-IMAGES_PER_SAMPLE = {"decode": 4, "inference": 2, "end_to_end": 40, "predict": 1}
-"""Stage -> images per measurement, for a batch size of 20, two threads, and ten crops per image."""
+IMAGES_PER_SAMPLE = {
+    ("decode", 1): 4,
+    ("inference", 20): 2,
+    ("inference", None): 4,
+    ("end_to_end", 20): 40,
+    ("end_to_end", None): 4,
+    ("predict", 1): 1,
+}
+"""(stage, batch size) -> images per measurement, for two threads and ten crops per image."""
 
 
 def test_a_worker_measures_each_stage(tmp_path, weights):
@@ -20,10 +27,18 @@ def test_a_worker_measures_each_stage(tmp_path, weights):
     with BenchmarkWorker(options, images) as worker:
         assert list(worker.info["failed"]) == [str(tmp_path / "broken.png")]
         assert (worker.info["input_size"], worker.info["crops"]) == (224, 10)
-        for stage, expected in IMAGES_PER_SAMPLE.items():
-            samples = worker.measure(stage, 20, 0.0)
+        assert not worker.info["has_batches"]
+        for (stage, batch_size), expected in IMAGES_PER_SAMPLE.items():
+            samples = worker.measure(stage, batch_size, 0.0)
             assert {images for images, _ in samples} == {expected}
             assert all(seconds > 0 for _, seconds in samples)
+
+
+def test_a_worker_compares_with_float32(weights):
+    images = [SAMPLES / "cat.jpg", SAMPLES / "koala.jpg"]
+    with BenchmarkWorker({"weights": str(weights), "threads": 1}, images) as worker:
+        agreement = worker.agreement()
+    assert (agreement.images, agreement.same_first, agreement.max_difference) == (2, 2, 0)
 
 
 def test_a_worker_raises_the_errors_of_the_classifier(tmp_path):

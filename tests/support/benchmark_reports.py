@@ -10,11 +10,20 @@ MACHINE = Machine(
 
 
 def make_report(
-    rates: dict[tuple[int, int], list[float]], default_settings=(8, 2), engines=("onnx",), random_weights=True
+    rates: dict[tuple[int | None, int], list[float]],
+    default_settings=(8, 2),
+    precisions=None,
+    random_weights=True,
+    agreement=None,
 ) -> BenchmarkReport:
-    """Make a report. ``rates`` maps (batch size, threads) to end-to-end images per second, equal for each engine."""
+    """Make a report.
+
+    ``rates`` maps (batch size, threads) to end-to-end images per second, equal for each engine. The batch size is None
+    for one image per thread. ``precisions`` maps engines to precisions.
+    """
+    precisions = precisions or {"tensorflow": "float32"}
     times: dict[BenchmarkCase, tuple[float, ...]] = {}
-    for engine in engines:
+    for engine in precisions:
         for threads in sorted({threads for _, threads in rates}):
             times[BenchmarkCase(engine, threads, "predict")] = (0.051, 0.05, 0.052)
             times[BenchmarkCase(engine, threads, "decode")] = (0.004, 0.005)
@@ -35,7 +44,9 @@ def make_report(
         commands=tuple(
             CommandTiming(engine, images, Summary.of([0.25, 0.26]), Summary.of([1.5e8]) if images == 1 else None)
             for images in (1, 48)
-            for engine in engines
+            for engine in precisions
         ),
         times=times,
+        precisions=precisions,
+        agreement=agreement,
     )

@@ -109,7 +109,7 @@ class PredictBenchmark:
     """Runs ``densenet predict`` in new processes and collects the results.
 
     Args:
-        engines: Engines to measure; the first one more often than the others.
+        precisions: Engines to measure, with their precisions; the first one more often than the others.
         arguments: Command-line arguments that select the model.
         images: Paths of decodable images.
         environment: See ``run_process``.
@@ -121,13 +121,14 @@ class PredictBenchmark:
 
     def __init__(
         self,
-        engines: Sequence[str],
+        precisions: Mapping[str, str],
         arguments: Sequence[str],
         images: Sequence[Path],
         environment: Mapping[str, str | None],
         folder: Path,
     ) -> None:
-        self._engines = engines
+        self._precisions = precisions
+        self._engines = list(precisions)
         self._arguments = arguments
         self._images = cycle(images)
         self._environment = environment
@@ -150,7 +151,8 @@ class PredictBenchmark:
     def run(self, task: PredictTask) -> ProcessResult:
         """Run a task. Raises ``CommandFailedError``."""
         sources = [str(next(self._images))] if task.images == 1 else ["--files-from", str(self._image_list), "--null"]
-        options = [*self._arguments, "--engine", task.engine, "--format", "jsonl"]
+        engine = ["--engine", task.engine, "--precision", self._precisions[task.engine]]
+        options = [*self._arguments, *engine, "--format", "jsonl"]
         command = [sys.executable, "-P", "-m", "densenet_cli", "predict", *sources, *options]
         return run_process(command, self._environment)
 

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from densenet_cli.benchmarking.agreement import Agreement
 from densenet_cli.engines import available_cores
 from densenet_cli.text import to_unicode
 
@@ -108,7 +109,7 @@ class Summary:
         return self.lower_quartile > other.upper_quartile
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class BenchmarkCase:
     """One thing to measure in a process with a loaded model.
 
@@ -116,13 +117,14 @@ class BenchmarkCase:
         engine: Engine name.
         threads: Number of threads for decoding and inference.
         stage: What is measured.
-        batch_size: Images per batch; 1 for the stages ``decode`` and ``predict``, which have no batches.
+        batch_size: Images per batch; 1 for the stages ``decode`` and ``predict``, which have no batches. None for
+            images that are computed at the same time, one per thread.
     """
 
     engine: str
     threads: int
     stage: Stage
-    batch_size: int = 1
+    batch_size: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class CommandTiming:
 
 @dataclass(frozen=True)
 class FastestSettings:
-    """The batch size and threads with the highest end-to-end throughput.
+    """The threads, and for an engine with batches the batch size, with the highest end-to-end throughput.
 
     Attributes:
         case: The fastest case.
@@ -180,6 +182,9 @@ class BenchmarkReport:
         settings: Further settings that the results depend on, as JSON values.
         rounds: Number of rounds, without the warm-up.
         default_settings: Default batch size and threads.
+        precisions: Precision of each engine.
+        agreement: Agreement of the requested engine with float32 on the images; None if it computes in float32, or if
+            the weights are random.
         commands: Timings of whole processes.
         times: Seconds per image of each case, one value per measurement.
     """
@@ -192,11 +197,21 @@ class BenchmarkReport:
     default_settings: tuple[int, int]
     commands: tuple[CommandTiming, ...]
     times: Mapping[BenchmarkCase, tuple[float, ...]]
+    precisions: Mapping[str, str]
+    agreement: Agreement | None = None
 
     @property
     def engines(self) -> list[str]:
         """The measured engines, the requested one first."""
         return list(dict.fromkeys(case.engine for case in self.times))
+
+    def has_batches(self, engine: str) -> bool:
+        """Return whether an engine computes batches. Others compute one image per thread."""
+        return BenchmarkCase(engine, self.threads_of(engine)[0], "end_to_end", None) not in self.times
+
+    def threads_of(self, engine: str) -> list[int]:
+        """Return the measured numbers of threads of an engine."""
+        return list(dict.fromkeys(case.threads for case in self.times if case.engine == engine))
 
     def throughput(self, case: BenchmarkCase) -> Summary | None:
         """Return images per second; None if the case was not measured."""
@@ -219,7 +234,7 @@ class BenchmarkReport:
             return None
         best = max(rates, key=lambda case: rates[case].median)
         batch_size, threads = self.default_settings
-        default = BenchmarkCase(engine, threads, "end_to_end", batch_size)
+        default = BenchmarkCase(engine, threads, "end_to_end", batch_size if self.has_batches(engine) else None)
         return FastestSettings(best, rates[best], rates.get(default))
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,6 +249,7 @@ class BenchmarkReport:
             "commands": [
                 {
                     "engine": command.engine,
+                    "precision": self.precisions[command.engine],
                     "images": command.images,
                     "seconds": asdict(command.seconds),
                     "peak_bytes": asdict(command.peak_memory) if command.peak_memory else None,
@@ -241,19 +257,20 @@ class BenchmarkReport:
                 for command in self.commands
             ],
             "latency": [
-                {**_case_to_dict(case), "seconds": asdict(Summary.of(times))}
+                {**self._case_to_dict(case), "seconds": asdict(Summary.of(times))}
                 for case, times in self.times.items()
                 if case.stage == "predict" or (case.stage == "inference" and case.batch_size == 1)
             ],
             "throughput": [
                 {
-                    **_case_to_dict(case),
+                    **self._case_to_dict(case),
                     "batch_size": None if case.stage == "decode" else case.batch_size,
                     "images_per_second": asdict(_throughput(times)),
                 }
                 for case, times in self.times.items()
-                if case.stage != "predict"
+                if case.stage != "predict" and not self._is_latency(case)
             ],
+            "agreement": self.agreement and self.agreement.to_dict(),
             "fastest": fastest
             and {
                 "batch_size": fastest.case.batch_size,
@@ -264,9 +281,13 @@ class BenchmarkReport:
             },
         }
 
+    def _is_latency(self, case: BenchmarkCase) -> bool:
+        """Return whether a case is only the latency of one image, because throughput is measured otherwise."""
+        return case.stage == "inference" and case.batch_size == 1 and not self.has_batches(case.engine)
 
-def _case_to_dict(case: BenchmarkCase) -> dict[str, Any]:
-    return {"engine": case.engine, "stage": case.stage, "threads": case.threads}
+    def _case_to_dict(self, case: BenchmarkCase) -> dict[str, Any]:
+        precision = self.precisions[case.engine]
+        return {"engine": case.engine, "precision": precision, "stage": case.stage, "threads": case.threads}
 
 
 def _throughput(times: Iterable[float]) -> Summary:

@@ -50,6 +50,8 @@ GRAIN = 5
 JPEG_QUALITY = 92
 
 PACKAGES = ("densenet-cli", "onnxruntime", "numpy", "pillow")
+ENGINE_PACKAGES = {"openvino": "openvino", "tensorflow": "tensorflow"}
+"""Engine -> further package that its speed depends on."""
 
 BenchmarkProgress = Callable[[str, float], None]
 """Called with a description of the current measurement, and the completed share of the benchmark in [0, 1]."""
@@ -60,13 +62,14 @@ class BenchmarkPlan:
     """What to measure.
 
     Attributes:
-        options: Arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` is required.
-        arguments: The same options as command-line arguments, except the engine.
-        batch_sizes: Batch sizes to measure, each with each number of threads.
+        options: Arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` and ``precision`` are
+            required.
+        arguments: The same options as command-line arguments, except the engine and the precision.
+        batch_sizes: Batch sizes to measure, each with each number of threads, for an engine that computes batches.
         threads: Numbers of threads to measure.
         images: Image files; synthetic images if empty.
         seconds: Approximate duration. ``MIN_ROUNDS`` rounds are run regardless.
-        compare: Also measure ``COMPARISON_ENGINE``, with the largest number of threads.
+        compare: Also measure ``COMPARISON_ENGINE`` in float32, with the largest number of threads.
         random_weights: Use random weights instead of those of the variant.
     """
 
@@ -85,22 +88,28 @@ class BenchmarkPlan:
         return str(self.options["engine"])
 
     @property
-    def engines(self) -> tuple[str, ...]:
-        """All engines to measure, the requested one first."""
-        return (self.engine, COMPARISON_ENGINE) if self.compare else (self.engine,)
+    def precisions(self) -> dict[str, str]:
+        """All engines to measure and their precisions, the requested one first."""
+        precisions = {self.engine: str(self.options["precision"])}
+        return {**precisions, COMPARISON_ENGINE: "float32"} if self.compare else precisions
 
-    def cases(self) -> list[BenchmarkCase]:
-        """Return the cases to measure with a loaded model, in the order of the report."""
+    @property
+    def workers(self) -> list[tuple[str, int]]:
+        """The combinations of engine and threads to measure, in the order of the report."""
         combinations = [(self.engine, threads) for threads in self.threads]
-        if self.compare:
-            combinations.append((COMPARISON_ENGINE, max(self.threads)))
-        cases = []
-        for engine, threads in combinations:
-            cases += [BenchmarkCase(engine, threads, "predict"), BenchmarkCase(engine, threads, "decode")]
-            # Batch size 1 is the latency of the network.
-            cases += [BenchmarkCase(engine, threads, "inference", size) for size in sorted({1, *self.batch_sizes})]
-            cases += [BenchmarkCase(engine, threads, "end_to_end", size) for size in self.batch_sizes]
-        return cases
+        return [*combinations, (COMPARISON_ENGINE, max(self.threads))] if self.compare else combinations
+
+    def cases(self, engine: str, threads: int, has_batches: bool) -> list[BenchmarkCase]:
+        """Return the cases to measure with a loaded model, in the order of the report."""
+        # Batch size 1 is the latency of the network.
+        inference = sorted({1, *self.batch_sizes}) if has_batches else [1, None]
+        end_to_end = self.batch_sizes if has_batches else [None]
+        return [
+            BenchmarkCase(engine, threads, "predict"),
+            BenchmarkCase(engine, threads, "decode"),
+            *(BenchmarkCase(engine, threads, "inference", size) for size in inference),
+            *(BenchmarkCase(engine, threads, "end_to_end", size) for size in end_to_end),
+        ]
 
 
 def default_threads(cores: int) -> tuple[int, ...]:
@@ -119,26 +128,31 @@ def run_benchmark(
         CommandFailedError: ``densenet predict`` or a worker process failed.
     """
     start = time.monotonic()
-    packages = (*PACKAGES, COMPARISON_ENGINE) if COMPARISON_ENGINE in plan.engines else PACKAGES
-    machine = describe_machine(packages)  # before the benchmark itself raises the load
+    packages = [ENGINE_PACKAGES[engine] for engine in plan.precisions if engine in ENGINE_PACKAGES]
+    machine = describe_machine([*PACKAGES, *packages])  # before the benchmark itself raises the load
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="densenet-benchmark-")))
         progress("preparing", 0.0)
         model = _ModelArguments(plan, folder)
         images = plan.images or tuple(write_images(folder))
         workers: dict[tuple[str, int], BenchmarkWorker] = {}
-        for case in plan.cases():
-            if (case.engine, case.threads) not in workers:
-                progress(f"starting {case.engine}", 0.0)
-                options = {**model.options, "engine": case.engine, "threads": case.threads}
-                worker = BenchmarkWorker(options, images, model.environment)
-                workers[case.engine, case.threads] = stack.enter_context(worker)
+        cases: list[BenchmarkCase] = []
+        for engine, threads in plan.workers:
+            progress(f"starting {engine}", 0.0)
+            options = {**model.options, "engine": engine, "precision": plan.precisions[engine], "threads": threads}
+            worker = stack.enter_context(BenchmarkWorker(options, images, model.environment))
+            workers[engine, threads] = worker
+            cases += plan.cases(engine, threads, worker.info["has_batches"])
         info = workers[plan.engine, plan.threads[0]].info
         decodable = [path for path in images if os.fsdecode(path) not in info["failed"]]
         if not decodable:
             raise UsageError(f"None of the images can be decoded: {next(iter(info['failed'].values()))}")
-        commands = PredictBenchmark(plan.engines, model.arguments, decodable, model.environment, folder)
-        times, rounds = _run_rounds(plan, workers, commands, start, progress)
+        agreement = None
+        if plan.precisions[plan.engine] != "float32" and not plan.random_weights:
+            progress("comparing with float32", 0.0)
+            agreement = workers[plan.engine, plan.threads[-1]].agreement()
+        commands = PredictBenchmark(plan.precisions, model.arguments, decodable, model.environment, folder)
+        times, rounds = _run_rounds(plan.seconds, cases, workers, commands, start, progress)
         image_info = _describe_images(plan, decodable, info)
     return BenchmarkReport(
         info["model"],
@@ -149,6 +163,8 @@ def run_benchmark(
         (BATCH_SIZE, available_cores()),
         commands.timings(),
         times,
+        plan.precisions,
+        agreement,
     )
 
 
@@ -170,7 +186,8 @@ class _ModelArguments:
 
 
 def _run_rounds(
-    plan: BenchmarkPlan,
+    seconds: float,
+    cases: Sequence[BenchmarkCase],
     workers: Mapping[tuple[str, int], BenchmarkWorker],
     commands: PredictBenchmark,
     start: float,
@@ -181,17 +198,16 @@ def _run_rounds(
     Returns:
         Seconds per image of each case, and the number of rounds without the warm-up.
     """
-    cases = plan.cases()
     times: dict[BenchmarkCase, list[float]] = {case: [] for case in cases}
-    case_seconds = min(max(plan.seconds / TARGET_ROUNDS / len(cases), MIN_CASE_SECONDS), MAX_CASE_SECONDS)
+    case_seconds = min(max(seconds / TARGET_ROUNDS / len(cases), MIN_CASE_SECONDS), MAX_CASE_SECONDS)
     round_, round_seconds = -1, 0.0
-    while round_ < MIN_ROUNDS or time.monotonic() + round_seconds < start + plan.seconds:
+    while round_ < MIN_ROUNDS or time.monotonic() + round_seconds < start + seconds:
         round_start = time.monotonic()
         tasks: list[BenchmarkCase | PredictTask] = [*cases, *commands.tasks(round_)]
         random.Random(round_).shuffle(tasks)
         for number, task in enumerate(tasks):
             share_of_rounds = (round_ + 1 + number / len(tasks)) / (MIN_ROUNDS + 1)
-            share_of_time = (time.monotonic() - start) / max(plan.seconds, MIN_CASE_SECONDS)
+            share_of_time = (time.monotonic() - start) / max(seconds, MIN_CASE_SECONDS)
             progress(_describe_task(task), min(share_of_rounds, share_of_time, 1.0))
             if isinstance(task, PredictTask):
                 result = commands.run(task)
@@ -200,15 +216,15 @@ def _run_rounds(
             else:
                 samples = workers[task.engine, task.threads].measure(task.stage, task.batch_size, case_seconds)
                 if round_ >= 0:
-                    times[task] += [seconds / images for images, seconds in samples]
+                    times[task] += [elapsed / images for images, elapsed in samples]
         round_, round_seconds = round_ + 1, time.monotonic() - round_start
-    return {case: tuple(seconds) for case, seconds in times.items()}, round_
+    return {case: tuple(values) for case, values in times.items()}, round_
 
 
 def _describe_task(task: BenchmarkCase | PredictTask) -> str:
     if isinstance(task, PredictTask):
         return f"densenet predict, {task.engine}, images: {task.images}"
-    return f"{task.stage.replace('_', ' ')}, {task.engine}, batch size: {task.batch_size}, threads: {task.threads}"
+    return f"{task.stage.replace('_', ' ')}, {task.engine}, threads: {task.threads}"
 
 
 def _describe_images(plan: BenchmarkPlan, decodable: Sequence[Path], info: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,13 +241,14 @@ def _describe_settings(plan: BenchmarkPlan, info: Mapping[str, Any], seconds: fl
     return {
         "random_weights": plan.random_weights,
         "engine": plan.engine,
+        "precision": plan.precisions[plan.engine],
         "compared_with": COMPARISON_ENGINE if plan.compare else None,
         "preprocess": info["preprocess"],
         "input_size": info["input_size"],
         "crops": info["crops"],
-        "batch_sizes": list(plan.batch_sizes),
+        "batch_sizes": list(plan.batch_sizes) if info["has_batches"] or plan.compare else None,
         "threads": list(plan.threads),
-        "default_batch_size": BATCH_SIZE,
+        "default_batch_size": BATCH_SIZE if info["has_batches"] or plan.compare else None,
         "default_threads": available_cores(),
         "seconds": round(seconds, 1),
     }

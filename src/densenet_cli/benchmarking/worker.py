@@ -17,16 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from densenet_cli import errors
+from densenet_cli.benchmarking.agreement import Agreement
 from densenet_cli.benchmarking.processes import CommandFailedError, merge_environment
 
 if TYPE_CHECKING:
-    from densenet_cli._types import FloatArray
+    from densenet_cli._types import UInt8Array
     from densenet_cli.benchmarking.report import Stage
     from densenet_cli.images.sources import Source
 
@@ -46,8 +48,9 @@ class BenchmarkWorker:
         DensenetError: The errors of ``Classifier``.
 
     Attributes:
-        info: ``model``, ``input_size``, ``preprocess``, and ``crops`` of the classifier, ``mean_pixels`` of the images,
-            and ``failed``, a dict from the name of an image that cannot be decoded to the reason.
+        info: ``model``, ``has_batches``, ``input_size``, ``preprocess``, and ``crops`` of the classifier,
+            ``mean_pixels`` of the images, and ``failed``, a dict from the name of an image that cannot be decoded to
+            the reason.
     """
 
     def __init__(
@@ -67,7 +70,11 @@ class BenchmarkWorker:
             self.stop()
             raise
 
-    def measure(self, stage: Stage, batch_size: int, seconds: float) -> list[Sample]:
+    def agreement(self) -> Agreement:
+        """Compare the classifier with the same one in float32. Raises the errors of ``measure``."""
+        return Agreement(**self._request({"agreement": True}))
+
+    def measure(self, stage: Stage, batch_size: int | None, seconds: float) -> list[Sample]:
         """Measure a stage for about ``seconds``, but at least once.
 
         Raises:
@@ -118,17 +125,18 @@ class _Stages:
         from densenet_cli.images import decoding
         from densenet_cli.images.sources import expand
 
+        self._options = options
         self._classifier = Classifier(**options)
         self._threads = self._classifier.threads
         self._sources: list[Source] = []
-        self._inputs: list[FloatArray] = []
+        self._inputs: list[UInt8Array] = []
         self._image_pixels: list[int] = []
         self._failed: dict[str, str] = {}
-        self._seconds_per_image: dict[tuple[Stage, int], float] = {}
+        self._seconds_per_image: dict[tuple[Stage, int | None], float] = {}
         for source in expand(images):
             try:
                 width, height = decoding.decode(source, min_side=1).size
-                self._inputs.append(self._classifier.load(source))
+                self._inputs.append(self._classifier.load_pixels(source))
             except errors.ImageError as error:
                 self._failed[source.name] = str(error)
             else:
@@ -140,6 +148,7 @@ class _Stages:
         preprocessing = self._classifier.preprocessing
         return {
             "model": self._classifier.model,
+            "has_batches": not self._classifier.is_concurrent,
             "input_size": preprocessing.input_size,
             "preprocess": preprocessing.mode,
             "crops": preprocessing.crops,
@@ -147,7 +156,15 @@ class _Stages:
             "failed": self._failed,
         }
 
-    def measure(self, stage: Stage, batch_size: int, seconds: float) -> list[Sample]:
+    def agreement(self) -> dict[str, Any]:
+        """See ``BenchmarkWorker.agreement``."""
+        from densenet_cli.benchmarking.agreement import measure_agreement
+        from densenet_cli.classifier import Classifier
+
+        with Classifier(**{**self._options, "engine": None, "precision": "float32"}) as reference:
+            return asdict(measure_agreement(self._classifier, reference, self._sources))
+
+    def measure(self, stage: Stage, batch_size: int | None, seconds: float) -> list[Sample]:
         """See ``BenchmarkWorker.measure``."""
         match stage:
             case "decode":
@@ -163,31 +180,30 @@ class _Stages:
         with ThreadPoolExecutor(self._threads) as pool:
 
             def decode(count: int) -> None:
-                deque(pool.map(self._classifier.load, islice(cycle(self._sources), count)), maxlen=0)
+                deque(pool.map(self._classifier.load_pixels, islice(cycle(self._sources), count)), maxlen=0)
 
-            return self._time_images("decode", self._threads, decode, seconds)
+            return self._time_images("decode", 1, decode, seconds)
 
-    def _inference(self, batch_size: int, seconds: float) -> Iterator[Sample]:
-        """As many crops as a batch has, on the threads that would compute them."""
+    def _inference(self, batch_size: int | None, seconds: float) -> Iterator[Sample]:
+        """As many crops as a batch has, or one image per thread."""
         import numpy as np
 
         classifier = self._classifier
-        images = -(-batch_size // classifier.preprocessing.crops)
-        inputs = list(islice(cycle(self._inputs), images))
-        if images == 1 or not classifier.is_concurrent:
-            batch = np.concatenate(inputs)
+        if batch_size is not None:
+            images = -(-batch_size // classifier.preprocessing.crops)
+            batch = np.concatenate(list(islice(cycle(self._inputs), images)))
             yield from _repeat(lambda: classifier.run(batch), images, seconds)
             return
         with ThreadPoolExecutor(self._threads) as pool:
-            run = partial(classifier.run, alone=False)
-            yield from _repeat(lambda: deque(pool.map(run, inputs), maxlen=0), images, seconds)
+            run = partial(classifier.run, alone=self._threads == 1)
 
-    def _end_to_end(self, batch_size: int, seconds: float) -> Sample:
-        """A whole run, from the first image to the last.
+            def compute(count: int) -> None:
+                deque(pool.map(run, islice(cycle(self._inputs), count)), maxlen=0)
 
-        All threads decode until the first batch is complete, and all compute the last batch, so the start and the end
-        of a run are no slower than the middle.
-        """
+            yield self._time_images("inference", None, compute, seconds)
+
+    def _end_to_end(self, batch_size: int | None, seconds: float) -> Sample:
+        """A whole run, from the first image to the last."""
 
         def classify(count: int) -> None:
             results = self._classifier.stream(islice(cycle(self._sources), count), batch_size=batch_size)
@@ -199,14 +215,14 @@ class _Stages:
         sources = cycle(self._sources)
         return _repeat(lambda: self._classifier.predict(next(sources).origin), 1, seconds)
 
-    def _time_images(self, stage: Stage, batch_size: int, work: Callable[[int], None], seconds: float) -> Sample:
+    def _time_images(self, stage: Stage, batch_size: int | None, work: Callable[[int], None], seconds: float) -> Sample:
         """Time ``work`` on as many images as take about ``seconds`` according to the previous measurement.
 
-        At least two batches, so that one is decoded while the other is computed.
+        At least two batches, so that one is decoded while the other is computed, and two images per thread.
         """
         previous = self._seconds_per_image.get((stage, batch_size))
-        batches = max(2, round(seconds / previous / batch_size) if previous else 0)
-        images = batches * batch_size
+        unit = max(batch_size or 1, self._threads)
+        images = max(2, round(seconds / previous / unit) if previous else 0) * unit
         elapsed = _time(lambda: work(images))
         self._seconds_per_image[stage, batch_size] = elapsed / images
         return images, elapsed
@@ -242,7 +258,7 @@ def main() -> None:
                 stages = _Stages(**request)
                 response = stages.info()
             else:
-                response = {"samples": stages.measure(**request)}
+                response = stages.agreement() if "agreement" in request else {"samples": stages.measure(**request)}
         except errors.DensenetError as error:
             response = {"error": str(error), "type": type(error).__name__}
         print(json.dumps(response), file=responses, flush=True)

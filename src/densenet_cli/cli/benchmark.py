@@ -15,6 +15,7 @@ from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.engines import available_cores
 from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.text import to_unicode
 
 MAX_IMAGES = 64
 """Images to use of those given. They are decoded repeatedly, so more would only take memory."""
@@ -36,15 +37,25 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
         return tuple(sorted({self._range.convert(part, param, ctx) for part in parts}))
 
 
-@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are unavailable or invalid", 130: "interrupted"})
+BATCH_SIZES = (1, 4, 8, 16)
+
+
+@command(
+    exit_statuses={
+        0: "success",
+        1: "with --agreement: some images failed",
+        2: "invalid usage",
+        3: "weights are unavailable or invalid",
+        130: "interrupted",
+    }
+)
 @option(
     "--batch-size",
     "batch_sizes",
     type=IntList(1, 4096),
-    default="1,4,8,16",
-    show_default=True,
     metavar="N,...",
-    help="Batch sizes to measure.",
+    help="Batch sizes to measure, only with --engine tensorflow or --compare. Other engines compute one image per "
+    f"thread.  [default: {','.join(map(str, BATCH_SIZES))}]",
 )
 @option(
     "--threads",
@@ -60,7 +71,14 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
     "statistics of photographs]",
 )
 @option("--random-weights", is_flag=True, help="Use random weights, which are as fast as real ones.")
-@option("--compare", is_flag=True, help="Also measure the TensorFlow engine (takes several minutes).")
+@option("--compare", is_flag=True, help="Also measure the TensorFlow engine in float32 (takes several minutes).")
+@option(
+    "--agreement",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Compare the predictions in --precision with those in float32 for the images in FOLDER, instead of measuring "
+    "the speed. With class folders, also compare the accuracy.",
+)
 @option(
     "--seconds",
     type=FloatRange(0, 86400),
@@ -72,11 +90,12 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
 @format_option
 @model_options(without=["uncalibrated", "bit_depth", "truncated", "pages", "batch_size", "threads"])
 def benchmark(
-    batch_sizes: tuple[int, ...],
+    batch_sizes: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
     images: tuple[str, ...],
     random_weights: bool,
     compare: bool,
+    agreement: str | None,
     seconds: float,
     format_: str,
     **model: Any,
@@ -84,33 +103,40 @@ def benchmark(
     """Measure the speed and memory of a model on this machine.
 
     The report contains the start-up time and peak memory of the command, the latency of one image, the throughput for
-    each batch size and number of threads, and the fastest settings. Close other programs for accurate results.
+    each number of threads, and the fastest settings. Close other programs for accurate results.
 
     \b
     Examples:
       densenet benchmark
       densenet benchmark --variant 169 --random-weights
       densenet benchmark --weights model.safetensors --images photos/
-      densenet benchmark --batch-size 8,32 --threads 4,8 --seconds 300
+      densenet benchmark --threads 4,8 --seconds 300
       densenet benchmark --compare --format json
+      densenet benchmark --precision bfloat16 --agreement photos/
     """
     if random_weights and model["weights"]:
         raise click.UsageError("--random-weights and --weights cannot be used together.")
     if compare and model["engine"] == "tensorflow":
         raise click.UsageError("--compare adds the TensorFlow engine. Remove --engine tensorflow.")
+    if batch_sizes and not compare and model["engine"] != "tensorflow":
+        raise click.UsageError("--batch-size applies only to the TensorFlow engine. Add --engine tensorflow.")
+    if agreement is not None and (images or random_weights or compare):
+        raise click.UsageError("--agreement cannot be used with --images, --random-weights, or --compare.")
     from densenet_cli.benchmarking import BenchmarkPlan, run_benchmark
     from densenet_cli.benchmarking.runner import default_threads
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.engines.precision import choose
 
     model["engine"], model["precision"] = choose(model["precision"], model["engine"])
+    if agreement is not None:
+        return _measure_agreement(agreement, model, max(threads) if threads else None, format_)
     paths = _image_paths(images)
     if not random_weights:
         _prepare_weights(model)
     plan = BenchmarkPlan(
         options=model,
         arguments=_model_arguments(model),
-        batch_sizes=batch_sizes,
+        batch_sizes=batch_sizes or BATCH_SIZES,
         threads=threads or default_threads(available_cores()),
         images=paths,
         seconds=seconds,
@@ -129,6 +155,35 @@ def benchmark(
 
         print_report(report)
     return 0
+
+
+def _measure_agreement(folder: str, model: dict[str, Any], threads: int | None, format_: str) -> int:
+    """Compare a precision with float32, print the result, and return the exit status."""
+    from densenet_cli.benchmarking.agreement import find_images, measure_agreement
+    from densenet_cli.cli.progress import ProgressBar
+
+    if model["precision"] == "float32":
+        raise click.UsageError(
+            "--agreement compares another precision with float32. Add --precision bfloat16, which needs a processor "
+            "that supports it."
+        )
+    classifier = create_classifier(**model, threads=threads)
+    with type(classifier)(**{**model, "engine": None, "precision": "float32"}, threads=threads) as reference:
+        sources, reason = find_images(folder, classifier)
+        if reason:
+            echo_info(f"The accuracy is not measured. {reason}")
+        with ProgressBar("count") as progress:
+            result = measure_agreement(classifier, reference, sources, lambda: progress.advance("images"))
+    for name, error in result.failed.items():
+        echo_error(f"{printable(name)}: {printable(error)}")
+    if format_ == "json":
+        settings = {name: getattr(classifier, name) for name in ("model", "engine", "precision")}
+        sys.stdout.write(json.dumps({**settings, "folder": to_unicode(folder), **result.to_dict()}, indent=2) + "\n")
+    else:
+        from densenet_cli.cli.benchmark_tables import print_agreement
+
+        print_agreement(classifier.model, classifier.engine, classifier.precision, folder, result)
+    return 1 if result.failed else 0
 
 
 def _image_paths(images: tuple[str, ...]) -> tuple[Path, ...]:
@@ -155,12 +210,12 @@ def _prepare_weights(model: dict[str, Any]) -> None:
 
 
 def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:
-    """Return the model options, except the engine, as command-line arguments."""
+    """Return the model options, except the engine and the precision, as command-line arguments."""
     arguments: list[str] = []
     for name, value in model.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             arguments.append(flag)
-        elif name != "engine" and value is not None and value is not False:
+        elif name not in ("engine", "precision") and value is not None and value is not False:
             arguments += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return tuple(arguments)

@@ -1,4 +1,4 @@
-"""Print a benchmark report as tables."""
+"""Print a benchmark report and an agreement as tables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from densenet_cli.cli.render import create_table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from densenet_cli.benchmarking.agreement import Agreement
     from densenet_cli.benchmarking.report import BenchmarkReport, FastestSettings, Summary
 
 MIN_WIDTH_FOR_QUARTILES = 78
 """Console width in columns below which quartiles are not shown."""
 
-ENGINE_NAMES = {"onnx": "ONNX Runtime", "tensorflow": "TensorFlow"}
+ENGINE_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "tensorflow": "TensorFlow"}
 
 
 def print_report(report: BenchmarkReport) -> None:
@@ -34,12 +35,16 @@ def print_report(report: BenchmarkReport) -> None:
         console.print()
         console.print(table)
     console.print()
+    if report.agreement:
+        precision = report.precisions[report.engines[0]]
+        same = _share(report.agreement.same_first, report.agreement.images)
+        console.print(f"{precision} and float32 have the same first label for {same} images.")
     quartiles = ", with the interquartile range in parentheses" if _shows_quartiles(console) else ""
     console.print(f"Medians of {report.rounds} rounds{quartiles}.", style="dim")
     if len(report.engines) > 1:
         console.print(_comparison(report))
     if report.fastest:
-        console.print(_recommendation(report.fastest, report.default_settings))
+        console.print(_recommendation(report.fastest, *report.default_settings))
 
 
 def _header(report: BenchmarkReport) -> list[RenderableType]:
@@ -75,7 +80,7 @@ def _process_table(report: BenchmarkReport, console: Console) -> Table:
     for command in report.commands:
         memory = _format_summary(command.peak_memory, console, 1e-6) if command.peak_memory else "unknown"
         seconds = _format_summary(command.seconds, console)
-        table.add_row(_engine_name(command.engine), str(command.images), seconds, memory)
+        table.add_row(_engine_name(report, command.engine), str(command.images), seconds, memory)
     return table
 
 
@@ -86,7 +91,7 @@ def _latency_table(report: BenchmarkReport, console: Console) -> Table:
         table.add_column(heading, justify="right")
     for engine, threads in dict.fromkeys((case.engine, case.threads) for case in report.times):
         table.add_row(
-            _engine_name(engine),
+            _engine_name(report, engine),
             str(threads),
             _format_summary(report.latency(BenchmarkCase(engine, threads, "inference")), console, 1e3),
             _format_summary(report.latency(BenchmarkCase(engine, threads, "predict")), console, 1e3),
@@ -95,15 +100,16 @@ def _latency_table(report: BenchmarkReport, console: Console) -> Table:
 
 
 def _throughput_table(report: BenchmarkReport, engine: str, console: Console) -> Table:
-    table = create_table(title=f"{_engine_name(engine)} throughput, images per second")
-    for heading in ("Threads", "Batch", "Decode", "Inference", "End to end"):
+    has_batches = report.has_batches(engine)
+    table = create_table(title=f"{_engine_name(report, engine)} throughput, images per second")
+    for heading in ("Threads", *(["Batch"] if has_batches else []), "Decode", "Inference", "End to end"):
         table.add_column(heading, justify="right")
     previous_threads = None
     for case in report.times:
         if case.engine != engine or case.stage != "end_to_end":
             continue
         is_first = case.threads != previous_threads
-        if is_first and previous_threads is not None:
+        if has_batches and is_first and previous_threads is not None:
             table.add_section()
         previous_threads = case.threads
         decode = BenchmarkCase(engine, case.threads, "decode")
@@ -111,7 +117,7 @@ def _throughput_table(report: BenchmarkReport, engine: str, console: Console) ->
         is_fastest = report.fastest is not None and report.fastest.case == case
         table.add_row(
             str(case.threads) if is_first else "",
-            str(case.batch_size),
+            *([str(case.batch_size)] if has_batches else []),
             _format_summary(report.throughput(decode), console) if is_first else "",
             _format_summary(report.throughput(inference), console),
             Text(_format_summary(report.throughput(case), console), style="bold green" if is_fastest else ""),
@@ -131,16 +137,18 @@ def _comparison(report: BenchmarkReport) -> str:
         )
         for engine in engines
     ]
-    first, second = map(_engine_name, engines)
+    first, second = (_engine_name(report, engine) for engine in engines)
     startup = _format_number(starts[1].seconds.median / starts[0].seconds.median)
     throughput = _format_number(rates[0] / rates[1])
     return f"{first} starts {startup}x as fast as {second} and has {throughput}x its throughput."
 
 
-def _recommendation(fastest: FastestSettings, default_settings: tuple[int, int]) -> Text:
-    options = f"--batch-size {fastest.case.batch_size} --threads {fastest.case.threads}"
+def _recommendation(fastest: FastestSettings, default_batch_size: int, default_threads: int) -> Text:
+    options, default = f"--threads {fastest.case.threads}", f"--threads {default_threads}"
+    if fastest.case.batch_size is not None:
+        options = f"--batch-size {fastest.case.batch_size} {options}"
+        default = f"--batch-size {default_batch_size} {default}"
     rate = f"{_format_number(fastest.throughput.median)} images per second"
-    default = f"--batch-size {default_settings[0]} --threads {default_settings[1]}"
     if fastest.speedup is None:
         return Text(f"Fastest: {options}, {rate}.", style="bold")
     if fastest.is_recommended:
@@ -149,8 +157,47 @@ def _recommendation(fastest: FastestSettings, default_settings: tuple[int, int])
     return Text(f"No setting was measurably faster than the default ({default}).", style="bold")
 
 
-def _engine_name(engine: str) -> str:
-    return ENGINE_NAMES.get(engine, engine)
+def print_agreement(model: str, engine: str, precision: str, folder: str, agreement: Agreement) -> None:
+    """Print the agreement of a model in reduced precision with float32 to standard output.
+
+    Args:
+        model: Name of the model.
+        engine: Engine that computes in ``precision``.
+        precision: The precision.
+        folder: Where the images are.
+        agreement: The agreement.
+    """
+    console = stdout_console()
+    console.print(Text(printable(model), style="bold"))
+    name = ENGINE_NAMES.get(engine, engine)
+    console.print(f"  {precision} ({name}) compared with float32", style="dim")
+    images = f"{agreement.images:,} image{'s' if agreement.images > 1 else ''}"
+    console.print(Padding(Text(f"{images} in {printable(folder)}", style="dim"), (0, 0, 0, 2), expand=False))
+    console.print()
+    table = create_table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    rows = [("Same first label", agreement.same_first, agreement.images)]
+    rows.append(("Same five first labels, in any order", agreement.same_top5, agreement.images))
+    if agreement.labeled:
+        rows.append((f"Accuracy in {precision}", agreement.correct, agreement.labeled))
+        rows.append(("Accuracy in float32", agreement.reference_correct, agreement.labeled))
+    for label, count, total in rows:
+        table.add_row(label, f"{count / total:.2%}", f"{count:,} of {total:,}")
+    table.add_row("Largest difference of a probability", f"{agreement.max_difference:.4f}", "")
+    table.add_row("Mean of the largest difference per image", f"{agreement.mean_difference:.4f}", "")
+    console.print(table)
+
+
+def _share(count: int, total: int) -> str:
+    return f"all {total}" if count == total else f"{count} of {total}"
+
+
+def _engine_name(report: BenchmarkReport, engine: str) -> str:
+    """Return the name of an engine, and its precision if it is not float32."""
+    name, precision = ENGINE_NAMES.get(engine, engine), report.precisions[engine]
+    return name if precision == "float32" else f"{name}, {precision}"
 
 
 def _shows_quartiles(console: Console) -> bool:

@@ -160,7 +160,7 @@ MODEL_OPTIONS = {
         default=BATCH_SIZE,
         show_default=True,
         metavar="N",
-        help="Number of images per batch.",
+        help="Number of images per batch, only with --engine tensorflow. Other engines compute one image per thread.",
     ),
     "threads": performance_option(
         "--threads",

@@ -1,0 +1,88 @@
+"""Agreement of reduced precisions with float32: ``agreement.py FOLDER [--quick] [--write]``.
+
+FOLDER contains class folders of images for ``tiny``, such as the validation images of Tiny ImageNet. A DenseNet-121 with
+random weights, whose probabilities are neither near 1 nor uniform, is measured on photographs. ``--write`` updates the
+table in ``docs/concepts/performance.md``. The exit status is 1 if less than 99% of the first labels of ``tiny`` are the
+same in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from inputs import temporary_inputs
+from suite import Table, Workload, machine_table, target_status, write_tables
+
+from densenet_cli import Classifier
+from densenet_cli.benchmarking.agreement import Agreement, find_images, measure_agreement
+from densenet_cli.engines.precision import supported
+
+MIN_SAME_FIRST = 0.99
+
+
+def compare(precision: str, folder: Path, workload: Workload, **model: object) -> Agreement:
+    """Compare a precision with float32 for the images in a folder."""
+    with Classifier(**model) as reference, Classifier(**model, precision=precision) as classifier:
+        sources, _ = find_images(str(folder), classifier)
+        return measure_agreement(classifier, reference, sources[:: workload.count(1, quick=100)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true", help="measure a hundredth of the images")
+    parser.add_argument("--write", action="store_true", help="update the table in the documentation")
+    args = parser.parse_args()
+    precisions = [precision for precision in supported() if precision != "float32"]
+    if not precisions:
+        parser.exit(message="This processor supports no reduced precision.\n")
+    workload = Workload(args.quick)
+    rows = []
+    tiny = {}
+    with temporary_inputs() as inputs:
+        photographs = inputs.photographs(1000)
+        for precision in precisions:
+            tiny[precision] = compare(precision, args.folder, workload, variant="tiny")
+            rows.append(_row(f"`tiny`, {precision}", tiny[precision]))
+            densenet121 = compare(precision, photographs, workload, weights=inputs.weights())
+            rows.append(_row(f"DenseNet-121 with random weights, {precision}", densenet121))
+    share = tiny["bfloat16"].same_first / tiny["bfloat16"].images
+    target = f"at least {MIN_SAME_FIRST:.0%} ({target_status(share, minimum=MIN_SAME_FIRST)})"
+    rows.append(("Target for `tiny` in bfloat16", "", target, *[""] * 4))
+    columns = (
+        "Compared with float32",
+        "Images",
+        "Same first label",
+        "Same five first labels",
+        "Largest difference of a probability",
+        "Mean of the largest difference per image",
+        "Accuracy, and in float32",
+    )
+    note = "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375."
+    table = Table("agreement", columns, tuple(rows), note)
+    print(machine_table().text(), table.text(), sep="\n")
+    if args.write and not args.quick:
+        write_tables([table])
+    if share < MIN_SAME_FIRST:
+        parser.exit(1)
+
+
+def _row(name: str, agreement: Agreement) -> tuple[str, ...]:
+    accuracy = ""
+    if agreement.labeled:
+        correct = (agreement.correct, agreement.reference_correct)
+        accuracy = ", ".join(f"{count / agreement.labeled:.2%}" for count in correct)
+    return (
+        name,
+        f"{agreement.images:,}",
+        f"**{agreement.same_first / agreement.images:.2%}**",
+        f"{agreement.same_top5 / agreement.images:.2%}",
+        f"{agreement.max_difference:.4f}",
+        f"{agreement.mean_difference:.4f}",
+        accuracy,
+    )
+
+
+if __name__ == "__main__":
+    main()
