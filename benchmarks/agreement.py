@@ -1,9 +1,9 @@
-"""Agreement of reduced precisions with float32: ``agreement.py FOLDER [--quick] [--write]``.
+"""Agreement of bfloat16 with float32: ``agreement.py FOLDER [--quick] [--write]``.
 
-FOLDER contains class folders of images for ``tiny``, such as the validation images of Tiny ImageNet. A DenseNet-121 with
-random weights, whose probabilities are neither near 1 nor uniform, is measured on photographs. ``--write`` updates the
-table in ``docs/concepts/performance.md``. The exit status is 1 if less than 99% of the first labels of ``tiny`` are the
-same in bfloat16.
+FOLDER contains class folders of images for ``tiny``, such as the validation images of Tiny ImageNet. A DenseNet-121
+with random weights, whose first labels are varied, is measured on photographs. ``--write`` updates the table in
+``docs/concepts/performance.md``. The exit status is 1 if less than 99% of the first labels of ``tiny`` are the same in
+bfloat16.
 """
 
 from __future__ import annotations
@@ -34,24 +34,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="measure a hundredth of the images")
     parser.add_argument("--write", action="store_true", help="update the table in the documentation")
     args = parser.parse_args()
-    precisions = [precision for precision in supported() if precision != "float32"]
-    if not precisions:
-        parser.exit(message="This processor supports no reduced precision.\n")
+    if "bfloat16" not in supported():
+        parser.exit(message="This processor does not compute in bfloat16.\n")
     workload = Workload(args.quick)
-    rows = []
-    tiny = {}
     with temporary_inputs() as inputs:
-        photographs = inputs.photographs(1000)
-        for precision in precisions:
-            tiny[precision] = compare(precision, args.folder, workload, variant="tiny")
-            rows.append(_row(f"`tiny`, {precision}", tiny[precision]))
-            densenet121 = compare(precision, photographs, workload, weights=inputs.weights())
-            rows.append(_row(f"DenseNet-121 with random weights, {precision}", densenet121))
-    share = tiny["bfloat16"].same_first / tiny["bfloat16"].images
+        tiny = compare("bfloat16", args.folder, workload, variant="tiny")
+        photographs, weights = inputs.photographs(1000), inputs.varied_weights()
+        densenet121 = compare("bfloat16", photographs, workload, weights=weights)
+    share = tiny.same_first / tiny.images
     target = f"at least {MIN_SAME_FIRST:.0%} ({target_status(share, minimum=MIN_SAME_FIRST)})"
-    rows.append(("Target for `tiny` in bfloat16", "", target, *[""] * 4))
+    rows = [
+        _row("`tiny`", tiny),
+        _row("DenseNet-121 with random weights", densenet121),
+        ("Target for `tiny`", "", target, *[""] * 4),
+    ]
     columns = (
-        "Compared with float32",
+        "bfloat16 compared with float32",
         "Images",
         "Same first label",
         "Same five first labels",
@@ -59,7 +57,11 @@ def main() -> None:
         "Mean of the largest difference per image",
         "Accuracy, and in float32",
     )
-    note = "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375."
+    note = (
+        "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375. The features of a random network "
+        "differ little between photographs. Its head is scaled so that the first labels vary nevertheless, which also "
+        "scales the rounding errors, so this case is much harder than a trained network."
+    )
     table = Table("agreement", columns, tuple(rows), note)
     print(machine_table().text(), table.text(), sep="\n")
     if args.write and not args.quick:

@@ -38,6 +38,8 @@ SIZE = (500, 375)
 """Size of a photograph, the most common one in ImageNet."""
 GRAIN = 7
 """Standard deviation of the camera noise, of 255. With it, a JPEG of quality 95 has about 110 kB."""
+LOGIT_SPREAD = 3
+"""Standard deviation of the logits of ``varied_weights``. The best of 1,000 classes then has a moderate probability."""
 LARGE_SIZE = (4000, 3000)
 LARGE_KINDS = ("enlarged", "mosaic")
 """Kinds of large images, which alternate: one enlarged photograph, or a sharp mosaic of 64 photographs."""
@@ -58,6 +60,10 @@ class Inputs:
     def weights(self) -> Path:
         """Weights of a DenseNet-121 with 1,000 classes, in the published layout."""
         return self._make("weights", "densenet121.h5")
+
+    def varied_weights(self) -> Path:
+        """Random weights of a DenseNet-121 whose predictions for photographs differ."""
+        return self._make("varied_weights", "varied.safetensors", self.weights())
 
     def small_weights(self) -> Path:
         """Weights of a network with a few layers and an input of 32x32."""
@@ -99,6 +105,28 @@ def weights(path: Path) -> None:
 
     config = VARIANTS["121"].config
     write_legacy_h5(path, random_arrays(config), config)
+
+
+def varied_weights(path: Path, weights: str) -> None:
+    """Shift and scale the logits of each class so that they are spread around 0 for photographs.
+
+    With random weights, all photographs have the same first label, so the first labels of any precision would agree.
+    """
+    import numpy as np
+
+    from densenet_cli import Classifier
+    from densenet_cli.images.sources import from_object
+    from densenet_cli.weights import checkpoint, safetensors
+
+    originals = _originals()
+    images = [_photograph(originals, 10_000 + number, SIZE) for number in range(60)]
+    results = Classifier(weights=weights).stream(map(from_object, images), ("logits",))
+    logits = np.array([result.outputs["logits"] for result in results])
+    contents = checkpoint.read(Path(weights))
+    head, scale = contents.arrays["predictions"], LOGIT_SPREAD / logits.std(axis=0)
+    head["bias"] = (head["bias"] - logits.mean(axis=0)) * scale
+    head["kernel"] = head["kernel"] * scale
+    safetensors.write(path, contents.arrays, contents.config)
 
 
 def small_weights(path: Path) -> None:
@@ -190,13 +218,13 @@ def _add_grain(image: Image, rng: np.random.Generator) -> Image:
 
 KINDS = {
     function.__name__: function
-    for function in (weights, small_weights, photographs, large_photographs, small_images, classes)
+    for function in (weights, varied_weights, small_weights, photographs, large_photographs, small_images, classes)
 }
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make an input of the benchmarks.")
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("path", type=Path)
-    parser.add_argument("count", type=int, nargs="*")
+    parser.add_argument("argument", nargs="*", help="number of images, or a checkpoint")
     args = parser.parse_args()
-    KINDS[args.kind](args.path, *args.count)
+    KINDS[args.kind](args.path, *(int(value) if value.isdecimal() else value for value in args.argument))

@@ -13,6 +13,7 @@ import isolation
 import large_jpegs
 import many_cores
 import memory
+import precision
 import training
 from inputs import temporary_inputs
 from suite import Benchmark, Workload, machine_table, write_tables
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cold_start": cold_start.measure,
     "first_run": first_run.measure,
     "folder": folder.measure,
+    "precision": precision.measure,
     "large_jpegs": large_jpegs.measure,
     "explain": explain.measure,
     "memory": memory.measure,
