@@ -58,9 +58,9 @@ def main() -> None:
         "Accuracy, and in float32",
     )
     note = (
-        "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375. The features of a random network "
-        "differ little between photographs. Its head is scaled so that the first labels vary nevertheless, which also "
-        "scales the rounding errors, so this case is much harder than a trained network."
+        "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375. The features of a random "
+        "network differ little between photographs. Its head is scaled so that the first labels vary nevertheless, "
+        "which also scales the rounding errors, so this case is much harder than a trained network."
     )
     table = Table("agreement", columns, tuple(rows), note)
     print(machine_table().text(), table.text(), sep="\n")

@@ -160,6 +160,9 @@ def test_comparison_with_tensorflow_is_in_float32():
     plan = BenchmarkPlan(options, arguments=(), batch_sizes=(4, 8), threads=(1, 2), compare=True)
     assert plan.precisions == {"openvino": "bfloat16", "tensorflow": "float32"}
     assert plan.workers == [("openvino", 1), ("openvino", 2), ("tensorflow", 2)]
+    int8 = BenchmarkPlan({"engine": "openvino", "precision": "int8", "int8_images": "x"}, (), (4,), (2,), compare=True)
+    assert int8.engine_arguments["openvino"] == ["--engine", "openvino", "--precision", "int8", "--int8-images", "x"]
+    assert int8.engine_arguments["tensorflow"] == ["--engine", "tensorflow", "--precision", "float32"]
     cases = plan.cases("tensorflow", 2, has_batches=True)
     assert [case.batch_size for case in cases if case.stage == "inference"] == [1, 4, 8]
     assert [case.batch_size for case in cases if case.stage == "end_to_end"] == [4, 8]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from densenet_cli.images.sources import Source
 
 TOP_K = 5
+INT8_OPTIONS = ("int8_images", "force")
+"""Arguments of ``Classifier`` that only int8 accepts."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Agreement:
             "accuracy": self.correct / self.labeled if self.labeled else None,
             "reference_accuracy": self.reference_correct / self.labeled if self.labeled else None,
         }
+
+
+def with_precision(options: Mapping[str, Any], engine: str | None, precision: str) -> dict[str, Any]:
+    """Return arguments of ``Classifier`` with another engine and precision."""
+    kept = {name: value for name, value in options.items() if precision == "int8" or name not in INT8_OPTIONS}
+    return {**kept, "engine": engine, "precision": precision}
 
 
 def find_images(folder: str, classifier: Classifier) -> tuple[Sequence[Source], str]:

@@ -109,7 +109,7 @@ class PredictBenchmark:
     """Runs ``densenet predict`` in new processes and collects the results.
 
     Args:
-        precisions: Engines to measure, with their precisions; the first one more often than the others.
+        engines: Engines to measure, with the command-line arguments for each; the first one more often than the others.
         arguments: Command-line arguments that select the model.
         images: Paths of decodable images.
         environment: See ``run_process``.
@@ -121,14 +121,14 @@ class PredictBenchmark:
 
     def __init__(
         self,
-        precisions: Mapping[str, str],
+        engines: Mapping[str, Sequence[str]],
         arguments: Sequence[str],
         images: Sequence[Path],
         environment: Mapping[str, str | None],
         folder: Path,
     ) -> None:
-        self._precisions = precisions
-        self._engines = list(precisions)
+        self._engine_arguments = engines
+        self._engines = list(engines)
         self._arguments = arguments
         self._images = cycle(images)
         self._environment = environment
@@ -151,8 +151,7 @@ class PredictBenchmark:
     def run(self, task: PredictTask) -> ProcessResult:
         """Run a task. Raises ``CommandFailedError``."""
         sources = [str(next(self._images))] if task.images == 1 else ["--files-from", str(self._image_list), "--null"]
-        engine = ["--engine", task.engine, "--precision", self._precisions[task.engine]]
-        options = [*self._arguments, *engine, "--format", "jsonl"]
+        options = [*self._arguments, *self._engine_arguments[task.engine], "--format", "jsonl"]
         command = [sys.executable, "-P", "-m", "densenet_cli", "predict", *sources, *options]
         return run_process(command, self._environment)
 

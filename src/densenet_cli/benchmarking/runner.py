@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from densenet_cli import variants
+from densenet_cli.benchmarking.agreement import with_precision
 from densenet_cli.benchmarking.processes import PredictBenchmark, PredictTask
 from densenet_cli.benchmarking.report import BenchmarkCase, BenchmarkReport, describe_machine
 from densenet_cli.benchmarking.worker import BenchmarkWorker
@@ -64,7 +65,7 @@ class BenchmarkPlan:
     Attributes:
         options: Arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` and ``precision`` are
             required.
-        arguments: The same options as command-line arguments, except the engine and the precision.
+        arguments: The same options as command-line arguments, except the engine, the precision, and those of int8.
         batch_sizes: Batch sizes to measure, each with each number of threads, for an engine that computes batches.
         threads: Numbers of threads to measure.
         images: Image files; synthetic images if empty.
@@ -92,6 +93,18 @@ class BenchmarkPlan:
         """All engines to measure and their precisions, the requested one first."""
         precisions = {self.engine: str(self.options["precision"])}
         return {**precisions, COMPARISON_ENGINE: "float32"} if self.compare else precisions
+
+    @property
+    def engine_arguments(self) -> dict[str, list[str]]:
+        """All engines, and the command-line arguments for each."""
+        arguments = {}
+        for engine, precision in self.precisions.items():
+            arguments[engine] = ["--engine", engine, "--precision", precision]
+            if precision == "int8" and self.options.get("int8_images"):
+                arguments[engine] += ["--int8-images", str(self.options["int8_images"])]
+            if precision == "int8" and self.options.get("force"):
+                arguments[engine].append("--force")
+        return arguments
 
     @property
     def workers(self) -> list[tuple[str, int]]:
@@ -139,7 +152,7 @@ def run_benchmark(
         cases: list[BenchmarkCase] = []
         for engine, threads in plan.workers:
             progress(f"starting {engine}", 0.0)
-            options = {**model.options, "engine": engine, "precision": plan.precisions[engine], "threads": threads}
+            options = {**with_precision(model.options, engine, plan.precisions[engine]), "threads": threads}
             worker = stack.enter_context(BenchmarkWorker(options, images, model.environment))
             workers[engine, threads] = worker
             cases += plan.cases(engine, threads, worker.info["has_batches"])
@@ -151,7 +164,7 @@ def run_benchmark(
         if plan.precisions[plan.engine] != "float32" and not plan.random_weights:
             progress("comparing with float32", 0.0)
             agreement = workers[plan.engine, plan.threads[-1]].agreement()
-        commands = PredictBenchmark(plan.precisions, model.arguments, decodable, model.environment, folder)
+        commands = PredictBenchmark(plan.engine_arguments, model.arguments, decodable, model.environment, folder)
         times, rounds = _run_rounds(plan.seconds, cases, workers, commands, start, progress)
         image_info = _describe_images(plan, decodable, info)
     return BenchmarkReport(

@@ -158,10 +158,10 @@ class _Stages:
 
     def agreement(self) -> dict[str, Any]:
         """See ``BenchmarkWorker.agreement``."""
-        from densenet_cli.benchmarking.agreement import measure_agreement
+        from densenet_cli.benchmarking.agreement import measure_agreement, with_precision
         from densenet_cli.classifier import Classifier
 
-        with Classifier(**{**self._options, "engine": None, "precision": "float32"}) as reference:
+        with Classifier(**with_precision(self._options, None, "float32")) as reference:
             return asdict(measure_agreement(self._classifier, reference, self._sources))
 
     def measure(self, stage: Stage, batch_size: int | None, seconds: float) -> list[Sample]:

@@ -159,16 +159,16 @@ def benchmark(
 
 def _measure_agreement(folder: str, model: dict[str, Any], threads: int | None, format_: str) -> int:
     """Compare a precision with float32, print the result, and return the exit status."""
-    from densenet_cli.benchmarking.agreement import find_images, measure_agreement
+    from densenet_cli.benchmarking.agreement import find_images, measure_agreement, with_precision
     from densenet_cli.cli.progress import ProgressBar
 
     if model["precision"] == "float32":
         raise click.UsageError(
-            "--agreement compares another precision with float32. Add --precision bfloat16, which needs a processor "
-            "that supports it."
+            "--agreement compares another precision with float32. Add --precision bfloat16 or int8, which need a "
+            "processor that supports them."
         )
     classifier = create_classifier(**model, threads=threads)
-    with type(classifier)(**{**model, "engine": None, "precision": "float32"}, threads=threads) as reference:
+    with type(classifier)(**with_precision(model, None, "float32"), threads=threads) as reference:
         sources, reason = find_images(folder, classifier)
         if reason:
             echo_info(f"The accuracy is not measured. {reason}")
@@ -210,12 +210,16 @@ def _prepare_weights(model: dict[str, Any]) -> None:
 
 
 def _model_arguments(model: dict[str, Any]) -> tuple[str, ...]:
-    """Return the model options, except the engine and the precision, as command-line arguments."""
+    """Return the model options, except the engine, the precision, and those of int8, as command-line arguments."""
+    from densenet_cli.benchmarking.agreement import INT8_OPTIONS
+
     arguments: list[str] = []
     for name, value in model.items():
+        if name in ("engine", "precision", *INT8_OPTIONS):
+            continue
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             arguments.append(flag)
-        elif name not in ("engine", "precision") and value is not None and value is not False:
+        elif value is not None and value is not False:
             arguments += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return tuple(arguments)
