@@ -50,8 +50,8 @@ MODEL_OPTIONS = {
     "engine": model_option(
         "--engine",
         type=click.Choice(list(engines.ENGINES)),
-        show_default=f"{engines.DEFAULT}, or openvino for bfloat16 and int8",
-        help="Inference engine: ONNX Runtime, OpenVINO, or Keras on TensorFlow (slow to start).",
+        help="Inference engine: ONNX Runtime, OpenVINO, or Keras on TensorFlow (slow to start).  "
+        f"[default: {engines.DEFAULT}, or openvino for bfloat16 and int8]",
     ),
     "precision": model_option(
         "--precision",
