@@ -71,7 +71,7 @@ class Engine(Protocol):
 OUTPUTS = ("probabilities", "logits", "features")
 """The outputs of a network. ``features`` are the last feature maps, after batch norm and ReLU, which the head pools."""
 
-EMITTER_VERSION = 3
+EMITTER_VERSION = 4
 """Must be increased if ``onnx_graph`` or ``int8_graph`` makes a different graph of the same arrays. Cached graphs then
 become stale."""
 
