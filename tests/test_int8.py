@@ -53,7 +53,7 @@ def calibrations(monkeypatch) -> list[int]:
     original = int8._calibrate
 
     def calibrate(engine, preprocessing, loader, sources, threads):
-        counts.append(len(sources))
+        counts.append(len(sources.calibration) + len(sources.held_out))
         return original(engine, preprocessing, loader, sources, threads)
 
     monkeypatch.setattr(int8, "_calibrate", calibrate)
@@ -78,7 +78,7 @@ def test_later_runs_need_no_images(images, calibrations, monkeypatch):
 @needs_int8
 def test_agreement_is_measured_on_images_that_do_not_determine_the_ranges(images):
     quantization = create(images).quantization
-    held_out = [source.origin for source in int8._sample(images)[40:]]
+    held_out = [source.origin for source in int8.select_images(images).held_out]
     labels = {}
     for name, classifier in (("float32", Classifier("tiny")), ("int8", create())):
         labels[name] = [values.argmax() for values in probabilities_of(classifier, held_out)]

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images import sources
@@ -35,6 +35,18 @@ MIN_IMAGES, MAX_IMAGES = 100, 768
 
 PREPROCESSING_SETTINGS = ("preprocess", "input_size", "interpolation", "crop_ratio", "mean", "std")
 """The settings of the preprocessing that the values in the network depend on."""
+
+
+class CalibrationImages(NamedTuple):
+    """Image files from a folder.
+
+    Attributes:
+        calibration: Those that determine the ranges.
+        held_out: Those that the agreement is measured on.
+    """
+
+    calibration: list[Source]
+    held_out: list[Source]
 
 
 def prepare(
@@ -76,8 +88,8 @@ def prepare(
                 f"least {MIN_IMAGES} images like those to be classified."
             )
     else:
-        images = _sample(folder)
-        key = f"{key} {_digest_of(images)}"
+        images = select_images(folder)
+        key = f"{key} {_digest_of([*images.calibration, *images.held_out])}"
         quantization = openvino_engine.find_quantization(key)
         if quantization is None:
             quantization = _calibrate(openvino_engine, preprocessing, loader, images, threads)
@@ -91,8 +103,8 @@ def prepare(
     return quantization
 
 
-def _sample(folder: PathLike) -> list[Source]:
-    """Return image files in a folder, in an order that depends on their names only.
+def select_images(folder: PathLike) -> CalibrationImages:
+    """Select image files in a folder at random, depending on their names only.
 
     Raises:
         UsageError: There are too few.
@@ -101,7 +113,9 @@ def _sample(folder: PathLike) -> list[Source]:
         raise UsageError(f"{folder} is not a folder of images.")
     files = [source for source in sources.expand_objects([folder]) if not source.error]
     _check_number(len(files))
-    return random.Random(0).sample(files, min(len(files), MAX_IMAGES))
+    files = random.Random(0).sample(files, min(len(files), MAX_IMAGES))
+    third = len(files) // 3
+    return CalibrationImages(files[:third], files[third:])
 
 
 def _check_number(count: int) -> None:
@@ -124,7 +138,7 @@ def _calibrate(
     engine: OpenVinoEngine,
     preprocessing: Preprocessing,
     loader: ImageLoader,
-    images: Sequence[Source],
+    images: CalibrationImages,
     threads: int,
 ) -> Quantization:
     import logging
@@ -133,7 +147,8 @@ def _calibrate(
 
     from densenet_cli.engines.int8_graph import Observer, Quantization, to_ranges
 
-    logging.getLogger(__name__).info("Calibrating int8 on %d images.", len(images))
+    count = len(images.calibration) + len(images.held_out)
+    logging.getLogger(__name__).info("Calibrating int8 on %d images.", count)
     observer = Observer(engine.get_model(), engine.normalization)
 
     def run_all(images: Sequence[Source], run: Callable[..., dict[str, FloatArray]]) -> list[dict[str, FloatArray]]:
@@ -151,8 +166,7 @@ def _calibrate(
     def compare(pixels: Pixels, alone: bool) -> dict[str, FloatArray]:
         return {"float32": observer.probabilities(pixels), "int8": engine.run(pixels, alone=alone)["probabilities"]}
 
-    third = len(images) // 3
-    extremes = run_all(images[:third], lambda pixels, alone: {"extremes": observer.extremes(pixels)})
+    extremes = run_all(images.calibration, lambda pixels, alone: {"extremes": observer.extremes(pixels)})
     if not extremes:
         _check_number(0)
     values = np.concatenate([outputs["extremes"] for outputs in extremes])
@@ -160,7 +174,7 @@ def _calibrate(
         raise CheckpointError("The model produced NaN or infinite values.")
     ranges = to_ranges(observer.names, values)
     engine.quantization = Quantization(ranges)
-    compared = run_all(images[third:], compare)
+    compared = run_all(images.held_out, compare)
     _check_number(len(extremes) + len(compared))
     labels = np.array([[outputs[name].mean(axis=0).argmax() for name in ("float32", "int8")] for outputs in compared])
     return Quantization(ranges, int((labels[:, 0] == labels[:, 1]).sum()), len(labels))
