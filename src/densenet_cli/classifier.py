@@ -56,7 +56,7 @@ class Classifier(ImageModel):
             bits, or ``LOW:HIGH``.
         pages: Which pages of a TIFF file, or frames of an animation, the methods for many images process: ``first``,
             with a note in the result if there are more, or ``all``.
-        batch_size: Number of images per batch, at least 1; 8 by default.
+        batch_size: Number of images per batch, at least 1; 8 by default. Only ``tensorflow`` computes batches.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
         isolate: Decode in worker processes so that a crash fails one image only. ``close`` ends them.

@@ -101,6 +101,7 @@ def test_engines_and_preprocessing(weights, images, keras):
     onnx = report_of(images, "--weights", weights, "--batch-size", 5, "--threads", 3)
     tensorflow = report_of(images, "--weights", weights, "--engine", "tensorflow")
     assert tensorflow["settings"]["engine"] == "tensorflow"
+    assert (onnx["settings"]["engine"], onnx["settings"]["precision"]) == ("onnx", "float32")
     assert tensorflow["confusion"] == onnx["confusion"]
     assert tensorflow["negative_log_likelihood"] == pytest.approx(onnx["negative_log_likelihood"], rel=1e-4)
     crops = report_of(images, "--weights", weights, "--preprocess", "crop", "--ten-crop")

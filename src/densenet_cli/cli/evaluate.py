@@ -165,7 +165,8 @@ def evaluate(
     settings = {
         "images": to_unicode(csv or folder or ""),
         "weights_md5": _md5(classifier.weights),
-        "engine": model["engine"],
+        "engine": classifier.engine,
+        "precision": classifier.precision,
         "activation": classifier.config.activation,
         "calibrated": classifier.calibration is not None,
         **report.settings,
