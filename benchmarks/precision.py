@@ -49,7 +49,7 @@ def measure(inputs: Inputs, workload: Workload) -> list[Table]:
     engines = {name: median(sample[name] for sample in engine_samples) for name in engine_samples[0]}
     torch = {name: median(sample[name] for sample in torch_samples) for name in ("eager", "compiled") if torch_samples}
     return [
-        _folder_table(count, rounds, results, engines, torch),
+        _folder_table(count, rounds, results, engines, torch, torch_samples[0]["version"] if torch else None),
         _one_image_table(inputs, workload, sorted(folder.iterdir())[0], weights),
     ]
 
@@ -82,6 +82,7 @@ def _folder_table(
     results: dict[str, list[ProcessResult]],
     engines: dict[str, float],
     torch: dict[str, float],
+    torch_version: str | None,
 ) -> Table:
     rates = {name: count / median_seconds(samples) for name, samples in results.items()}
     float32_rate, rate = rates["`predict`"], rates["`predict --precision bfloat16`"]
@@ -118,6 +119,7 @@ def _folder_table(
     note = (
         f"Medians of {rounds} rounds of one run each. The rates of commands include the start and end of the process. "
         "Memory is that of the main process."
+        + (f" PyTorch {torch_version} computes batches of 8 or 32, whichever is faster." if torch_version else "")
     )
     return Table("precision", columns, tuple(rows), note)
 

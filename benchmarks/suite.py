@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from inputs import Inputs, temporary_inputs
@@ -16,7 +17,11 @@ from inputs import Inputs, temporary_inputs
 from densenet_cli.benchmarking.report import describe_machine
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "concepts" / "performance.md"
-PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "pillow", "click", "rich")
+PACKAGES = (
+    *("tensorflow", "keras", "numpy", "onnxruntime"),
+    *(["openvino"] if find_spec("openvino") else []),
+    *("pillow", "click", "rich"),
+)
 
 
 @dataclass(frozen=True)
