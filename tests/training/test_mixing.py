@@ -110,8 +110,8 @@ def test_erasing():
 def test_a_stopped_run_with_all_options_is_bit_identical(tmp_path, keras):
     digits = write_digits(tmp_path / "digits", per_class=30)
     settings = replace(
-        SETTINGS, sizes=(Phase(8, 2),), mixup=0.2, cutmix=1.0, erase=0.5, clip_norm=1.0, class_weights=True,
-        backbone_rate=0.5, flip=True, averaging=16, augmentation="crop",
+        SETTINGS, sizes=(Phase(8, 2),), mixup=0.2, cutmix=1.0, erase=0.5, randaugment=(2, 9), clip_norm=1.0,
+        class_weights=True, backbone_rate=0.5, flip=True, averaging=16, augmentation="crop",
     )  # fmt: skip
     states = []
     for name, threads in (("complete", 1), ("stopped", 3)):

@@ -58,7 +58,7 @@ def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
     if kind is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
         default = "yes" if default else "no"
-    elif setting.name == "blocks":
+    elif setting.name in ("blocks", "randaugment"):
         kind = IntList()
     elif setting.name in ("mean", "std"):
         kind = FloatList()

@@ -20,6 +20,7 @@ from densenet_cli.images.normalization import MEAN, normalize, pad_color
 from densenet_cli.images.preprocessing import INTERPOLATIONS, DecodedImage, Preprocessing, preprocess
 from densenet_cli.training.image_cache import Images
 from densenet_cli.training.mixing import erase, mix
+from densenet_cli.training.randaugment import randaugment
 from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ def augment(decoded: DecodedImage, size: int, settings: Settings, generator: np.
         pixels = _resize(decoded, _center_square(decoded), size, settings.interpolation)
     if settings.flip and generator.random() < 0.5:
         pixels = pixels[:, ::-1]
+    if settings.randaugment:
+        pixels = randaugment(pixels, settings, generator)
     if settings.erase and generator.random() < settings.erase:
         pixels = erase(pixels, settings.mean, generator)
     return pixels

@@ -126,9 +126,10 @@ def compute_features(
 def _cache_key(paths: Sequence[str], views: int, classifier: Classifier, settings: Settings) -> str:
     """Return a file name that depends on the image files, the network, and everything between them."""
     values: list[object] = [FEATURES_VERSION, EMITTER_VERSION, PIXELS_VERSION, repr(settings.preprocessing)]
-    values += [FileIdentity.of(classifier.weights).key(), settings.crop_area if views > 1 else None]
+    values.append(FileIdentity.of(classifier.weights).key())
     if views:
-        values += [views, settings.flip, settings.augmentation, settings.seed]
+        values += [views, settings.flip, settings.augmentation, settings.crop_area, settings.seed]
+        values += [settings.randaugment, settings.erase]
     digest = hashlib.sha256(json.dumps(values).encode())
     for path in paths:
         try:

@@ -1,9 +1,14 @@
-"""What a setting is described with: its range, and the metadata of its field."""
+"""What a setting is described with: its range, and the metadata of its field; and a check of a list."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from typing import Any, NamedTuple
+
+from densenet_cli.errors import UsageError
+
+MAX_MAGNITUDE = 30
+"""The largest magnitude of RandAugment."""
 
 
 class Range(NamedTuple):
@@ -27,3 +32,11 @@ class Range(NamedTuple):
 def setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
     """Return a field of ``Settings``. See there for the metadata."""
     return field(default=default, metadata={"help": help, "group": group, **metadata})
+
+
+def check_randaugment(values: tuple[int, ...]) -> None:
+    """Check that there are no values, or a number of operations and a magnitude. Raises ``UsageError``."""
+    if values and not (len(values) == 2 and values[0] >= 1 and 0 <= values[1] <= MAX_MAGNITUDE):
+        raise UsageError(
+            f"`randaugment` must be a number of operations and a magnitude from 0 to {MAX_MAGNITUDE}, such as 2,9."
+        )

@@ -11,7 +11,7 @@ from densenet_cli.images.normalization import MEAN, STD, check_normalization
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
-from densenet_cli.training.fields import Range, setting
+from densenet_cli.training.fields import Range, check_randaugment, setting
 from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 
 FROM_SCRATCH = "scratch"
@@ -131,6 +131,13 @@ class Settings:
         range=Range(0, 1, max_open=False),
         shown_default="off",
     )
+    randaugment: tuple[int, ...] = setting(
+        (),
+        "Apply N random operations of magnitude M (0 to 30) to each image, such as 2,9.",
+        "Augmentation",
+        metavar="N,M",
+        shown_default="off",
+    )
     averaging: int = setting(
         500,
         "Steps over which to average the weights (0: no averaging).",
@@ -224,6 +231,7 @@ class Settings:
             raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
         if self.is_head_only and self.multi_label:
             raise UsageError("`freeze` all does not support `multi_label`. Freeze the layers up to the last stage.")
+        check_randaugment(self.randaugment)
         for name in ("mixup", "cutmix"):
             if getattr(self, name) and self.multi_label:
                 raise UsageError(f"`{name}` does not support `multi_label`.")
@@ -294,7 +302,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON and TOML types. ``from_dict`` is the inverse."""
-        lists = {name: list(getattr(self, name)) for name in ("blocks", "mean", "std")}
+        lists = {name: list(getattr(self, name)) for name in ("blocks", "mean", "std", "randaugment")}
         return {**asdict(self), **lists, "sizes": format_sizes(self.sizes)}
 
     @classmethod
@@ -304,7 +312,11 @@ class Settings:
         Raises:
             UsageError: A name is unknown or a value is not allowed.
         """
-        types = {field.name: type(field.default) for field in fields(cls)} | {"blocks": list, "sizes": str}
+        types = {field.name: type(field.default) for field in fields(cls)} | {
+            "blocks": list,
+            "randaugment": list,
+            "sizes": str,
+        }
         for name, value in values.items():
             if name not in types:
                 raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")
