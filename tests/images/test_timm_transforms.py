@@ -10,6 +10,7 @@ import pytest
 from densenet_cli.images.normalization import normalize
 from tests.data.make_timm_transforms import FILE, SIZES, STEP, TRANSFORMS
 from tests.support.images import load_pixels, photograph
+from tests.support.torch_libraries import import_library
 
 MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
@@ -76,7 +77,7 @@ def test_all_photographs_with_timm_itself(photographs, name):
 
     At reduced scale, the JPEG decoder averages pixels, which changes values slightly.
     """
-    data = pytest.importorskip("timm.data", reason="timm is not installed: make test-backends")
+    data = import_library("timm.data")
     from PIL import Image
 
     transform = data.create_transform(**TRANSFORMS[name])

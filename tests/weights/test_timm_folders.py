@@ -13,6 +13,7 @@ from densenet_cli import Classifier
 from densenet_cli.errors import UsageError
 from tests.data.make_timm_folders import FOLDER, IMAGES, MODELS, expected_outputs, randomize, save
 from tests.support.images import photograph
+from tests.support.torch_libraries import import_library
 
 HEADS = [name for name in MODELS if name != "headless"]
 
@@ -128,8 +129,7 @@ def test_a_grayscale_network_without_its_config_needs_a_mean(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["densenet121.ra_in1k", "densenetblur121d.ra_in1k", "densenet161.tv_in1k"])
 def test_published_networks_with_timm_itself(name, photographs, tmp_path):
-    pytest.importorskip("timm", reason="timm is not installed: make test-backends")
-    import timm
+    timm = import_library("timm")
     import torch
     from PIL import Image
     from timm.models._hub import save_for_hf
@@ -149,7 +149,7 @@ def test_published_networks_with_timm_itself(name, photographs, tmp_path):
 
 @pytest.mark.slow
 def test_recorded_folders_are_those_of_this_timm(tmp_path):
-    pytest.importorskip("timm", reason="timm is not installed: make test-backends")
+    import_library("timm")
     for name in MODELS:
         model = save(name, tmp_path / name)
         stored = json.loads((FOLDER / name / "config.json").read_text())

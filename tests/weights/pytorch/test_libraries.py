@@ -14,8 +14,10 @@ from PIL import Image
 
 from densenet_cli import Classifier, engines
 from tests.support.networks import probabilities_of
+from tests.support.torch_libraries import import_library
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-backends")
+import_library("torchvision")
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
