@@ -7,96 +7,27 @@ import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli import variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, command, option, output_option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
+from densenet_cli.cli.train_settings import settings_options
+from densenet_cli.errors import UsageError
 from densenet_cli.text import format_duration, plural
 from densenet_cli.training.options import RunOptions
-from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, Settings
 
 if TYPE_CHECKING:
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.training.options import StepInfo
+    from densenet_cli.training.rate_test import RateTest
     from densenet_cli.training.run_files import RunPaths
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OPTION_NAMES = {"start": "--from"}
-"""Options that are not called as their setting."""
-GROUPS = ("Initial weights", "Network", "Training", "Augmentation", "Validation")
-"""The groups of settings in the order of help."""
-
-
-class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since Click 8.3.2
-    """Comma-separated integers, such as ``6,12,24,16``."""
-
-    name = "integers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        """Return the integers. Raises ``click.BadParameter``."""
-        try:
-            return [int(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is not a list of integers such as 6,12,24,16.", param, ctx)
-
-
-def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
-    """Return the decorator that adds the option for a field of ``Settings``. Without the option, its value is None."""
-    metadata = setting.metadata
-    name = OPTION_NAMES.get(setting.name, f"--{setting.name.replace('_', '-')}")
-    default = metadata.get("shown_default", setting.default)
-    kind: Any = type(setting.default)
-    if kind is bool:
-        name = f"{name}/--no-{name.removeprefix('--')}"
-        default = "yes" if default else "no"
-    elif setting.name in ("blocks", "randaugment"):
-        kind = IntList()
-    elif setting.name in ("mean", "std"):
-        kind = FloatList()
-    elif kind is tuple:
-        kind = str
-    has_default = setting.name not in (*ARCHITECTURE, *PREPROCESSING, "input_size", "start") and default not in ("", ())
-    return option(
-        name,
-        setting.name,
-        type=click.Choice(metadata["choices"]) if "choices" in metadata else kind,
-        default=None,
-        metavar=metadata.get("metavar"),
-        group=metadata["group"],
-        help=metadata["help"] + f"  [default: {default}]" * has_default,
-    )
-
-
-def settings_options(function: F) -> F:
-    """Add an option for each field of ``Settings``, as well as ``--variant`` and ``--epochs``, to a command."""
-    settings = sorted(fields(Settings), key=lambda setting: GROUPS.index(setting.metadata["group"]))
-    variant = option(
-        "--variant",
-        type=click.Choice(list(variants.VARIANTS)),
-        metavar="NAME",
-        group="Network",
-        help=f"Variant that provides the defaults of this group: {', '.join(variants.VARIANTS)}.  "
-        f"[default: {variants.DEFAULT}]",
-    )
-    epochs = option(
-        "--epochs",
-        type=click.IntRange(min=1),
-        metavar="N",
-        group="Training",
-        help=f"Number of epochs, all at the input size.  [default: {DEFAULT_EPOCHS}]",
-    )
-    for decorator in reversed([*map(_setting_option, settings), epochs, variant]):
-        function = decorator(function)
-    return function
 
 
 @command(
@@ -129,6 +60,12 @@ def settings_options(function: F) -> F:
 )
 @output_option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @output_option("--overwrite", is_flag=True, help="Replace the run in the output folder.")
+@option(
+    "--lr-find",
+    is_flag=True,
+    group="Training",
+    help="Do not train, but suggest a --learning-rate: plot the loss of 100 steps at rising rates in lr_find.png.",
+)
 @output_option(
     "--save-every",
     type=FloatRange(min=0),
@@ -181,6 +118,7 @@ def train(
     overwrite: bool,
     config: Path | None,
     threads: int | None,
+    lr_find: bool,
     save_every: float,
     cache: Path | None,
     cache_limit: int,
@@ -217,6 +155,7 @@ def train(
     from densenet_cli.engines import available_cores
     from densenet_cli.training import recipes, run_files, session
 
+    _check_lr_find(lr_find, resume=resume, overwrite=overwrite, learning_rate=options["learning_rate"] is not None)
     given = {name: value for name, value in options.items() if value is not None}
     recipe = recipes.read(config) if config else {}
     if resume:
@@ -235,10 +174,13 @@ def train(
             on_message=echo_info,
             on_decoded=partial(progress.update, "Decoding"),
             on_features=partial(progress.update, "Computing features"),
+            on_rate=partial(progress.update, "Testing learning rates"),
             on_step=partial(show_step, progress),
             on_epoch=_echo_epoch,
         )
-        if settings.is_head_only and not settings.then_unfreeze and not resume:
+        if lr_find:
+            test = session.find_learning_rate(run_paths, settings, run_options, offline=offline)
+        elif settings.is_head_only and not settings.then_unfreeze and not resume:
             run = None
             head, skipped = session.fit_head(run_paths, settings, run_options, overwrite=overwrite, offline=offline)
         else:
@@ -251,6 +193,9 @@ def train(
                 with _stop_on_signals(run.stop):
                     run.train()
                 run_files.draw_curves(output / run_files.CURVES_FILE, run.state.history)
+    if lr_find:
+        _echo_suggestion(output / run_files.RATE_TEST_FILE, test)
+        return 0
     if run is None:
         _echo_result(output, head.metrics.top1, "", skipped)
         return 0
@@ -266,6 +211,20 @@ def train(
     name = "mean average precision" if settings.multi_label else "accuracy"
     _echo_result(output, score, epoch, len(state.skipped), name)
     return 0
+
+
+def _check_lr_find(lr_find: bool, **contradictions: bool) -> None:
+    for name, is_given in contradictions.items():
+        if lr_find and is_given:
+            raise UsageError(f"Use either `lr_find` or `{name}`.")
+
+
+def _echo_suggestion(plot: Path, test: RateTest) -> None:
+    echo_info(f"Wrote {printable(str(plot))}.")
+    if test.suggestion is None:
+        echo_info("No learning rate lowers the loss clearly, so there is no suggestion.")
+    else:
+        click.echo(f"Suggestion: --learning-rate {test.suggestion:g}")
 
 
 def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str = "accuracy") -> None:

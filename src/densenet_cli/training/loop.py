@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -38,6 +38,13 @@ SMOOTHING = 0.02
 """Weight of the latest step in the moving average of the step time."""
 
 
+class StepResult(NamedTuple):
+    """The loss and the accuracy of a batch, before the weights change."""
+
+    loss: float
+    accuracy: float
+
+
 class TrainingRun:
     """A run in an output folder.
 
@@ -49,6 +56,9 @@ class TrainingRun:
         folder: The output folder.
         options: The options of the run.
         initial_arrays: Initial arrays by layer, if the state has none. Missing layers are initialized randomly.
+
+    Attributes:
+        batches: The training batches.
     """
 
     def __init__(
@@ -68,7 +78,7 @@ class TrainingRun:
         self._labels = labels
         self._validation = validation
         self._folder = folder
-        self._batches = TrainingBatches(training, settings, options.threads, options.skip_unreadable)
+        self.batches = TrainingBatches(training, settings, options.threads, options.skip_unreadable)
         keras.utils.set_random_seed(settings.seed)
         config = settings.config(len(labels))
         self._network = network.build(config, settings.precision)
@@ -122,7 +132,7 @@ class TrainingRun:
     def _train_epoch(self) -> None:
         """Train on the remaining batches of the epoch, or until ``stop`` is called."""
         last_saved = time.monotonic()
-        for batch in self._batches.epoch(self.state.epoch, self.state.batch):
+        for batch in self.batches.epoch(self.state.epoch, self.state.batch):
             self._train_step(batch)
             if self._stop_requested:
                 self.save()
@@ -131,23 +141,28 @@ class TrainingRun:
                 self.save()
                 last_saved = time.monotonic()
 
-    def _train_step(self, batch: Batch) -> None:
-        settings, state, targets = self.settings, self.state, batch.targets
-        started = time.monotonic()
-        step = state.epoch * len(self._batches) + state.batch + 1
-        self._network.optimizer.learning_rate = settings.learning_rate_at(step / len(self._batches))
+    def step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """Change the weights of the network by a step, but not the state."""
+        self._network.optimizer.learning_rate = learning_rate
         self._network.reset_metrics()
         one_hot = batch.one_hot(len(self._labels))
-        weights = batch.mix(self._class_weights[targets]) if self._class_weights is not None else None
+        weights = batch.mix(self._class_weights[batch.targets]) if self._class_weights is not None else None
         logs = self._network.train_on_batch(batch.pixels, one_hot, weights, return_dict=True)
-        if not np.isfinite(logs["loss"]):
+        return StepResult(float(logs["loss"]), float(logs["accuracy"]))
+
+    def _train_step(self, batch: Batch) -> None:
+        settings, state = self.settings, self.state
+        started = time.monotonic()
+        step = state.epoch * len(self.batches) + state.batch + 1
+        result = self.step(batch, settings.learning_rate_at(step / len(self.batches)))
+        if not np.isfinite(result.loss):
             raise UsageError(
                 f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "
                 "`learning_rate` or a longer `warmup`."
             )
-        state.loss += float(logs["loss"]) * len(targets)
-        state.correct += float(logs["accuracy"]) * len(targets)
-        state.images += len(targets)
+        state.loss += result.loss * len(batch.targets)
+        state.correct += result.accuracy * len(batch.targets)
+        state.images += len(batch.targets)
         state.batch += 1
         if self._average.is_due(step):
             self._average.update(self._network.get_weights())
@@ -163,18 +178,18 @@ class TrainingRun:
         self._seconds_per_pixel += (seconds_per_pixel - self._seconds_per_pixel) * weight
         self._steps += 1
         if self._steps == MEASURED_STEPS:
-            seconds = self._seconds_per_pixel * size**2 * len(self._batches)
+            seconds = self._seconds_per_pixel * size**2 * len(self.batches)
             self.options.on_message(f"About {format_duration(seconds)} per epoch at {size} px, and validation.")
-        batches_left = len(self._batches) - state.batch
+        batches_left = len(self.batches) - state.batch
         pixels_left = batches_left * size**2 + sum(
-            len(self._batches) * settings.size_at(epoch) ** 2 for epoch in range(state.epoch + 1, settings.epochs)
+            len(self.batches) * settings.size_at(epoch) ** 2 for epoch in range(state.epoch + 1, settings.epochs)
         )
         self.options.on_step(
             StepInfo(
                 state.epoch + 1,
                 settings.epochs,
                 state.batch,
-                len(self._batches),
+                len(self.batches),
                 size,
                 state.loss / state.images,
                 state.correct / state.images,

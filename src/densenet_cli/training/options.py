@@ -41,6 +41,7 @@ class RunOptions:
         on_message: Called with sentences about the images: what they are, what was skipped, and warnings.
         on_decoded: Called with the number of decoded images and the number of all images.
         on_features: Called with the number of images whose features are computed and the number of all images.
+        on_rate: Called with the number of steps of a learning rate test so far and their maximum number.
         on_step: Called after each step.
         on_epoch: Called after each epoch with its row of the log.
     """
@@ -52,5 +53,6 @@ class RunOptions:
     on_message: Callable[[str], None] = lambda message: None
     on_decoded: Callable[[int, int], None] = lambda done, total: None
     on_features: Callable[[int, int], None] = lambda done, total: None
+    on_rate: Callable[[int, int], None] = lambda done, total: None
     on_step: Callable[[StepInfo], None] = lambda info: None
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None

@@ -35,6 +35,7 @@ STATE_FILE = "state.npz"
 LOG_FILE = "log.csv"
 MODEL_FILE = "model.safetensors"
 CURVES_FILE = "curves.png"
+RATE_TEST_FILE = "lr_find.png"
 SKIPPED_FILE = "skipped.csv"
 SETTINGS_FILE = "settings.toml"
 RESULT_FILES = (STATE_FILE, MODEL_FILE, LOG_FILE, CURVES_FILE, SKIPPED_FILE)

@@ -18,6 +18,7 @@ from densenet_cli.text import to_unicode
 from densenet_cli.training import initial_weights, recipes, run_files
 from densenet_cli.training.batches import Subset
 from densenet_cli.training.options import RunOptions
+from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, RunState
 from densenet_cli.training.run_images import (
     PATIENCE_ERROR,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from densenet_cli.labels import Labels
     from densenet_cli.training.head_fit import FittedHead
     from densenet_cli.training.loop import TrainingRun
+    from densenet_cli.training.rate_test import RateTest
     from densenet_cli.weights.contents import Arrays
 
 CHANGEABLE = ("sizes", "patience")
@@ -73,13 +75,12 @@ def open_run(
             run_files.save_state(paths.output, state)
         head = None
         initial_arrays: Arrays | None = None
-        if state is None:
-            if settings.is_head_only:
-                head = _fit_head(paths, opened, settings, options, offline)
-                initial_arrays = head.arrays
-            elif settings.start != FROM_SCRATCH:
-                config = settings.config(len(opened.labels))
-                initial_arrays = initial_weights.load_arrays(settings.start, config, opened.labels, offline)
+        if state is None and settings.is_head_only:
+            head = _fit_head(paths, opened, settings, options, offline)
+            _write_head(paths, opened, settings, head)
+            initial_arrays = head.arrays
+        elif state is None:
+            initial_arrays = _load_arrays(opened, settings, offline)
         # Importing Keras takes seconds, so everything else is done first.
         import_keras()
         from densenet_cli.training.loop import TrainingRun
@@ -112,6 +113,7 @@ def fit_head(
     """
     with _open(paths, settings, options, False, overwrite) as opened:
         head = _fit_head(paths, opened, settings, options, offline)
+        _write_head(paths, opened, settings, head)
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         return head, len(opened.skipped)
 
@@ -119,16 +121,49 @@ def fit_head(
 def _fit_head(
     paths: RunPaths, opened: _OpenedRun, settings: Settings, options: RunOptions, offline: bool
 ) -> FittedHead:
-    """Fit a head, and write it as the model of the run."""
     from densenet_cli.training import head_fit
 
-    head = head_fit.fit_head(
+    return head_fit.fit_head(
         *opened.subsets, opened.image_paths, opened.labels, settings, options, paths.cache, offline
     )
+
+
+def _write_head(paths: RunPaths, opened: _OpenedRun, settings: Settings, head: FittedHead) -> None:
+    """Replace the run in the output folder by a fitted head."""
     _delete_run(paths.output)
     run_files.write_skipped(paths.output, opened.skipped)
     run_files.write_model(paths.output, head.arrays, opened.labels, settings, head.metrics, 0, list(opened.skipped))
-    return head
+
+
+def _load_arrays(opened: _OpenedRun, settings: Settings, offline: bool) -> Arrays | None:
+    """Return the arrays of the checkpoint to start from, if there is one."""
+    if settings.start == FROM_SCRATCH:
+        return None
+    return initial_weights.load_arrays(settings.start, settings.config(len(opened.labels)), opened.labels, offline)
+
+
+def find_learning_rate(paths: RunPaths, settings: Settings, options: RunOptions, *, offline: bool = False) -> RateTest:
+    """Run a learning rate test and write its plot. A run in the output folder does not change.
+
+    See ``open_run`` for the arguments and exceptions.
+    """
+    if settings.is_head_only and not settings.then_unfreeze:
+        raise UsageError("`freeze` all trains no layers. Use `lr_find` with `then_unfreeze`.")
+    with _open(paths, settings, options, resume=False, overwrite=True) as opened:
+        if settings.is_head_only:
+            initial_arrays: Arrays | None = _fit_head(paths, opened, settings, options, offline).arrays
+        else:
+            initial_arrays = _load_arrays(opened, settings, offline)
+        import_keras()
+        from densenet_cli.training import rate_test
+        from densenet_cli.training.loop import TrainingRun
+
+        settings = replace(settings, sizes=(Phase(settings.size_at(0), rate_test.STEPS),))
+        state = RunState(settings.to_dict(), [], opened.fingerprint, skipped=opened.skipped)
+        run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
+        result = rate_test.run_rate_test(run)
+        rate_test.draw(paths.output / run_files.RATE_TEST_FILE, result)
+        return result
 
 
 class _OpenedRun(NamedTuple):
