@@ -65,7 +65,7 @@ def test_the_command_writes_a_plot_and_changes_nothing_else(digits, tmp_path):
     assert name == "--learning-rate" and 1e-4 < float(rate) < 10
 
 
-@pytest.mark.parametrize("options", [["--resume"], ["--overwrite"], ["--learning-rate", "0.1"]])
+@pytest.mark.parametrize("options", [["--resume"], ["--overwrite"], ["--learning-rate", "0.1"], ["--tensorboard", "."]])
 def test_contradictory_options(digits, tmp_path, options):
     result = densenet("train", digits, "-o", tmp_path / "run", "--lr-find", *options)
     assert result.status == 2 and "--lr-find" in result.err and options[0] in result.err

@@ -73,6 +73,12 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="SECONDS",
     help=f"Save the state at this interval and after every epoch.  [default: {RunOptions.save_every:g}]",
 )
+@output_option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write the metrics for TensorBoard into this folder, which is for one run.",
+)
 @settings_options
 @option(
     "--val",
@@ -119,6 +125,7 @@ def train(
     config: Path | None,
     threads: int | None,
     lr_find: bool,
+    tensorboard: Path | None,
     save_every: float,
     cache: Path | None,
     cache_limit: int,
@@ -155,7 +162,13 @@ def train(
     from densenet_cli.engines import available_cores
     from densenet_cli.training import recipes, run_files, session
 
-    _check_lr_find(lr_find, resume=resume, overwrite=overwrite, learning_rate=options["learning_rate"] is not None)
+    if lr_find:
+        _check_lr_find(
+            resume=resume,
+            overwrite=overwrite,
+            tensorboard=tensorboard is not None,
+            learning_rate=options["learning_rate"] is not None,
+        )
     given = {name: value for name, value in options.items() if value is not None}
     recipe = recipes.read(config) if config else {}
     if resume:
@@ -171,6 +184,7 @@ def train(
             cache_limit=cache_limit,
             save_every=save_every,
             skip_unreadable=skip_unreadable,
+            tensorboard=tensorboard,
             on_message=echo_info,
             on_decoded=partial(progress.update, "Decoding"),
             on_features=partial(progress.update, "Computing features"),
@@ -202,6 +216,7 @@ def train(
     if not run.is_finished:
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
         arguments += ["--skip-unreadable"] * skip_unreadable
+        arguments += ["--tensorboard", str(tensorboard)] if tensorboard else []
         continued = shlex.join(["densenet", "train", *arguments])
         echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
@@ -213,9 +228,9 @@ def train(
     return 0
 
 
-def _check_lr_find(lr_find: bool, **contradictions: bool) -> None:
+def _check_lr_find(**contradictions: bool) -> None:
     for name, is_given in contradictions.items():
-        if lr_find and is_given:
+        if is_given:
             raise UsageError(f"Use either `lr_find` or `{name}`.")
 
 

@@ -23,6 +23,7 @@ from densenet_cli.training.network import WeightAverage
 from densenet_cli.training.options import RunOptions, StepInfo
 from densenet_cli.training.run_files import RunState, ValidationMetrics
 from densenet_cli.training.settings import Settings
+from densenet_cli.training.tensorboard import EventWriter
 
 if TYPE_CHECKING:
     from densenet_cli.weights.contents import Arrays
@@ -94,6 +95,11 @@ class TrainingRun:
         self._average = WeightAverage(self._network.get_weights(), settings.averaging)
         if state.arrays:
             self._restore()
+        self._events: EventWriter | None = None
+        if options.tensorboard:
+            self._events = EventWriter(options.tensorboard, resume=bool(state.arrays))
+            for row in state.history:
+                self._events.write_epoch(int(row["epoch"]) * len(self.batches), row)
         self._steps = 0
         self._seconds_per_pixel = 0.0
         self._stop_requested = False
@@ -154,7 +160,8 @@ class TrainingRun:
         settings, state = self.settings, self.state
         started = time.monotonic()
         step = state.epoch * len(self.batches) + state.batch + 1
-        result = self.step(batch, settings.learning_rate_at(step / len(self.batches)))
+        learning_rate = settings.learning_rate_at(step / len(self.batches))
+        result = self.step(batch, learning_rate)
         if not np.isfinite(result.loss):
             raise UsageError(
                 f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "
@@ -164,6 +171,8 @@ class TrainingRun:
         state.correct += result.accuracy * len(batch.targets)
         state.images += len(batch.targets)
         state.batch += 1
+        if self._events:
+            self._events.write_step(step, result.loss, result.accuracy, learning_rate)
         if self._average.is_due(step):
             self._average.update(self._network.get_weights())
         elapsed = time.monotonic() - started
@@ -227,6 +236,8 @@ class TrainingRun:
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
             network.freeze(self._network, "")
             network.compile_for_training(self._network, settings, self._balance)
+        if self._events:
+            self._events.write_epoch(state.epoch * len(self.batches), row)
         run_files.write_log(self._folder, state.history)
         self.save()
         self.options.on_epoch(row)
@@ -247,6 +258,8 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save the state. Raises ``OutputError``."""
+        if self._events:
+            self._events.flush()
         state = self.state
         state.average_updates = self._average.updates
         state.arrays = {f"variable.{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(self._variables())}

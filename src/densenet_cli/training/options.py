@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RunOptions:
             epoch.
         save_every: Seconds between two checkpoints of the state within an epoch.
         skip_unreadable: Skip images that cannot be decoded.
+        tensorboard: Folder for the metrics as event files of TensorBoard.
         on_message: Called with sentences about the images: what they are, what was skipped, and warnings.
         on_decoded: Called with the number of decoded images and the number of all images.
         on_features: Called with the number of images whose features are computed and the number of all images.
@@ -50,6 +52,7 @@ class RunOptions:
     cache_limit: int = 8000
     save_every: float = 180.0
     skip_unreadable: bool = False
+    tensorboard: Path | None = None
     on_message: Callable[[str], None] = lambda message: None
     on_decoded: Callable[[int, int], None] = lambda done, total: None
     on_features: Callable[[int, int], None] = lambda done, total: None

@@ -15,7 +15,7 @@ from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.images.walking import is_ignored
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.text import to_unicode
-from densenet_cli.training import initial_weights, recipes, run_files
+from densenet_cli.training import initial_weights, recipes, run_files, tensorboard
 from densenet_cli.training.batches import Subset
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
@@ -111,6 +111,8 @@ def fit_head(
     Returns:
         The head, and the number of images that were skipped because they cannot be decoded.
     """
+    if options.tensorboard:
+        raise UsageError("`tensorboard` requires `then_unfreeze`: `freeze` all has no steps to log.")
     with _open(paths, settings, options, False, overwrite) as opened:
         head = _fit_head(paths, opened, settings, options, offline)
         _write_head(paths, opened, settings, head)
@@ -204,6 +206,8 @@ def _open(
             f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
         )
     _check_output(paths)
+    if options.tensorboard:
+        tensorboard.check_folder(options.tensorboard, resume=resume, overwrite=overwrite)
     training, validation = list_datasets(paths, settings, options.on_message)
     if settings.patience and not count_validation(training, validation, settings):
         raise UsageError(PATIENCE_ERROR)
