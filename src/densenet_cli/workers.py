@@ -26,7 +26,7 @@ CHEAP = 0.6e-3
 """Processor time in seconds below which images are cheap: Python's lock lets only one thread work on them, and several
 would spend their time passing it on."""
 
-SAMPLES = 32
+SAMPLE = 32
 """Images after which the pipeline decides again whether they are cheap."""
 
 CHUNK = 8
@@ -35,8 +35,8 @@ CHUNK = 8
 PAUSE = 3e-3
 """Seconds in which results of cheap images are collected. The caller's thread would otherwise be woken for each."""
 
-RETRY = 100
-"""Decisions after which one thread is tried again, if it was slower."""
+MAX_BREAK = 1024
+"""Limit of the samples between two trials to work with one thread."""
 
 
 class Slot(Generic[S]):
@@ -241,15 +241,22 @@ class Workers(Generic[S]):
 
 
 class _Pace:
-    """Decides how many threads work: all of them, or only one if images are cheap (see ``CHEAP``)."""
+    """Decides how many threads work: all of them, or only one if images are cheap (see ``CHEAP``).
+
+    Whether one thread is enough can only be seen while it works alone, so it is tried, and seldom again if it was not.
+    """
 
     def __init__(self) -> None:
         self.is_parallel = True
         self._parallel = threading.Event()
         self._parallel.set()
+        self._ended = False
         self._images = 0
         self._elapsed = self._processor_time = 0.0
-        self._retry = 0
+        self._skipped = 0
+        """Samples to ignore before the next decision."""
+        self._break = 8
+        """Samples between the next two trials."""
 
     def wait_until_parallel(self) -> bool:
         """Wait until several threads may work. Return True."""
@@ -260,24 +267,26 @@ class _Pace:
         self._images += images
         self._elapsed += elapsed
         self._processor_time += processor_time
-        if self._images < SAMPLES or self._retry < 0:
+        if self._images < SAMPLE or self._ended:
             return
-        is_cheap = self._processor_time < CHEAP * self._images
-        if self.is_parallel and is_cheap and self._retry == 0:
-            self.is_parallel = False
-            self._parallel.clear()
-        elif not self.is_parallel and self._elapsed > 2 * CHEAP * self._images:
-            # One thread waits for files, or images are not cheap any more.
-            self.is_parallel = True
-            self._retry = RETRY
-            self._parallel.set()
-        else:
-            self._retry = max(0, self._retry - 1)
+        elapsed, processor_time = self._elapsed / self._images, self._processor_time / self._images
         self._images = 0
         self._elapsed = self._processor_time = 0.0
+        if self._skipped:
+            self._skipped -= 1
+        elif self.is_parallel:
+            if processor_time < 2 * CHEAP:  # passing on the lock takes about as long as the work
+                self.is_parallel = False
+                self._parallel.clear()
+                self._skipped = 2  # other threads still finish their images
+        elif processor_time > CHEAP or elapsed > 3 * CHEAP:  # the latter if it waits for files
+            self.is_parallel = True
+            self._parallel.set()
+            self._skipped = self._break
+            self._break = min(2 * self._break, MAX_BREAK)
 
     def end(self) -> None:
         """Wake all threads for good."""
-        self._retry = -1
+        self._ended = True
         self.is_parallel = True
         self._parallel.set()
