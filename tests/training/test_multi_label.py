@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,47 @@ def test_the_command(table, tmp_path, keras):
     assert "even 500, large 500, round 400" in result.err
     assert "mAP" in result.err and "mean average precision" in result.err.splitlines()[-1]
     assert densenet("train", "--csv", table, "-o", tmp_path / "run", "--resume", "--epochs", "2").status == 0
+
+
+def test_a_fitted_head(table, tmp_path):
+    started = time.process_time()
+    arguments = ["train", "--csv", table, "-o", tmp_path / "run", "--multi-label", "--freeze", "all", "--from", "tiny"]
+    result = densenet(*arguments)
+    assert result.status == 0, result.err
+    assert time.process_time() - started < 60
+    path = tmp_path / "run" / "model.safetensors"
+    model = checkpoint.read(path)
+    assert model.config.is_multi_label
+    score = model.metadata.accuracy["validation"]["mean_average_precision"]
+    assert score > 0.9 and f"mean average precision {score:.1%}" in result.err
+    evaluated = densenet("evaluate", "--csv", table, "--weights", path)
+    assert evaluated.status == 0, evaluated.err
+
+
+def test_then_unfreeze_is_not_worse(table, tmp_path, keras):
+    settings = replace(
+        recipes.resolve({}, {"start": "tiny", "freeze": "all", "then_unfreeze": True, "multi_label": True}),
+        sizes=(Phase(32, 1),), learning_rate=10.0, warmup=0, class_weights=True,
+    )  # fmt: skip
+    with session.open_run(run_paths(table, tmp_path / "run"), settings, RunOptions()) as run:
+        score = run.state.best_accuracy
+        assert score > 0.9
+        with contextlib.suppress(UsageError):  # the loss is infinite
+            run.train()
+    assert load_state(tmp_path / "run").best_accuracy >= score
+    model = checkpoint.read(tmp_path / "run" / "model.safetensors")
+    assert model.metadata.accuracy["validation"]["mean_average_precision"] >= score
+
+
+def test_without_positive_validation_images_the_last_model_is_kept(table, tmp_path, keras):
+    lines = [line for line in table.read_text().splitlines() if "/1/" in line or "/3/" in line]
+    validation = table.with_name("validation.csv")
+    validation.write_text("path,labels\n" + "\n".join(lines) + "\n")
+    paths = replace(run_paths(table, tmp_path / "run"), val=validation)
+    with session.open_run(paths, replace(MULTI_LABEL, sizes=(Phase(8, 1),)), RunOptions()) as run:
+        run.train()
+    metrics = checkpoint.read(tmp_path / "run" / "model.safetensors").metadata.accuracy["validation"]
+    assert metrics["images"] == len(lines) and "mean_average_precision" not in metrics
 
 
 def test_class_columns(tmp_path):
@@ -218,5 +260,3 @@ def test_the_defaults_of_the_recipe():
     assert recipes.resolve({}, {}).backbone_rate == 1
     assert recipes.resolve({}, {"start": "tiny"}).backbone_rate == 0.1
     assert recipes.resolve({"backbone_rate": 0.5}, {"start": "tiny"}).backbone_rate == 0.5
-    with pytest.raises(UsageError, match="`multi_label`"):
-        recipes.resolve({}, {"multi_label": True, "freeze": "all", "start": "tiny"})

@@ -210,8 +210,9 @@ def train(
     if lr_find:
         _echo_suggestion(output / run_files.RATE_TEST_FILE, test)
         return 0
+    score_name = "mean average precision" if settings.multi_label else "accuracy"
     if run is None:
-        _echo_result(output, head.metrics.top1, "", skipped)
+        _echo_result(output, head.metrics.score, "", skipped, score_name)
         return 0
     if not run.is_finished:
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
@@ -223,8 +224,7 @@ def train(
     state = run.state
     epoch = f"epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the fitted head"
     score = state.best_accuracy if state.best_accuracy >= 0 else math.nan
-    name = "mean average precision" if settings.multi_label else "accuracy"
-    _echo_result(output, score, epoch, len(state.skipped), name)
+    _echo_result(output, score, epoch, len(state.skipped), score_name)
     return 0
 
 
@@ -242,7 +242,7 @@ def _echo_suggestion(plot: Path, test: RateTest) -> None:
         click.echo(f"Suggestion: --learning-rate {test.suggestion:g}")
 
 
-def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str = "accuracy") -> None:
+def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str) -> None:
     """Name the model, its validation score (NaN if there is none), and how many images were skipped."""
     if math.isnan(score):
         detail = f"not validated, from {epoch}" if epoch else "not validated"

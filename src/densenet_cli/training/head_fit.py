@@ -13,10 +13,11 @@ from densenet_cli import variants
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import UnreadableImageError
 from densenet_cli.labels import Labels
-from densenet_cli.training import initial_weights, logistic_regression
+from densenet_cli.training import binary_regression, initial_weights, logistic_regression
 from densenet_cli.training.batches import Subset, class_weights
 from densenet_cli.training.features import compute_features
 from densenet_cli.training.image_list import unreadable_images_message
+from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import ValidationMetrics
 from densenet_cli.training.settings import Settings
@@ -33,12 +34,10 @@ class FittedHead:
     Attributes:
         arrays: The arrays of the whole network.
         metrics: Metrics on the validation images.
-        regularization: The strength of the regularization.
     """
 
     arrays: Arrays
-    metrics: ValidationMetrics
-    regularization: float
+    metrics: ValidationMetrics | MultiLabelMetrics
 
 
 def fit_head(
@@ -93,10 +92,17 @@ def fit_head(
             errors += subset_errors.values()
     if errors and not options.skip_unreadable:
         raise UnreadableImageError(unreadable_images_message(errors, total))
-    for target in sorted(set(training.targets.tolist()) - set(targets[0].tolist())):
-        raise UnreadableImageError(f"No training image of the class {labels[target].name!r} can be decoded.")
-    weights_by_class = class_weights(targets[0], len(labels)) if settings.class_weights else None
-    head = logistic_regression.fit(features[0], targets[0], len(labels), weights_by_class, settings.seed)
-    metrics = ValidationMetrics.of_logits(head.logits(features[1][:, 0]), targets[1])
-    arrays = {**arrays, "predictions": {"kernel": head.kernel, "bias": head.bias}}
-    return FittedHead(arrays, metrics, head.regularization)
+    metrics: ValidationMetrics | MultiLabelMetrics
+    if settings.multi_label:
+        balance = balance_weights(targets[0]) if settings.class_weights else None
+        models = binary_regression.fit(features[0], targets[0], balance, settings.seed)
+        kernel, bias = models.kernel, models.bias
+        metrics = MultiLabelMetrics.of_logits(models.logits(features[1][:, 0]), targets[1])
+    else:
+        for target in sorted(set(training.targets.tolist()) - set(targets[0].tolist())):
+            raise UnreadableImageError(f"No training image of the class {labels[target].name!r} can be decoded.")
+        weights_by_class = class_weights(targets[0], len(labels)) if settings.class_weights else None
+        model = logistic_regression.fit(features[0], targets[0], len(labels), weights_by_class, settings.seed)
+        kernel, bias = model.kernel, model.bias
+        metrics = ValidationMetrics.of_logits(model.logits(features[1][:, 0]), targets[1])
+    return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics)

@@ -80,16 +80,24 @@ def fit(
         class_weights: Weight of each class in the objective, or None for equal weights.
         seed: Seed of the folds.
     """
-    rows = features.reshape(-1, features.shape[-1])
-    mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
-    scale = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
-    standardized = ((features - mean.astype(np.float32)) * scale.astype(np.float32)).astype(np.float32)
+    standardized, mean, scale = standardize(features)
     losses = _cross_validate(standardized, targets, classes, class_weights, seed)
     strength = min(losses, key=lambda value: losses[value]) if losses else DEFAULT_REGULARIZATION
     parameters = _fit(standardized, targets, classes, class_weights, strength)
     kernel = parameters[:-1] * scale[:, None]
     bias = parameters[-1] - mean @ kernel
     return LogisticRegression(kernel.astype(np.float32), bias.astype(np.float32), strength, losses)
+
+
+def standardize(features: FloatArray) -> tuple[FloatArray, Float64Array, Float64Array]:
+    """Return ``(features - mean) * scale``, float32 (images, views, features), and ``mean`` and ``scale`` (features,).
+
+    The scale of a constant feature is 0.
+    """
+    rows = features.reshape(-1, features.shape[-1])
+    mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    scale = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
+    return ((features - mean.astype(np.float32)) * scale.astype(np.float32)).astype(np.float32), mean, scale
 
 
 def negative_log_likelihood(logits: FloatArray, targets: IntArray) -> float:

@@ -225,9 +225,10 @@ class TrainingRun:
         state.history.append(row)
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.images = 0.0, 0.0, 0
-        if metrics.score > state.best_accuracy or not metrics.images:
+        is_comparable = not math.isnan(metrics.score)
+        if metrics.score > state.best_accuracy or not is_comparable:
             state.best_epoch = state.epoch
-            state.best_accuracy = metrics.score if metrics.images else state.best_accuracy
+            state.best_accuracy = metrics.score if is_comparable else state.best_accuracy
             arrays = keras_ops.get_arrays(self._averaged_network)
             run_files.write_model(
                 self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped)

@@ -217,12 +217,13 @@ def write_model(
 ) -> None:
     """Write the model as it is after ``epoch`` epochs, without the images named ``skipped``. Raises ``OutputError``."""
     names = sorted(skipped)[:MAX_SKIPPED_NAMES]
+    values = {name: value for name, value in asdict(metrics).items() if not math.isnan(value)}
     metadata = ModelMetadata(
         labels,
         settings.preprocess,
         settings.input_size,
         training={**settings.to_dict(), "trained_epochs": epoch, "skipped": len(skipped), "skipped_images": names},
-        accuracy={"validation": asdict(metrics)} if metrics.images else {},
+        accuracy={"validation": values} if metrics.images else {},
         mean=settings.mean,
         std=settings.std,
         interpolation=settings.preprocessing.interpolation,

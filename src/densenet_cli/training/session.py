@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -90,8 +91,8 @@ def open_run(
             state = RunState(settings.to_dict(), classes, opened.fingerprint, skipped=opened.skipped)
             if head is None:
                 _delete_run(paths.output)
-            elif head.metrics.images:
-                state.best_accuracy = head.metrics.top1
+            elif not math.isnan(head.metrics.score):
+                state.best_accuracy = head.metrics.score
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
         if head is not None:

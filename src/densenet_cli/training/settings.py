@@ -229,8 +229,6 @@ class Settings:
             raise UsageError("`freeze` requires `start`: there are no trained weights to freeze.")
         if self.is_head_only and self.unfreeze_after:
             raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
-        if self.is_head_only and self.multi_label:
-            raise UsageError("`freeze` all does not support `multi_label`. Freeze the layers up to the last stage.")
         check_randaugment(self.randaugment)
         for name in ("mixup", "cutmix"):
             if getattr(self, name) and self.multi_label:
