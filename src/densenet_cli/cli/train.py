@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, output_option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, input_option, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.cli.train_settings import settings_options
@@ -45,11 +45,11 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Read settings from a recipe (TOML). Options take precedence.",
+    help="Read settings from a recipe (TOML). Options take precedence: --no-NAME turns off a flag.",
 )
 @table_options
 @suffix_option
-@option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded, and list them in skipped.csv.")
+@input_option("--skip-unreadable", is_flag=True, help="Skip images that cannot be decoded.")
 @output_option(
     "-o",
     "--output",
@@ -60,12 +60,6 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @output_option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @output_option("--overwrite", is_flag=True, help="Replace the run in the output folder.")
-@option(
-    "--lr-find",
-    is_flag=True,
-    group="Training",
-    help="Do not train, but suggest a --learning-rate: plot the loss of 100 steps at rising rates in lr_find.png.",
-)
 @output_option(
     "--save-every",
     type=FloatRange(min=0),
@@ -80,6 +74,12 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Write the metrics for TensorBoard into this folder, which is for one run.",
 )
 @settings_options
+@option(
+    "--lr-find",
+    is_flag=True,
+    group="Schedule",
+    help="Suggest a --learning-rate instead of training: plot the loss at rising rates.",
+)
 @option(
     "--val",
     type=click.Path(exists=True, path_type=Path),
@@ -135,22 +135,16 @@ def train(
 ) -> int:
     """Train a model on images in class folders, or fine-tune one with --from.
 
-    FOLDER contains one folder of images per class, or folders train and val that each contain such class folders. The
-    output folder contains model.safetensors (the best model so far, which other commands load with --weights), log.csv,
-    curves.png, settings.toml (a recipe for --config), and the state of the run. --resume continues an interrupted run
-    with the same settings, or a finished run with more --epochs.
-
-    With --freeze all, the output folder contains only model.safetensors and settings.toml.
+    FOLDER contains one folder of images per class, or the folders train and val with such class folders. The first two
+    examples are enough for most uses. Other commands use the result with --weights run/model.safetensors.
 
     \b
     Examples:
       densenet train photos/ -o run --freeze all
       densenet train photos/ -o run --from 121 --freeze conv4 --epochs 10
-      densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
-      densenet train tiny-imagenet/train -o run --config recipes/tiny.toml
-      densenet train --csv photos.csv -o run --from 121
-      densenet train --csv findings.csv -o run --from 121 --multi-label
       densenet train photos/ -o run --resume
+      densenet train --csv findings.csv -o run --from 121 --multi-label
+      densenet train cifar/train -o run --variant bc-100-12 --augmentation pad
     """
     if folder is None and csv is None:
         raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")

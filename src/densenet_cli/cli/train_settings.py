@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import FloatList, option
+from densenet_cli.cli.command import FloatList, Option, option
 from densenet_cli.training.settings import ARCHITECTURE, DEFAULT_EPOCHS, PREPROCESSING, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTION_NAMES = {"start": "--from"}
 """Options that are not called as their setting."""
-GROUPS = ("Initial weights", "Network", "Training", "Augmentation", "Validation")
+GROUPS = (
+    *("Initial weights", "New head only (--freeze all)", "Schedule", "Labels and loss", "Augmentation", "Validation"),
+    *("Optimizer", "Network", "Preprocessing", "Performance"),
+)
 """The groups of settings in the order of help."""
 
 
@@ -33,15 +36,31 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
             self.fail(f"{value!r} is not a list of integers such as 6,12,24,16.", param, ctx)
 
 
+class SettingOption(Option):
+    """An option of which help shows only the form that differs from the default, such as ``--no-flip``."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Leave out the other form of a flag."""
+        record = super().get_help_record(ctx)
+        if record is None or not self.secondary_opts:
+            return record
+        return record[0].split(" / ")[self.show_negative], record[1]
+
+    def __init__(self, *args: Any, show_negative: bool = False, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.show_negative = show_negative
+
+
 def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
     """Return the decorator that adds the option for a field of ``Settings``. Without the option, its value is None."""
     metadata = setting.metadata
     name = OPTION_NAMES.get(setting.name, f"--{setting.name.replace('_', '-')}")
     default = metadata.get("shown_default", setting.default)
     kind: Any = type(setting.default)
+    show_negative = False
     if kind is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
-        default = "yes" if default else "no"
+        show_negative, default = default, ""
     elif setting.name in ("blocks", "randaugment"):
         kind = IntList()
     elif setting.name in ("mean", "std"):
@@ -56,6 +75,8 @@ def _setting_option(setting: Field[Any]) -> Callable[[F], F]:
         default=None,
         metavar=metadata.get("metavar"),
         group=metadata["group"],
+        cls=SettingOption,
+        show_negative=show_negative,
         help=metadata["help"] + f"  [default: {default}]" * has_default,
     )
 
@@ -68,16 +89,20 @@ def settings_options(function: F) -> F:
         type=click.Choice(list(variants.VARIANTS)),
         metavar="NAME",
         group="Network",
-        help=f"Variant that provides the defaults of this group: {', '.join(variants.VARIANTS)}.  "
+        help=f"Defaults for the options of this group and --input-size: {', '.join(variants.VARIANTS)}.  "
         f"[default: {variants.DEFAULT}]",
     )
     epochs = option(
         "--epochs",
         type=click.IntRange(min=1),
         metavar="N",
-        group="Training",
+        group="Schedule",
         help=f"Number of epochs, all at the input size.  [default: {DEFAULT_EPOCHS}]",
     )
-    for decorator in reversed([*map(_setting_option, settings), epochs, variant]):
+    decorators = []
+    for setting in settings:
+        decorators += {"sizes": [epochs], "blocks": [variant]}.get(setting.name, [])
+        decorators.append(_setting_option(setting))
+    for decorator in reversed(decorators):
         function = decorator(function)
     return function

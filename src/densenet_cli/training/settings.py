@@ -48,51 +48,53 @@ class Settings:
     stem: str = setting("imagenet", "Layers before the first dense block.", "Network", choices=tuple(STEMS))
     stem_width: int = setting(64, "Output channels of the stem.", "Network", metavar="N")
     compression: float = setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
-    input_size: int = setting(224, "Image size for validation and inference.", "Network", metavar="PIXELS")
-    preprocess: str = setting("crop", "Preprocessing mode for validation and inference.", "Network", choices=MODES)
+    input_size: int = setting(224, "Image size for validation and inference.", "Preprocessing", metavar="PIXELS")
+    preprocess: str = setting(
+        "crop", "How to fit images to the input size for validation and inference.", "Preprocessing", choices=MODES
+    )
     mean: tuple[float, ...] = setting(
         MEAN,
-        "Mean of each channel for pixels in [0, 1]. By default, that of the initial weights, or ImageNet's.",
-        "Network",
+        "Mean of each channel for pixels in [0, 1].",
+        "Preprocessing",
         metavar="R,G,B",
     )
-    std: tuple[float, ...] = setting(STD, "Standard deviation, like the mean.", "Network", metavar="R,G,B")
-    interpolation: str = setting("bilinear", "How to resize images.", "Network", choices=INTERPOLATIONS)
+    std: tuple[float, ...] = setting(STD, "Standard deviation of each channel.", "Preprocessing", metavar="R,G,B")
+    interpolation: str = setting("bilinear", "How to resize images.", "Preprocessing", choices=INTERPOLATIONS)
     sizes: tuple[Phase, ...] = setting(
         (),
         "Train on several image sizes in turn, such as 32x5,48x4: 5 epochs at 32 pixels, then 4 at 48.",
-        "Training",
+        "Schedule",
         metavar="SIZExEPOCHS,...",
     )
-    batch_size: int = setting(64, "Images per step.", "Training", metavar="N", range=Range(2, 1e6))
+    batch_size: int = setting(64, "Images per step.", "Schedule", metavar="N", range=Range(2, 1e6))
     learning_rate: float = setting(
-        0.1, "Peak learning rate.", "Training", metavar="RATE", range=Range(0, 1e3, min_open=True)
+        0.1, "Peak learning rate.", "Schedule", metavar="RATE", range=Range(0, 1e3, min_open=True)
     )
     backbone_rate: float = setting(
         1.0,
         "Learning rate of the layers before the head, as a fraction of the head's.",
-        "Training",
+        "Optimizer",
         metavar="FRACTION",
         range=Range(0, 1, min_open=True, max_open=False),
-        shown_default="0.1 with --from, or else 1",
+        shown_default="0.1 with --from, otherwise 1",
     )
     clip_norm: float = setting(
         0.0,
-        "Scale down gradients whose norm over all layers is above this.",
-        "Training",
+        "Limit the norm of the gradients.",
+        "Optimizer",
         metavar="NORM",
         range=Range(0, 1e6),
         shown_default="no limit",
     )
     schedule: str = setting(
-        "cosine", "Decay of the learning rate after the warmup.", "Training", choices=("cosine", "step")
+        "cosine", "Decay of the learning rate after the warmup.", "Schedule", choices=("cosine", "step")
     )
-    warmup: float = setting(1.0, "Epochs of linear warmup.", "Training", metavar="EPOCHS", range=Range(0, 1e6))
-    momentum: float = setting(0.9, "Nesterov momentum.", "Training", metavar="M", range=Range(0, 1))
-    weight_decay: float = setting(1e-4, "L2 regularization of kernels.", "Training", metavar="DECAY", range=Range(0, 1))
-    label_smoothing: float = setting(
-        0.1, "Label smoothing of the loss.", "Training", metavar="FRACTION", range=Range(0, 1)
+    warmup: float = setting(1.0, "Epochs of linear warmup.", "Schedule", metavar="EPOCHS", range=Range(0, 1e6))
+    momentum: float = setting(0.9, "Nesterov momentum.", "Optimizer", metavar="M", range=Range(0, 1))
+    weight_decay: float = setting(
+        1e-4, "L2 regularization of kernels.", "Optimizer", metavar="DECAY", range=Range(0, 1)
     )
+    label_smoothing: float = setting(0.1, "Label smoothing.", "Labels and loss", metavar="FRACTION", range=Range(0, 1))
     augmentation: str = setting(
         "crop",
         "Random resized crops, padded crops (as in the DenseNet paper), or none.",
@@ -106,10 +108,10 @@ class Settings:
         metavar="FRACTION",
         range=Range(0, 1, min_open=True, max_open=False),
     )
-    flip: bool = setting(True, "Flip half of the images horizontally.", "Augmentation")
+    flip: bool = setting(True, "Do not flip half of the images horizontally.", "Augmentation")
     mixup: float = setting(
         0.0,
-        "Average images and their targets at random, with shares from Beta(ALPHA, ALPHA), such as 0.2.",
+        "Average pairs of images, with shares from Beta(ALPHA, ALPHA), such as 0.2.",
         "Augmentation",
         metavar="ALPHA",
         range=Range(0, 100),
@@ -117,7 +119,7 @@ class Settings:
     )
     cutmix: float = setting(
         0.0,
-        "Replace a rectangle of images by that of others, with areas from Beta(ALPHA, ALPHA), such as 1.",
+        "Paste a rectangle of another image, with areas from Beta(ALPHA, ALPHA), such as 1.",
         "Augmentation",
         metavar="ALPHA",
         range=Range(0, 100),
@@ -125,7 +127,7 @@ class Settings:
     )
     erase: float = setting(
         0.0,
-        "Fill a random rectangle of this fraction of the images with the mean color.",
+        "Fill a random rectangle in this fraction of the images.",
         "Augmentation",
         metavar="FRACTION",
         range=Range(0, 1, max_open=False),
@@ -133,47 +135,46 @@ class Settings:
     )
     randaugment: tuple[int, ...] = setting(
         (),
-        "Apply N random operations of magnitude M (0 to 30) to each image, such as 2,9.",
+        "Apply N random operations of magnitude M (0 to 30), such as 2,9.",
         "Augmentation",
         metavar="N,M",
         shown_default="off",
     )
     averaging: int = setting(
         500,
-        "Steps over which to average the weights (0: no averaging).",
-        "Training",
+        "Average the weights over this many steps (0: off).",
+        "Optimizer",
         metavar="STEPS",
         range=Range(0, 1e9),
     )
-    class_weights: bool = setting(False, "Weight classes by inverse frequency.", "Training")
+    class_weights: bool = setting(False, "Weight classes by inverse frequency.", "Labels and loss")
     multi_label: bool = setting(
         False,
-        "Train independent classes, of which an image can have any number. Requires --csv with labels such as "
-        '"cat|dog", or with a column of 0 and 1 per class.',
-        "Training",
+        'Train classes that do not exclude each other. Requires --csv with labels such as "cat|dog", '
+        "or with a column of 0 and 1 per class.",
+        "Labels and loss",
     )
     start: str = setting(
         FROM_SCRATCH,
-        "Start from these weights: a variant, a file, a folder, or hf://ORGANIZATION/NAME. The head is new unless the "
-        "classes are the same.",
+        "Start from the weights of a variant, a file, a folder, or hf://ORGANIZATION/NAME, with a new head unless "
+        "the classes are the same.",
         "Initial weights",
         metavar="VARIANT|PATH",
     )
     freeze: str = setting(
         "",
-        "Freeze the layers up to this stage (conv1, conv2, ...). With all, fit a new head to the features of the "
-        "images, which takes little longer than classifying them.",
+        "Freeze the layers up to this stage (conv1, conv2, ...). With all, only fit a new head, which is fast.",
         "Initial weights",
         metavar="STAGE",
     )
     views: int = setting(
         0,
-        "With --freeze all: flipped and randomly cropped copies of each image to add.",
-        "Initial weights",
+        "Augmented copies of each image to add.",
+        "New head only (--freeze all)",
         metavar="N",
         range=Range(0, 1000),
     )
-    then_unfreeze: bool = setting(False, "With --freeze all: continue by training all layers.", "Initial weights")
+    then_unfreeze: bool = setting(False, "Continue by training all layers.", "New head only (--freeze all)")
     unfreeze_after: int = setting(
         0,
         "Unfreeze all layers after this many epochs.",
@@ -184,7 +185,7 @@ class Settings:
     )
     validation: int = setting(
         10,
-        "Images per class to hold out for validation (at most a fifth of a class; 0: none).",
+        "Images per class to hold out, at most a fifth of a class (0: none).",
         "Validation",
         metavar="N",
         range=Range(0, 1e9),
@@ -198,9 +199,9 @@ class Settings:
         shown_default="never",
     )
     precision: str = setting(
-        "float32", "Keras dtype policy.", "Training", choices=("float32", "mixed_bfloat16", "mixed_float16")
+        "float32", "Keras dtype policy.", "Performance", choices=("float32", "mixed_bfloat16", "mixed_float16")
     )
-    seed: int = setting(0, "Random seed.", "Training", metavar="N", range=Range(0, 2**32))
+    seed: int = setting(0, "Random seed.", "Optimizer", metavar="N", range=Range(0, 2**32))
 
     def __post_init__(self) -> None:
         try:
