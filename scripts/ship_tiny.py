@@ -1,7 +1,7 @@
 """Make the bundled weights from a run of ``densenet train``: ``python scripts/ship_tiny.py RUN TRAINING_FOLDER``.
 
 The script evaluates preprocessing modes and input sizes on the run's own validation split and stores the best one in
-the file. Kernels are stored in float16. The test images are not used.
+the file. Kernels are stored in float16. The test images are not used. Run ``calibrate_tiny.py`` afterwards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main(run: Path, folder: Path) -> None:
     results: dict[tuple[str, int], run_files.ValidationMetrics] = {}
     for mode, size in CANDIDATES:
         batches = validation_batches(validation, Preprocessing(mode, size), 100, available_cores())
-        results[mode, size] = metrics = validate(keras_model, batches, run_files.ValidationMetrics)
+        metrics, *_ = validate(keras_model, batches, run_files.ValidationMetrics)
+        results[mode, size] = metrics
         print(f"| {mode} | {size} | {metrics.top1:.1%} | {metrics.top5:.1%} |", flush=True)
     (mode, size), metrics = max(results.items(), key=lambda item: (item[1].top1, item[1].top5))
     training = dict(model.metadata.training)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from densenet_cli import Classifier, labels, variants
+from densenet_cli.calibration.record import Calibration
 from densenet_cli.weights import checkpoint, store
 from tests.conftest import SAMPLES
 from tests.support.command import densenet
@@ -23,6 +28,27 @@ EXPECTED_CLASSES = {
 
 def test_file_is_small():
     assert store.get_file(variants.get("tiny")).stat().st_size < 8e6
+
+
+def test_calibration_did_not_change_the_weights():
+    """The arrays are those of the training run, before the calibration was added."""
+    arrays = load_file(store.get_file(variants.get("tiny")))
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    assert digest.hexdigest() == "cfd5a77c7f28528ec010aa63d3865c48c1ec6e19547c3685808286cc61e472e7"
+
+
+def test_it_is_calibrated_on_its_validation_images():
+    metadata = checkpoint.read(store.get_file(variants.get("tiny"))).metadata
+    calibration = Calibration.from_dict(metadata.calibration, 200)
+    assert np.bincount(calibration.scores.targets).tolist() == [10] * 200
+    # The test images have another accuracy, and images that the model was trained on a higher one.
+    assert calibration.accuracy == metadata.accuracy["validation"]["top1"]
+    with Classifier("tiny") as classifier, Classifier("tiny", uncalibrated=True) as raw:
+        first, second = (model.predict(SAMPLES / "cat.jpg").scores[0] for model in (classifier, raw))
+        assert first.label == second.label and first.probability > second.probability
+        assert classifier.predictor(coverage=0.9, max_error=0.2).warnings == ()
 
 
 def test_labels_are_those_of_imagenet():

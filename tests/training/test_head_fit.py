@@ -13,6 +13,7 @@ import pytest
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.training import features, recipes, session
+from densenet_cli.training.calibration import calibrate
 from densenet_cli.training.image_cache import DecodedOnDemand
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
@@ -77,6 +78,51 @@ def test_the_validation_accuracy_is_that_of_the_model(digits, tmp_path, settings
         predictions = list(classifier.predict_many(names, top_k=1))
     correct = [p.scores[0].label == name.parent.name for p, name in zip(predictions, names, strict=True)]
     assert head.metrics.top1 == np.mean(correct)
+
+
+def test_calibration(digits, tmp_path, settings):
+    """The model is calibrated with 100 validation images. Without calibration, its weights are the same."""
+    messages = []
+    options = RunOptions(on_message=messages.append)
+    models = []
+    for name, values in {"yes": {}, "no": {"calibrate": False}, "few": {"validation": 9}}.items():
+        head, _ = session.fit_head(run_paths(digits, tmp_path / name), replace(settings, **values), options)
+        model = checkpoint.read(tmp_path / name / "model.safetensors")
+        assert (head.calibration is not None) == (model.metadata.calibration is not None) == (name == "yes")
+        models.append(model)
+    notes = [message for message in messages if "not calibrated" in message]
+    assert len(notes) == 1 and "100" in notes[0] and "90" in notes[0]
+    assert models[0].metadata.calibration["images"] == 100
+    head = [model.arrays["predictions"]["kernel"].tobytes() for model in models[:2]]
+    assert head[0] == head[1]
+    with Classifier(weights=tmp_path / "yes" / "model.safetensors") as classifier:
+        prediction = classifier.predict(digits / "3" / "000.png", coverage=0.9, max_error=0.5)
+        assert prediction.set is not None and prediction.unsure is not None
+        assert classifier.predictor(coverage=0.9).warnings == ()
+
+
+def test_the_command_calibrates_unless_told_otherwise(digits, tmp_path, start):
+    arguments = ["train", digits, "--from", start, "--freeze", "all", "--preprocess", "squash", "-o"]
+    result = densenet(*arguments, tmp_path / "yes")
+    assert result.status == 0 and "calibrated on 100 images" in result.err
+    result = densenet(*arguments, tmp_path / "no", "--no-calibrate")
+    assert result.status == 0 and "calibrated" not in result.err
+    assert checkpoint.read(tmp_path / "no" / "model.safetensors").metadata.calibration is None
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "text"),
+    [
+        (np.full((200, 2), np.nan, np.float32), np.zeros(200, np.int64), "NaN"),
+        (np.tile(np.float32([0, 1]), (200, 1)), np.zeros(200, np.int64), "chance"),
+        (np.tile(np.float32([0, 1]), (99, 1)), np.ones(99, np.int64), "found 99"),
+        (np.empty((0, 0), np.float32), np.empty(0, np.int64), ""),
+    ],
+)
+def test_a_model_that_cannot_be_calibrated(settings, logits, targets, text):
+    messages = []
+    assert calibrate(logits, targets, settings, messages.append) is None
+    assert len(messages) == bool(text) and text in "".join(messages)
 
 
 @pytest.mark.parametrize("views", [0, 3])

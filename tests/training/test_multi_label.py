@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from densenet_cli.calibration.record import Calibration
 from densenet_cli.classifier import Classifier
 from densenet_cli.datasets import DatasetOptions
 from densenet_cli.errors import UsageError
@@ -24,7 +25,7 @@ from densenet_cli.weights import checkpoint
 from tests.support.command import densenet
 from tests.training.images import SETTINGS, write_digits
 
-MULTI_LABEL = replace(SETTINGS, multi_label=True, label_smoothing=0.0, validation=20)
+MULTI_LABEL = replace(SETTINGS, multi_label=True, label_smoothing=0.0, validation=40)
 CLASSES = ("even", "large", "round")
 
 
@@ -66,10 +67,15 @@ def test_a_run_learns_digits_in_under_a_minute(finished, table):
     assert [label.name for label in model.metadata.labels] == list(CLASSES)
     metrics = model.metadata.accuracy["validation"]
     assert metrics["mean_average_precision"] == state.best_accuracy
-    assert metrics["images"] == 60 and metrics["accuracy"] > 0.85
+    assert metrics["images"] == 120 and metrics["accuracy"] > 0.85
     log = np.genfromtxt(output / "log.csv", delimiter=",", names=True)
     assert log["val_map"].max() == pytest.approx(state.best_accuracy, abs=1e-5)
     assert np.isnan(log["val_top5"]).all()
+    calibration = Calibration.from_dict(model.metadata.calibration, len(CLASSES))
+    assert calibration.images == state.calibration_images == 120
+    assert [len(scores.is_positive) for scores in calibration.label_scores] == [120] * 3
+    assert calibration.accuracy >= metrics["accuracy"] - 0.1
+    assert calibration.temperature != (1, 1, 1)
 
 
 def test_other_commands_use_the_model(finished, table, tmp_path):

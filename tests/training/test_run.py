@@ -18,12 +18,15 @@ import pytest
 from PIL import Image
 
 from densenet_cli import labels
+from densenet_cli.calibration.record import Calibration
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import CheckpointError, ImageError, UsageError
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.sources import from_object
 from densenet_cli.topology import HeadLayer
 from densenet_cli.training import initial_weights, recipes, run_files, session
+from densenet_cli.training.batches import Subset, split_validation
+from densenet_cli.training.image_cache import DecodedOnDemand
 from densenet_cli.training.image_list import list_images
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
@@ -95,6 +98,29 @@ def test_the_log_has_a_row_per_epoch(finished):
 def test_the_settings_file_is_a_recipe(finished):
     output, _, _ = finished
     assert recipes.resolve(recipes.read(output / "settings.toml"), {}) == SETTINGS
+
+
+def test_the_model_is_calibrated_on_its_validation_images(digits, finished, tmp_path):
+    """The calibration is that of ``densenet calibrate`` on the same images."""
+    output, state, _ = finished
+    path = output / "model.safetensors"
+    image_list = list_images(str(digits))
+    subset = Subset(DecodedOnDemand(image_list.paths, 0), np.arange(len(image_list)), image_list.target_array())
+    _, validation = split_validation(subset, 10, SETTINGS.validation, SETTINGS.seed)
+    rows = zip(validation.indices, validation.targets, strict=True)
+    table = "".join(f"{image_list.paths[index]},{target}\n" for index, target in rows)
+    (tmp_path / "validation.csv").write_text("path,label\n" + table)
+    again = tmp_path / "again.safetensors"
+    result = densenet("calibrate", "--csv", tmp_path / "validation.csv", "--weights", path, "-o", again)
+    assert result.status == 0, result.err
+    actual, expected = (Calibration.from_dict(checkpoint.read(file).metadata.calibration, 10) for file in (path, again))
+    assert actual.images == expected.images == state.calibration_images == 200
+    assert actual.accuracy == expected.accuracy == state.best_accuracy
+    assert actual.temperature == pytest.approx(expected.temperature, rel=1e-4)
+    np.testing.assert_array_equal(actual.scores.targets, expected.scores.targets)
+    np.testing.assert_allclose(actual.scores.confidences, expected.scores.confidences, atol=1e-5)
+    predicted = densenet("predict", image_list.paths[0], "--weights", path, "--coverage", "0.9", "--format", "json")
+    assert predicted.status == 0 and predicted.err == "" and "0" in json.loads(predicted.out)[0]["set"][0]["label"]
 
 
 def test_both_engines_reproduce_the_validation_accuracy(digits, finished):

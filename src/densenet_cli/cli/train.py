@@ -206,7 +206,8 @@ def train(
         return 0
     score_name = "mean average precision" if settings.multi_label else "accuracy"
     if run is None:
-        _echo_result(output, head.metrics.score, "", skipped, score_name)
+        images = head.calibration.images if head.calibration else 0
+        _echo_result(output, head.metrics.score, "", skipped, images, score_name)
         return 0
     if not run.is_finished:
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
@@ -218,7 +219,7 @@ def train(
     state = run.state
     epoch = f"epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the fitted head"
     score = state.best_accuracy if state.best_accuracy >= 0 else math.nan
-    _echo_result(output, score, epoch, len(state.skipped), score_name)
+    _echo_result(output, score, epoch, len(state.skipped), state.calibration_images, score_name)
     return 0
 
 
@@ -236,12 +237,13 @@ def _echo_suggestion(plot: Path, test: RateTest) -> None:
         click.echo(f"Suggestion: --learning-rate {test.suggestion:g}")
 
 
-def _echo_result(output: Path, score: float, epoch: str, skipped: int, name: str) -> None:
+def _echo_result(output: Path, score: float, epoch: str, skipped: int, calibration_images: int, name: str) -> None:
     """Name the model, its validation score (NaN if there is none), and how many images were skipped."""
     if math.isnan(score):
         detail = f"not validated, from {epoch}" if epoch else "not validated"
     else:
         detail = f"validation {name} {score:.1%}" + (f" in {epoch}" if epoch else "")
+    detail += f", calibrated on {plural(calibration_images, 'image')}" * bool(calibration_images)
     echo_info(f"Wrote {printable(str(output / 'model.safetensors'))} ({detail}).")
     if skipped:
         path = printable(str(output / "skipped.csv"))

@@ -15,6 +15,7 @@ from densenet_cli.errors import UnreadableImageError
 from densenet_cli.labels import Labels
 from densenet_cli.training import binary_regression, initial_weights, logistic_regression
 from densenet_cli.training.batches import Subset, class_weights
+from densenet_cli.training.calibration import calibrate
 from densenet_cli.training.features import compute_features
 from densenet_cli.training.image_list import unreadable_images_message
 from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
@@ -24,6 +25,7 @@ from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, IntArray
+    from densenet_cli.calibration.record import Calibration
     from densenet_cli.weights.contents import Arrays
 
 
@@ -34,10 +36,12 @@ class FittedHead:
     Attributes:
         arrays: The arrays of the whole network.
         metrics: Metrics on the validation images.
+        calibration: Calibration on the validation images, or None.
     """
 
     arrays: Arrays
     metrics: ValidationMetrics | MultiLabelMetrics
+    calibration: Calibration | None
 
 
 def fit_head(
@@ -97,12 +101,15 @@ def fit_head(
         balance = balance_weights(targets[0]) if settings.class_weights else None
         models = binary_regression.fit(features[0], targets[0], balance, settings.seed)
         kernel, bias = models.kernel, models.bias
-        metrics = MultiLabelMetrics.of_logits(models.logits(features[1][:, 0]), targets[1])
+        logits = models.logits(features[1][:, 0])
+        metrics = MultiLabelMetrics.of_logits(logits, targets[1])
     else:
         for target in sorted(set(training.targets.tolist()) - set(targets[0].tolist())):
             raise UnreadableImageError(f"No training image of the class {labels[target].name!r} can be decoded.")
         weights_by_class = class_weights(targets[0], len(labels)) if settings.class_weights else None
         model = logistic_regression.fit(features[0], targets[0], len(labels), weights_by_class, settings.seed)
         kernel, bias = model.kernel, model.bias
-        metrics = ValidationMetrics.of_logits(model.logits(features[1][:, 0]), targets[1])
-    return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics)
+        logits = model.logits(features[1][:, 0])
+        metrics = ValidationMetrics.of_logits(logits, targets[1])
+    calibration = calibrate(logits, targets[1], settings, options.on_message)
+    return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics, calibration)

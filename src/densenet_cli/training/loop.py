@@ -18,6 +18,7 @@ from densenet_cli.labels import Labels
 from densenet_cli.text import format_duration
 from densenet_cli.training import network, run_files
 from densenet_cli.training.batches import Batch, Subset, TrainingBatches, class_weights, validation_batches
+from densenet_cli.training.calibration import calibrate
 from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
 from densenet_cli.training.network import WeightAverage
 from densenet_cli.training.options import RunOptions, StepInfo
@@ -26,6 +27,7 @@ from densenet_cli.training.settings import Settings
 from densenet_cli.training.tensorboard import EventWriter
 
 if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray, IntArray
     from densenet_cli.weights.contents import Arrays
 
 T = TypeVar("T", ValidationMetrics, MultiLabelMetrics)
@@ -103,6 +105,7 @@ class TrainingRun:
         self._steps = 0
         self._seconds_per_pixel = 0.0
         self._stop_requested = False
+        self._calibration_note = ""
 
     @property
     def is_finished(self) -> bool:
@@ -210,7 +213,7 @@ class TrainingRun:
         """Validate, write the model if it is the best so far or cannot be compared, and write the log and the state."""
         settings, state = self.settings, self.state
         started = time.monotonic()
-        metrics = self._validate()
+        metrics, logits, targets = self._validate()
         state.seconds += time.monotonic() - started
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
@@ -229,9 +232,11 @@ class TrainingRun:
         if metrics.score > state.best_accuracy or not is_comparable:
             state.best_epoch = state.epoch
             state.best_accuracy = metrics.score if is_comparable else state.best_accuracy
+            calibration = calibrate(logits, targets, settings, self._note_calibration)
+            state.calibration_images = calibration.images if calibration else 0
             arrays = keras_ops.get_arrays(self._averaged_network)
             run_files.write_model(
-                self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped)
+                self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped), calibration
             )
         state.stopped_early = settings.stops_early(state.epoch, state.best_epoch)
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
@@ -243,7 +248,13 @@ class TrainingRun:
         self.save()
         self.options.on_epoch(row)
 
-    def _validate(self) -> ValidationMetrics | MultiLabelMetrics:
+    def _note_calibration(self, note: str) -> None:
+        """Report why the model is not calibrated, unless that is the same as in an earlier epoch."""
+        if note != self._calibration_note:
+            self.options.on_message(note)
+        self._calibration_note = note
+
+    def _validate(self) -> tuple[ValidationMetrics | MultiLabelMetrics, FloatArray, IntArray]:
         settings, options = self.settings, self.options
         averaged = self._average.weights if settings.averaging else self._network.get_weights()
         self._averaged_network.set_weights(averaged)
@@ -275,12 +286,13 @@ class TrainingRun:
         self._average.updates = self.state.average_updates
 
 
-def validate(model: keras.Model, batches: Iterable[Batch], metrics: type[T]) -> T:
-    """Compute the metrics of a model that outputs logits. Without images, they are NaN."""
+def validate(model: keras.Model, batches: Iterable[Batch], metrics: type[T]) -> tuple[T, FloatArray, IntArray]:
+    """Return the metrics of a model that outputs logits, the logits, and the targets. Without images, they are NaN."""
     logits, targets = [], []
     for batch in batches:
         logits.append(np.asarray(model.predict_on_batch(batch.pixels)))
         targets.append(batch.targets)
     if not logits:
-        return metrics(0, *[math.nan] * (len(fields(metrics)) - 1))
-    return metrics.of_logits(np.concatenate(logits), np.concatenate(targets))
+        return metrics(0, *[math.nan] * (len(fields(metrics)) - 1)), np.empty((0, 0), np.float32), np.empty(0, np.int64)
+    all_logits, all_targets = np.concatenate(logits), np.concatenate(targets)
+    return metrics.of_logits(all_logits, all_targets), all_logits, all_targets

@@ -28,6 +28,7 @@ from densenet_cli.weights.contents import ModelMetadata
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, IntArray
+    from densenet_cli.calibration.record import Calibration
     from densenet_cli.training.multi_label import MultiLabelMetrics
     from densenet_cli.weights.contents import Arrays
 
@@ -91,6 +92,7 @@ class RunState:
         seconds: Training time so far.
         best_accuracy: Highest validation accuracy so far, or mean average precision; -1 if there is none.
         best_epoch: Epoch of the model, counted from 1: that of the highest validation accuracy, or the last one.
+        calibration_images: Number of images that the model is calibrated on, 0 if it is not.
         stopped_early: Whether training ended for lack of improvement.
         average_updates: Number of updates of the averaged weights.
         skipped: Images that could not be decoded and were skipped: name -> error message.
@@ -109,6 +111,7 @@ class RunState:
     seconds: float = 0.0
     best_accuracy: float = -1.0
     best_epoch: int = 0
+    calibration_images: int = 0
     stopped_early: bool = False
     average_updates: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
@@ -214,6 +217,7 @@ def write_model(
     metrics: ValidationMetrics | MultiLabelMetrics,
     epoch: int,
     skipped: Collection[str] = (),
+    calibration: Calibration | None = None,
 ) -> None:
     """Write the model as it is after ``epoch`` epochs, without the images named ``skipped``. Raises ``OutputError``."""
     names = sorted(skipped)[:MAX_SKIPPED_NAMES]
@@ -227,6 +231,7 @@ def write_model(
         mean=settings.mean,
         std=settings.std,
         interpolation=settings.preprocessing.interpolation,
+        calibration=calibration.to_dict() if calibration else None,
     )
     safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)
 

@@ -91,8 +91,10 @@ def open_run(
             state = RunState(settings.to_dict(), classes, opened.fingerprint, skipped=opened.skipped)
             if head is None:
                 _delete_run(paths.output)
-            elif not math.isnan(head.metrics.score):
-                state.best_accuracy = head.metrics.score
+            else:
+                state.calibration_images = head.calibration.images if head.calibration else 0
+                if not math.isnan(head.metrics.score):
+                    state.best_accuracy = head.metrics.score
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
         if head is not None:
@@ -135,7 +137,9 @@ def _write_head(paths: RunPaths, opened: _OpenedRun, settings: Settings, head: F
     """Replace the run in the output folder by a fitted head."""
     _delete_run(paths.output)
     run_files.write_skipped(paths.output, opened.skipped)
-    run_files.write_model(paths.output, head.arrays, opened.labels, settings, head.metrics, 0, list(opened.skipped))
+    run_files.write_model(
+        paths.output, head.arrays, opened.labels, settings, head.metrics, 0, list(opened.skipped), head.calibration
+    )
 
 
 def _load_arrays(opened: _OpenedRun, settings: Settings, offline: bool) -> Arrays | None:

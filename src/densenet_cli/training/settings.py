@@ -190,6 +190,11 @@ class Settings:
         metavar="N",
         range=Range(0, 1e9),
     )
+    calibrate: bool = setting(
+        True,
+        "Calibrate the model on the validation images, so that its probabilities match how often it is right.",
+        "Validation",
+    )
     patience: int = setting(
         0,
         "Stop after this many epochs without improvement.",

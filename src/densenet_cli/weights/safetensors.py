@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,19 +77,20 @@ def replace_metadata(path: Path, config: DenseNetConfig, metadata: ModelMetadata
     """Return the bytes of a checkpoint with other metadata and the same arrays, bit for bit.
 
     The result is None if the file is no checkpoint that this package wrote, or contains another network than
-    ``config``. It must then be converted.
+    ``config``, whose input size does not matter. It must then be converted.
 
     Raises:
         CheckpointError: The file is damaged.
     """
     with open_tensors(path) as (_, text):
         values = {} if text is None else parse(text)
-    if values.get("config") != config:
+    stored: DenseNetConfig | None = values.get("config")
+    if stored is None or replace(stored, input_size=config.input_size) != config:
         return None
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    header["__metadata__"][METADATA_KEY] = dump(config, metadata, values["bn_epsilon"])
+    header["__metadata__"][METADATA_KEY] = dump(stored, metadata, values["bn_epsilon"])
     encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # arrays are aligned to 8 bytes
     return len(encoded).to_bytes(8, "little") + encoded + content[8 + size :]
