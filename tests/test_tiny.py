@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -76,3 +77,11 @@ def test_no_download_is_needed():
     result = densenet("predict", SAMPLES, "--variant", "tiny", "--offline", "--format", "jsonl")
     assert result.status == 0
     assert '"model": "densenet-tiny"' in result.out
+
+
+def test_summary_shows_the_calibration():
+    path = store.get_file(variants.get("tiny"))
+    result = densenet("summary", "--weights", path)
+    assert "2,000 images" in result.out and "0.8569" in result.out
+    stated = json.loads(densenet("summary", "--weights", path, "--format", "json").out)["stated"]
+    assert stated["calibration"]["images"] == 2000

@@ -206,12 +206,15 @@ def _stated(metadata: ModelMetadata) -> dict[str, Any]:
     names = ("activation", "input_size", "mean", "std", "interpolation", "crop_ratio", "preprocess")
     values = {name: getattr(metadata, name) for name in names}
     stated = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    return {**stated, "labels": metadata.labels and [label.name for label in metadata.labels]}
+    names = ("images", "date", "accuracy", "temperature")
+    calibration = metadata.calibration and {name: metadata.calibration[name] for name in names}
+    labels = metadata.labels and [label.name for label in metadata.labels]
+    return {**stated, "labels": labels, "calibration": calibration}
 
 
 def _print_stated(console: Console, metadata: ModelMetadata) -> None:
     stated = _stated(metadata)
-    labels = stated.pop("labels")
+    labels, calibration = stated.pop("labels"), stated.pop("calibration")
     names = {"preprocess": "preprocessing mode"}
     parts = [
         f"{names.get(name, name.replace('_', ' '))} {_format(value)}"
@@ -222,6 +225,11 @@ def _print_stated(console: Console, metadata: ModelMetadata) -> None:
         parts.append(f"{len(labels):,} labels")
     console.print()
     console.print(f"The checkpoint states: {', '.join(parts) or 'only the weights'}.", soft_wrap=True)
+    if calibration:
+        temperature = calibration["temperature"]
+        detail = f"temperature {temperature:.4g}" if isinstance(temperature, float) else "a temperature per class"
+        images = f"{calibration['images']:,} images on {printable(calibration['date'])}"
+        console.print(f"It is calibrated with {images}: {detail}.", soft_wrap=True, markup=False)
     for note in metadata.notes:
         console.print(printable(note), soft_wrap=True, markup=False)
 
