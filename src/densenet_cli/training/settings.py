@@ -190,11 +190,7 @@ class Settings:
         metavar="N",
         range=Range(0, 1e9),
     )
-    calibrate: bool = setting(
-        True,
-        "Calibrate the model on the validation images, so that its probabilities match how often it is right.",
-        "Validation",
-    )
+    calibrate: bool = setting(True, "Do not calibrate the model on the validation images.", "Validation")
     patience: int = setting(
         0,
         "Stop after this many epochs without improvement.",
