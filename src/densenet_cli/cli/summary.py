@@ -206,8 +206,8 @@ def _stated(metadata: ModelMetadata) -> dict[str, Any]:
     names = ("activation", "input_size", "mean", "std", "interpolation", "crop_ratio", "preprocess")
     values = {name: getattr(metadata, name) for name in names}
     stated = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    names = ("images", "date", "accuracy", "temperature")
-    calibration = metadata.calibration and {name: metadata.calibration[name] for name in names}
+    fields = ("images", "date", "accuracy", "temperature")
+    calibration = metadata.calibration and {name: metadata.calibration[name] for name in fields}
     labels = metadata.labels and [label.name for label in metadata.labels]
     return {**stated, "labels": labels, "calibration": calibration}
 
