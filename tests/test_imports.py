@@ -23,6 +23,7 @@ LAYERS = (
         "classifier",
         "datasets",
         "image_model",
+        "processes",
     },
     {"int8", "model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},

@@ -58,6 +58,8 @@ class Classifier(ImageModel):
             with a note in the result if there are more, or ``all``.
         batch_size: Number of images per batch, at least 1; 8 by default. Only ``tensorflow`` computes batches.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
+        processes: Number of processes that share the threads when there are many images, at least 1. Defaults to 1, or
+            more on machines with so many cores that one process cannot use them. ``close`` ends them.
         decode_memory: Memory limit for concurrent decoding in megabytes; 700 by default.
         isolate: Decode in worker processes so that a crash fails one image only. ``close`` ends them.
         timeout: Time limit for decoding one image in seconds, above 0 and at most 86,400. Implies ``isolate``.
@@ -84,6 +86,7 @@ class Classifier(ImageModel):
         assumptions: What neither the checkpoint nor an argument states, as ``NAME=VALUE``.
         batch_size: Number of images per batch.
         threads: Number of threads.
+        processes: Number of processes.
     """
 
     def predict(

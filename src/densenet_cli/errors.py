@@ -7,6 +7,7 @@
     │   └── CheckpointError
     ├── OutputError                    exit status 4
     ├── IsolationError
+    ├── ProcessError
     └── ImageError                     one image; a record of a batch, never the end of it
         ├── SourceNotFoundError
         ├── SourceUnreadableError
@@ -74,6 +75,10 @@ class OutputError(DensenetError):
 
 class IsolationError(DensenetError):
     """A worker process for decoding cannot be started."""
+
+
+class ProcessError(DensenetError):
+    """One of several processes that compute images cannot be started or has ended (``processes``)."""
 
 
 class ImageError(DensenetError):

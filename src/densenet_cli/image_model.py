@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from densenet_cli.engines import BATCH_SIZE, available_cores
+from densenet_cli import variants
+from densenet_cli.engines import BATCH_SIZE, available_cores, choose_processes
 from densenet_cli.errors import UsageError
 from densenet_cli.images import DECODE_MEMORY, sources
 from densenet_cli.images.loading import ImageLoader
+from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.normalization import normalize
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.model_preprocessing import ModelOptions, resolve
-from densenet_cli.pipeline import Result, stream
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, ImageInput, PathLike, UInt8Array
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from densenet_cli.engines.int8_graph import Quantization
     from densenet_cli.images.decoding import Loaded
     from densenet_cli.images.previews import Preview
+    from densenet_cli.pipeline import Result
+    from densenet_cli.processes import ProcessPool
     from densenet_cli.weights.contents import Checkpoint
 
 S = TypeVar("S", bound=Source)
@@ -56,6 +60,7 @@ class ImageModel:
         pages: str = "first",
         batch_size: int = BATCH_SIZE,
         threads: int | None = None,
+        processes: int | None = None,
         decode_memory: int = DECODE_MEMORY,
         isolate: bool = False,
         timeout: float | None = None,
@@ -63,9 +68,12 @@ class ImageModel:
         base_url: str | None = None,
         progress: DownloadProgress | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("threads", threads), ("decode_memory", decode_memory)):
+        counts = {"batch_size": batch_size, "threads": threads, "processes": processes, "decode_memory": decode_memory}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
+        if processes and processes > 1 and os.name != "posix":
+            raise UsageError("`processes` above 1 needs a POSIX system such as Linux or macOS.")
         # Invalid values are rejected before anything is downloaded.
         if precision != "int8" and (int8_images is not None or force):
             raise UsageError(f"`{'force' if int8_images is None else 'int8_images'}` requires the precision int8.")
@@ -75,8 +83,9 @@ class ImageModel:
         self.threads = threads = threads or available_cores()
         # While as many threads as there are cores compute, others decode. Each needs a process if they are isolated.
         self._extra_threads = 0 if isolate or timeout is not None else min(threads, available_cores())
-        self._loader = ImageLoader(decode_memory, isolate, timeout, offline)
-        self._finalizer = weakref.finalize(self, self._loader.close)
+        budget = DecodeBudget(decode_memory)
+        self._loader = ImageLoader(budget, isolate, timeout, offline)
+        self._finalizers = [weakref.finalize(self, self._loader.close)]
         self._model = model = Model(
             variant,
             weights,
@@ -104,6 +113,30 @@ class ImageModel:
             self.quantization = prepare(
                 model.engine, self.preprocessing, self._loader, int8_images, threads, force=force
             )
+        is_scalable = os.name == "posix" and model.engine.concurrent
+        self.processes = processes or (choose_processes(threads, self.precision) if is_scalable else 1)
+        self._pool: ProcessPool | None = None
+        if self.processes > 1:
+            from densenet_cli.processes import ProcessPool
+
+            settings = {
+                "model": {
+                    "variant": variant or (variants.DEFAULT if weights is None else None),
+                    "weights": os.fspath(model.weights),
+                    "engine": self.engine,
+                    "precision": self.precision,
+                    "activation": activation,
+                    "uncalibrated": uncalibrated,
+                },
+                "quantization": self.quantization,
+                "preprocessing": asdict(self.preprocessing),
+                "batch_size": batch_size,
+                "isolate": isolate,
+                "timeout": timeout,
+                "offline": offline,
+            }
+            self._pool = ProcessPool(self.processes, threads, settings, budget, is_optional=processes is None)
+            self._finalizers.append(weakref.finalize(self, self._pool.close))
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +145,9 @@ class ImageModel:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes of ``isolate``. A classifier without them has nothing to close."""
-        self._finalizer()
+        """End the processes of ``isolate`` and ``processes``. A classifier without them has nothing to close."""
+        for finalizer in self._finalizers:
+            finalizer()
 
     def stream(
         self,
@@ -132,7 +166,8 @@ class ImageModel:
             outputs: ``probabilities``, ``raw_probabilities`` (without calibration), ``logits``, or ``features``.
             preview: Kind of preview to add to results (``Thumbnail`` or ``DisplayImage``), or None.
             preview_limit: Number of results that get a preview, the first ones; None for all.
-            batch_size: Number of images per batch; None for the classifier's. Only TensorFlow computes batches.
+            batch_size: Number of images per batch; None for the classifier's. Only TensorFlow computes batches. With this
+                argument or ``threads``, everything is computed in this process.
             threads: Number of decoding threads; None for the classifier's.
 
         Yields:
@@ -147,20 +182,23 @@ class ImageModel:
             needs_preview = preview_limit is None or index < preview_limit
             return self._loader.load(source, preprocessing, preview if needs_preview else None)
 
-        engine = self._model.engine
-        threads = threads or self.threads
-        results = stream(
-            sources,
-            load,
-            partial(self._model.run, outputs=tuple(outputs)),
-            batch_size=-(-(batch_size or self.batch_size) // preprocessing.crops),
-            threads=threads + self._extra_threads if engine.concurrent and threads > 1 else threads,
-            prepare=engine.load,
-            concurrent=engine.concurrent,
-        )
-        for result in results:
-            # The mean over a single crop is that crop, bit for bit.
-            yield result._replace(outputs={name: rows.mean(axis=0) for name, rows in result.outputs.items()})
+        def compute(sources: Iterable[S]) -> Iterator[Result[S]]:
+            return self._model.stream(
+                sources,
+                load,
+                outputs,
+                crops=preprocessing.crops,
+                batch_size=batch_size or self.batch_size,
+                threads=threads or self.threads,
+                extra_threads=self._extra_threads,
+            )
+
+        if self._pool is None or batch_size or threads:
+            yield from compute(sources)
+        else:
+            from densenet_cli.processes import Request
+
+            yield from self._pool.stream(sources, compute, load, Request(outputs, preview, preview_limit))
 
     def load(self, image: ImageInput | Source) -> FloatArray:
         """Decode one image to the network's input: normalized pixels, float32 (crops, height, width, channels).

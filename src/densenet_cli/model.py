@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from densenet_cli import engines, labels, variants
 from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.pipeline import Result, stream
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, FloatArray, PathLike
     from densenet_cli.calibration.record import Calibration
     from densenet_cli.engines import Pixels
+    from densenet_cli.images.decoding import Loaded
     from densenet_cli.topology import DenseNetConfig
     from densenet_cli.weights.contents import Checkpoint
+
+S = TypeVar("S")
 
 IMAGENET_CLASSES = 1000
 
@@ -136,6 +142,42 @@ class Model:
         if self.calibration and "probabilities" in outputs:
             arrays["probabilities"] = self.calibration.probabilities(arrays["probabilities"])
         return arrays
+
+    def stream(
+        self,
+        sources: Iterable[S],
+        load: Callable[[S, int], Loaded],
+        outputs: Sequence[str],
+        *,
+        crops: int,
+        batch_size: int,
+        threads: int,
+        extra_threads: int,
+    ) -> Iterator[Result[S]]:
+        """Yield the result of each source, in order, with outputs averaged over crops. See ``pipeline.stream``.
+
+        Args:
+            sources: The sources.
+            load: Loads a source; see ``pipeline.stream``.
+            outputs: The names of the outputs.
+            crops: The number of crops of each image.
+            batch_size: The number of images per batch, each crop counting as one.
+            threads: The number of threads.
+            extra_threads: The number of threads that decode while the others compute, if the engine allows it.
+        """
+        engine = self.engine
+        results = stream(
+            sources,
+            load,
+            partial(self.run, outputs=tuple(outputs)),
+            batch_size=-(-batch_size // crops),
+            threads=threads + extra_threads if engine.concurrent and threads > 1 else threads,
+            prepare=engine.load,
+            concurrent=engine.concurrent,
+        )
+        for result in results:
+            # The mean over a single crop is that crop, bit for bit.
+            yield result._replace(outputs={name: rows.mean(axis=0) for name, rows in result.outputs.items()})
 
     def check_head(self) -> None:
         """Check that the network has a head that is supported.

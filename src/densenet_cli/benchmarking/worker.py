@@ -125,8 +125,8 @@ class _Stages:
         from densenet_cli.images import decoding
         from densenet_cli.images.sources import expand
 
-        self._options = options
-        self._classifier = Classifier(**options)
+        self._options = {**options, "processes": 1}
+        self._classifier = Classifier(**self._options)
         self._threads = self._classifier.threads
         self._sources: list[Source] = []
         self._inputs: list[UInt8Array] = []

@@ -88,7 +88,7 @@ BATCH_SIZES = (1, 4, 8, 16)
     help="Approximate duration. At least four rounds are run.",
 )
 @format_option
-@model_options(without=["uncalibrated", "bit_depth", "truncated", "pages", "batch_size", "threads"])
+@model_options(without=["uncalibrated", "bit_depth", "truncated", "pages", "batch_size", "threads", "processes"])
 def benchmark(
     batch_sizes: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from densenet_cli.cli.console import Verbosity, echo_error, is_verbose, log_to_stderr
-from densenet_cli.errors import DensenetError, WeightsUnavailableError
+from densenet_cli.errors import DensenetError, ProcessError, WeightsUnavailableError
 from densenet_cli.paths import is_hub_url
 
 GLOBAL_GROUP = "Global options"
@@ -162,6 +162,8 @@ class Command(click.Command):
 
                 traceback.print_exception(error)
             message = describe_weights_error(error) if isinstance(error, WeightsUnavailableError) else str(error)
+            if isinstance(error, ProcessError) and "resume" in ctx.params and ctx.params.get("output"):
+                message += " Finished results are kept. Continue with `resume`."
             raise CommandError(replace_parameters(message, self), error.exit_code) from error
 
 

@@ -169,6 +169,13 @@ MODEL_OPTIONS = {
         metavar="N",
         help="Number of threads for decoding and inference.",
     ),
+    "processes": performance_option(
+        "--processes",
+        type=click.IntRange(1, 256),
+        show_default="1, or more on a machine with more cores than one process can use",
+        metavar="N",
+        help="Number of processes that share the threads when there are many images.",
+    ),
     "decode_memory": performance_option(
         "--decode-memory",
         type=click.IntRange(min=1),

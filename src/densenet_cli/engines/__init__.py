@@ -94,6 +94,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+CORES_PER_PROCESS = {"float32": 64, "bfloat16": 16, "int8": 32}
+"""Precision -> number of cores that one process can use, measured with DenseNet-121. Python's lock allows no more."""
+
+
+def choose_processes(threads: int, precision: str) -> int:
+    """Return the number of processes that use all cores for a number of threads: 1 up to about 24 cores."""
+    return max(1, round(min(threads, available_cores()) / CORES_PER_PROCESS[precision]))
+
+
 def available_outputs(config: DenseNetConfig) -> tuple[str, ...]:
     """Return the outputs of a network: ``OUTPUTS``, or only ``features`` if it has no head."""
     return OUTPUTS if config.classes else ("features",)

@@ -22,7 +22,7 @@ class ImageLoader:
     """Loads images as a network sees them. Thread-safe.
 
     Args:
-        decode_memory: Memory limit for concurrent decoding in megabytes.
+        budget: Memory limit for concurrent decoding.
         isolate: Decode in worker processes.
         timeout: Time limit for decoding one image in seconds, or None. Implies ``isolate``.
         offline: Do not download images.
@@ -35,11 +35,10 @@ class ImageLoader:
         close: Ends the worker processes.
     """
 
-    def __init__(self, decode_memory: int, isolate: bool, timeout: float | None, offline: bool) -> None:
+    def __init__(self, budget: DecodeBudget, isolate: bool, timeout: float | None, offline: bool) -> None:
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         self._offline = offline
-        budget = DecodeBudget(decode_memory)
         self._load: Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]
         self.close: Callable[[], object]
         if not isolate and timeout is None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -72,10 +72,15 @@ class DecodeBudget:
 
     Args:
         megabytes: The limit, in units of 1,000,000 bytes.
+
+    Attributes:
+        bytes: The limit.
+        shared: A budget of several processes, from which the bytes are reserved as well; None for no other.
     """
 
     def __init__(self, megabytes: int) -> None:
         self.bytes = megabytes * MEGABYTE
+        self.shared: DecodeBudget | None = None
         self._free = self.bytes
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()  # so that small images do not overtake a large one forever
@@ -102,7 +107,8 @@ class DecodeBudget:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
         try:
-            yield
+            with self.shared.reserve(needed) if self.shared else nullcontext():
+                yield
         finally:
             with self._changed:
                 self._free += needed

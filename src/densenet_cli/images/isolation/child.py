@@ -79,18 +79,21 @@ def pack_header(header: Header, size: int = 0) -> bytes:
     return LENGTHS.pack(len(text), size) + text
 
 
-def receive_message(read: Callable[[int], bytes], max_bytes: int) -> tuple[Header, bytes]:
+def receive_message(
+    read: Callable[[int], bytes], max_bytes: int, max_header_length: int = MAX_HEADER_LENGTH
+) -> tuple[Header, bytes]:
     """Read and validate a message.
 
     Args:
         read: Returns exactly as many bytes as requested.
         max_bytes: Maximum number of raw bytes.
+        max_header_length: Maximum length of the header in bytes.
 
     Raises:
         ValueError: The message is invalid or too long.
     """
     length, size = LENGTHS.unpack(read(LENGTHS.size))
-    if length > MAX_HEADER_LENGTH or size > max_bytes:
+    if length > max_header_length or size > max_bytes:
         raise ValueError("message too long")
     try:
         header = json.loads(read(length))
@@ -102,7 +105,7 @@ def receive_message(read: Callable[[int], bytes], max_bytes: int) -> tuple[Heade
 
 
 class Channel:
-    """Exchanges messages with the parent.
+    """Exchanges messages with another process.
 
     Attributes:
         header, data: The message received last.
@@ -119,10 +122,15 @@ class Channel:
         self._writer.write(data)
         self._writer.flush()
 
-    def receive(self) -> bool:
-        """Wait for the next message. Return False if the parent has closed the connection."""
+    def receive(self, max_header_length: int = MAX_HEADER_LENGTH, max_bytes: int = sys.maxsize) -> bool:
+        """Wait for the next message. Return False if the other process has closed the connection.
+
+        Raises:
+            OSError: The connection is broken.
+            ValueError: The message is invalid or too long.
+        """
         try:
-            self.header, self.data = receive_message(self._read, sys.maxsize)
+            self.header, self.data = receive_message(self._read, max_bytes, max_header_length)
         except EOFError:
             return False
         return True
