@@ -239,7 +239,13 @@ def test_hostile_results(weights, paths, at_once, monkeypatch):
         "    return entry, pieces\n"
         "child._Sender._encode = broken\n"
     )
-    changes = ["header['shapes'] = [[10**12]]", "entry['preview'] = -1", "header['results'] = [5]", "header['results'] = 5", "pieces = []"]
+    changes = [
+        "header['shapes'] = [[10**12]]",
+        "entry['preview'] = -1",
+        "header['results'] = [5]",
+        "header['results'] = 5",
+        "pieces = []",
+    ]
     for change in changes:
         patched = processes_code(code.format(change=change))
         monkeypatch.setattr("densenet_cli.processes.worker.CHILD_CODE", patched)

@@ -11,6 +11,7 @@ from PIL import Image
 from densenet_cli import Classifier, engines
 from densenet_cli.engines import precision
 from tests.support.command import densenet
+from tests.support.eager_processes import use_at_once
 
 IMAGES = 200
 SINGLE_IMAGES = 20
@@ -81,6 +82,16 @@ def test_single_images(images, expected, precision_name, threads):
     classifier = Classifier("tiny", precision=precision_name, threads=threads, **settings)
     for image in images[:: IMAGES // SINGLE_IMAGES]:
         assert classifier.predict(image).to_json() == expected[image]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes(images, expected, precision_name, processes, monkeypatch):
+    use_at_once(monkeypatch.setattr)
+    order = random.Random(processes).sample(images, len(images))
+    with Classifier("tiny", precision=precision_name, processes=processes) as classifier:
+        records = {prediction.source: prediction.to_json() for prediction in classifier.predict_many(order)}
+    assert list(records) == order
+    assert records == expected
 
 
 def test_resuming_with_other_threads_and_batches(images, expected, precision_name, tmp_path):

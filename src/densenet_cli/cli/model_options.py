@@ -172,9 +172,9 @@ MODEL_OPTIONS = {
     "processes": performance_option(
         "--processes",
         type=click.IntRange(1, 256),
-        show_default="1, or more on a machine with more cores than one process can use",
         metavar="N",
-        help="Number of processes that share the threads when there are many images.",
+        help="Number of processes that share the threads if there are many images.  [default: 1, or more if one cannot "
+        "use all cores]",
     ),
     "decode_memory": performance_option(
         "--decode-memory",
