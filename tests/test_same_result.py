@@ -88,8 +88,7 @@ def test_single_images(images, expected, precision_name, threads):
 def test_several_processes(images, expected, precision_name, processes, monkeypatch):
     use_at_once(monkeypatch.setattr)
     order = random.Random(processes).sample(images, len(images))
-    with Classifier("tiny", precision=precision_name, processes=processes) as classifier:
-        records = {prediction.source: prediction.to_json() for prediction in classifier.predict_many(order)}
+    records = predict_all(order, precision_name, processes=processes)
     assert list(records) == order
     assert records == expected
 
