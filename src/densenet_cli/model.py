@@ -183,7 +183,7 @@ class Model:
         """Check that the network has a head that is supported.
 
         Raises:
-            CheckpointError: It has not.
+            CheckpointError: There is no head, or it is not supported.
             UsageError: The activation of its single output is not stated.
         """
         if self.metadata.head_error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from densenet_cli import errors
 from densenet_cli.errors import DensenetError, ImageError, ProcessError, UnreadableImageError
 from densenet_cli.images.decoding import NOTES
 from densenet_cli.images.isolation.child import Channel, Header
+from densenet_cli.images.isolation.worker import describe_exit
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -125,8 +125,8 @@ class WorkerProcess:
             raise ProcessError("A process sent an invalid response.") from None
         if not is_open:
             raise ProcessError(
-                f"A process that computed images {self._describe_exit()}. Use fewer `processes`, or less memory with "
-                "`decode_memory`."
+                f"A process that computed images {describe_exit(self._process)}. Use fewer `processes`, or less memory "
+                "with `decode_memory`."
             )
         header = self._channel.header
         if "failure" in header:
@@ -157,20 +157,6 @@ class WorkerProcess:
             notes = tuple(note for note in NOTES if note in entry.get("notes", ()))
             outcomes.append(Outcome(outputs, None, preview, notes))
         return outcomes
-
-    def _describe_exit(self) -> str:
-        """Return how the process ended, as the predicate of a sentence."""
-        try:
-            status = self._process.wait(EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            return "stopped responding"
-        if status >= 0:
-            return f"ended with exit status {status}"
-        if status == -signal.SIGKILL:
-            return "was killed (SIGKILL), possibly because memory ran out"
-        with suppress(ValueError):
-            return f"crashed ({signal.Signals(-status).name})"
-        return f"crashed (signal {-status})"
 
     def kill(self) -> None:
         """Kill the process. A thread that waits for its results gets an error."""

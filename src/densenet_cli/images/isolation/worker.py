@@ -118,7 +118,7 @@ class Worker:
             receive_message(_TimedConnection(self._connection, START_TIMEOUT).read, max_bytes=0)
         except (OSError, EOFError, ValueError):
             self.is_usable = False
-            raise IsolationError(f"Cannot start a decoding process: it {self._describe_exit()}.") from None
+            raise IsolationError(f"Cannot start a decoding process: it {describe_exit(self._process)}.") from None
         self._is_ready = True
 
     def load(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> Loaded:
@@ -144,7 +144,7 @@ class Worker:
         except TimeoutError:
             raise DecodingTimedOutError(f"Decoding took longer than {self._timeout:g} s.") from None
         except (OSError, EOFError):
-            raise DecoderCrashedError(f"The decoding process {self._describe_exit()}.") from None
+            raise DecoderCrashedError(f"The decoding process {describe_exit(self._process)}.") from None
         except (ValueError, TypeError, KeyError, OverflowError):
             raise DecoderCrashedError("The decoding process sent an invalid response.") from None
         self.is_usable = not header.get("last")
@@ -184,20 +184,6 @@ class Worker:
                 max_bytes = prod(_shape(preprocessing)) + (preview.max_bytes if preview else 0)
                 header, data = connection.exchange({"reserved": True}, max_bytes=max_bytes)
         return header, data
-
-    def _describe_exit(self) -> str:
-        """Return how the process ended, as the predicate of a sentence."""
-        try:
-            status = self._process.wait(EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            return "stopped responding"
-        if status >= 0:
-            return f"ended with exit status {status}"
-        if status == -signal.SIGKILL:
-            return "was killed (SIGKILL), possibly because memory ran out"
-        with suppress(ValueError):
-            return f"crashed ({signal.Signals(-status).name})"
-        return f"crashed (signal {-status})"
 
     def kill(self) -> None:
         """Kill the process. A thread that waits for its response gets an error."""
@@ -280,6 +266,21 @@ class _TimedConnection:
         if remaining is not None and remaining <= 0:
             raise TimeoutError
         self._connection.settimeout(remaining)
+
+
+def describe_exit(process: subprocess.Popen[bytes]) -> str:
+    """Wait for a process that should have ended, and return how it did, as the predicate of a sentence."""
+    try:
+        status = process.wait(EXIT_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return "stopped responding"
+    if status >= 0:
+        return f"ended with exit status {status}"
+    if status == -signal.SIGKILL:
+        return "was killed (SIGKILL), possibly because memory ran out"
+    with suppress(ValueError):
+        return f"crashed ({signal.Signals(-status).name})"
+    return f"crashed (signal {-status})"
 
 
 def _shape(preprocessing: Preprocessing) -> tuple[int, int, int, int]:
