@@ -31,7 +31,7 @@ def measure(inputs: Inputs, workload: Workload) -> list[Table]:
     if "bfloat16" not in supported():
         print("This processor does not compute in bfloat16.")
         return []
-    count, rounds = workload.count(1000, quick=60), workload.count(3, quick=1)
+    count, rounds = workload.count(1000, quick=60), workload.count(2, quick=1)
     folder, weights = inputs.photographs(count), inputs.weights()
     environment = {"DENSENET_CACHE": str(inputs.new_folder())}
     commands = _commands(inputs, folder, weights)
