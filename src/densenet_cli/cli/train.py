@@ -23,8 +23,8 @@ from densenet_cli.training.options import RunOptions
 
 if TYPE_CHECKING:
     from densenet_cli.cli.progress import ProgressBar
+    from densenet_cli.training.lr_finder import RateTest
     from densenet_cli.training.options import StepInfo
-    from densenet_cli.training.rate_test import RateTest
     from densenet_cli.training.run_files import RunPaths
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)

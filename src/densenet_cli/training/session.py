@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from densenet_cli.labels import Labels
     from densenet_cli.training.head_fit import FittedHead
     from densenet_cli.training.loop import TrainingRun
-    from densenet_cli.training.rate_test import RateTest
+    from densenet_cli.training.lr_finder import RateTest
     from densenet_cli.weights.contents import Arrays
 
 CHANGEABLE = ("sizes", "patience")
@@ -162,14 +162,14 @@ def find_learning_rate(paths: RunPaths, settings: Settings, options: RunOptions,
         else:
             initial_arrays = _load_arrays(opened, settings, offline)
         import_keras()
-        from densenet_cli.training import rate_test
+        from densenet_cli.training import lr_finder
         from densenet_cli.training.loop import TrainingRun
 
-        settings = replace(settings, sizes=(Phase(settings.size_at(0), rate_test.STEPS),))
+        settings = replace(settings, sizes=(Phase(settings.size_at(0), lr_finder.STEPS),))
         state = RunState(settings.to_dict(), [], opened.fingerprint, skipped=opened.skipped)
         run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
-        result = rate_test.run_rate_test(run)
-        rate_test.draw(paths.output / run_files.RATE_TEST_FILE, result)
+        result = lr_finder.run_rate_test(run)
+        lr_finder.draw(paths.output / run_files.RATE_TEST_FILE, result)
         return result
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from densenet_cli.errors import UsageError
-from densenet_cli.training import rate_test, session
+from densenet_cli.training import lr_finder, session
+from densenet_cli.training.lr_finder import RateTest
 from densenet_cli.training.options import RunOptions
-from densenet_cli.training.rate_test import RateTest
 from densenet_cli.training.run_files import RunPaths
 from tests.support.command import densenet
 from tests.training.images import SETTINGS, write_digits
 
-RATES = tuple(np.geomspace(rate_test.MIN_RATE, rate_test.MAX_RATE, rate_test.STEPS).tolist())
+RATES = tuple(np.geomspace(lr_finder.MIN_RATE, lr_finder.MAX_RATE, lr_finder.STEPS).tolist())
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_an_infinite_loss_ends_the_test(tmp_path, keras, digits):
     options = RunOptions(on_rate=lambda done, total: steps.append((done, total)))
     results = [session.find_learning_rate(paths, settings, options) for _ in range(2)]
     assert results[0] == results[1], "it is reproducible"
-    assert len(steps) == 2 * len(results[0].rates) and steps[0] == (1, rate_test.STEPS)
+    assert len(steps) == 2 * len(results[0].rates) and steps[0] == (1, lr_finder.STEPS)
     np.testing.assert_allclose(results[0].rates, RATES[: len(results[0].rates)])
     ending = results[0].smoothed
-    assert len(ending) == rate_test.STEPS or ending[-1] > 3 * min(ending) or math.isnan(ending[-1])
+    assert len(ending) == lr_finder.STEPS or ending[-1] > 3 * min(ending) or math.isnan(ending[-1])
 
 
 def test_the_command_writes_a_plot_and_changes_nothing_else(digits, tmp_path):
