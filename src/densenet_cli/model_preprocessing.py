@@ -229,3 +229,16 @@ def _format(value: Any) -> str:
     return (
         format_values(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
     )
+
+
+def state_preprocessing(metadata: ModelMetadata, preprocessing: Preprocessing) -> ModelMetadata:
+    """Return metadata that states how images are prepared, so that a later run needs no options for it."""
+    return replace(
+        metadata,
+        preprocess=preprocessing.mode,
+        input_size=preprocessing.input_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        crop_ratio=preprocessing.crop_ratio,
+    )

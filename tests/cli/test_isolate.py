@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from tests.conftest import SAMPLES
 from tests.support.command import densenet, restore_sigint
 from tests.support.decoders.pillow_heif import heic
 from tests.support.images import encode, photograph
+from tests.support.processes import is_gone, wait_for
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
 
@@ -147,18 +147,6 @@ def running(weights, folder, tmp_path):
     for process in processes:
         with process:
             process.kill()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def is_gone(process):
-    """Return whether a process has ended, including zombies."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 HANG = "hang with the GIL"

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from tests.conftest import ROOT, SAMPLES
 from tests.support.command import densenet, restore_sigint
 from tests.support.eager_processes import use_at_once
 from tests.support.images import encode, photograph
+from tests.support.processes import is_gone, wait_for
 from tests.support.servers import FaultyServer, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
@@ -258,17 +258,6 @@ def running(weights, folder, tmp_path):
     for process in commands:
         with process:
             process.kill()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
-def is_gone(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_stopped_processes_end_with_the_command(running):

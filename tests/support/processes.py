@@ -1,12 +1,15 @@
-"""Run a function in a forked process."""
+"""Run a function in a forked process, and wait for processes."""
 
 from __future__ import annotations
 
 import gc
 import os
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+
+import psutil
 
 
 def exit_status(function: Callable[[], object]) -> int:
@@ -29,3 +32,16 @@ def exit_status(function: Callable[[], object]) -> int:
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition holds, and fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Return whether a process has ended, including zombies."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -175,6 +175,16 @@ def _request_of(graph: CachedGraph) -> Request:
     return Request.from_dict(json.loads((Path(graph.model).parent / ENTRY_FILE).read_bytes())["request"])
 
 
+def read_head(
+    graph: CachedGraph, weights: Path, config: DenseNetConfig | None, activation: str | None, maker: GraphMaker
+) -> Arrays:
+    """Return the arrays of the head of a graph, or of a new one. See ``get_graph`` for the other arguments."""
+    try:
+        return graph.load_head()
+    except (OSError, ValueError):  # another process has just removed the cached graph
+        return create_graph(weights, config, activation, maker).load_head()
+
+
 def create_graph(
     weights: Path, config: DenseNetConfig | None, activation: str | None, maker: GraphMaker
 ) -> CachedGraph:

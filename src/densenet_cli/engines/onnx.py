@@ -79,10 +79,7 @@ class OnnxEngine:
 
     def head(self) -> Arrays:
         """See ``engines.Engine.head``."""
-        try:
-            return self._graph.load_head()
-        except (OSError, ValueError):  # another process has just removed the cached graph
-            return graph_cache.create_graph(*self._checkpoint).load_head()
+        return graph_cache.read_head(self._graph, *self._checkpoint)
 
 
 def _compute(session: Any, batch: FloatArray, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:

@@ -87,10 +87,7 @@ class OpenVinoEngine:
 
     def head(self) -> Arrays:
         """See ``engines.Engine.head``."""
-        try:
-            return self._graph.load_head()
-        except (OSError, ValueError):  # another process has just removed the cached graph
-            return graph_cache.create_graph(*self._checkpoint).load_head()
+        return graph_cache.read_head(self._graph, *self._checkpoint)
 
     def _network(self, batch: Pixels) -> _Network:
         """Return the compiled network for images like those of a batch."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from densenet_cli._types import BoolArray, FloatArray, IntArray
     from densenet_cli.classifier import Classifier
     from densenet_cli.datasets import LabeledSource, MultiLabelSource
-    from densenet_cli.pipeline import Result
+    from densenet_cli.model_preprocessing import state_preprocessing
+from densenet_cli.pipeline import Result
 
 
 @dataclass(frozen=True)
@@ -166,15 +167,7 @@ def serialize_calibrated(classifier: Classifier, calibration: Calibration) -> by
     preprocessing = classifier.preprocessing
     labels = None if classifier.labels == placeholders(len(classifier.labels)) else classifier.labels
     metadata = replace(
-        classifier.metadata,
-        labels=labels,
-        preprocess=preprocessing.mode,
-        input_size=preprocessing.input_size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        interpolation=preprocessing.interpolation,
-        crop_ratio=preprocessing.crop_ratio,
-        calibration=calibration.to_dict(),
+        state_preprocessing(classifier.metadata, preprocessing), labels=labels, calibration=calibration.to_dict()
     )
     path = Path(classifier.weights)
     if path.suffix == ".safetensors":

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from densenet_cli.engines.onnx_graph import INPUT, emit
 from densenet_cli.export.model import ExportedModel, producer
+from densenet_cli.model_preprocessing import state_preprocessing
 from densenet_cli.weights import checkpoint, safetensors
 
 if TYPE_CHECKING:
@@ -121,16 +122,8 @@ class SafetensorsExporter:
         """Write the safetensors file."""
         arrays, config = model.checkpoint.arrays, model.checkpoint.config
         preprocessing = model.preprocessing
-        metadata = replace(
-            model.checkpoint.metadata,
-            labels=model.labels,
-            preprocess=preprocessing.mode,
-            input_size=model.size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            interpolation=preprocessing.interpolation,
-            crop_ratio=preprocessing.crop_ratio,
-        )
+        stated = state_preprocessing(model.checkpoint.metadata, preprocessing)
+        metadata = replace(stated, labels=model.labels, input_size=model.size)
         properties = {"format": "pt", **model.properties}  # transformers and diffusers require "format"
         path.write_bytes(safetensors.serialize(arrays, config, metadata, for_torch=True, properties=properties))
 

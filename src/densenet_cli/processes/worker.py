@@ -16,7 +16,7 @@ from densenet_cli import errors
 from densenet_cli.errors import DensenetError, ImageError, ProcessError, UnreadableImageError
 from densenet_cli.images.decoding import NOTES
 from densenet_cli.images.isolation.child import Channel, Header
-from densenet_cli.images.isolation.worker import describe_exit
+from densenet_cli.images.isolation.worker import EXIT_TIMEOUT, describe_exit
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -27,9 +27,6 @@ CHILD_CODE = (
     "from densenet_cli.processes.child import main; main(**settings)"
 )
 """What the process runs. It gets this process's import path."""
-
-EXIT_TIMEOUT = 2.0
-"""Seconds to wait for a killed process to exit."""
 
 MAX_HEADER_LENGTH = 1 << 20
 MAX_RESULT_BYTES = 1 << 30
