@@ -19,6 +19,7 @@ from densenet_cli.calibration.temperature import (
 )
 from densenet_cli.errors import DensenetError, UsageError
 from densenet_cli.labels import placeholders
+from densenet_cli.model_preprocessing import state_preprocessing
 from densenet_cli.results import Failure
 from densenet_cli.text import plural
 
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from densenet_cli._types import BoolArray, FloatArray, IntArray
     from densenet_cli.classifier import Classifier
     from densenet_cli.datasets import LabeledSource, MultiLabelSource
-    from densenet_cli.model_preprocessing import state_preprocessing
-from densenet_cli.pipeline import Result
+    from densenet_cli.pipeline import Result
 
 
 @dataclass(frozen=True)
