@@ -39,7 +39,7 @@ def other_images(images, tmp_path) -> Path:
 
 
 def create(images=None, **settings) -> Classifier:
-    return Classifier("tiny", precision="int8", int8_images=images, force=True, **settings)
+    return Classifier("tiny", precision="int8", int8_images=images, allow_low_agreement=True, **settings)
 
 
 def predict(classifier, images) -> np.ndarray:
@@ -52,9 +52,9 @@ def calibrations(monkeypatch) -> list[int]:
     counts = []
     original = int8._calibrate
 
-    def calibrate(engine, preprocessing, loader, sources, threads):
+    def calibrate(engine, preprocessing, loader, sources, *arguments):
         counts.append(len(sources.calibration) + len(sources.held_out))
-        return original(engine, preprocessing, loader, sources, threads)
+        return original(engine, preprocessing, loader, sources, *arguments)
 
     monkeypatch.setattr(int8, "_calibrate", calibrate)
     return counts
@@ -62,7 +62,9 @@ def calibrations(monkeypatch) -> list[int]:
 
 @needs_int8
 def test_later_runs_need_no_images(images, calibrations, monkeypatch):
-    first = create(images)
+    steps: list[tuple[int, int]] = []
+    first = create(images, int8_progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 120) for done in range(1, 121)]
     assert first.quantization.images == 80
     assert 0.8 < first.quantization.agreement <= 1
     expected = predict(first, images)
@@ -130,7 +132,7 @@ def test_other_weights_require_another_calibration(images, tmp_path):
 def test_low_agreement_is_refused(images, monkeypatch):
     monkeypatch.setattr(int8, "MIN_AGREEMENT", 1.01)
     for folder in (images, None):  # also if it was calibrated before
-        with pytest.raises(UsageError, match="force"):
+        with pytest.raises(UsageError, match="allow_low_agreement"):
             Classifier("tiny", precision="int8", int8_images=folder)
     assert create().quantization.agreement < 1.01
 
@@ -186,7 +188,7 @@ def test_network_without_head(tmp_path):
         Classifier(weights=tmp_path / "model.safetensors", precision="int8")
 
 
-@pytest.mark.parametrize("settings", [{"int8_images": "."}, {"force": True}])
+@pytest.mark.parametrize("settings", [{"int8_images": "."}, {"allow_low_agreement": True}])
 @pytest.mark.parametrize("name", ["float32", "auto"])
 def test_settings_of_int8_require_it(settings, name):
     with pytest.raises(UsageError, match=next(iter(settings))):
@@ -209,7 +211,7 @@ def test_support_depends_on_vnni(monkeypatch):
 @needs_int8
 def test_command_prints_the_agreement_and_resumes_with_the_same_calibration(images, other_images, tmp_path):
     output = tmp_path / "out.jsonl"
-    arguments = ["predict", "--variant", "tiny", "--precision", "int8", "--force", "-o", output]
+    arguments = ["predict", "--variant", "tiny", "--precision", "int8", "--allow-low-agreement", "-o", output]
     sources = sorted(map(str, images.iterdir()))[:3]
     result = densenet(*arguments, *sources[:2], "--int8-images", images)
     assert result.status == 0
@@ -226,7 +228,7 @@ def test_command_prints_the_agreement_and_resumes_with_the_same_calibration(imag
 
 @needs_int8
 def test_all_commands(images, tmp_path):
-    model = ["--variant", "tiny", "--precision", "int8", "--force"]
+    model = ["--variant", "tiny", "--precision", "int8", "--allow-low-agreement"]
     image = str(sorted(images.iterdir())[0])
     folder = tmp_path / "data" / "goldfish"
     folder.mkdir(parents=True)

@@ -49,7 +49,7 @@ def images(photographs, tmp_path_factory):
 
 def int8_settings(images, precision_name) -> dict[str, object]:
     """Return what int8 requires: images, and that few of them agree well enough."""
-    return {"int8_images": Path(images[0]).parent, "force": True} if precision_name == "int8" else {}
+    return {"int8_images": Path(images[0]).parent, "allow_low_agreement": True} if precision_name == "int8" else {}
 
 
 def predict_all(images, precision_name, **settings) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Classifier(ImageModel):
             or ``auto`` for the faster one of the first two.
         int8_images: Folder of at least 100 images like those to be classified. int8 requires it the first time, to
             choose the ranges of values in the network, which are cached. It has nothing to do with ``calibration``.
-        force: Accept int8 even if its first label is that of float32 for less than 97% of these images.
+        allow_low_agreement: Accept int8 even if its first label is that of float32 for less than 97% of these images.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.
         input_size: Side of the square input in pixels. Defaults to the model's input size.
@@ -66,6 +66,7 @@ class Classifier(ImageModel):
         offline: Never access the network, neither for weights nor for images.
         base_url: Where to download weights from, instead of the published URLs.
         progress: Called while weights are downloaded, with (file name, bytes so far, total bytes or None).
+        int8_progress: Called while int8 is calibrated, with the number of images so far and of all images.
 
     Raises:
         UsageError: A value is invalid or contradicts the checkpoint, or labels do not fit the model's classes.

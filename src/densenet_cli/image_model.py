@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -44,7 +44,7 @@ class ImageModel:
         engine: str | None = None,
         precision: str = "float32",
         int8_images: PathLike | None = None,
-        force: bool = False,
+        allow_low_agreement: bool = False,
         activation: str | None = None,
         preprocess: str | None = None,
         input_size: int | None = None,
@@ -67,6 +67,7 @@ class ImageModel:
         offline: bool = False,
         base_url: str | None = None,
         progress: DownloadProgress | None = None,
+        int8_progress: Callable[[int, int], object] | None = None,
     ) -> None:
         counts = {"batch_size": batch_size, "threads": threads, "processes": processes, "decode_memory": decode_memory}
         for name, value in counts.items():
@@ -75,8 +76,9 @@ class ImageModel:
         if processes and processes > 1 and os.name != "posix":
             raise UsageError("`processes` above 1 needs a POSIX system such as Linux or macOS.")
         # Invalid values are rejected before anything is downloaded.
-        if precision != "int8" and (int8_images is not None or force):
-            raise UsageError(f"`{'force' if int8_images is None else 'int8_images'}` requires the precision int8.")
+        if precision != "int8" and (int8_images is not None or allow_low_agreement):
+            name = "allow_low_agreement" if int8_images is None else "int8_images"
+            raise UsageError(f"`{name}` requires the precision int8.")
         options = ModelOptions(activation, preprocess, input_size, mean, std, interpolation, crop_ratio)
         checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
@@ -111,7 +113,13 @@ class ImageModel:
             from densenet_cli.int8 import prepare
 
             self.quantization = prepare(
-                model.engine, self.preprocessing, self._loader, int8_images, threads, force=force
+                model.engine,
+                self.preprocessing,
+                self._loader,
+                int8_images,
+                threads,
+                allow_low_agreement=allow_low_agreement,
+                progress=int8_progress,
             )
         is_scalable = os.name == "posix" and model.engine.concurrent
         self.processes = processes or (choose_processes(threads, self.precision) if is_scalable else 1)

@@ -7,6 +7,7 @@ identities of the images, so that later runs need no images.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -56,7 +57,8 @@ def prepare(
     folder: PathLike | None,
     threads: int,
     *,
-    force: bool = False,
+    allow_low_agreement: bool = False,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Quantization:
     """Let an engine compute in int8, and return how it was calibrated.
 
@@ -66,7 +68,8 @@ def prepare(
         loader: Loads the images.
         folder: The folder of images, or None for the last calibration of the model.
         threads: The number of threads.
-        force: Accept an agreement below ``MIN_AGREEMENT``.
+        allow_low_agreement: Accept an agreement below ``MIN_AGREEMENT``.
+        progress: Called after each image with the number of images so far and of all images.
 
     Raises:
         UsageError: The model is not calibrated and there is no folder, the folder contains too few images, the
@@ -92,12 +95,12 @@ def prepare(
         key = f"{key} {_digest_of([*images.calibration, *images.held_out])}"
         quantization = openvino_engine.find_quantization(key)
         if quantization is None:
-            quantization = _calibrate(openvino_engine, preprocessing, loader, images, threads)
+            quantization = _calibrate(openvino_engine, preprocessing, loader, images, threads, progress)
             openvino_engine.store_quantization(key, quantization)
-    if quantization.agreement < MIN_AGREEMENT and not force:
+    if quantization.agreement < MIN_AGREEMENT and not allow_low_agreement:
         raise UsageError(
-            f"{quantization}, and {MIN_AGREEMENT:.0%} are required. Use another precision, other images, or `force` "
-            "to accept this."
+            f"{quantization}, and {MIN_AGREEMENT:.0%} are required. Use another precision, other images, or "
+            "`allow_low_agreement`."
         )
     openvino_engine.quantization = quantization
     return quantization
@@ -140,6 +143,7 @@ def _calibrate(
     loader: ImageLoader,
     images: CalibrationImages,
     threads: int,
+    progress: Callable[[int, int], object] | None,
 ) -> Quantization:
     import logging
 
@@ -148,6 +152,7 @@ def _calibrate(
     from densenet_cli.engines.int8_graph import Observer, Quantization, to_ranges
 
     count = len(images.calibration) + len(images.held_out)
+    done = itertools.count(1)
     logging.getLogger(__name__).info("Calibrating int8 on %d images.", count)
     observer = Observer(engine.get_model(), engine.normalization)
 
@@ -161,7 +166,13 @@ def _calibrate(
             threads=threads,
             concurrent=True,
         )
-        return [result.outputs for result in results if not result.error]
+        outputs = []
+        for result in results:
+            if not result.error:
+                outputs.append(result.outputs)
+            if progress:
+                progress(next(done), count)
+        return outputs
 
     def compare(pixels: Pixels, alone: bool) -> dict[str, FloatArray]:
         return {"float32": observer.probabilities(pixels), "int8": engine.run(pixels, alone=alone)["probabilities"]}

@@ -331,7 +331,7 @@ class TestOnePage:
     def test_without_any_match(self, tmp_path):
         (source,) = expand([f"{tmp_path}/x.tif[2]"])
         assert isinstance(source.error, SourceNotFoundError)
-        assert "no file" in str(source.error) and "x.tif with a page 2" in str(source.error)
+        assert "page 2" in str(source.error) and "x.tif does not exist" in str(source.error)
 
     def test_urls(self):
         (source,) = expand(["https://user:secret@example.org/x.tif[12]"])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.sources import Source
 
 TOP_K = 5
-INT8_OPTIONS = ("int8_images", "force")
+INT8_OPTIONS = ("int8_images", "allow_low_agreement")
 """Arguments of ``Classifier`` that only int8 accepts."""
 
 

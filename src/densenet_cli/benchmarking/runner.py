@@ -102,8 +102,8 @@ class BenchmarkPlan:
             arguments[engine] = ["--engine", engine, "--precision", precision]
             if precision == "int8" and self.options.get("int8_images"):
                 arguments[engine] += ["--int8-images", str(self.options["int8_images"])]
-            if precision == "int8" and self.options.get("force"):
-                arguments[engine].append("--force")
+            if precision == "int8" and self.options.get("allow_low_agreement"):
+                arguments[engine].append("--allow-low-agreement")
         return arguments
 
     @property

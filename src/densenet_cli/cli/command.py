@@ -199,7 +199,7 @@ def describe_weights_error(error: WeightsUnavailableError) -> str:
 def replace_parameters(message: str, command: click.Command) -> str:
     """Replace parameter names in backticks by the command's options: ```overwrite``` becomes ``--overwrite``.
 
-    Names that are no parameters of the command stay as they are.
+    Other names in backticks stay as they are.
     """
     names: dict[str, str] = {}
     for param in command.params:

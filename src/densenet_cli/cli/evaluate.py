@@ -203,7 +203,7 @@ class _Evaluation(NamedTuple):
 def _check_multi_label(
     classifier: Classifier, folder: str | None, csv: str, options: DatasetOptions, error: UsageError
 ) -> None:
-    """Raise an error with a hint if a table that is no dataset of single labels is one of a multi-label model."""
+    """Raise an error with a hint if a table without single labels is one for a multi-label model."""
     from densenet_cli.datasets import open_multi_label_table
 
     try:

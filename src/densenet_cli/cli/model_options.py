@@ -69,8 +69,8 @@ MODEL_OPTIONS = {
         "values in the network from them, and caches these for later runs. (This is not the calibration of "
         "probabilities, which densenet calibrate does.)",
     ),
-    "force": model_option(
-        "--force",
+    "allow_low_agreement": model_option(
+        "--allow-low-agreement",
         is_flag=True,
         help="Accept --precision int8 even if it agrees with float32 on less than 97% of the images.",
     ),
@@ -279,8 +279,13 @@ def create_classifier(*, needs_head: bool = True, **options: Any) -> Classifier:
     from densenet_cli.classifier import Classifier
     from densenet_cli.cli.progress import ProgressBar
 
-    with ProgressBar("download") as progress:
-        classifier = Classifier(**options, progress=progress.update_download)
+    with ProgressBar("download") as download, ProgressBar("steps") as calibration:
+
+        def show_calibration(done: int, total: int) -> None:
+            download.stop()
+            calibration.update("Calibrating int8", done, total)
+
+        classifier = Classifier(**options, progress=download.update_download, int8_progress=show_calibration)
     if needs_head:
         classifier.check_head()
     if options.get("precision") == "auto":

@@ -48,8 +48,13 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show nothing more. Only one bar can be on the terminal at a time."""
         if self._progress:
             self._progress.stop()
+            self._progress = None
 
     def advance(self, description: str) -> None:
         """Count one more of the things that ``description`` names in plural."""

@@ -105,7 +105,7 @@ class Explanation:
             ValueError: The image could not be classified.
         """
         if self.image is None:
-            reason = self.error.message if self.error else "There is no image."
+            reason = self.error.message if self.error else "Its image was not kept."
             raise ValueError(f"Cannot draw an explanation of {self.source}. {reason}")
         name = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2] or self.source
         width, height = self.size

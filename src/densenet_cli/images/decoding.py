@@ -201,7 +201,7 @@ def _load(source: Source, request: _DecodeRequest[T], budget: DecodeBudget | Non
     memory.return_freed_memory()
     match source.kind:
         case "nothing":
-            raise source.error or UnreadableImageError("There is no image.")
+            raise source.error or UnreadableImageError("The source contains no image.")
         case "image":
             return _load_pil_image(source.origin, request, budget)
         case "array":

@@ -53,7 +53,7 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
     """Yield a source for each page of each source.
 
     Pages are named ``name[0]``, ``name[1]``, and so on; the only page of a file keeps the file's name. Sources that are
-    pages already or are no files stay as they are. URLs and streams are read here, and held in memory until their pages
+    pages already or are not files stay as they are. URLs and streams are read here and held in memory until their pages
     are decoded.
 
     A damaged list of pages ends in a source with an error.

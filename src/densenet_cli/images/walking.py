@@ -161,7 +161,7 @@ def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[En
 def _escape_hint(pattern: str) -> str:
     """Return how to write a pattern whose brackets are part of a name, or what else is missing, or nothing."""
     if (page := split_page(pattern)) and not os.path.lexists(page[0]):
-        return f" There is no file {to_unicode(page[0])} with a page {page[1]} either."
+        return f" It is not page {page[1]} of a file either: {to_unicode(page[0])} does not exist."
     folder = pattern[: len(pattern) - len(pattern.lstrip("/"))]
     parts = [part for part in pattern.split("/") if part]
     for position, part in enumerate(parts):

@@ -23,7 +23,7 @@ Content = bytes | Iterable[bytes] | Callable[[BinaryIO], object]
 """What a file is to contain: data, chunks of data, or a function that writes to an unbuffered file."""
 
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
-"""Errors of file systems without fsync or locks. They are no reason to abort a run."""
+"""Errors of file systems without fsync or locks. They do not end a run."""
 _POLL_INTERVAL = 0.1
 """Seconds between two attempts to get a lock."""
 

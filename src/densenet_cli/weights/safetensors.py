@@ -76,7 +76,7 @@ def open_tensors(path: Path) -> Iterator[tuple[Tensors, str | None]]:
 def replace_metadata(path: Path, config: DenseNetConfig, metadata: ModelMetadata) -> bytes | None:
     """Return the bytes of a checkpoint with other metadata and the same arrays, bit for bit.
 
-    The result is None if the file is no checkpoint that this package wrote, or contains another network than
+    The result is None if this package did not write the file, or contains another network than
     ``config``, whose input size does not matter. It must then be converted.
 
     Raises:

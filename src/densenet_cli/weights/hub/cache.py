@@ -61,7 +61,7 @@ def _expand(path: str) -> Path:
 
 
 def algorithm(checksum: str) -> str | None:
-    """Return the algorithm of a checksum that names a blob, or None if it is no such name."""
+    """Return the algorithm of a checksum that names a blob, or None if it is another name."""
     return ALGORITHMS.get(len(checksum)) if re.fullmatch("[0-9a-f]+", checksum) else None
 
 
