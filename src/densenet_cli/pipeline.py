@@ -24,7 +24,7 @@ S = TypeVar("S")
 MAX_BATCHES_AHEAD = 4
 """Limit of decoding threads, in batches. More threads would only hold more images in memory."""
 
-WINDOW = 24
+WINDOW = 40
 """Images in flight besides two per thread, if threads compute: finished ones wait here for one that takes long."""
 
 

@@ -29,14 +29,22 @@ would spend their time passing it on."""
 SAMPLE = 32
 """Images after which the pipeline decides again whether they are cheap."""
 
-CHUNK = 8
-"""Cheap images that a thread decodes before it computes them, so that the processor's caches hold the code of both."""
+MAX_CHUNK = 8
+"""Images that a thread decodes before it computes them. Decoding and computing in turn is slower, because each leaves
+the processor's caches and clock rate in a state that is bad for the other."""
+
+CHUNK_SECONDS = 0.16
+"""Limit of the time that a thread spends on a chunk, so that no thread has much to do when the others have finished."""
 
 PAUSE = 3e-3
 """Seconds in which results of cheap images are collected. The caller's thread would otherwise be woken for each."""
 
 MAX_BREAK = 1024
 """Limit of the samples between two trials to work with one thread."""
+
+LOCK_WAIT = 4
+"""Times its own processor time, and that of every other thread, that an image takes at most because of Python's lock.
+An image that takes longer waits for something else, such as a file server, and several threads can wait together."""
 
 
 class Slot(Generic[S]):
@@ -81,7 +89,7 @@ class Workers(Generic[S]):
         self._pending: deque[Slot[S]] = deque()
         self._in_flight: set[Slot[S]] = set()
         self._running: set[threading.Thread] = set()
-        self._pace = _Pace()
+        self._pace = _Pace(threads)
         self._stopped = False
         self._ended = False
         self._error: BaseException | None = None
@@ -123,17 +131,21 @@ class Workers(Generic[S]):
                     self._decode(slot)
                 if self._run:
                     self._compute(slots, self._run)
-                self._pace.add(len(slots), time.perf_counter() - times[0], time.thread_time() - times[1])
+                seconds = time.perf_counter() - times[0], time.thread_time() - times[1]
+                self._pace.add(number, len(slots), *seconds)
             for slot in slots:
                 self._in_flight.discard(slot)
                 slot.ready.release()
         self._pace.end()
 
     def _next(self) -> list[Slot[S]]:
-        """Return the next source, or several if images are cheap, or none at the end."""
+        """Return the sources of the next chunk, none at the end."""
         first = self._walked.get()
         slots = [first] if first else []
-        while slots and len(slots) < CHUNK and not self._pace.is_parallel:
+        chunk = self._pace.chunk
+        if self._pace.is_parallel:
+            chunk = min(chunk, 1 + self._walked.qsize() // self._threads)  # leave as many to each of the others
+        while slots and len(slots) < chunk:
             try:
                 slot = self._walked.get_nowait()
             except Empty:
@@ -244,17 +256,27 @@ class _Pace:
     """Decides how many threads work: all of them, or only one if images are cheap (see ``CHEAP``).
 
     Whether one thread is enough can only be seen while it works alone, so it is tried, and seldom again if it was not.
+
+    Args:
+        threads: Number of threads.
+
+    Attributes:
+        is_parallel: Whether all threads work.
+        chunk: Number of images that a thread takes at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         self.is_parallel = True
+        self.chunk = 1
+        self._max_lock_wait = LOCK_WAIT * threads
         self._parallel = threading.Event()
         self._parallel.set()
         self._ended = False
+        self._lock = threading.Lock()
         self._images = 0
         self._elapsed = self._processor_time = 0.0
         self._skipped = 0
-        """Samples to ignore before the next decision."""
+        """Samples to ignore before the next trial."""
         self._break = 8
         """Samples between the next two trials."""
 
@@ -262,31 +284,52 @@ class _Pace:
         """Wait until several threads may work. Return True."""
         return self._parallel.wait()
 
-    def add(self, images: int, elapsed: float, processor_time: float) -> None:
-        """Note the seconds that images took. Threads may overwrite each other's sums, which are only estimates."""
-        self._images += images
-        self._elapsed += elapsed
-        self._processor_time += processor_time
-        if self._images < SAMPLE or self._ended:
-            return
+    def add(self, thread: int, images: int, elapsed: float, processor_time: float) -> None:
+        """Note the seconds that images took in a thread, and decide how to go on after a sample."""
+        with self._lock:
+            if self._ended or (thread and not self.is_parallel):  # an image from before the trial
+                return
+            self._images += images
+            self._elapsed += elapsed
+            self._processor_time += processor_time
+            if self.is_parallel:
+                if self._images >= SAMPLE:
+                    self._decide_to_try()
+            elif self._elapsed > SAMPLE * 3 * CHEAP or self._processor_time > SAMPLE * CHEAP:
+                self._start_parallel()  # however many images: a trial must not take long
+            elif self._images >= SAMPLE:
+                self.chunk = MAX_CHUNK
+                self._reset()
+
+    def _decide_to_try(self) -> None:
+        """Let one thread work alone if that may be enough."""
         elapsed, processor_time = self._elapsed / self._images, self._processor_time / self._images
-        self._images = 0
-        self._elapsed = self._processor_time = 0.0
+        self.chunk = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / elapsed)))
+        waits = self._elapsed > self._max_lock_wait * self._processor_time
+        self._reset()
         if self._skipped:
             self._skipped -= 1
-        elif self.is_parallel:
-            if processor_time < 2 * CHEAP:  # passing on the lock takes about as long as the work
-                self.is_parallel = False
-                self._parallel.clear()
-                self._skipped = 2  # other threads still finish their images
-        elif processor_time > CHEAP or elapsed > 3 * CHEAP:  # the latter if it waits for files
-            self.is_parallel = True
-            self._parallel.set()
-            self._skipped = self._break
-            self._break = min(2 * self._break, MAX_BREAK)
+        elif processor_time < 2 * CHEAP and not waits:  # passing on the lock takes about as long as the work
+            self.is_parallel = False
+            self.chunk = 1
+            self._parallel.clear()
+
+    def _start_parallel(self) -> None:
+        self.is_parallel = True
+        self.chunk = 1
+        self._parallel.set()
+        self._skipped = self._break
+        self._break = min(2 * self._break, MAX_BREAK)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._images = 0
+        self._elapsed = self._processor_time = 0.0
 
     def end(self) -> None:
         """Wake all threads for good."""
-        self._ended = True
-        self.is_parallel = True
-        self._parallel.set()
+        with self._lock:
+            self._ended = True
+            self.is_parallel = True
+            self.chunk = 1
+            self._parallel.set()
