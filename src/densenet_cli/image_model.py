@@ -83,8 +83,6 @@ class ImageModel:
         checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
         self.threads = threads = threads or available_cores()
-        # While as many threads as there are cores compute, others decode. Each needs a process if they are isolated.
-        self._extra_threads = 0 if isolate or timeout is not None else min(threads, available_cores())
         budget = DecodeBudget(decode_memory)
         self._loader = ImageLoader(budget, isolate, timeout, offline)
         self._finalizers = [weakref.finalize(self, self._loader.close)]
@@ -198,7 +196,7 @@ class ImageModel:
                 crops=preprocessing.crops,
                 batch_size=batch_size or self.batch_size,
                 threads=threads or self.threads,
-                extra_threads=self._extra_threads,
+                is_isolated=self._loader.is_isolated,
             )
 
         if self._pool is None or batch_size or threads:

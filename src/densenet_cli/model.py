@@ -152,7 +152,7 @@ class Model:
         crops: int,
         batch_size: int,
         threads: int,
-        extra_threads: int,
+        is_isolated: bool,
     ) -> Iterator[Result[S]]:
         """Yield the result of each source, in order, with outputs averaged over crops. See ``pipeline.stream``.
 
@@ -163,7 +163,7 @@ class Model:
             crops: The number of crops of each image.
             batch_size: The number of images per batch, each crop counting as one.
             threads: The number of threads.
-            extra_threads: The number of threads that decode while the others compute, if the engine allows it.
+            is_isolated: Whether worker processes decode, one for each thread.
         """
         engine = self.engine
         results = stream(
@@ -171,13 +171,22 @@ class Model:
             load,
             partial(self.run, outputs=tuple(outputs)),
             batch_size=-(-batch_size // crops),
-            threads=threads + extra_threads if engine.concurrent and threads > 1 else threads,
+            threads=self._pipeline_threads(threads, is_isolated),
             prepare=engine.load,
             concurrent=engine.concurrent,
         )
         for result in results:
             # The mean over a single crop is that crop, bit for bit.
             yield result._replace(outputs={name: rows.mean(axis=0) for name, rows in result.outputs.items()})
+
+    def _pipeline_threads(self, threads: int, is_isolated: bool) -> int:
+        """Return the number of threads for the pipeline: some decode while as many as there are cores compute."""
+        if not self.engine.concurrent or threads == 1:
+            return threads
+        extra = min(threads, engines.available_cores())
+        if is_isolated:  # each needs a process, and in float32 decoding takes a small part of the time
+            extra = 0 if self.precision == "float32" else -(-extra // 2)
+        return threads + extra
 
     def check_head(self) -> None:
         """Check that the network has a head that is supported.

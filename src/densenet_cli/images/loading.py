@@ -32,6 +32,7 @@ class ImageLoader:
         IsolationError: No worker process can be started.
 
     Attributes:
+        is_isolated: Whether worker processes decode.
         close: Ends the worker processes.
     """
 
@@ -39,9 +40,10 @@ class ImageLoader:
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise UsageError(f"`timeout` must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {timeout}.")
         self._offline = offline
+        self.is_isolated = isolate or timeout is not None
         self._load: Callable[[Source, Preprocessing, type[Preview] | None], decoding.Loaded]
         self.close: Callable[[], object]
-        if not isolate and timeout is None:
+        if not self.is_isolated:
             self._load = partial(_load, budget)
             self.close = lambda: None
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from densenet_cli.engines import available_cores, available_outputs
+from densenet_cli.engines import available_outputs
 from densenet_cli.images.decoding import Loaded
 from densenet_cli.images.isolation.child import Channel, Header, end_with_parent, prefer_oom_kill
 from densenet_cli.images.loading import ImageLoader
@@ -95,7 +95,6 @@ class ImageWorker:
 
         self._channel = channel
         self._batch_size, self._threads = batch_size, threads
-        self._extra_threads = 0 if isolate or timeout is not None else min(threads, available_cores())
         self._preprocessing = Preprocessing(**preprocessing)
         self._loader = ImageLoader(SharedBudget(*budget), isolate, timeout, offline)
         self._model = Model(**model, label_file=None, threads=threads, offline=offline)
@@ -129,7 +128,7 @@ class ImageWorker:
                 crops=self._preprocessing.crops,
                 batch_size=self._batch_size,
                 threads=self._threads,
-                extra_threads=self._extra_threads,
+                is_isolated=self._loader.is_isolated,
             ):
                 sender.put(result)
         except Exception as error:
