@@ -12,7 +12,7 @@ from densenet_cli import variants
 from densenet_cli.engines import BATCH_SIZE, available_cores, choose_processes
 from densenet_cli.errors import UsageError
 from densenet_cli.images import DECODE_MEMORY, sources
-from densenet_cli.images.loading import ImageLoader
+from densenet_cli.images.loading import ImageLoader, MemberBuffer
 from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.normalization import normalize
 from densenet_cli.images.sources import Source
@@ -199,12 +199,16 @@ class ImageModel:
                 is_isolated=self._loader.is_isolated,
             )
 
-        if self._pool is None or batch_size or threads:
-            yield from compute(sources)
-        else:
-            from densenet_cli.processes import Request
+        buffer = MemberBuffer(sources)
+        try:
+            if self._pool is None or batch_size or threads:
+                yield from compute(buffer)
+            else:
+                from densenet_cli.processes import Request
 
-            yield from self._pool.stream(sources, compute, load, Request(outputs, preview, preview_limit))
+                yield from self._pool.stream(buffer, compute, load, Request(outputs, preview, preview_limit))
+        finally:
+            buffer.close()
 
     def load(self, image: ImageInput | Source) -> FloatArray:
         """Decode one image to the network's input: normalized pixels, float32 (crops, height, width, channels).

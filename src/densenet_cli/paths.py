@@ -1,10 +1,14 @@
-"""Paths, URLs, and names of pages; the folders for the cache, which may be deleted, and for the weights of Keras."""
+"""Paths, URLs, and names of pages and members of archives; the folders for the cache, which may be deleted, and for the
+weights of Keras."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from densenet_cli.errors import UsageError
@@ -31,6 +35,84 @@ def split_page(name: str) -> tuple[str, int] | None:
     return file, int(number)
 
 
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+"""File name extensions of archives, in lower case."""
+
+_IN_ARCHIVE = re.compile(f"(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})/", re.IGNORECASE)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a name has the extension of an archive."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def split_member(path: str) -> tuple[str, str] | None:
+    """Return the archive and the member that a path such as ``photos.tar/cats/1.jpg`` consists of.
+
+    Returns:
+        The path of the archive, which is an existing file, and the rest; None for other paths.
+    """
+    for match in _IN_ARCHIVE.finditer(path):
+        archive = path[: match.end() - 1]
+        if os.path.isfile(archive):
+            return archive, path[match.end() :]
+    return None
+
+
+MAX_BRACES = 16
+"""Opening braces in a name. With more, all of them are ordinary characters."""
+
+_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
+
+
+def expand_braces(text: str) -> Iterator[str]:
+    """Yield the names or URLs that braces stand for in a shell: ``{a,b}``, ``{000..099}``, and ``{0..90..10}``.
+
+    Other braces are ordinary characters.
+    """
+    if text.count("{") > MAX_BRACES:
+        yield text
+        return
+    position = text.find("{")
+    while position >= 0:
+        if found := _split_alternatives(text, position):
+            alternatives, end = found
+            for alternative in alternatives:
+                for rest in expand_braces(text[end:]):
+                    yield text[:position] + alternative + rest
+            return
+        position = text.find("{", position + 1)
+    yield text
+
+
+def _split_alternatives(text: str, start: int) -> tuple[Iterator[str], int] | None:
+    """Return what the braces that open at ``start`` stand for, and where they end, or None for ordinary characters."""
+    depth = 0
+    parts = [start + 1]
+    for position in range(start, len(text)):
+        character = text[position]
+        depth += (character == "{") - (character == "}")
+        if character == "," and depth == 1:
+            parts.append(position + 1)
+        elif depth == 0:
+            parts.append(position + 1)
+            pieces = [text[first : last - 1] for first, last in pairwise(parts)]
+            if len(pieces) > 1:
+                return (name for piece in pieces for name in expand_braces(piece)), position + 1
+            match = _RANGE.fullmatch(pieces[0])
+            return (_expand_range(match), position + 1) if match else None
+    return None
+
+
+def _expand_range(match: re.Match[str]) -> Iterator[str]:
+    """Yield the numbers of a range, which all have the same number of digits if one of its ends has leading zeros."""
+    first, last, step = int(match[1]), int(match[2]), abs(int(match[3] or 1)) or 1
+    has_zeros = any(re.match("-?0[0-9]", end) for end in match.groups()[:2])
+    width = max(len(match[1]), len(match[2])) if has_zeros else 0
+    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+    return (f"{number:0{width}}" for number in numbers)
+
+
 def is_stdin(name: str) -> bool:
     """Return whether a name is that of standard input, ``-``, or of a page of it."""
     return name == "-" or (split_page(name) or ("",))[0] == "-"
@@ -39,7 +121,8 @@ def is_stdin(name: str) -> bool:
 def normalize_path(path: str, folder: str) -> str:
     """Return an absolute path that is the same for all spellings of ``path``.
 
-    Symbolic links are not resolved. ``..`` after one is kept, because it does not lead back.
+    Symbolic links are not resolved. ``..`` after one is kept, because it does not lead back. It is also kept after the
+    name of an archive, because the names of members are arbitrary.
 
     Args:
         path: A path, absolute or relative to ``folder``.
@@ -47,11 +130,16 @@ def normalize_path(path: str, folder: str) -> str:
     """
     result = os.sep
     for part in os.path.join(folder, path).split(os.sep):
-        if part == os.pardir and not os.path.islink(result) and os.path.basename(result) != os.pardir:
+        if part == os.pardir and not _keeps_parent(result):
             result = os.path.dirname(result)
         elif part not in ("", os.curdir):
             result = os.path.join(result, part)
     return result
+
+
+def _keeps_parent(path: str) -> bool:
+    """Return whether ``..`` after a path does not lead to the folder that contains it."""
+    return os.path.basename(path) == os.pardir or is_archive(path) or os.path.islink(path)
 
 
 class PathNormalizer:

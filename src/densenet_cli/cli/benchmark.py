@@ -195,7 +195,9 @@ def _image_paths(images: tuple[str, ...]) -> tuple[Path, ...]:
         if source.error:
             raise click.BadParameter(f"{printable(source.name)}: {source.error}", param_hint="'--images'")
         if source.kind != "path" or source.page:
-            raise click.BadParameter("URLs, standard input, and pages are not supported.", param_hint="'--images'")
+            raise click.BadParameter(
+                "URLs, archives, standard input, and pages are not supported.", param_hint="'--images'"
+            )
         paths.append(Path(source.origin))
     return tuple(paths)
 

@@ -146,6 +146,8 @@ def sort(
 def _select(sources: Iterator[Source], sorter: Sorter) -> Iterator[Source]:
     """Yield the sources that are still to be sorted. Raises ``UsageError`` for one that is not a file."""
     for source in sources:
+        if source.kind == "member":
+            raise UsageError(f"{to_unicode(source.name)} is in an archive. Extract the archive to sort its images.")
         if source.kind == "url" or source.name == "-" or source.page is not None:
             raise UsageError(f"{to_unicode(source.name)} is not a file, so it cannot be sorted.")
         if not sorter.is_done(source.name):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from densenet_cli.errors import DownloadFailedError, UsageError
+from densenet_cli.errors import DownloadFailedError, ImageError, UsageError, guard
 from densenet_cli.images import MAX_TIMEOUT, decoding, sources
+from densenet_cli.images.files import MAX_STREAM_BYTES
 from densenet_cli.images.memory import DecodeBudget
 
 if TYPE_CHECKING:
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
     from densenet_cli.images.sources import Source
+
+S = TypeVar("S", bound="Source")
+
+MAX_BUFFERED_BYTES = 128 << 20
+"""Limit of the bytes of members of archives that wait to be decoded."""
 
 
 class ImageLoader:
@@ -74,6 +82,77 @@ class ImageLoader:
         from densenet_cli.images.pages import expand_pages
 
         return expand_pages(expanded, self._offline)
+
+
+class MemberBuffer(Generic[S]):
+    """Sources, in which members of archives that are read in order hold their bytes until they are decoded.
+
+    The iteration waits while they hold more than a limit.
+
+    Args:
+        sources: The sources.
+        max_bytes: The limit. A single member may exceed it.
+    """
+
+    def __init__(self, sources: Iterable[S], max_bytes: int = MAX_BUFFERED_BYTES) -> None:
+        self._sources, self._max_bytes = sources, max_bytes
+        self._changed = threading.Condition()
+        self._bytes = 0
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[S]:
+        for source in self._sources:
+            if source.kind == "member" and not source.origin.is_repeatable:
+                size = source.origin.size
+                with self._changed:
+                    self._changed.wait_for(partial(self._can_continue, size))
+                    self._bytes += size
+                source = self._read(source)
+            if self._is_closed:
+                break
+            yield source
+
+    def _can_continue(self, size: int) -> bool:
+        return self._is_closed or self._bytes == 0 or self._bytes + size <= self._max_bytes
+
+    def _read(self, source: S) -> S:
+        try:
+            data = guard(lambda: source.origin.read(MAX_STREAM_BYTES))
+        except ImageError as error:
+            self.release(source.origin.size)
+            return replace(source, origin=None, kind="nothing", error=error)
+        return replace(source, origin=_BufferedContents(source.origin, data, self.release))
+
+    def release(self, size: int) -> None:
+        """Count bytes that were used as free."""
+        with self._changed:
+            self._bytes -= size
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the iteration, even while it waits."""
+        self._is_closed = True
+        self.release(0)
+
+
+class _BufferedContents:
+    """Contents of a member (``archives.contents.Contents``) that were read. They are read again after the first use."""
+
+    is_repeatable = False
+
+    def __init__(self, contents: Any, data: bytes, release: Callable[[int], object]) -> None:
+        self.size: int = contents.size
+        self._contents, self._data, self._release = contents, [data], release
+
+    def read(self, limit: int) -> bytes:
+        """Return the bytes. See ``Contents``."""
+        try:
+            data = self._data.pop()  # atomic
+        except IndexError:
+            again: bytes = self._contents.read(limit)
+            return again
+        self._release(self.size)
+        return data
 
 
 def _load(

@@ -39,6 +39,8 @@ MULTI_FRAME_TYPES = (0x020001, 0x020002, 0x020003)
 DAMAGE = (struct.error, OSError, ValueError, OverflowError, IndexError)
 """What reading offsets raises in a damaged file."""
 
+ENCODED_KINDS = ("path", "url", "member", "stdin", "bytes", "file")
+
 ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
@@ -53,8 +55,8 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
     """Yield a source for each page of each source.
 
     Pages are named ``name[0]``, ``name[1]``, and so on; the only page of a file keeps the file's name. Sources that are
-    pages already or are not files stay as they are. URLs and streams are read here and held in memory until their pages
-    are decoded.
+    pages already or are not files stay as they are. URLs, streams, and members of archives are read here, and held in
+    memory until their pages are decoded.
 
     A damaged list of pages ends in a source with an error.
 
@@ -63,7 +65,7 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
         offline: Whether to leave URLs alone. Loading them reports that the network is disabled.
     """
     for source in sources:
-        is_file = source.kind in ("path", "url", "stdin", "bytes", "file") and not (offline and source.kind == "url")
+        is_file = source.kind in ENCODED_KINDS and not (offline and source.kind == "url")
         if source.page is None and is_file:
             yield from _expand(source)
         else:
@@ -71,6 +73,7 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
 
 
 def _expand(source: S) -> Iterator[S]:
+    single_page = replace(source, page=0)
     with ExitStack() as files:
         try:
             if source.kind != "path":
@@ -79,13 +82,15 @@ def _expand(source: S) -> Iterator[S]:
         except ImageError as error:
             yield replace(source, origin=None, kind="nothing", error=error, page=0)
         else:
-            yield from _number_pages(source, _until_damaged(_locate_pages(encoded.stream)))
+            is_repeatable = single_page.kind == "member" and single_page.origin.is_repeatable
+            single_page = single_page if is_repeatable else replace(source, page=0)
+            yield from _number_pages(source, single_page, _until_damaged(_locate_pages(encoded.stream)))
 
 
-def _number_pages(source: S, locations: Iterator[Any]) -> Iterator[S]:
+def _number_pages(source: S, single_page: S, locations: Iterator[Any]) -> Iterator[S]:
     first = list(islice(locations, 2))
     if len(first) < 2:
-        yield replace(source, page=0)
+        yield single_page
         return
     for page, location in enumerate(chain(first, locations)):
         named = replace(source, name=f"{source.name}[{page}]", page=page)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,19 +15,21 @@ from dataclasses import replace
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
+from densenet_cli.errors import UnreadableImageError
 from densenet_cli.images.conversion import has_16_bit_colors
+from densenet_cli.images.files import MAX_STREAM_BYTES, open_file
 from densenet_cli.images.formats import identify_format, unsupported
+from densenet_cli.images.memory import MEGABYTE, DecodeBudget
 from densenet_cli.images.sources import Source, read_stream
-from densenet_cli.images.walking import describe_os_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from densenet_cli._types import Box, Size
 
-MAX_STREAM_BYTES = 64 << 20
-"""Largest image accepted from a URL, standard input, or a file object, which are held in memory."""
+
+MEMBER_MEMORY = DecodeBudget(4 * MAX_STREAM_BYTES // MEGABYTE)
+"""For encoded members of archives. Their sizes are known before they are read, unlike those of streams."""
 
 
 class EncodedImage(NamedTuple):
@@ -47,7 +48,7 @@ class EncodedImage(NamedTuple):
 
 @contextmanager
 def open_source(source: Source) -> Iterator[EncodedImage]:
-    """Open a source of kind path, url, stdin, bytes, or file.
+    """Open a source of kind path, url, member, stdin, bytes, or file.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: The file cannot be opened or is not a regular file.
@@ -55,54 +56,25 @@ def open_source(source: Source) -> Iterator[EncodedImage]:
         DownloadFailedError: The URL cannot be fetched.
     """
     if source.kind == "path":
-        with _open_file(source.origin) as stream:
+        with open_file(source.origin) as stream:
             yield EncodedImage(stream, os.fstat(stream.fileno()).st_size, bytes_in_memory=0)
+    elif source.kind == "member":
+        with MEMBER_MEMORY.reserve(source.origin.size):
+            data = read_source(source)
+            yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
     else:
         data = read_source(source)
         yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
 
 
-def _open_file(path: str) -> IO[bytes]:
-    """Open a regular file. Anything else is rejected: a FIFO could block forever, and a device could do anything."""
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise SourceUnreadableError(f"Not a regular file but {_file_type(mode)}.")
-        # O_NONBLOCK, in case the file has become a FIFO since.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (FileNotFoundError, NotADirectoryError):
-        message = "Broken symbolic link." if os.path.islink(path) else "No such file or folder."
-        raise SourceNotFoundError(message) from None
-    except (OSError, ValueError) as error:
-        raise SourceUnreadableError(describe_os_error(error)) from None
-    stream = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        stream.close()
-        raise SourceUnreadableError("Not a regular file.")
-    return stream
-
-
-def _file_type(mode: int) -> str:
-    for is_type, name in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    ):
-        if is_type(mode):
-            return name
-    return "something else"
-
-
 def read_source(source: Source) -> bytes:
-    """Return the bytes of a source of kind url, stdin, bytes, or file. Raises the same errors as ``open_source``."""
+    """Return the bytes of a source of kind url, member, stdin, bytes, or file. Raises the errors of ``open_source``."""
     match source.kind:
         case "url":
             from densenet_cli.http import fetch
 
             return fetch(source.origin, max_bytes=MAX_STREAM_BYTES)
-        case "stdin":
+        case "stdin" | "member":
             data: bytes = source.origin.read(MAX_STREAM_BYTES)
         case "file":
             data = read_stream(source.origin, MAX_STREAM_BYTES)

@@ -1,7 +1,7 @@
-"""Image sources: files, folders, globs, URLs, standard input, and Python objects.
+"""Image sources: files, folders, archives, globs, URLs, standard input, and Python objects.
 
 A source is a named image, or the reason why there is none. Expanding arguments into sources is lazy and always
-happens in the same order. It opens folders but no files: decoding shows whether a file is an image.
+happens in the same order. It opens folders and archives but no images: decoding shows whether a file is one.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import stat
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
 from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
-from densenet_cli.paths import is_url, split_page
+from densenet_cli.paths import expand_braces, is_archive, is_url, split_member, split_page
 from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
 
-Kind = Literal["path", "url", "stdin", "bytes", "file", "image", "array", "nothing"]
+Kind = Literal["path", "url", "member", "stdin", "bytes", "file", "image", "array", "nothing"]
+
+MAX_NAMES = 1_000_000
+"""Names that braces can stand for."""
 
 _list_streams: WeakSet[IO[bytes]] = WeakSet()
 """Streams that ``read_list`` reads. They cannot be images as well."""
@@ -37,8 +41,9 @@ class Source:
     Attributes:
         name: The name in results: the path as given, joined with the path below it, or the URL. A name that is not
             UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` restores them).
-        origin: Where the image comes from: a path, a URL, bytes, a binary file object, a ``PIL.Image.Image``, or a
-            uint8 array of shape (height, width, 3).
+        origin: Where the image comes from: a path, a URL, the contents of a member of an archive
+            (``archives.contents.Contents``), bytes, a binary file object, a ``PIL.Image.Image``, or a uint8 array of
+            shape (height, width, 3).
         kind: The kind of ``origin``; "nothing" if there is no image.
         error: Why there is no image, for the kind "nothing".
         page: Number of the page to read, from 0; None for the first, with a note if there are more.
@@ -93,12 +98,14 @@ def expand(
 ) -> Iterator[Source]:
     """Yield the sources that arguments name, in order.
 
-    Folders are searched depth first, each folder's names sorted. Files in them without an image extension are skipped;
-    their number is logged at the end.
+    Folders are searched depth first, each folder's names sorted, and archives in their own order. Files in them without
+    an image extension are skipped; their number is logged at the end.
 
     Args:
-        arguments: Files, folders, globs (unless a path of that name exists), http(s) URLs, or ``-`` for an image on
-            standard input. ``file.tif[2]`` is a page of a file if ``file.tif`` exists, and a glob otherwise.
+        arguments: Files, folders, archives (``paths.ARCHIVE_SUFFIXES``), globs (unless a path of that name exists),
+            http(s) URLs, or ``-`` for an image on standard input. ``file.tif[2]`` is a page of a file if ``file.tif``
+            exists, and a glob otherwise. ``photos.tar/cats`` is a member or a folder in an archive. Braces in other
+            names are expanded: ``{a,b}`` and ``{000..099}``.
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
@@ -112,7 +119,7 @@ def expand(
 def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozenset[str]) -> Iterator[Source]:
     standard_input: StandardInput | None = None
     skipped = SkippedFiles(0)
-    for argument in arguments:
+    for argument in _expand_braces(arguments):
         if argument == "-":
             stream = stdin or sys.stdin.buffer
             if stream in _list_streams:
@@ -123,8 +130,8 @@ def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozens
                 yield Source("-", standard_input, "stdin")
         elif is_url(argument):
             yield _from_url(argument)
-        elif page_source := _from_page_name(argument):
-            yield page_source
+        elif source := _from_page_name(argument) or _from_member_name(argument):
+            yield source
         else:
             for entry in _expand_path(argument, suffixes):
                 if isinstance(entry, SkippedFiles):
@@ -135,6 +142,17 @@ def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozens
         import logging
 
         logging.getLogger(__name__).info("%s", skipped)
+
+
+def _expand_braces(arguments: Iterable[str]) -> Iterator[str]:
+    """Replace names that contain braces by those that they stand for, unless there is a file of that name."""
+    for argument in arguments:
+        if "{" not in argument or (not is_url(argument) and (os.path.lexists(argument) or split_member(argument))):
+            yield argument
+        elif any(islice(expand_braces(argument), MAX_NAMES, None)):
+            yield argument  # which is reported as missing
+        else:
+            yield from expand_braces(argument)
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
@@ -162,9 +180,9 @@ def from_object(image: ImageInput | Source) -> Source:
     """Return the source for a Python object.
 
     Args:
-        image: A path (str or ``os.PathLike``) or http(s) URL, also of a page such as ``file.tif[2]``; the bytes of an
-            image file, a binary file object, a ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a
-            ``Source``.
+        image: A path (str or ``os.PathLike``) or http(s) URL, also of a page such as ``file.tif[2]`` or a member of an
+            archive such as ``photos.tar/cats/1.jpg``; the bytes of an image file, a binary file object, a
+            ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
 
     Raises:
         UsageError: It is none of these.
@@ -175,7 +193,7 @@ def from_object(image: ImageInput | Source) -> Source:
         return _from_url(image)
     if isinstance(image, str | os.PathLike):
         path = os.fsdecode(image)
-        return _from_page_name(path) or Source(path, path, "path")
+        return _from_page_name(path) or _from_member_name(path, is_image=True) or Source(path, path, "path")
     if isinstance(image, bytes | bytearray | memoryview):
         return Source("<bytes>", bytes(image), "bytes")
     if _is_instance(image, "PIL.Image", "Image"):
@@ -253,6 +271,30 @@ def _from_page_name(name: str) -> Source | None:
     return Source(f"{parts[0]}[{parts[1]}]", parts[0], "path", page=parts[1])
 
 
+def _from_member_name(name: str, is_image: bool = False) -> Source | None:
+    """Return the source for a name such as ``photos.tar/1.jpg`` or ``photos.tar/1.tif[2]``.
+
+    Returns:
+        The source; None if the name is not in an archive, or unless ``is_image``, if it may be a folder there.
+    """
+    parts = split_member(name)
+    if not parts:
+        return None
+    from densenet_cli.images.archives.index import find_member
+
+    archive, member = parts
+    try:
+        if entry := find_member(archive, member):
+            return from_entry(entry._replace(path=name))
+        if (page := split_page(member)) and (entry := find_member(archive, page[0])):
+            return replace(from_entry(entry._replace(path=f"{archive}/{page[0]}[{page[1]}]")), page=page[1])
+    except ImageError as error:
+        return Source(name, None, "nothing", error.with_traceback(None))
+    return (
+        Source(name, None, "nothing", SourceNotFoundError("The archive contains no such file.")) if is_image else None
+    )
+
+
 def _from_url(url: str) -> Source:
     from densenet_cli.transfer_errors import redact
 
@@ -262,22 +304,43 @@ def _from_url(url: str) -> Source:
 
 
 def from_entry(entry: Entry) -> Source:
-    """Return the source for an entry of a folder."""
+    """Return the source for an entry of a folder or an archive."""
+    if entry.contents is not None:
+        return Source(entry.path, entry.contents, "member")
     return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
 
 
 def _expand_path(argument: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
-    """Yield a file, the images in a folder, the matches of a glob, or one error."""
+    """Yield a file, the images in a folder or an archive, the matches of a glob, or one error."""
     try:
         mode = os.stat(argument).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if os.path.lexists(argument):
             yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
+        elif parts := split_member(argument):
+            yield from _expand_archive(*parts, suffixes)
         elif is_glob(argument):
-            yield from walk_glob(argument, suffixes)
+            yield from _open_archives(walk_glob(argument, suffixes), suffixes)
         else:
             yield Entry(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
         yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
     else:
-        yield from walk(argument, suffixes) if stat.S_ISDIR(mode) else (Entry(argument),)
+        entries = walk(argument, suffixes) if stat.S_ISDIR(mode) else iter([Entry(argument)])
+        yield from _open_archives(entries, suffixes)
+
+
+def _open_archives(entries: Iterator[Entry | SkippedFiles], suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
+    """Replace archives by the images in them. Entries of folders are archives only if their extension is requested."""
+    for entry in entries:
+        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
+            yield entry
+        else:
+            yield from _expand_archive(entry.path, "", suffixes)
+
+
+def _expand_archive(archive: str, folder: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
+    from densenet_cli.images.archives import expand_archive
+    from densenet_cli.images.archives.contents import LocalFile
+
+    yield from expand_archive(archive, LocalFile(archive), suffixes, folder=folder)

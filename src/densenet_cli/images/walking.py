@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
 from densenet_cli.paths import split_page
@@ -37,11 +37,19 @@ RECURSIVE = "**"
 
 
 class Entry(NamedTuple):
-    """A file or folder that was found, or the reason why the search could not continue at ``path``."""
+    """What was found, or the reason why the search could not continue at ``path``.
+
+    Attributes:
+        path: A file or folder, or the member of an archive, named after the archive.
+        error: Why it cannot be used, or None.
+        is_folder: Whether it is a folder.
+        contents: The contents of a member (``archives.contents.Contents``); None for others, and with an error.
+    """
 
     path: str
     error: ImageError | None = None
     is_folder: bool = False
+    contents: Any = None
 
 
 class SkippedFiles(NamedTuple):

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.engines import available_outputs
+from densenet_cli.images.archives.contents import from_json as contents_from_json
 from densenet_cli.images.decoding import Loaded
 from densenet_cli.images.isolation.child import Channel, Header, end_with_parent, prefer_oom_kill
 from densenet_cli.images.loading import ImageLoader
@@ -151,6 +152,8 @@ class ImageWorker:
                     yield _Source("", pixels[number], "array")
                     number += 1
                 else:
+                    if kind == "member":
+                        origin = contents_from_json(origin)
                     place = Part(*location) if isinstance(location, list) else location
                     yield _Source("", origin, kind, page=page, location=place, needs_preview=needs_preview)
         os._exit(1)  # the parent has closed the connection

@@ -1,8 +1,9 @@
 """Distribution of a stream of sources over processes, and their results in the order of the sources.
 
 Processes get small groups of sources in turn, and their results are read in the same turn, so the order needs no
-bookkeeping. At most ``_max_in_flight`` sources are in flight. Only paths and URLs are sent. Other images (standard
-input, Python objects, frames of animations) are loaded here, and the processes get their pixels.
+bookkeeping. At most ``_max_in_flight`` sources are in flight. Only paths, URLs, and where a member of an archive is are
+sent. Other images (standard input, Python objects, frames of animations, members of compressed tar files) are loaded
+here, and the processes get their pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import ImageError
+from densenet_cli.images.archives.contents import to_json as contents_to_json
 from densenet_cli.images.reading import Animation
 from densenet_cli.images.sources import Source
 from densenet_cli.pipeline import WINDOW, Result
@@ -117,7 +119,7 @@ class Distribution(Generic[S]):
                 item = _Item(source, index)
                 if source.kind == "nothing":
                     item.loaded = source.error
-                elif source.kind not in ("path", "url") or isinstance(source.location, Animation):
+                elif not _can_be_sent(source):
                     self._load_in_thread(item)
                 self._walked.put(item)
         except BaseException as error:  # raised again in the caller's thread
@@ -191,10 +193,19 @@ class Distribution(Generic[S]):
                 entries.append(("array", None, None, None, False))
                 continue
             origin = source.origin
+            if source.kind == "member":
+                origin = contents_to_json(origin, folder if folder != self._folder else None)
             if source.kind == "path" and folder != self._folder and not origin.startswith("/"):
                 origin = f"{folder}/{origin}"  # the processes are still in the folder of their start
             entries.append((source.kind, origin, source.page, source.location, self._needs_preview(item.index)))
         return {"sources": entries}, b"".join(pixels)
+
+
+def _can_be_sent(source: Source) -> bool:
+    """Return whether a process can load a source by itself."""
+    if source.kind == "member":
+        return contents_to_json(source.origin) is not None
+    return source.kind in ("path", "url") and not isinstance(source.location, Animation)
 
 
 def current_folder() -> str | None:

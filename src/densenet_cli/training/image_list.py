@@ -137,9 +137,11 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
 
 
 def check_local(source: Source) -> str:
-    """Return the path of an image. Raises ``UsageError`` if it is a URL or a page of a file."""
+    """Return the path of an image. Raises ``UsageError`` if it is a URL, in an archive, or a page of a file."""
     if source.kind == "url":
         raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
+    if source.kind == "member":
+        raise UsageError(f"Training needs files, but {to_unicode(source.name)} is in an archive. Extract it first.")
     if source.page:
         raise UsageError(f"Training uses the first page of a file, not {to_unicode(source.name)}.")
     path: str = source.origin

@@ -1,0 +1,51 @@
+"""Opening files that may hold images. Only regular files are opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import IO
+
+from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError
+from densenet_cli.images.walking import describe_os_error
+
+MAX_STREAM_BYTES = 64 << 20
+"""Largest image accepted from a URL, standard input, a file object, or an archive, which are held in memory."""
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a regular file. Anything else is rejected: a FIFO could block forever, and a device could do anything.
+
+    Raises:
+        SourceNotFoundError: There is no such file.
+        SourceUnreadableError: The file cannot be opened, or is not a regular file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise SourceUnreadableError(f"Not a regular file but {_file_type(mode)}.")
+        # O_NONBLOCK, in case the file has become a FIFO since.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError):
+        message = "Broken symbolic link." if os.path.islink(path) else "No such file or folder."
+        raise SourceNotFoundError(message) from None
+    except (OSError, ValueError) as error:
+        raise SourceUnreadableError(describe_os_error(error)) from None
+    stream = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise SourceUnreadableError("Not a regular file.")
+    return stream
+
+
+def _file_type(mode: int) -> str:
+    for is_type, name in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if is_type(mode):
+            return name
+    return "something else"
