@@ -65,3 +65,33 @@ def children() -> Callable[[], list[psutil.Process]]:
     process = psutil.Process()
     before = set(process.children())
     return lambda: [child for child in process.children() if child not in before]
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server in a process of its own."""
+    from tests.support.s3 import run_server
+
+    with run_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """An S3 server without buckets, which this process and its children use."""
+    from tests.support.s3 import use
+
+    s3_server.reset()
+    use(monkeypatch, s3_server.endpoint)
+    return s3_server
+
+
+@pytest.fixture
+def s3_proxy(s3_server, monkeypatch):
+    """A proxy in front of the S3 server, which injects faults. This process and its children use it."""
+    from tests.support.s3 import run_proxy, use
+
+    s3_server.reset()
+    with run_proxy(s3_server) as proxy:
+        use(monkeypatch, proxy.endpoint)
+        yield proxy

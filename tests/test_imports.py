@@ -28,7 +28,7 @@ LAYERS = (
     {"int8", "model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},
     {"output"},
-    {"calibration", "http", "label_files", "labels", "layers", "paths", "topology", "variants"},
+    {"calibration", "http", "label_files", "labels", "layers", "paths", "storage", "topology", "variants"},
     {"textfiles", "transfer_errors"},
     {"text"},
     {"_types", "errors"},

@@ -19,12 +19,28 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
+REMOTE_URL = re.compile(r"(?!https?:|file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def is_remote(text: str) -> bool:
+    """Return whether a text is the URL of a file or folder that ``storage`` reads, such as ``s3://bucket/photos``.
+
+    Those of http and https are not, and neither is ``hf://`` unless it names a dataset: it is a model otherwise.
+    """
+    return "://" in text and REMOTE_URL.match(text) is not None and (not is_hub_url(text) or is_hub_dataset(text))
+
+
 HUB_PREFIX = "hf://"
 
 
 def is_hub_url(text: str) -> bool:
     """Return whether a text names a repository on the Hugging Face Hub."""
     return text[: len(HUB_PREFIX)].lower() == HUB_PREFIX
+
+
+def is_hub_dataset(text: str) -> bool:
+    """Return whether a text names a dataset on the Hugging Face Hub, or a file or folder of it."""
+    return text.lower().startswith(f"{HUB_PREFIX}datasets/")
 
 
 def split_page(name: str) -> tuple[str, int] | None:
@@ -143,7 +159,7 @@ def _keeps_parent(path: str) -> bool:
 
 
 class PathNormalizer:
-    """Normalizes many paths, most of them in few folders. URLs stay as they are.
+    """Normalizes many paths, most of them in few folders. URLs, of object storage too, stay as they are.
 
     Args:
         folder: The absolute path that relative paths start from; None for the current folder.
@@ -155,7 +171,7 @@ class PathNormalizer:
 
     def __call__(self, path: str) -> str:
         """Return ``normalize_path`` of a path."""
-        if is_url(path):
+        if is_url(path) or is_remote(path):
             return path
         parent, name = os.path.split(path)
         if name in ("", os.curdir, os.pardir):

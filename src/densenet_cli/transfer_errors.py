@@ -61,10 +61,10 @@ def transfer_error(error: Exception, connect_timeout: float, read_timeout: float
     import requests
     from urllib3 import exceptions as urllib3
 
-    causes = list(_causes(error))
+    chain = list(causes(error))
 
     def has(*types: type[BaseException]) -> bool:
-        return any(isinstance(cause, types) for cause in causes)
+        return any(isinstance(cause, types) for cause in chain)
 
     if has(requests.exceptions.ProxyError, urllib3.ProxyError, requests.exceptions.InvalidProxyURL):
         return TransferError("cannot connect to the proxy that the environment specifies")
@@ -75,7 +75,7 @@ def transfer_error(error: Exception, connect_timeout: float, read_timeout: float
     if has(socket.gaierror):
         return TransferError("cannot resolve the host name; check the network connection")
     if has(requests.exceptions.SSLError):
-        problem = next((str(cause.verify_message) for cause in causes if hasattr(cause, "verify_message")), "")
+        problem = next((str(cause.verify_message) for cause in chain if hasattr(cause, "verify_message")), "")
         return TransferError("the TLS connection failed" + (f": {shorten(to_printable(problem))}" if problem else ""))
     if has(ConnectionRefusedError):
         return TransferError("the server refused the connection")
@@ -85,7 +85,7 @@ def transfer_error(error: Exception, connect_timeout: float, read_timeout: float
         return TransferError("the response is not valid HTTP")
     if has(requests.exceptions.ChunkedEncodingError, urllib3.ProtocolError, ConnectionError):
         return TransferError("the server closed the connection early", transient=True)
-    os_error = next((cause for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
+    os_error = next((cause for cause in reversed(chain) if isinstance(cause, OSError) and cause.strerror), None)
     if os_error:
         return TransferError(shorten(to_printable(str(os_error.strerror)).lower()))
     if has(ValueError):
@@ -93,7 +93,7 @@ def transfer_error(error: Exception, connect_timeout: float, read_timeout: float
     return TransferError("cannot connect to the server")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception and everything that it was raised from or wraps."""
     seen: set[int] = set()
     queue: list[object] = [error]

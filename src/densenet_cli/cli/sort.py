@@ -148,7 +148,7 @@ def _select(sources: Iterator[Source], sorter: Sorter) -> Iterator[Source]:
     for source in sources:
         if source.kind == "member":
             raise UsageError(f"{to_unicode(source.name)} is in an archive. Extract the archive to sort its images.")
-        if source.kind == "url" or source.name == "-" or source.page is not None:
+        if source.kind in ("url", "remote") or source.name == "-" or source.page is not None:
             raise UsageError(f"{to_unicode(source.name)} is not a file, so it cannot be sorted.")
         if not sorter.is_done(source.name):
             yield source

@@ -1,16 +1,17 @@
-"""Opening files that may hold images. Only regular files are opened."""
+"""Files and streams that may hold images. Only regular files are opened."""
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import IO
+import threading
+from typing import IO, Any
 
-from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError
+from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.walking import describe_os_error
 
 MAX_STREAM_BYTES = 64 << 20
-"""Largest image accepted from a URL, standard input, a file object, or an archive, which are held in memory."""
+"""Largest image accepted from URLs, object storage, standard input, file objects, and archives: it is held in memory."""
 
 
 def open_file(path: str) -> IO[bytes]:
@@ -49,3 +50,38 @@ def _file_type(mode: int) -> str:
         if is_type(mode):
             return name
     return "something else"
+
+
+class StandardInput:
+    """The image on standard input. A stream can be read only once, so its bytes are kept for a second ``-``."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._data: bytes | None = None
+
+    def read(self, limit: int) -> bytes:
+        """Return all bytes, or ``limit + 1`` bytes of a longer stream."""
+        with self._lock:
+            if self._data is None:
+                self._data = read_stream(self._stream, limit)
+            return self._data
+
+
+def read_stream(stream: Any, limit: int) -> bytes:
+    """Read a file object to its end, in however many pieces, but stop after ``limit`` bytes have been exceeded.
+
+    Raises:
+        UnreadableImageError: The file object returns text.
+    """
+    pieces: list[bytes] = []
+    remaining = limit + 1
+    while remaining > 0:
+        piece = stream.read(remaining)
+        if not isinstance(piece, bytes | bytearray | memoryview | None):
+            raise UnreadableImageError("The file object returns text. Open it in binary mode.")
+        if not piece:
+            break
+        pieces.append(bytes(piece))
+        remaining -= len(pieces[-1])
+    return b"".join(pieces)

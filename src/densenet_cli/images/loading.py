@@ -70,7 +70,7 @@ class ImageLoader:
         Raises:
             ImageError: The image cannot be loaded. The subclass says why.
         """
-        if self._offline and source.kind == "url":
+        if self._offline and source.kind in ("url", "remote"):
             raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
         return self._load(source, preprocessing, preview)
 

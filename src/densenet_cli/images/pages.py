@@ -39,7 +39,7 @@ MULTI_FRAME_TYPES = (0x020001, 0x020002, 0x020003)
 DAMAGE = (struct.error, OSError, ValueError, OverflowError, IndexError)
 """What reading offsets raises in a damaged file."""
 
-ENCODED_KINDS = ("path", "url", "member", "stdin", "bytes", "file")
+ENCODED_KINDS = ("path", "url", "remote", "member", "stdin", "bytes", "file")
 
 ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
@@ -55,8 +55,8 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
     """Yield a source for each page of each source.
 
     Pages are named ``name[0]``, ``name[1]``, and so on; the only page of a file keeps the file's name. Sources that are
-    pages already or are not files stay as they are. URLs, streams, and members of archives are read here, and held in
-    memory until their pages are decoded.
+    pages already or are not files stay as they are. URLs, files in object storage, streams, and members of archives are
+    read here, and held in memory until their pages are decoded.
 
     A damaged list of pages ends in a source with an error.
 
@@ -65,8 +65,8 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
         offline: Whether to leave URLs alone. Loading them reports that the network is disabled.
     """
     for source in sources:
-        is_file = source.kind in ENCODED_KINDS and not (offline and source.kind == "url")
-        if source.page is None and is_file:
+        is_offline = offline and source.kind in ("url", "remote")
+        if source.page is None and source.kind in ENCODED_KINDS and not is_offline:
             yield from _expand(source)
         else:
             yield source

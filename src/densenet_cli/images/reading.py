@@ -17,10 +17,10 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from densenet_cli.errors import UnreadableImageError
 from densenet_cli.images.conversion import has_16_bit_colors
-from densenet_cli.images.files import MAX_STREAM_BYTES, open_file
+from densenet_cli.images.files import MAX_STREAM_BYTES, open_file, read_stream
 from densenet_cli.images.formats import identify_format, unsupported
 from densenet_cli.images.memory import MEGABYTE, DecodeBudget
-from densenet_cli.images.sources import Source, read_stream
+from densenet_cli.images.sources import Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +48,7 @@ class EncodedImage(NamedTuple):
 
 @contextmanager
 def open_source(source: Source) -> Iterator[EncodedImage]:
-    """Open a source of kind path, url, member, stdin, bytes, or file.
+    """Open a source of kind path, url, remote, member, stdin, bytes, or file.
 
     Raises:
         SourceNotFoundError, SourceUnreadableError: The file cannot be opened or is not a regular file.
@@ -68,20 +68,25 @@ def open_source(source: Source) -> Iterator[EncodedImage]:
 
 
 def read_source(source: Source) -> bytes:
-    """Return the bytes of a source of kind url, member, stdin, bytes, or file. Raises the errors of ``open_source``."""
+    """Return the bytes of a source of another kind than path. Raises the same errors as ``open_source``."""
     match source.kind:
         case "url":
             from densenet_cli.http import fetch
 
             return fetch(source.origin, max_bytes=MAX_STREAM_BYTES)
+        case "remote":
+            from densenet_cli.storage import read
+
+            data: bytes = read(source.origin, MAX_STREAM_BYTES)
         case "stdin" | "member":
-            data: bytes = source.origin.read(MAX_STREAM_BYTES)
+            data = source.origin.read(MAX_STREAM_BYTES)
         case "file":
             data = read_stream(source.origin, MAX_STREAM_BYTES)
         case _:
             return bytes(source.origin)
     if len(data) > MAX_STREAM_BYTES:
-        raise UnreadableImageError(f"The stream is longer than the limit of {MAX_STREAM_BYTES >> 20} MiB.")
+        what = "file" if source.kind == "remote" else "stream"
+        raise UnreadableImageError(f"The {what} is longer than the limit of {MAX_STREAM_BYTES >> 20} MiB.")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Image sources: files, folders, archives, globs, URLs, standard input, and Python objects.
+"""Image sources: files, folders, archives, globs, URLs, object storage, standard input, and Python objects.
 
 A source is a named image, or the reason why there is none. Expanding arguments into sources is lazy and always
 happens in the same order. It opens folders and archives but no images: decoding shows whether a file is one.
@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import sys
-import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,14 +17,24 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
-from densenet_cli.images.walking import Entry, SkippedFiles, describe_os_error, image_suffixes, is_glob, walk, walk_glob
-from densenet_cli.paths import expand_braces, is_archive, is_url, split_member, split_page
+from densenet_cli.images.files import StandardInput
+from densenet_cli.images.walking import (
+    Entry,
+    SkippedFiles,
+    describe_os_error,
+    has_image_suffix,
+    image_suffixes,
+    is_glob,
+    walk,
+    walk_glob,
+)
+from densenet_cli.paths import expand_braces, is_archive, is_remote, is_url, split_member, split_page
 from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
 
-Kind = Literal["path", "url", "member", "stdin", "bytes", "file", "image", "array", "nothing"]
+Kind = Literal["path", "url", "remote", "member", "stdin", "bytes", "file", "image", "array", "nothing"]
 
 MAX_NAMES = 1_000_000
 """Names that braces can stand for."""
@@ -41,9 +50,9 @@ class Source:
     Attributes:
         name: The name in results: the path as given, joined with the path below it, or the URL. A name that is not
             UTF-8 keeps its bytes as surrogate escapes (``os.fsencode`` restores them).
-        origin: Where the image comes from: a path, a URL, the contents of a member of an archive
-            (``archives.contents.Contents``), bytes, a binary file object, a ``PIL.Image.Image``, or a uint8 array of
-            shape (height, width, 3).
+        origin: Where the image comes from: a path, a URL (of object storage for kind "remote"), the contents of a
+            member of an archive (``archives.contents.Contents``), bytes, a binary file object, a ``PIL.Image.Image``,
+            or a uint8 array of shape (height, width, 3).
         kind: The kind of ``origin``; "nothing" if there is no image.
         error: Why there is no image, for the kind "nothing".
         page: Number of the page to read, from 0; None for the first, with a note if there are more.
@@ -58,41 +67,6 @@ class Source:
     location: Any = None
 
 
-class StandardInput:
-    """The image on standard input. A stream can be read only once, so its bytes are kept for a second ``-``."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-        self._data: bytes | None = None
-
-    def read(self, limit: int) -> bytes:
-        """Return all bytes, or ``limit + 1`` bytes of a longer stream."""
-        with self._lock:
-            if self._data is None:
-                self._data = read_stream(self._stream, limit)
-            return self._data
-
-
-def read_stream(stream: Any, limit: int) -> bytes:
-    """Read a file object to its end, in however many pieces, but stop after ``limit`` bytes have been exceeded.
-
-    Raises:
-        UnreadableImageError: The file object returns text.
-    """
-    pieces: list[bytes] = []
-    remaining = limit + 1
-    while remaining > 0:
-        piece = stream.read(remaining)
-        if not isinstance(piece, bytes | bytearray | memoryview | None):
-            raise UnreadableImageError("The file object returns text. Open it in binary mode.")
-        if not piece:
-            break
-        pieces.append(bytes(piece))
-        remaining -= len(pieces[-1])
-    return b"".join(pieces)
-
-
 def expand(
     arguments: Iterable[str], *, stdin: IO[bytes] | None = None, suffixes: Collection[str] = ()
 ) -> Iterator[Source]:
@@ -102,10 +76,10 @@ def expand(
     an image extension are skipped; their number is logged at the end.
 
     Args:
-        arguments: Files, folders, archives (``paths.ARCHIVE_SUFFIXES``), globs (unless a path of that name exists),
-            http(s) URLs, or ``-`` for an image on standard input. ``file.tif[2]`` is a page of a file if ``file.tif``
-            exists, and a glob otherwise. ``photos.tar/cats`` is a member or a folder in an archive. Braces in other
-            names are expanded: ``{a,b}`` and ``{000..099}``.
+        arguments: Files, folders, archives (``paths.ARCHIVE_SUFFIXES``), globs (unless a path of that name exists), the
+            same in object storage (``s3://bucket/photos``), http(s) URLs, or ``-`` for an image on standard input.
+            ``file.tif[2]`` is a page of a file if ``file.tif`` exists, and a glob otherwise. ``photos.tar/cats`` is a
+            member or a folder in an archive. Braces in other names are expanded: ``{a,b}`` and ``{000..099}``.
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
@@ -180,9 +154,9 @@ def from_object(image: ImageInput | Source) -> Source:
     """Return the source for a Python object.
 
     Args:
-        image: A path (str or ``os.PathLike``) or http(s) URL, also of a page such as ``file.tif[2]`` or a member of an
-            archive such as ``photos.tar/cats/1.jpg``; the bytes of an image file, a binary file object, a
-            ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
+        image: A path (str or ``os.PathLike``), http(s) URL, or URL of object storage, also of a page such as
+            ``file.tif[2]`` or a member of an archive such as ``photos.tar/cats/1.jpg``; the bytes of an image file, a
+            binary file object, a ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
 
     Raises:
         UsageError: It is none of these.
@@ -191,6 +165,8 @@ def from_object(image: ImageInput | Source) -> Source:
         return image
     if isinstance(image, str) and is_url(image):
         return _from_url(image)
+    if isinstance(image, str) and is_remote(image):
+        return _from_page_name(image) or from_entry(Entry(image))
     if isinstance(image, str | os.PathLike):
         path = os.fsdecode(image)
         return _from_page_name(path) or _from_member_name(path, is_image=True) or Source(path, path, "path")
@@ -266,6 +242,8 @@ def local_path(entry: str) -> str:
 def _from_page_name(name: str) -> Source | None:
     """Return the source for a name such as ``file.tif[2]``, or None if it is a file or ``file.tif`` is not one."""
     parts = split_page(name)
+    if parts and is_remote(name):
+        return _from_remote_page(*parts)
     if not parts or os.path.lexists(name) or not os.path.lexists(parts[0]) or os.path.isdir(parts[0]):
         return None
     return Source(f"{parts[0]}[{parts[1]}]", parts[0], "path", page=parts[1])
@@ -303,15 +281,32 @@ def _from_url(url: str) -> Source:
     return Source(redact(url), url, "url")
 
 
+def _from_remote_page(file: str, page: int) -> Source | None:
+    """Return a page of a file, without a request: brackets after the extension of an image are not a pattern."""
+    if not has_image_suffix(file) or is_glob(file):
+        return None
+    source = from_entry(Entry(file))
+    return replace(source, name=f"{source.name}[{page}]", page=page)
+
+
 def from_entry(entry: Entry) -> Source:
     """Return the source for an entry of a folder or an archive."""
     if entry.contents is not None:
         return Source(entry.path, entry.contents, "member")
+    if is_remote(entry.path):
+        from densenet_cli.storage import redact
+
+        return Source(redact(entry.path), entry.path, "nothing" if entry.error else "remote", entry.error)
     return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
 
 
 def _expand_path(argument: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error."""
+    if is_remote(argument):
+        from densenet_cli.images.remote import expand_url
+
+        yield from expand_url(argument, suffixes)
+        return
     try:
         mode = os.stat(argument).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
 from densenet_cli.paths import split_page
@@ -73,6 +73,32 @@ class SkippedFiles(NamedTuple):
         return SkippedFiles(self.files + other.files, self.folders + other.folders)
 
 
+class Folders(Protocol):
+    """What a search needs to know about folders: those of this machine, or remote ones."""
+
+    def list(self, folder: str, prefix: str) -> Iterable[tuple[str, bool]]:
+        """Return the sorted names in a folder that begin with ``prefix``, and whether each is a folder.
+
+        Names with another beginning can be among them.
+
+        Raises:
+            OSError: The folder cannot be listed.
+            ImageError: The same, also while the names are iterated.
+        """
+
+    def match(self, path: str) -> Iterator[Entry]:
+        """Yield the file or folder of this name, if there is one."""
+
+    def search(self, folder: str) -> Iterator[Entry]:
+        """Yield the files below a folder, depth first, and the ``SYSTEM_FOLDERS``, which are not searched."""
+
+    def identity(self, folder: str) -> Hashable:
+        """Return what is the same for all paths of a folder. Raises OSError."""
+
+    def split_pattern(self, pattern: str) -> tuple[str, str]:
+        """Return the folder where a glob starts, and the rest of the glob."""
+
+
 Pending = tuple[str, tuple[str, ...]]
 """A folder ("" for the current one) to search, and the parts of the glob that are left for it."""
 
@@ -112,7 +138,9 @@ def is_glob(argument: str) -> bool:
     return any(character in argument for character in "*?[")
 
 
-def walk(folder: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
+def walk(
+    folder: str, suffixes: Collection[str] = SUFFIXES, folders: Folders | None = None
+) -> Iterator[Entry | SkippedFiles]:
     """Yield the images below a folder, depth first, each folder's names sorted.
 
     Symbolic links to folders are followed, but no folder is searched twice. Hidden files, hidden
@@ -120,10 +148,10 @@ def walk(folder: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | 
     does a search that finds nothing. What was skipped comes last.
     """
     is_empty = True
-    files = folders = 0
-    for entry in _search(folder, (RECURSIVE,)):
+    files = system_folders = 0
+    for entry in (folders or LOCAL).search(folder):
         if entry.is_folder:
-            folders += 1
+            system_folders += 1
             continue
         if entry.error is None and not has_image_suffix(entry.path, suffixes):
             files += 1
@@ -133,11 +161,13 @@ def walk(folder: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | 
     if is_empty:
         others = f", only {plural(files, 'other file')}" if files else ""
         yield Entry(folder, EmptySourceError(f"The folder contains no images{others}."))
-    if files or folders:
-        yield SkippedFiles(files, folders)
+    if files or system_folders:
+        yield SkippedFiles(files, system_folders)
 
 
-def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[Entry | SkippedFiles]:
+def walk_glob(
+    pattern: str, suffixes: Collection[str] = SUFFIXES, folders: Folders | None = None
+) -> Iterator[Entry | SkippedFiles]:
     """Yield the files that a glob matches, and the images below the folders that it matches.
 
     ``**`` matches any number of folders, including none. A final ``**`` or ``/`` restricts the glob to folders. If
@@ -145,23 +175,24 @@ def walk_glob(pattern: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[En
     Hidden names match only a part that begins with a dot, and system folders only their own name. A glob that matches
     nothing yields an entry with an error.
     """
-    root = pattern[: len(pattern) - len(pattern.lstrip("/"))]
-    parts = tuple(part for part in pattern.split("/") if part)
-    folders_only = pattern.endswith("/") or parts[-1] == RECURSIVE
+    folders = folders or LOCAL
+    root, rest = folders.split_pattern(pattern)
+    parts = tuple(part for part in rest.split("/") if part)
+    folders_only = pattern.endswith("/") or parts[-1:] == (RECURSIVE,)
     while parts and parts[-1] == RECURSIVE:  # a folder is searched recursively in any case
         parts = parts[:-1]
     is_recursive = RECURSIVE in parts
     files_only = is_recursive and not folders_only
     is_empty = True
     searched: set[str] = set()
-    for entry in _search(root, parts) if parts else iter([Entry(root or ".", is_folder=True)]):
+    for entry in search(root, parts, folders) if parts else iter([Entry(root or ".", is_folder=True)]):
         if entry.error is None and (files_only if entry.is_folder else folders_only):
             continue
         is_empty = False
         if not entry.is_folder:
             yield entry
         elif not is_recursive or _add_folder(entry.path, searched):
-            yield from walk(entry.path, suffixes)
+            yield from walk(entry.path, suffixes, folders)
     if is_empty:
         yield Entry(pattern, SourceNotFoundError(f"No file or folder matches the pattern.{_escape_hint(pattern)}"))
 
@@ -183,9 +214,9 @@ def _escape_hint(pattern: str) -> str:
     return f" Brackets are a set of characters. To match {to_unicode(folder)}, write {to_unicode(escaped)}."
 
 
-def _search(folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
+def search(folder: str, parts: tuple[str, ...], folders: Folders) -> Iterator[Entry]:
     """Yield what the parts of a glob match below a folder. A final ``**`` matches all files and the system folders."""
-    searched: set[tuple[int, int, int]] = set()
+    searched: set[Hashable] = set()
     # A stack instead of recursion, because a tree can be deeper than Python's recursion limit.
     stack: list[Iterator[Entry | Pending]] = [iter([(folder, parts)])]
     while stack:
@@ -195,21 +226,27 @@ def _search(folder: str, parts: tuple[str, ...]) -> Iterator[Entry]:
         elif isinstance(item, Entry):
             yield item
         else:
-            stack.append(_match_part(*item, searched))
+            stack.append(_match_part(*item, searched, folders))
 
 
-def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, int, int]]) -> Iterator[Entry | Pending]:
+def _match_part(
+    folder: str, parts: tuple[str, ...], searched: set[Hashable], folders: Folders
+) -> Iterator[Entry | Pending]:
     """Match the first part of a glob in one folder. Yield what it matches, or folders that the other parts apply to."""
     part, rest = parts[0], parts[1:]
     if not is_glob(part):
         path = os.path.join(folder, part)
-        yield from [(path, rest)] if rest else _match_name(path)
+        yield from [(path, rest)] if rest else folders.match(path)
         return
     is_recursive = part == RECURSIVE
     try:
-        if is_recursive and not _is_new(folder, len(rest), searched):
-            return
-        names, folders = _list(folder)
+        if is_recursive:
+            # Whether this part of the glob meets the folder for the first time: links can lead in circles.
+            identity = folders.identity(folder), len(rest)
+            if identity in searched:
+                return
+            searched.add(identity)
+        names = folders.list(folder, re.split(r"[*?[]", part, maxsplit=1)[0])
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         if not is_missing or parts == (RECURSIVE,):
@@ -219,53 +256,70 @@ def _match_part(folder: str, parts: tuple[str, ...], searched: set[tuple[int, in
     if is_recursive and rest:
         yield folder, rest
     matches = re.compile(fnmatch.translate(part)).match
-    for name in names:
-        is_hidden = name.startswith(".") and not part.startswith(".")
-        if is_hidden or not matches(name):
-            continue
-        if name in folders and name.lower() in SYSTEM_FOLDERS:
-            if parts == (RECURSIVE,):
-                yield Entry(os.path.join(folder, name), is_folder=True)
-            continue
-        path, is_folder = os.path.join(folder, name), name in folders
-        if is_folder and (is_recursive or rest):
-            yield path, parts if is_recursive else rest
-        elif not rest:
-            yield Entry(path, is_folder=is_folder)
-
-
-def _match_name(path: str) -> Iterator[Entry]:
-    """Yield the file or folder of this name, if there is one."""
     try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:
-        yield Entry(path, SourceUnreadableError(describe_os_error(error)))
-    else:
-        yield Entry(path, is_folder=os.path.isdir(path))
+        for name, is_subfolder in names:
+            is_hidden = name.startswith(".") and not part.startswith(".")
+            if is_hidden or not matches(name):
+                continue
+            path = os.path.join(folder, name)
+            if is_subfolder and name.lower() in SYSTEM_FOLDERS:
+                if parts == (RECURSIVE,):
+                    yield Entry(path, is_folder=True)
+            elif is_subfolder and (is_recursive or rest):
+                yield path, parts if is_recursive else rest
+            elif not rest:
+                yield Entry(path, is_folder=is_subfolder)
+    except ImageError as error:
+        yield listing_failed(folder, error)
 
 
-def _is_new(folder: str, remaining: int, searched: set[tuple[int, int, int]]) -> bool:
-    """Return whether this part of the glob meets the folder for the first time. Links can lead in circles."""
-    status = os.stat(folder or ".")
-    key = status.st_dev, status.st_ino, remaining
-    is_new = key not in searched
-    searched.add(key)
-    return is_new
+def listing_failed(folder: str, error: ImageError) -> Entry:
+    """Return the entry for a folder that cannot be listed."""
+    return Entry(folder, type(error)(f"Cannot list the folder: {error}"))
 
 
-def _list(folder: str) -> tuple[list[str], set[str]]:
-    """Return the sorted names in a folder, and those that are folders. Only names are kept of 100,000 entries."""
-    names: list[str] = []
-    folders: set[str] = set()
-    with os.scandir(folder or ".") as entries:
-        for entry in entries:
-            names.append(entry.name)
-            if is_folder(entry):
-                folders.add(entry.name)
-    names.sort()
-    return names, folders
+class LocalFolders:
+    """The folders of this machine. See ``Folders``."""
+
+    def list(self, folder: str, prefix: str) -> Iterable[tuple[str, bool]]:
+        """Return the sorted names. Only names are kept of 100,000 entries."""
+        names: list[str] = []
+        folders: set[str] = set()
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if is_folder(entry):
+                    folders.add(entry.name)
+        names.sort()
+        return ((name, name in folders) for name in names)
+
+    def match(self, path: str) -> Iterator[Entry]:
+        """See ``Folders``."""
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError) as error:
+            yield Entry(path, SourceUnreadableError(describe_os_error(error)))
+        else:
+            yield Entry(path, is_folder=os.path.isdir(path))
+
+    def search(self, folder: str) -> Iterator[Entry]:
+        """See ``Folders``."""
+        return search(folder, (RECURSIVE,), self)
+
+    def identity(self, folder: str) -> Hashable:
+        """See ``Folders``."""
+        status = os.stat(folder or ".")
+        return status.st_dev, status.st_ino
+
+    def split_pattern(self, pattern: str) -> tuple[str, str]:
+        """See ``Folders``."""
+        rest = pattern.lstrip("/")
+        return pattern[: len(pattern) - len(rest)], rest
+
+
+LOCAL = LocalFolders()
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -31,7 +31,7 @@ from densenet_cli.output.resume import (
     settings_path,
     write_settings,
 )
-from densenet_cli.paths import is_stdin, is_url
+from densenet_cli.paths import is_remote, is_stdin, is_url
 from densenet_cli.text import escape_name, to_unicode, unescape_name
 
 _CHUNK_SIZE = 1 << 20
@@ -136,7 +136,7 @@ class FileWriter:
 
     def _recorded_name(self, name: str) -> str:
         """Return the name for the record of a source: absolute if relative names mean something else in the file."""
-        if self.folder == self._working_directory or is_stdin(name) or is_url(name):
+        if self.folder == self._working_directory or is_stdin(name) or is_url(name) or is_remote(name):
             return name
         return os.path.join(self._working_directory, name)
 

@@ -205,7 +205,7 @@ def _can_be_sent(source: Source) -> bool:
     """Return whether a process can load a source by itself."""
     if source.kind == "member":
         return contents_to_json(source.origin) is not None
-    return source.kind in ("path", "url") and not isinstance(source.location, Animation)
+    return source.kind in ("path", "url", "remote") and not isinstance(source.location, Animation)
 
 
 def current_folder() -> str | None:

@@ -138,7 +138,7 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
 
 def check_local(source: Source) -> str:
     """Return the path of an image. Raises ``UsageError`` if it is a URL, in an archive, or a page of a file."""
-    if source.kind == "url":
+    if source.kind in ("url", "remote"):
         raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
     if source.kind == "member":
         raise UsageError(f"Training needs files, but {to_unicode(source.name)} is in an archive. Extract it first.")

@@ -1,0 +1,139 @@
+"""Opening file systems: the package for a scheme, its time limits, and one connection pool for all threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+from densenet_cli.errors import UsageError
+from densenet_cli.storage.errors import has_credentials, redact
+from densenet_cli.text import to_printable
+
+CONNECTIONS = 64
+"""Connections that a file system may open at the same time."""
+
+CONNECT_TIMEOUT = 10
+READ_TIMEOUT = 20
+"""Seconds without any data. The libraries repeat a request that failed, a few times."""
+
+_ATTEMPTS = 4
+
+_S3 = ("s3", "s3a")
+
+_PACKAGES = {
+    **dict.fromkeys(_S3, "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
+    "hf": "huggingface_hub",
+    "oss": "ossfs",
+    "oci": "ocifs",
+    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
+    "smb": "smbprotocol",
+    "hdfs": "pyarrow",
+    "github": "requests",
+    "dropbox": "dropboxdrivefs",
+    "webdav": "webdav4",
+}
+"""Scheme -> the package to install for it, beside fsspec."""
+
+_lock = threading.Lock()
+_opened: dict[tuple[str, str], Any] = {}
+
+
+class FileSystem(NamedTuple):
+    """A file system, and the path on it that a URL names.
+
+    Attributes:
+        fs: The ``fsspec.AbstractFileSystem``.
+        path: The path, without the scheme.
+        scheme: The scheme in lower case.
+    """
+
+    fs: Any
+    path: str
+    scheme: str
+
+    @property
+    def is_s3(self) -> bool:
+        """Whether it has the API of S3."""
+        return self.scheme in _S3
+
+
+def open_filesystem(url: str) -> FileSystem:
+    """Return the file system of a URL, and the path on it. Every thread gets the same file system.
+
+    Raises:
+        UsageError: The scheme is unknown, its package is missing, or the URL contains credentials for S3.
+        Exception: The file system cannot be opened. See ``errors.storage_errors``.
+    """
+    scheme = url.partition("://")[0].lower()
+    if scheme in _S3 and has_credentials(url):
+        raise UsageError(
+            f"The URL of {redact(url)} contains credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
+        )
+    cls = _file_system_class(scheme)
+    options = cls._get_kwargs_from_urls(url)
+    path: str = cls._strip_protocol(url)
+    key = scheme, repr(sorted(options.items()))
+    with _lock:
+        fs = _opened.get(key)
+        if fs is None:
+            # fsspec would make one per thread, each with its own connections.
+            fs = cls(**_settings(scheme), **options)
+            if scheme in _S3:
+                fs.retries = _ATTEMPTS  # of reading the body of a response, and of the requests before it
+            _opened[key] = fs
+    return FileSystem(fs, path, scheme)
+
+
+def _file_system_class(scheme: str) -> Any:
+    try:
+        import fsspec
+    except ImportError:
+        package = _PACKAGES.get(scheme, "")
+        raise UsageError(f"{scheme}:// needs other packages. Run: pip install {f'fsspec {package}'.strip()}") from None
+    try:
+        return fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        hint = f" Run: pip install {_PACKAGES[scheme]}" if scheme in _PACKAGES else " See the documentation of fsspec."
+        raise UsageError(f"{scheme}:// needs another package.{hint}") from None
+    except ValueError:
+        raise UsageError(f"The URL scheme {to_printable(scheme)[:20]}:// is not supported.") from None
+
+
+def _settings(scheme: str) -> dict[str, Any]:
+    """Return the arguments of a file system besides those in the URL. None of them caches what was listed."""
+    settings: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme in _S3:
+        settings["config_kwargs"] = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": READ_TIMEOUT,
+            "max_pool_connections": CONNECTIONS,
+            "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        }
+    return settings
+
+
+def close_all() -> None:
+    """Forget all file systems, so that later ones use the environment of that time. For tests."""
+    with _lock:
+        _opened.clear()
+
+
+def call(fs: Any, method: str, *args: Any, timeout: float, **kwargs: Any) -> Any:
+    """Call a method of a file system, for at most ``timeout`` seconds if the file system allows to stop it.
+
+    Raises:
+        TimeoutError: It took longer.
+        Exception: The method failed.
+    """
+    if not (getattr(fs, "async_impl", False) and hasattr(fs, f"_{method}")):
+        return getattr(fs, method)(*args, **kwargs)
+    import asyncio
+
+    from fsspec.asyn import sync
+
+    async def limited() -> Any:
+        return await asyncio.wait_for(getattr(fs, f"_{method}")(*args, **kwargs), timeout)
+
+    return sync(fs.loop, limited)
