@@ -11,7 +11,7 @@ from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, Unre
 from densenet_cli.images.walking import describe_os_error
 
 MAX_STREAM_BYTES = 64 << 20
-"""Largest image accepted from URLs, object storage, standard input, file objects, and archives: it is held in memory."""
+"""Largest image from a URL, object storage, standard input, a file object, or an archive, which are held in memory."""
 
 
 def open_file(path: str) -> IO[bytes]:
