@@ -13,7 +13,7 @@ from functools import partial
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, guard
 from densenet_cli.images.archives.archive import OpenArchive
 from densenet_cli.images.archives.contents import ReadContents, StreamOpener
-from densenet_cli.images.archives.members import normalize
+from densenet_cli.images.archives.members import MAX_PATH_LENGTH, normalize
 from densenet_cli.images.walking import SUFFIXES, SYSTEM_FOLDERS, Entry, SkippedFiles, has_image_suffix
 from densenet_cli.paths import expand_braces, is_archive
 from densenet_cli.text import plural
@@ -63,7 +63,7 @@ def expand_archive(
                 yield Entry(name, failure.with_traceback(None))
                 break
             is_empty = False
-            yield Entry(f"{name}/{path}", error, contents=contents)
+            yield Entry(f"{name}/{path[:MAX_PATH_LENGTH]}", error, contents=contents)
             if isinstance(contents, ReadContents):
                 contents.release()
     if is_empty:

@@ -36,8 +36,8 @@ class Member(NamedTuple):
             return SourceUnreadableError("Members with absolute paths are not read.")
         if ".." in path.split("/"):
             return SourceUnreadableError("Members with .. in their paths are not read.")
-        if len(path) == MAX_PATH_LENGTH:
-            return SourceUnreadableError(f"Paths of members can have up to {MAX_PATH_LENGTH - 1:,} characters.")
+        if len(path) > MAX_PATH_LENGTH:
+            return SourceUnreadableError(f"Paths of members can have up to {MAX_PATH_LENGTH:,} characters.")
         if not self.error and self.contents.size > MAX_STREAM_BYTES:
             size, limit = -(-self.contents.size >> 20), MAX_STREAM_BYTES >> 20
             return UnreadableImageError(f"The member has {size:,} MiB, more than the limit of {limit} MiB.")
@@ -45,6 +45,6 @@ class Member(NamedTuple):
 
 
 def normalize(name: str) -> str:
-    """Return the path of a member without redundant slashes and dots, shortened to ``MAX_PATH_LENGTH``."""
+    """Return the path of a member without redundant slashes and dots."""
     path = "/".join(part for part in name.split("/") if part not in ("", "."))
-    return (f"/{path}" if name.startswith("/") else path)[:MAX_PATH_LENGTH]
+    return f"/{path}" if name.startswith("/") else path

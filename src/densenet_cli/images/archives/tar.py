@@ -64,7 +64,7 @@ def read_members(stream: ByteStream, open_stream: StreamOpener, file_size: int |
     overrides = _Overrides()
     start = position = 0
     while True:
-        if stream.seek(position) < position:
+        if stream.seek(position) < position or (file_size is not None and position > file_size):
             raise _truncated(start)
         block = stream.read(BLOCK_SIZE)
         if not block and position == 0:
