@@ -23,15 +23,27 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(3600))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_folders(tmp_path_factory):
+    """Keep fixtures that several tests share away from the user's caches, weights, and tokens."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _set_folders(tmp_path_factory.mktemp("shared"), monkeypatch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def private_folders(tmp_path, monkeypatch):
-    """Keep tests away from the user's caches, weights, and tokens."""
+    """Give each test caches of its own."""
+    _set_folders(tmp_path, monkeypatch)
+
+
+def _set_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("HF_", "HUGGING")) or name == "TRANSFORMERS_OFFLINE":
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
-    monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HF_HOME", str(folder / "huggingface"))
+    monkeypatch.setenv("DENSENET_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
     monkeypatch.delenv("DENSENET_BASE_URL", raising=False)
 
 
@@ -57,6 +69,26 @@ def weights(tmp_path_factory) -> Path:
     from tests.support.networks import tiny_weights
 
     return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def calibrated_folder(tmp_path_factory) -> Path:
+    """A folder with model.safetensors, calibrated.safetensors, images, and labels.csv."""
+    from tests.support.calibration import calibrate_model
+
+    folder = tmp_path_factory.mktemp("calibration")
+    calibrate_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibrated_multi_label_folder(tmp_path_factory) -> Path:
+    """The same for a multi-label model, which is called findings.safetensors."""
+    from tests.support.calibration import calibrate_multi_label_model
+
+    folder = tmp_path_factory.mktemp("multi-label-calibration")
+    calibrate_multi_label_model(folder)
+    return folder
 
 
 @pytest.fixture

@@ -14,23 +14,19 @@ from densenet_cli.calibration.record import Calibration
 from densenet_cli.images.sources import from_object
 from densenet_cli.weights import checkpoint
 from tests.report.conftest import read
-from tests.support.calibration import LABELS, calibrate_model, calibrate_multi_label_model
+from tests.support.calibration import LABELS
 from tests.support.command import densenet
 from tests.support.networks import FINDINGS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibration")
-    calibrate_model(folder)
-    return folder
+def folder(calibrated_folder):
+    return calibrated_folder
 
 
 @pytest.fixture(scope="module")
-def multi_label_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("multi-label-calibration")
-    calibrate_multi_label_model(folder)
-    return folder
+def multi_label_folder(calibrated_multi_label_folder):
+    return calibrated_multi_label_folder
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.calibration import calibrate_model
 from tests.support.command import densenet, restore_sigint
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibration")
-    calibrate_model(folder)
-    return folder
+def folder(calibrated_folder):
+    return calibrated_folder
 
 
 @pytest.fixture

@@ -15,26 +15,20 @@ from densenet_cli.calibration.record import Calibration
 from densenet_cli.evaluation.calibrate import calibrate
 from densenet_cli.images.sources import from_object
 from densenet_cli.weights import checkpoint
-from tests.support.calibration import SCALE, calibrate_model, calibrate_multi_label_model, logits_of
+from tests.support.calibration import SCALE, logits_of
 from tests.support.checkpoints import write_torchvision
 from tests.support.command import densenet
 from tests.support.networks import FINDINGS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with model.safetensors, calibrated.safetensors, images, and labels.csv."""
-    folder = tmp_path_factory.mktemp("calibration")
-    calibrate_model(folder)
-    return folder
+def folder(calibrated_folder):
+    return calibrated_folder
 
 
 @pytest.fixture(scope="module")
-def multi_label_folder(tmp_path_factory):
-    """The same for a multi-label model, which is called findings.safetensors."""
-    folder = tmp_path_factory.mktemp("multi-label-calibration")
-    calibrate_multi_label_model(folder)
-    return folder
+def multi_label_folder(calibrated_multi_label_folder):
+    return calibrated_multi_label_folder
 
 
 def run_json(command, *arguments, status=0):
