@@ -88,7 +88,7 @@ def test_calibration(digits, tmp_path, settings):
     for name, values in {"yes": {}, "no": {"calibrate": False}, "few": {"validation": 9}}.items():
         head, _ = session.fit_head(run_paths(digits, tmp_path / name), replace(settings, **values), options)
         model = checkpoint.read(tmp_path / name / "model.safetensors")
-        assert (head.calibration is not None) == (model.metadata.calibration is not None) == (name == "yes")
+        assert (head.calibrated.calibration is not None) == (model.metadata.calibration is not None) == (name == "yes")
         models.append(model)
     notes = [message for message in messages if "not calibrated" in message]
     assert len(notes) == 1 and "100" in notes[0] and "90" in notes[0]
@@ -120,9 +120,9 @@ def test_the_command_calibrates_unless_told_otherwise(digits, tmp_path, start):
     ],
 )
 def test_a_model_that_cannot_be_calibrated(settings, logits, targets, text):
-    messages = []
-    assert calibrate(logits, targets, settings, messages.append) is None
-    assert len(messages) == bool(text) and text in "".join(messages)
+    calibrated = calibrate(logits, targets, settings, "2026-01-31")
+    assert calibrated.calibration is None and calibrated.images == 0
+    assert bool(calibrated.note) == bool(text) and text in calibrated.note
 
 
 @pytest.mark.parametrize("views", [0, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_the_command(table, tmp_path, keras):
 def test_a_fitted_head(table, tmp_path):
     started = time.process_time()
     arguments = ["train", "--csv", table, "-o", tmp_path / "run", "--multi-label", "--freeze", "all", "--from", "tiny"]
+    arguments += ["--validation", "40"]
     result = densenet(*arguments)
     assert result.status == 0, result.err
     assert time.process_time() - started < 60
@@ -128,6 +130,14 @@ def test_a_fitted_head(table, tmp_path):
     assert model.config.is_multi_label
     score = model.metadata.accuracy["validation"]["mean_average_precision"]
     assert score > 0.9 and f"mean average precision {score:.1%}" in result.err
+    assert "calibrated on" in result.err
+    calibration = Calibration.from_dict(model.metadata.calibration, len(CLASSES))
+    assert calibration.images == model.metadata.accuracy["validation"]["images"] >= 100
+    assert len(set(calibration.temperature)) == len(calibration.thresholds) == len(CLASSES)
+    predicted = densenet(
+        "predict", table.parent / "digits" / "8" / "001.png", "--weights", path, "--coverage", "0.9", "--format", "json"
+    )
+    assert {"even", "round"} <= {score["label"] for score in json.loads(predicted.out)[0]["set"]}
     evaluated = densenet("evaluate", "--csv", table, "--weights", path)
     assert evaluated.status == 0, evaluated.err
 

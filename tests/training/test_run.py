@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from densenet_cli import labels
+from densenet_cli.calibration import record
 from densenet_cli.calibration.record import Calibration
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import CheckpointError, ImageError, UsageError
@@ -136,28 +139,59 @@ def test_both_engines_reproduce_the_validation_accuracy(digits, finished):
     assert (probabilities[0].argmax(axis=1) == image_list.targets[::20]).mean() > 0.9
 
 
-def test_a_killed_and_resumed_run_is_bit_identical(digits, finished, tmp_path):
+def test_a_killed_and_resumed_run_is_bit_identical(digits, finished, tmp_path, monkeypatch):
+    """Also if it is resumed on a later day."""
     complete, _, _ = finished
     output = tmp_path / "killed"
-    recipes.write(tmp_path / "recipe.toml", SETTINGS)
-    command = [sys.executable, "-m", "densenet_cli", "train", digits, "-o", output, "--save-every", "0"]
-    command += ["--threads", "2", "--config", tmp_path / "recipe.toml"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 300
-        while not _has_reached(output, epoch=3, batch=5):
-            assert child.poll() is None, child.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    killed = load_state(output)
-    assert (killed.epoch, killed.batch) >= (3, 5)
-    assert killed.epoch < 6, "the run was killed too late to prove anything"
+    kill(digits, output, SETTINGS, epoch=3, batch=5)
+    later = mock.Mock(**{"now.return_value": datetime.now(UTC) + timedelta(days=40)})
+    monkeypatch.setattr(record, "datetime", later)
     train(run_paths(digits, output), SETTINGS, resume=True)
     assert (output / "model.safetensors").read_bytes() == (complete / "model.safetensors").read_bytes()
     assert_same_arrays(load_state(output), load_state(complete))
+
+
+def test_a_killed_and_resumed_run_with_all_options_is_bit_identical(digits, finished, tmp_path, keras):
+    """For any number of threads."""
+    settings = replace(
+        SETTINGS,
+        **{"start": str(finished[0] / "model.safetensors"), "freeze": "conv2", "unfreeze_after": 2},
+        **{"mixup": 0.2, "cutmix": 1.0, "erase": 0.5, "randaugment": (2, 9), "augmentation": "crop", "flip": True},
+        **{"clip_norm": 1.0, "backbone_rate": 0.5, "class_weights": True, "averaging": 16, "patience": 9},
+        sizes=(Phase(8, 2), Phase(12, 2)),
+        precision="mixed_bfloat16",
+    )
+    for name, threads in (("complete", 1), ("killed", 3)):
+        paths, options = run_paths(digits, tmp_path / name), RunOptions(threads=threads, tensorboard=tmp_path / "logs")
+        if name == "killed":
+            kill(digits, paths.output, settings, epoch=1, batch=5)
+            options = RunOptions(threads=threads)
+        train(paths, settings, options=options, resume=name == "killed")
+    complete, killed = tmp_path / "complete", tmp_path / "killed"
+    assert (complete / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert_same_arrays(load_state(killed), load_state(complete))
+    rows = [[{**row, "seconds": 0} for row in load_state(folder).history] for folder in (complete, killed)]
+    assert rows[0] == rows[1]
+
+
+def kill(digits: Path, output: Path, settings: Settings, epoch: int, batch: int) -> None:
+    """Train in another process, and kill it after a step, which is counted from 0."""
+    recipe = output.with_suffix(".toml")
+    recipes.write(recipe, settings)
+    command = [sys.executable, "-m", "densenet_cli", "train", digits, "-o", output, "--save-every", "0"]
+    command += ["--threads", "2", "--config", recipe]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        try:
+            deadline = time.monotonic() + 300
+            while not _has_reached(output, epoch, batch):
+                assert child.poll() is None, child.stderr.read().decode()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            child.send_signal(signal.SIGKILL)
+    killed = load_state(output)
+    assert (killed.epoch, killed.batch) >= (epoch, batch)
+    assert killed.epoch < settings.epochs, "the run was killed too late to prove anything"
 
 
 def _has_reached(output: Path, epoch: int, batch: int) -> bool:

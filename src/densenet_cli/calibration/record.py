@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -265,6 +266,11 @@ class Calibration:
         if self.is_multi_label != is_multi_label:
             raise ValueError(f"temperature is {self.temperature!r:.60}")
         _ = self.label_scores if is_multi_label else self.scores
+
+
+def today() -> str:
+    """Return the current date (UTC) as YYYY-MM-DD."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def check_image_count(images: int, numbers_per_image: int) -> None:

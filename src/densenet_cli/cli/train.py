@@ -206,8 +206,7 @@ def train(
         return 0
     score_name = "mean average precision" if settings.multi_label else "accuracy"
     if run is None:
-        images = head.calibration.images if head.calibration else 0
-        _echo_result(output, head.metrics.score, "", skipped, images, score_name)
+        _echo_result(output, head.metrics.score, "", skipped, head.calibrated.images, score_name)
         return 0
     if not run.is_finished:
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.calibration.record import Calibration, check_image_count
+from densenet_cli.calibration.record import Calibration, check_image_count, today
 from densenet_cli.calibration.temperature import (
     expected_calibration_error,
     sigmoid_loss,
@@ -123,8 +122,7 @@ class LogitCollector:
         classifier = self._classifier
         logits, targets = np.stack(self._logits), np.array(self._targets)
         preprocessing = classifier.preprocessing.to_dict()
-        date = datetime.now(UTC).date().isoformat()
-        calibration = Calibration.fit(logits, targets, classifier.config.activation, preprocessing, date)
+        calibration = Calibration.fit(logits, targets, classifier.config.activation, preprocessing, today())
         before, after = (
             _measure(logits, targets, classifier.config.activation, np.asarray(temperature))
             for temperature in (np.ones_like(calibration.temperature), calibration.temperature)

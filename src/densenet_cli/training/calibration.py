@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,29 +14,40 @@ if TYPE_CHECKING:
     from densenet_cli.training.settings import Settings
 
 
-def calibrate(
-    logits: FloatArray, targets: IntArray, settings: Settings, on_message: Callable[[str], None]
-) -> Calibration | None:
+class CalibrationResult(NamedTuple):
+    """A calibration, or why there is none.
+
+    Attributes:
+        calibration: The calibration. It is None if the settings exclude it, without validation images, or if it is
+            impossible.
+        note: Why it is impossible.
+    """
+
+    calibration: Calibration | None = None
+    note: str = ""
+
+    @property
+    def images(self) -> int:
+        """The number of images that the model is calibrated on, 0 if it is not."""
+        return self.calibration.images if self.calibration else 0
+
+
+def calibrate(logits: FloatArray, targets: IntArray, settings: Settings, date: str) -> CalibrationResult:
     """Calibrate a model as ``densenet calibrate`` does.
 
     Args:
         logits: Logits of the validation images, float32 of shape (images, classes).
         targets: Their targets (see ``Subset``).
         settings: The settings of the run.
-        on_message: Called with the reason if the model cannot be calibrated.
-
-    Returns:
-        The calibration; None if the settings exclude it, if there are no validation images, or if it is impossible.
+        date: When the run started, as YYYY-MM-DD. A resumed run thus writes the same file on another day.
     """
     if not settings.calibrate or not len(targets):
-        return None
+        return CalibrationResult()
     if not np.isfinite(logits).all():
-        on_message("The model is not calibrated. It produces NaN or infinite values.")
-        return None
+        return CalibrationResult(note="The model is not calibrated. It produces NaN or infinite values.")
     activation = "sigmoid" if settings.multi_label else "softmax"
-    date = datetime.now(UTC).date().isoformat()
     try:
-        return Calibration.fit(logits, targets, activation, settings.preprocessing.to_dict(), date)
+        calibration = Calibration.fit(logits, targets, activation, settings.preprocessing.to_dict(), date)
     except UsageError as error:
-        on_message(f"The model is not calibrated. {error}")
-        return None
+        return CalibrationResult(note=f"The model is not calibrated. {error}")
+    return CalibrationResult(calibration)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densenet_cli import variants
+from densenet_cli.calibration.record import today
 from densenet_cli.classifier import Classifier
 from densenet_cli.errors import UnreadableImageError
 from densenet_cli.labels import Labels
 from densenet_cli.training import binary_regression, initial_weights, logistic_regression
 from densenet_cli.training.batches import Subset, class_weights
-from densenet_cli.training.calibration import calibrate
+from densenet_cli.training.calibration import CalibrationResult, calibrate
 from densenet_cli.training.features import compute_features
 from densenet_cli.training.image_list import unreadable_images_message
 from densenet_cli.training.multi_label import MultiLabelMetrics, balance_weights
@@ -25,7 +26,6 @@ from densenet_cli.training.settings import Settings
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, IntArray
-    from densenet_cli.calibration.record import Calibration
     from densenet_cli.weights.contents import Arrays
 
 
@@ -36,12 +36,12 @@ class FittedHead:
     Attributes:
         arrays: The arrays of the whole network.
         metrics: Metrics on the validation images.
-        calibration: Calibration on the validation images, or None.
+        calibrated: Calibration on the validation images.
     """
 
     arrays: Arrays
     metrics: ValidationMetrics | MultiLabelMetrics
-    calibration: Calibration | None
+    calibrated: CalibrationResult
 
 
 def fit_head(
@@ -111,5 +111,7 @@ def fit_head(
         kernel, bias = model.kernel, model.bias
         logits = model.logits(features[1][:, 0])
         metrics = ValidationMetrics.of_logits(logits, targets[1])
-    calibration = calibrate(logits, targets[1], settings, options.on_message)
-    return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics, calibration)
+    calibrated = calibrate(logits, targets[1], settings, today())
+    if calibrated.note:
+        options.on_message(calibrated.note)
+    return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics, calibrated)

@@ -105,7 +105,6 @@ class TrainingRun:
         self._steps = 0
         self._seconds_per_pixel = 0.0
         self._stop_requested = False
-        self._calibration_note = ""
 
     @property
     def is_finished(self) -> bool:
@@ -232,11 +231,20 @@ class TrainingRun:
         if metrics.score > state.best_accuracy or not is_comparable:
             state.best_epoch = state.epoch
             state.best_accuracy = metrics.score if is_comparable else state.best_accuracy
-            calibration = calibrate(logits, targets, settings, self._note_calibration)
-            state.calibration_images = calibration.images if calibration else 0
-            arrays = keras_ops.get_arrays(self._averaged_network)
+            calibrated = calibrate(logits, targets, settings, state.date)
+            state.calibration_images = calibrated.images
+            if calibrated.note not in ("", state.calibration_note):
+                self.options.on_message(calibrated.note)
+                state.calibration_note = calibrated.note
             run_files.write_model(
-                self._folder, arrays, self._labels, settings, metrics, state.epoch, list(state.skipped), calibration
+                self._folder,
+                keras_ops.get_arrays(self._averaged_network),
+                self._labels,
+                settings,
+                metrics,
+                state.epoch,
+                list(state.skipped),
+                calibrated.calibration,
             )
         state.stopped_early = settings.stops_early(state.epoch, state.best_epoch)
         if settings.is_frozen_at(state.epoch - 1) and not settings.is_frozen_at(state.epoch):
@@ -247,12 +255,6 @@ class TrainingRun:
         run_files.write_log(self._folder, state.history)
         self.save()
         self.options.on_epoch(row)
-
-    def _note_calibration(self, note: str) -> None:
-        """Report why the model is not calibrated, unless that is the same as in an earlier epoch."""
-        if note != self._calibration_note:
-            self.options.on_message(note)
-        self._calibration_note = note
 
     def _validate(self) -> tuple[ValidationMetrics | MultiLabelMetrics, FloatArray, IntArray]:
         settings, options = self.settings, self.options

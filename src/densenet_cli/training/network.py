@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -101,12 +101,13 @@ class FineTuningSGD(keras.optimizers.SGD):  # type: ignore[misc]  # keras has no
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(settings.learning_rate, **options)
         self._settings = settings
-        self._trained: list[keras.Variable] = []
+        self._get_trained: Callable[[], Sequence[keras.Variable]] = tuple
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create the variables of the optimizer."""
         super().build(variables)
-        self._trained = list(variables)
+        # Keras adds variables in attributes to those of the optimizer, so that JAX would get them twice.
+        self._get_trained = lambda: variables
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> Any:
         """Update the variables."""
@@ -115,7 +116,7 @@ class FineTuningSGD(keras.optimizers.SGD):  # type: ignore[misc]  # keras has no
             norm = keras.ops.sqrt(sum(keras.ops.sum(keras.ops.square(gradient)) for gradient in grads))
             grads = [gradient * (limit / keras.ops.maximum(norm, limit)) for gradient in grads]
         scaled = []
-        for gradient, variable in zip(grads, trainable_variables or self._trained, strict=True):
+        for gradient, variable in zip(grads, trainable_variables or self._get_trained(), strict=True):
             layer, _, name = variable.path.rpartition("/")
             if name == "kernel":
                 gradient = gradient + self._settings.weight_decay * variable

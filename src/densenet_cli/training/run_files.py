@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from densenet_cli.calibration.record import today
 from densenet_cli.datasets import DatasetOptions
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import Labels
@@ -93,6 +94,8 @@ class RunState:
         best_accuracy: Highest validation accuracy so far, or mean average precision; -1 if there is none.
         best_epoch: Epoch of the model, counted from 1: that of the highest validation accuracy, or the last one.
         calibration_images: Number of images that the model is calibrated on, 0 if it is not.
+        calibration_note: Why a model could not be calibrated, which is reported once.
+        date: When the run started (UTC), as YYYY-MM-DD.
         stopped_early: Whether training ended for lack of improvement.
         average_updates: Number of updates of the averaged weights.
         skipped: Images that could not be decoded and were skipped: name -> error message.
@@ -112,6 +115,8 @@ class RunState:
     best_accuracy: float = -1.0
     best_epoch: int = 0
     calibration_images: int = 0
+    calibration_note: str = ""
+    date: str = field(default_factory=today)
     stopped_early: bool = False
     average_updates: int = 0
     skipped: dict[str, str] = field(default_factory=dict)

@@ -92,7 +92,7 @@ def open_run(
             if head is None:
                 _delete_run(paths.output)
             else:
-                state.calibration_images = head.calibration.images if head.calibration else 0
+                state.calibration_images, state.calibration_note = head.calibrated.images, head.calibrated.note
                 if not math.isnan(head.metrics.score):
                     state.best_accuracy = head.metrics.score
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
@@ -138,7 +138,14 @@ def _write_head(paths: RunPaths, opened: _OpenedRun, settings: Settings, head: F
     _delete_run(paths.output)
     run_files.write_skipped(paths.output, opened.skipped)
     run_files.write_model(
-        paths.output, head.arrays, opened.labels, settings, head.metrics, 0, list(opened.skipped), head.calibration
+        paths.output,
+        head.arrays,
+        opened.labels,
+        settings,
+        head.metrics,
+        0,
+        list(opened.skipped),
+        head.calibrated.calibration,
     )
 
 
@@ -158,6 +165,7 @@ def find_learning_rate(paths: RunPaths, settings: Settings, options: RunOptions,
         raise UsageError("`freeze` all trains no layers. Use `lr_find` with `then_unfreeze`.")
     with _open(paths, settings, options, resume=False, overwrite=True) as opened:
         if settings.is_head_only:
+            settings = replace(settings, calibrate=False)  # nothing is written
             initial_arrays: Arrays | None = _fit_head(paths, opened, settings, options, offline).arrays
         else:
             initial_arrays = _load_arrays(opened, settings, offline)
