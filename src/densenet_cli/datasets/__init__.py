@@ -1,4 +1,7 @@
-"""Labeled images: class folders, and tables of paths and labels. Evaluation and training share these readers."""
+"""Labeled images: class folders, also in archives, and tables of paths and labels.
+
+Evaluation and training share these readers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from densenet_cli.datasets.multi_label import MultiLabelSource, MultiLabelTable,
 from densenet_cli.datasets.tables import LabelTable
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import Labels
+from densenet_cli.paths import split_member
 from densenet_cli.text import join_names, to_unicode
 
 __all__ = [
@@ -26,7 +30,7 @@ __all__ = [
 
 
 def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | None = None) -> Dataset:
-    """Open class folders, or a table if ``csv`` is given, whose relative paths then start from ``folder``.
+    """Open class folders, also in an archive, or a table if ``csv`` is given, whose paths then start from ``folder``.
 
     Raises:
         UsageError: Neither is given, the folder is already split (see ``find_splits``), or it cannot be used (see
@@ -37,6 +41,10 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
         return LabelTable(csv, folder, options.path_column, options.label_column)
     if folder is None:
         raise UsageError("No images given. Pass a `folder` that contains class folders, or use `csv`.")
+    if parts := split_member(f"{folder}/"):
+        from densenet_cli.datasets.archives import ClassArchive
+
+        return ClassArchive(*parts, options.suffixes)
     if splits := find_splits(folder, options.suffixes):
         paths = [to_unicode(path) for path in splits.values()]
         raise UsageError(f"{to_unicode(folder)} is already split into {join_names(paths)}. Use one of them.")
