@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from densenet_cli.engines import Pixels
     from densenet_cli.engines.int8_graph import Quantization
     from densenet_cli.images.decoding import Loaded
+    from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
     from densenet_cli.pipeline import Result
     from densenet_cli.processes import ProcessPool
@@ -43,7 +44,7 @@ class ImageModel:
         labels: PathLike | None = None,
         engine: str | None = None,
         precision: str = "float32",
-        int8_images: PathLike | None = None,
+        int8_images: PathLike | Quantization | None = None,
         allow_low_agreement: bool = False,
         activation: str | None = None,
         preprocess: str | None = None,
@@ -154,6 +155,11 @@ class ImageModel:
         """End the processes of ``isolate`` and ``processes``. A classifier without them has nothing to close."""
         for finalizer in self._finalizers:
             finalizer()
+
+    def use_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Prepare images in another way from now on. Processes of ``processes`` do not."""
+        self.preprocessing = preprocessing
+        self._model.engine.normalization = (preprocessing.mean, preprocessing.std)
 
     def stream(
         self,

@@ -54,7 +54,7 @@ def prepare(
     engine: Engine,
     preprocessing: Preprocessing,
     loader: ImageLoader,
-    folder: PathLike | None,
+    folder: PathLike | Quantization | None,
     threads: int,
     *,
     allow_low_agreement: bool = False,
@@ -66,7 +66,7 @@ def prepare(
         engine: An OpenVINO engine with the precision int8.
         preprocessing: How images are prepared.
         loader: Loads the images.
-        folder: The folder of images, or None for the last calibration of the model.
+        folder: The folder of images, a quantization of the same model, or None for the last calibration of the model.
         threads: The number of threads.
         allow_low_agreement: Accept an agreement below ``MIN_AGREEMENT``.
         progress: Called after each image with the number of images so far and of all images.
@@ -81,6 +81,9 @@ def prepare(
             "int8 requires a network with a head, because its agreement with float32 is measured on labels. "
             "Use another precision."
         )
+    if isinstance(folder, tuple):
+        openvino_engine.quantization = folder
+        return folder
     settings = preprocessing.to_dict()
     key = digest(json.dumps([settings[name] for name in PREPROCESSING_SETTINGS]).encode())
     if folder is None:

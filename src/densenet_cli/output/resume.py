@@ -183,6 +183,20 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     if not isinstance(stored, dict):
         raise UsageError(f"{file_name} is damaged. Use `overwrite` to replace {name}.")
     folder = stored.pop(WORKING_DIRECTORY, None)
+    differences = compare_settings(settings, stored)
+    if differences:
+        raise UsageError(
+            f"{name} was written with other settings: {', '.join(differences)}. "
+            "Use the same settings to continue it, or `overwrite` to replace it."
+        )
+    return folder if isinstance(folder, str) and os.path.isdir(folder) else os.getcwd()
+
+
+def compare_settings(settings: Mapping[str, Any], stored: dict[str, Any]) -> list[str]:
+    """Return the names of settings that differ from stored ones, with their values if these are short.
+
+    ``stored`` is changed: settings of older versions are completed.
+    """
     current = json.loads(json.dumps(dict(settings)))
     for values in (current, stored):
         for key in ("assumptions", "notes"):  # the assumed values are settings
@@ -195,17 +209,11 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
     if "stem" in current:
         stored.setdefault("stem", current["stem"])  # an older version does not say which one it had
     missing = object()
-    differences = [
+    return [
         f"`{key}`" + _comparison(current.get(key), stored.get(key))
         for key in current | stored
         if current.get(key, missing) != stored.get(key, missing)
     ]
-    if differences:
-        raise UsageError(
-            f"{name} was written with other settings: {', '.join(differences)}. "
-            "Use the same settings to continue it, or `overwrite` to replace it."
-        )
-    return folder if isinstance(folder, str) and os.path.isdir(folder) else os.getcwd()
 
 
 def _comparison(current: object, stored: object) -> str:

@@ -1,0 +1,148 @@
+"""The sources of a run, listed in order and cut into parts. The list of a part is stored before it is processed.
+
+A stored list is never changed, so a part always means the same sources. A run that continues a listing walks the
+sources again and goes on behind the last one that is stored. Files that were added before that place are not part of
+the run, as if they had been added after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densenet_cli import errors
+from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.images.sources import Source, expand, local_path, read_list
+from densenet_cli.text import to_unicode
+
+if TYPE_CHECKING:
+    from densenet_cli.ray.folder import PartFolder
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """What the sources of a run are listed from.
+
+    Attributes:
+        arguments: Files, folders, globs, and URLs.
+        list_file: The path of a file with more of them, or None.
+        null: Whether they are separated by NUL bytes there.
+        suffixes: See ``sources.expand``.
+        folder: Where relative paths start.
+    """
+
+    arguments: tuple[str, ...]
+    list_file: str | None
+    null: bool
+    suffixes: tuple[str, ...]
+    folder: str
+
+    def expand(self) -> Iterator[Source]:
+        """Yield the sources. Call it in the folder where relative paths start."""
+        return expand(self._names(), suffixes=self.suffixes)
+
+    def _names(self) -> Iterator[str]:
+        yield from self.arguments
+        if self.list_file is not None:
+            with Path(self.list_file).open("rb") as file:
+                yield from map(local_path, read_list(file, self.null))
+
+
+def encode_source(source: Source) -> str:
+    """Return a source as one line of JSON: its name, if that says everything, or an object.
+
+    Raises:
+        UsageError: It is an image on standard input, or its URL contains credentials, which must not be stored.
+    """
+    if source.kind == "stdin":
+        raise UsageError("Standard input cannot be an image with `ray`. Save it to a file.")
+    if source.kind == "nothing":
+        error = source.error or ImageError("There is no image.")
+        return json.dumps({"name": source.name, "error": type(error).__name__, "message": str(error)})
+    if source.page is None and source.origin == source.name:
+        return json.dumps(source.name if source.kind == "path" else {"name": source.name, "kind": source.kind})
+    name = source.name if source.page is None else source.name.removesuffix(f"[{source.page}]")
+    if name != source.origin:
+        raise UsageError(
+            f"{to_unicode(source.name)} was given with a user name or password, which would have to be stored in the "
+            "output folder. Put them where the library looks for them, such as ~/.netrc or environment variables."
+        )
+    return json.dumps({"name": source.name, "kind": source.kind, "origin": source.origin, "page": source.page})
+
+
+def decode_source(line: str, folder: str) -> Source:
+    """Return the source that ``encode_source`` encoded.
+
+    Args:
+        line: The line.
+        folder: Where relative paths start.
+    """
+    value = json.loads(line)
+    if isinstance(value, str):
+        return Source(value, os.path.join(folder, value), "path")
+    if "error" in value:
+        kind = getattr(errors, value["error"], ImageError)
+        return Source(value["name"], None, "nothing", kind(value["message"]))
+    origin: str = value.get("origin", value["name"])
+    if value["kind"] == "path":
+        origin = os.path.join(folder, origin)
+    return Source(value["name"], origin, value["kind"], page=value.get("page"))
+
+
+def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) -> Iterator[int]:
+    """Store the lists of all parts, and yield the number of each part once its list is stored.
+
+    Args:
+        sources: All sources of the run, in order.
+        folder: The output folder.
+        part_size: The number of sources in a part.
+
+    Raises:
+        UsageError: A source cannot be stored, or the last source of a stored list is not among the sources any more.
+        OutputError: A list cannot be written or read.
+    """
+    lines = map(encode_source, sources)
+    part = count = 0
+    if totals := folder.read_totals():
+        yield from range(totals[0])
+        return
+    last_line = ""
+    while (stored := folder.read_sources(part)) is not None:
+        yield part
+        part += 1
+        stored_lines = stored.decode().splitlines()
+        count += len(stored_lines)
+        last_line = stored_lines[-1]
+    if part:
+        _skip(lines, last_line, _count_line(folder, part, last_line))
+    while batch := list(islice(lines, part_size)):
+        folder.write_sources(part, "".join(f"{line}\n" for line in batch).encode())
+        count += len(batch)
+        yield part
+        part += 1
+    folder.write_totals(part, count)
+
+
+def _count_line(folder: PartFolder, parts: int, line: str) -> int:
+    """Return how often a line is in the stored lists. A source can be given several times."""
+    return sum((folder.read_sources(part) or b"").decode().splitlines().count(line) for part in range(parts))
+
+
+def _skip(lines: Iterator[str], last: str, occurrences: int) -> None:
+    """Skip lines up to one that occurs for the given time."""
+    for line in lines:
+        if line == last:
+            occurrences -= 1
+            if not occurrences:
+                return
+    name: Any = json.loads(last)
+    name = name if isinstance(name, str) else name["name"]
+    raise UsageError(
+        f"The sources have changed since the run was started: {to_unicode(name)} is missing. Use `overwrite` to start "
+        "again."
+    )
