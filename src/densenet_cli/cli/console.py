@@ -49,6 +49,17 @@ class StandardStream(io.RawIOBase):
                     raise StdoutError from error
         return len(data)
 
+    def detach(self, descriptor: int) -> Any:
+        """Write to another file descriptor from now on, which ``attach`` closes. Return what was written to before."""
+        original = self._raw
+        self._raw = io.FileIO(descriptor, "w")
+        return original
+
+    def attach(self, original: Any) -> None:
+        """Undo ``detach``."""
+        self._raw.close()
+        self._raw = original
+
     def writable(self) -> bool:
         """Return True."""
         return True
@@ -82,6 +93,27 @@ def configure_streams() -> None:
                 write_through=stream.write_through,
             )
             setattr(sys, name, wrapper)
+
+
+@contextmanager
+def discard_native_stderr() -> Iterator[None]:
+    """Discard what libraries in C++ print to standard error. This program still prints to it."""
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    if not isinstance(raw, StandardStream):
+        yield
+        return
+    sys.stderr.flush()
+    original, raw_stream = sys.stderr, raw.detach(os.dup(2))
+    with open(os.devnull, "wb") as null:
+        saved = os.dup(2)
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        original.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        raw.attach(raw_stream)
 
 
 def standard_output() -> StandardStream | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -9,7 +10,8 @@ import click
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
-from densenet_cli.cli.options import NoteCounter, echo_resumed, expand_sources, source_options
+from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
+from densenet_cli.cli.ray_options import PART_FORMATS, RayRequest, check_ray_options, ray_options, run_on_ray
 from densenet_cli.text import plural
 
 
@@ -18,15 +20,22 @@ from densenet_cli.text import plural
 @output_option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=click.Path(),
     required=True,
     metavar="FILE",
     help="Write vectors to FILE (.npz, .npy, or .parquet), sources to FILE.sources.jsonl, and settings to "
-    "FILE.meta.json.",
+    "FILE.meta.json. With --ray, a folder.",
+)
+@output_option(
+    "--format",
+    "format_",
+    type=click.Choice(PART_FORMATS),
+    help="Format of the part files, only with --ray.  [default: parquet]",
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @output_option("--resume", is_flag=True, help="Continue an interrupted output file, or add to a complete one.")
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
+@ray_options
 @model_options(without=["labels", "activation", "uncalibrated"])
 def embed(
     source: tuple[str, ...],
@@ -34,9 +43,12 @@ def embed(
     null: bool,
     suffix: tuple[str, ...],
     output: str,
+    format_: str | None,
     overwrite: bool,
     resume: bool,
     retry_errors: bool,
+    ray: str | None,
+    part_size: int | None,
     **model: Any,
 ) -> int:
     """Turn images into feature vectors for search, clustering, and deduplication.
@@ -50,8 +62,19 @@ def embed(
       densenet embed photos/ -o features.npz
       densenet embed photos/ -o features.npz --resume
       densenet embed photos/ 'more/*.png' -o features.parquet --variant 201
+      densenet embed s3://bucket/photos/ --ray auto -o s3://bucket/vectors/
     """
+    if format_ and ray is None:
+        raise click.UsageError("--format requires --ray. Otherwise, the extension of --output determines the format.")
+    check_ray_options(ray, click.get_current_context().params)
     sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
+    if ray is not None:
+        request = RayRequest(
+            "embed", ray, part_size, output, format_, resume, overwrite, source, files_from, null, suffix, {}, model
+        )
+        create = partial(create_classifier, needs_head=False)
+        return run_on_ray(request, create, lambda classifier: model_settings(classifier, model))
+    check_not_folder(output)
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.layers import embedding_size
     from densenet_cli.output.vectors import check_vectors, open_vectors, parts_path, sources_path

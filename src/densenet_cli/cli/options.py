@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -119,6 +119,12 @@ def expand_sources(
     return select_pages(expand(_names(source, files_from, null), suffixes=suffix), pages, offline)
 
 
+def check_not_folder(output: str | None) -> None:
+    """Raise ``click.BadParameter`` if an output file is a folder."""
+    if output and Path(output).is_dir():
+        raise click.BadParameter(f"File {output!r} is a directory.", param_hint="'-o' / '--output'")
+
+
 def select_pages(sources: Iterator[S], pages: str, offline: bool) -> Iterator[S]:
     """Return the sources, or with ``--pages all`` their pages."""
     if pages == "first":
@@ -146,8 +152,8 @@ class NoteCounter:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def add(self, notes: Iterable[str]) -> None:
-        """Count the notes of one result."""
+    def add(self, notes: Iterable[str] | Mapping[str, int]) -> None:
+        """Count the notes of one result, or a mapping of notes to their numbers."""
         self._counts.update(notes)
 
     def __enter__(self) -> Self:

@@ -15,7 +15,8 @@ from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
-from densenet_cli.cli.options import NoteCounter, echo_resumed, expand_sources, source_options
+from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
+from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options, run_on_ray
 from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ if TYPE_CHECKING:
 @output_option(
     "--format",
     "format_",
-    type=click.Choice(["table", *RECORD_FORMATS]),
-    help="Output format.  [default: by the extension of --output, or table]",
+    type=click.Choice(["table", *RECORD_FORMATS, "parquet"]),
+    help="Output format. parquet requires --ray.  [default: by the extension of --output, or table; parquet with "
+    "--ray]",
 )
 @output_option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, allow_dash=True),
+    type=click.Path(allow_dash=True),
     metavar="FILE",
-    help="Write results to FILE (.json, .jsonl, or .csv; - for standard output) and settings to FILE.meta.json.",
+    help="Write results to FILE (.json, .jsonl, or .csv; - for standard output) and settings to FILE.meta.json. With "
+    "--ray, a folder.",
 )
 @output_option(
     "--html",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @output_option("--resume", is_flag=True, help="Continue an interrupted output file (.jsonl or .csv).")
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
+@ray_options
 @model_options()
 def predict(
     source: tuple[str, ...],
@@ -83,6 +87,8 @@ def predict(
     set_method: str | None,
     max_error: float | None,
     by_class: bool,
+    ray: str | None,
+    part_size: int | None,
     **model: Any,
 ) -> int:
     """Classify images.
@@ -99,13 +105,34 @@ def predict(
       densenet predict photos/ --html report.html
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
+      densenet predict s3://bucket/photos/ --ray auto -o s3://bucket/labels/
     """
+    check_ray_options(ray, click.get_current_context().params)
     sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
+    decisions = {"coverage": coverage, "set_method": set_method, "max_error": max_error, "by_class": by_class}
+    if ray is not None:
+        request = RayRequest(
+            "predict",
+            ray,
+            part_size,
+            output,
+            format_,
+            resume,
+            overwrite,
+            source,
+            files_from,
+            null,
+            suffix,
+            {"top_k": top_k, "min_prob": min_prob, **decisions},
+            model,
+        )
+        return run_on_ray(request, create_classifier, partial(_ray_settings, request))
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.output.records import check_records, open_records, resolve_record_format
 
     if output == "-":
         output = None
+    check_not_folder(output)
     format_name = format_ or "table" if output is None else resolve_record_format(output, format_)
     as_records = format_name in RECORD_FORMATS
     # Check the output options before anything is loaded.
@@ -118,11 +145,7 @@ def predict(
         overwrite = overwrite and output is not None  # otherwise it applies to the page only
     check_records(output, format_name, resume=resume, overwrite=overwrite, retry_errors=retry_errors)
     classifier = create_classifier(**model)
-    predictor = classifier.predictor(
-        top_k, min_prob, coverage=coverage, set_method=set_method, max_error=max_error, by_class=by_class
-    )
-    for warning in predictor.warnings:
-        echo_info(warning)
+    predictor = _create_predictor(classifier, {"top_k": top_k, "min_prob": min_prob, **decisions})
     settings = _settings(classifier, model, predictor) if output or html else {}
     page: PredictionReport | None = None
     preview: type[Preview] | None = None
@@ -174,6 +197,17 @@ def predict(
                 echo_image_error(prediction.source, prediction.error)
             progress.advance("images")
     return 1 if failed else 0
+
+
+def _create_predictor(classifier: Classifier, arguments: dict[str, Any]) -> Predictor:
+    predictor = classifier.predictor(**arguments)
+    for warning in predictor.warnings:
+        echo_info(warning)
+    return predictor
+
+
+def _ray_settings(request: RayRequest, classifier: Classifier) -> dict[str, Any]:
+    return _settings(classifier, request.model, _create_predictor(classifier, request.decisions))
 
 
 def _settings(classifier: Classifier, model: dict[str, Any], predictor: Predictor) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class ProgressBar:
             echo_error(f"Downloading {description}{f' ({total / 1e6:.0f} MB)' if total else ''}")
         elif self._kind == "steps" and time.monotonic() - self._last_line > LINE_INTERVAL:
             self._last_line = time.monotonic()
-            echo_error(f"{description}: {completed} of {total}{', ' * bool(detail)}{detail}")
+            of_total = "" if total is None else f" of {total}"
+            echo_error(f"{description}: {completed}{of_total}{', ' * bool(detail)}{detail}")
 
     def _create(self) -> Progress:
         from rich import progress

@@ -34,7 +34,7 @@ from densenet_cli.textfiles import read_chunks, read_lines
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
 
-Kind = Literal["path", "url", "remote", "member", "stdin", "bytes", "file", "image", "array", "nothing"]
+Kind = Literal["path", "url", "remote", "member", "archive", "stdin", "bytes", "file", "image", "array", "nothing"]
 
 MAX_NAMES = 1_000_000
 """Names that braces can stand for."""
@@ -68,7 +68,11 @@ class Source:
 
 
 def expand(
-    arguments: Iterable[str], *, stdin: IO[bytes] | None = None, suffixes: Collection[str] = ()
+    arguments: Iterable[str],
+    *,
+    stdin: IO[bytes] | None = None,
+    suffixes: Collection[str] = (),
+    open_archives: bool = True,
 ) -> Iterator[Source]:
     """Yield the sources that arguments name, in order.
 
@@ -83,14 +87,18 @@ def expand(
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
+        open_archives: Whether to yield the images in archives. Otherwise, an archive, or a folder in one, is a source
+            of the kind "archive", which this function expands elsewhere.
 
     Raises:
         UsageError: A suffix is not an extension. Raised immediately.
     """
-    return _expand(arguments, stdin, image_suffixes(suffixes))
+    return _expand(arguments, stdin, image_suffixes(suffixes), open_archives)
 
 
-def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozenset[str]) -> Iterator[Source]:
+def _expand(
+    arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozenset[str], open_archives: bool
+) -> Iterator[Source]:
     standard_input: StandardInput | None = None
     skipped = SkippedFiles(0)
     for argument in _expand_braces(arguments):
@@ -106,10 +114,14 @@ def _expand(arguments: Iterable[str], stdin: IO[bytes] | None, suffixes: frozens
             yield _from_url(argument)
         elif source := _from_page_name(argument) or _from_member_name(argument):
             yield source
+        elif not open_archives and split_member(argument):
+            yield Source(argument, argument, "archive")
         else:
-            for entry in _expand_path(argument, suffixes):
+            for entry in _expand_path(argument, suffixes, open_archives):
                 if isinstance(entry, SkippedFiles):
                     skipped = skipped.plus(entry)
+                elif not (open_archives or entry.error) and is_archive(entry.path):
+                    yield Source(entry.path, entry.path, "archive")
                 else:
                     yield from_entry(entry)
     if any(skipped):
@@ -300,7 +312,7 @@ def from_entry(entry: Entry) -> Source:
     return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
 
 
-def _expand_path(argument: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
+def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool = True) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error."""
     if is_remote(argument):
         from densenet_cli.images.remote import expand_url
@@ -315,14 +327,15 @@ def _expand_path(argument: str, suffixes: frozenset[str]) -> Iterator[Entry | Sk
         elif parts := split_member(argument):
             yield from _expand_archive(*parts, suffixes)
         elif is_glob(argument):
-            yield from _open_archives(walk_glob(argument, suffixes), suffixes)
+            entries = walk_glob(argument, suffixes)
+            yield from _open_archives(entries, suffixes) if open_archives else entries
         else:
             yield Entry(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
         yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
     else:
         entries = walk(argument, suffixes) if stat.S_ISDIR(mode) else iter([Entry(argument)])
-        yield from _open_archives(entries, suffixes)
+        yield from _open_archives(entries, suffixes) if open_archives else entries
 
 
 def _open_archives(entries: Iterator[Entry | SkippedFiles], suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:

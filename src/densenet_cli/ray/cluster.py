@@ -61,13 +61,12 @@ def connect(address: str) -> Iterator[None]:
     """Be connected to Ray during the block.
 
     Args:
-        address: ``local`` to start Ray on this machine; ``auto`` for the cluster that runs on it, or that the variable
-            RAY_ADDRESS names; or HOST:PORT.
+        address: What ``resolve`` returns: ``local`` to start Ray on this machine, or HOST:PORT.
 
     Raises:
-        UsageError: Ray is not installed, there is no cluster at the address, or its versions differ.
+        UsageError: Ray refuses the connection, for example because its version differs.
+        ProcessError: Ray cannot be started.
     """
-    check_installed()
     with _quiet(), _kept_signal_handlers():
         if address == "local":
             with _local_environment(), _local_folder() as folder:
@@ -79,7 +78,7 @@ def connect(address: str) -> Iterator[None]:
                     _temp_dir=folder,
                 )
         else:
-            yield from _run(_resolve(address))
+            yield from _run(address)
 
 
 def _run(address: str, **options: Any) -> Iterator[None]:
@@ -105,8 +104,10 @@ def _run(address: str, **options: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _resolve(address: str) -> str:
-    """Return HOST:PORT of a cluster that answers. Raises ``UsageError``."""
+def resolve(address: str) -> str:
+    """Return ``local``, or HOST:PORT of a cluster that answers. Raises ``UsageError``."""
+    if address == "local":
+        return address
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
         if not address:
@@ -274,7 +275,9 @@ def plan_workers(cpus: list[float], threads: int | None = None, precision: str =
     largest = int(max(nodes, default=0))
     if largest < (threads or 1):
         needed = f"workers with {plural(threads, 'thread')}" if threads else "workers"
-        available = f"its largest node has {plural(largest, 'processor')}" if largest else "its nodes have no processors"
+        available = (
+            f"its largest node has {plural(largest, 'processor')}" if largest else "its nodes have no processors"
+        )
         raise UsageError(f"The cluster is too small for {needed}: {available}.")
     limit = min(largest, MAX_THREADS, CORES_PER_PROCESS[precision])
 

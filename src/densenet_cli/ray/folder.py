@@ -28,10 +28,8 @@ from densenet_cli.errors import ImageError, OutputError, SourceNotFoundError, Us
 from densenet_cli.output.atomic import output_errors, sync, sync_path
 from densenet_cli.output.checks import check_output_folder
 from densenet_cli.output.resume import compare_settings
-try:
-    from densenet_cli.paths import is_remote
-except ImportError:
-    def is_remote(x): return False
+
+from densenet_cli.paths import is_remote
 from densenet_cli.ray.records import PART_FORMATS
 from densenet_cli.text import to_unicode
 
@@ -65,7 +63,7 @@ class PartFolder:
     """
 
     def __init__(self, location: str, format_name: str) -> None:
-        self.location = location if is_remote(location) else os.path.abspath(location)
+        self.location = location if is_remote(location) else str(Path(location).absolute())
         self.suffix = PART_FORMATS[format_name].suffix
         self._files: _LocalFiles | _RemoteFiles
         self._files = _RemoteFiles(location) if is_remote(location) else _LocalFiles(Path(self.location))
@@ -91,8 +89,8 @@ class PartFolder:
                 "to delete them, or choose another folder."
             )
 
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check that the run in this folder has the same settings.
+    def check_settings(self, settings: Mapping[str, Any]) -> str:
+        """Check that the run in this folder has the same settings. Return its identifier.
 
         Raises:
             UsageError: The settings differ, or those of the folder cannot be read.
@@ -103,11 +101,13 @@ class PartFolder:
             stored = None
         if not isinstance(stored, dict):
             raise UsageError(f"{SETTINGS} in {self.name} is damaged. Use `overwrite` to replace the run.")
+        run = str(stored.pop("run", ""))
         if differences := compare_settings(settings, stored):
             raise UsageError(
                 f"{self.name} belongs to another run: {', '.join(differences)}. Use the same settings and sources to "
                 "continue it, `overwrite` to replace it, or another folder."
             )
+        return run
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write the settings. Raises ``OutputError``."""
@@ -158,7 +158,7 @@ class PartFolder:
         self.put(f"_sources/part-{part:05d}.jsonl", lines)
 
     def read_totals(self) -> tuple[int, int] | None:
-        """Return the numbers of parts and sources, or None if they are not listed completely. Raises ``OutputError``."""
+        """Return the numbers of parts and sources, or None if not all are listed. Raises ``OutputError``."""
         data = self._read(COMPLETE)
         if data is None:
             return None
@@ -168,6 +168,11 @@ class PartFolder:
     def write_totals(self, parts: int, sources: int) -> None:
         """Note that all sources are listed. Raises ``OutputError``."""
         self.put(COMPLETE, json.dumps({"parts": parts, "sources": sources}).encode() + b"\n")
+
+    def write_success(self, parts: int, records: int, failed: int) -> None:
+        """Note that all parts are done. Raises ``OutputError``."""
+        totals = {"parts": parts, "records": records, "failed": failed}
+        self.put(SUCCESS, json.dumps(totals).encode() + b"\n")
 
     def put(self, name: str, data: bytes) -> None:
         """Create or replace a file, completely or not at all. Raises ``OutputError``."""

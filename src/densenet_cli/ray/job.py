@@ -191,4 +191,3 @@ class _Watch:
                 f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has {cores:g} processors, "
                 f"of which {free:g} are free."
             )
-

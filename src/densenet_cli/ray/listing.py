@@ -8,17 +8,16 @@ the run, as if they had been added after it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import Source, expand, local_path, read_list
-from densenet_cli.text import to_unicode
+from densenet_cli.text import to_printable, to_unicode
+from densenet_cli.transfer_errors import redact
 
 if TYPE_CHECKING:
     from densenet_cli.ray.folder import PartFolder
@@ -43,8 +42,8 @@ class SourceArguments:
     folder: str
 
     def expand(self) -> Iterator[Source]:
-        """Yield the sources. Call it in the folder where relative paths start."""
-        return expand(self._names(), suffixes=self.suffixes)
+        """Yield the sources. Call it in the folder where relative paths start. Archives are not opened."""
+        return expand(self._names(), suffixes=self.suffixes, open_archives=False)
 
     def _names(self) -> Iterator[str]:
         yield from self.arguments
@@ -64,34 +63,61 @@ def encode_source(source: Source) -> str:
     if source.kind == "nothing":
         error = source.error or ImageError("There is no image.")
         return json.dumps({"name": source.name, "error": type(error).__name__, "message": str(error)})
+    if source.kind in ("archive", "member"):
+        return json.dumps({"name": source.name, "kind": "archive"})
     if source.page is None and source.origin == source.name:
         return json.dumps(source.name if source.kind == "path" else {"name": source.name, "kind": source.kind})
-    name = source.name if source.page is None else source.name.removesuffix(f"[{source.page}]")
-    if name != source.origin:
-        raise UsageError(
-            f"{to_unicode(source.name)} was given with a user name or password, which would have to be stored in the "
-            "output folder. Put them where the library looks for them, such as ~/.netrc or environment variables."
-        )
+    if source.kind != "path":
+        check_no_credentials(source.origin)
     return json.dumps({"name": source.name, "kind": source.kind, "origin": source.origin, "page": source.page})
 
 
-def decode_source(line: str, folder: str) -> Source:
-    """Return the source that ``encode_source`` encoded.
+def check_no_credentials(url: str) -> None:
+    """Raise ``UsageError`` if a URL contains credentials, which would have to be stored in the output folder."""
+    name = redact(url)
+    if name != to_printable(url):
+        raise UsageError(
+            f"{name} was given with a user name or password, which `ray` would have to store with the list of sources. "
+            "Put them where the library looks for them, such as ~/.netrc."
+        )
 
-    Args:
-        line: The line.
-        folder: Where relative paths start.
-    """
+
+def decode_source(line: str, arguments: SourceArguments) -> Iterator[Source]:
+    """Yield the source that ``encode_source`` encoded, or the images in an archive."""
     value = json.loads(line)
     if isinstance(value, str):
-        return Source(value, os.path.join(folder, value), "path")
-    if "error" in value:
+        yield Source(value, _join(arguments.folder, value), "path")
+    elif "error" in value:
         kind = getattr(errors, value["error"], ImageError)
-        return Source(value["name"], None, "nothing", kind(value["message"]))
-    origin: str = value.get("origin", value["name"])
-    if value["kind"] == "path":
-        origin = os.path.join(folder, origin)
-    return Source(value["name"], origin, value["kind"], page=value.get("page"))
+        yield Source(value["name"], None, "nothing", kind(value["message"]))
+    elif value["kind"] == "archive":
+        path = _join(arguments.folder, value["name"])
+        for source in expand([path], suffixes=arguments.suffixes):
+            yield replace(source, name=value["name"] + source.name[len(path) :])
+    else:
+        origin: str = value.get("origin", value["name"])
+        if value["kind"] == "path":
+            origin = _join(arguments.folder, origin)
+        yield Source(value["name"], origin, value["kind"], page=value.get("page"))
+
+
+def _join(folder: str, path: str) -> str:
+    return path if path.startswith("/") else f"{folder}/{path}"  # pathlib would change the name
+
+
+def _cut(sources: Iterable[Source], part_size: int) -> Iterator[list[str]]:
+    """Yield the encoded sources of each part. An archive is a part of its own, whatever the number of its images."""
+    lines: list[str] = []
+    for source in sources:
+        if lines and (source.kind == "archive" or len(lines) == part_size):
+            yield lines
+            lines = []
+        lines.append(encode_source(source))
+        if source.kind == "archive":
+            yield lines
+            lines = []
+    if lines:
+        yield lines
 
 
 def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) -> Iterator[int]:
@@ -106,11 +132,10 @@ def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) ->
         UsageError: A source cannot be stored, or the last source of a stored list is not among the sources any more.
         OutputError: A list cannot be written or read.
     """
-    lines = map(encode_source, sources)
-    part = count = 0
     if totals := folder.read_totals():
         yield from range(totals[0])
         return
+    part = count = 0
     last_line = ""
     while (stored := folder.read_sources(part)) is not None:
         yield part
@@ -119,10 +144,10 @@ def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) ->
         count += len(stored_lines)
         last_line = stored_lines[-1]
     if part:
-        _skip(lines, last_line, _count_line(folder, part, last_line))
-    while batch := list(islice(lines, part_size)):
-        folder.write_sources(part, "".join(f"{line}\n" for line in batch).encode())
-        count += len(batch)
+        sources = _skip(iter(sources), last_line, _count_line(folder, part, last_line))
+    for lines in _cut(sources, part_size):
+        folder.write_sources(part, "".join(f"{line}\n" for line in lines).encode())
+        count += len(lines)
         yield part
         part += 1
     folder.write_totals(part, count)
@@ -133,16 +158,15 @@ def _count_line(folder: PartFolder, parts: int, line: str) -> int:
     return sum((folder.read_sources(part) or b"").decode().splitlines().count(line) for part in range(parts))
 
 
-def _skip(lines: Iterator[str], last: str, occurrences: int) -> None:
-    """Skip lines up to one that occurs for the given time."""
-    for line in lines:
-        if line == last:
+def _skip(sources: Iterator[Source], last: str, occurrences: int) -> Iterator[Source]:
+    """Return the sources that follow the one that is encoded as ``last`` and occurs for the given time."""
+    for source in sources:
+        if encode_source(source) == last:
             occurrences -= 1
             if not occurrences:
-                return
-    name: Any = json.loads(last)
-    name = name if isinstance(name, str) else name["name"]
+                return sources
+    value: Any = json.loads(last)
+    name = to_unicode(value if isinstance(value, str) else value["name"])
     raise UsageError(
-        f"The sources have changed since the run was started: {to_unicode(name)} is missing. Use `overwrite` to start "
-        "again."
+        f"The sources have changed since the run was started: {name} is missing. Use `overwrite` to start again."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
-from densenet_cli.errors import DensenetError, ImageError
+from densenet_cli.errors import DensenetError
 from densenet_cli.ray.folder import PartCounts, PartFolder
 from densenet_cli.ray.listing import SourceArguments, decode_source, list_parts
 from densenet_cli.ray.records import PART_FORMATS, Record, embedding_schema, prediction_schema
@@ -207,7 +207,7 @@ def _embed(classifier: Classifier, sources: Iterator[Source]) -> Iterator[Record
 def _sources(lines: list[str], job: Job, classifier: Classifier) -> Iterator[Source]:
     from densenet_cli.images.pages import expand_pages
 
-    sources = (decode_source(line, job.sources.folder) for line in lines)
+    sources = (source for line in lines for source in decode_source(line, job.sources))
     if classifier.preprocessing.pages == "first":
         return sources
     return expand_pages(sources, job.performance["offline"])
