@@ -12,6 +12,7 @@ PACKAGE = "densenet_cli"
 
 LAYERS = (
     {"cli", "__main__"},
+    {"ray"},
     {
         "benchmarking",
         "evaluation",

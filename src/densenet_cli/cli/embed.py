@@ -11,7 +11,7 @@ from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
-from densenet_cli.cli.ray_options import PART_FORMATS, RayRequest, check_ray_options, ray_options, run_on_ray
+from densenet_cli.cli.ray_options import PART_FORMATS, RayRequest, check_ray_options, ray_options
 from densenet_cli.text import plural
 
 
@@ -69,6 +69,8 @@ def embed(
     check_ray_options(ray, click.get_current_context().params)
     sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
     if ray is not None:
+        from densenet_cli.cli.ray_run import run_on_ray
+
         request = RayRequest(
             "embed", ray, part_size, output, format_, resume, overwrite, source, files_from, null, suffix, {}, model
         )

@@ -16,7 +16,7 @@ from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
-from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options, run_on_ray
+from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options
 from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def predict(
     sources = expand_sources(source, files_from, null, suffix, pages=model["pages"], offline=model["offline"])
     decisions = {"coverage": coverage, "set_method": set_method, "max_error": max_error, "by_class": by_class}
     if ray is not None:
+        from densenet_cli.cli.ray_run import run_on_ray
+
         request = RayRequest(
             "predict",
             ray,

@@ -68,11 +68,7 @@ class Source:
 
 
 def expand(
-    arguments: Iterable[str],
-    *,
-    stdin: IO[bytes] | None = None,
-    suffixes: Collection[str] = (),
-    open_archives: bool = True,
+    arguments: Iterable[str], *, stdin: IO[bytes] | None = None, suffixes: Collection[str] = (), archives: bool = True
 ) -> Iterator[Source]:
     """Yield the sources that arguments name, in order.
 
@@ -87,13 +83,12 @@ def expand(
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
-        open_archives: Whether to yield the images in archives. Otherwise, an archive, or a folder in one, is a source
-            of the kind "archive", which this function expands elsewhere.
+        archives: Whether to yield the images in archives. Otherwise, each is a source of the kind "archive".
 
     Raises:
         UsageError: A suffix is not an extension. Raised immediately.
     """
-    return _expand(arguments, stdin, image_suffixes(suffixes), open_archives)
+    return _expand(arguments, stdin, image_suffixes(suffixes), archives)
 
 
 def _expand(
@@ -114,16 +109,14 @@ def _expand(
             yield _from_url(argument)
         elif source := _from_page_name(argument) or _from_member_name(argument):
             yield source
-        elif not open_archives and split_member(argument):
-            yield Source(argument, argument, "archive")
         else:
             for entry in _expand_path(argument, suffixes, open_archives):
                 if isinstance(entry, SkippedFiles):
                     skipped = skipped.plus(entry)
-                elif not (open_archives or entry.error) and is_archive(entry.path):
-                    yield Source(entry.path, entry.path, "archive")
-                else:
+                elif open_archives or entry.error or not (is_archive(entry.path) or split_member(entry.path)):
                     yield from_entry(entry)
+                else:
+                    yield Source(entry.path, entry.path, "archive")
     if any(skipped):
         import logging
 
@@ -312,7 +305,7 @@ def from_entry(entry: Entry) -> Source:
     return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
 
 
-def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool = True) -> Iterator[Entry | SkippedFiles]:
+def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error."""
     if is_remote(argument):
         from densenet_cli.images.remote import expand_url
@@ -325,23 +318,24 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool = 
         if os.path.lexists(argument):
             yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
         elif parts := split_member(argument):
-            yield from _expand_archive(*parts, suffixes)
+            yield from _expand_archive(*parts, suffixes) if open_archives else [Entry(argument)]
         elif is_glob(argument):
-            entries = walk_glob(argument, suffixes)
-            yield from _open_archives(entries, suffixes) if open_archives else entries
+            yield from _open_archives(walk_glob(argument, suffixes), suffixes, open_archives)
         else:
             yield Entry(argument, SourceNotFoundError("No such file or folder."))
     except (OSError, ValueError) as error:
         yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
     else:
         entries = walk(argument, suffixes) if stat.S_ISDIR(mode) else iter([Entry(argument)])
-        yield from _open_archives(entries, suffixes) if open_archives else entries
+        yield from _open_archives(entries, suffixes, open_archives)
 
 
-def _open_archives(entries: Iterator[Entry | SkippedFiles], suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
+def _open_archives(
+    entries: Iterator[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool
+) -> Iterator[Entry | SkippedFiles]:
     """Replace archives by the images in them. Entries of folders are archives only if their extension is requested."""
     for entry in entries:
-        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
+        if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
         else:
             yield from _expand_archive(entry.path, "", suffixes)

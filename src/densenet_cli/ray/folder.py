@@ -28,7 +28,6 @@ from densenet_cli.errors import ImageError, OutputError, SourceNotFoundError, Us
 from densenet_cli.output.atomic import output_errors, sync, sync_path
 from densenet_cli.output.checks import check_output_folder
 from densenet_cli.output.resume import compare_settings
-
 from densenet_cli.paths import is_remote
 from densenet_cli.ray.records import PART_FORMATS
 from densenet_cli.text import to_unicode

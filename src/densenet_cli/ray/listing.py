@@ -43,7 +43,7 @@ class SourceArguments:
 
     def expand(self) -> Iterator[Source]:
         """Yield the sources. Call it in the folder where relative paths start. Archives are not opened."""
-        return expand(self._names(), suffixes=self.suffixes, open_archives=False)
+        return expand(self._names(), suffixes=self.suffixes, archives=False)
 
     def _names(self) -> Iterator[str]:
         yield from self.arguments
