@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from densenet_cli.errors import DownloadFailedError
 from densenet_cli.text import to_printable
-from densenet_cli.transfer_errors import TransferError, describe_status, transfer_error
+from densenet_cli.transfer_errors import TooLargeError, TransferError, describe_status, transfer_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,11 +73,11 @@ def read_body(url: str, *, max_bytes: int, timeouts: Timeouts = Timeouts(), toke
     with open_url(url, timeouts=timeouts, token=token) as body:
         data = bytearray()
         if body.total is not None and body.total > max_bytes:
-            raise TransferError(f"the file has {body.total:,} bytes; the limit is {max_bytes:,}")
+            raise TooLargeError(f"the file has {body.total:,} bytes; the limit is {max_bytes:,}")
         for chunk in body.chunks:
             data += chunk
             if len(data) > max_bytes:
-                raise TransferError(f"the file has more than {max_bytes:,} bytes, which is the limit")
+                raise TooLargeError(f"the file has more than {max_bytes:,} bytes, which is the limit")
         return bytes(data)
 
 

@@ -15,6 +15,7 @@ from densenet_cli.images import DECODE_MEMORY, sources
 from densenet_cli.images.loading import ImageLoader, MemberBuffer
 from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.normalization import normalize
+from densenet_cli.images.prefetching import prefetch
 from densenet_cli.images.sources import Source
 from densenet_cli.model import Model
 from densenet_cli.model_preprocessing import ModelOptions, resolve
@@ -84,6 +85,7 @@ class ImageModel:
         checked = options.check(exact, ten_crop, truncated, bit_depth, pages)
         self.batch_size = batch_size
         self.threads = threads = threads or available_cores()
+        self._offline = offline
         budget = DecodeBudget(decode_memory)
         self._loader = ImageLoader(budget, isolate, timeout, offline)
         self._finalizers = [weakref.finalize(self, self._loader.close)]
@@ -196,7 +198,7 @@ class ImageModel:
 
         def compute(sources: Iterable[S]) -> Iterator[Result[S]]:
             return self._model.stream(
-                sources,
+                sources if self._offline else prefetch(sources),
                 load,
                 outputs,
                 crops=preprocessing.crops,

@@ -31,6 +31,10 @@ class TransferError(Exception):
         self.code = code
 
 
+class TooLargeError(TransferError):
+    """The body of a response is longer than the limit."""
+
+
 def redact(url: str) -> str:
     """Return a URL without credentials, with unprintable characters escaped."""
     try:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, UnreadableImageError, guard
 from densenet_cli.images.formats import identify_format, read_webp_size
+from densenet_cli.images.prefetching import prefetch
 from densenet_cli.images.reading import Animation, EncodedImage, open_source, read_source
 from densenet_cli.images.sources import Source
 from densenet_cli.text import plural
@@ -64,7 +65,7 @@ def expand_pages(sources: Iterable[S], offline: bool = False) -> Iterator[S]:
         sources: The sources.
         offline: Whether to leave URLs alone. Loading them reports that the network is disabled.
     """
-    for source in sources:
+    for source in sources if offline else prefetch(sources):
         is_offline = offline and source.kind in ("url", "remote")
         if source.page is None and source.kind in ENCODED_KINDS and not is_offline:
             yield from _expand(source)

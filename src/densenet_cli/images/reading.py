@@ -70,15 +70,11 @@ def open_source(source: Source) -> Iterator[EncodedImage]:
 def read_source(source: Source) -> bytes:
     """Return the bytes of a source of another kind than path. Raises the same errors as ``open_source``."""
     match source.kind:
-        case "url":
-            from densenet_cli.http import fetch
+        case "url" | "remote" if isinstance(source.origin, str):
+            from densenet_cli.images.prefetching import download
 
-            return fetch(source.origin, max_bytes=MAX_STREAM_BYTES)
-        case "remote":
-            from densenet_cli.storage import read
-
-            data: bytes = read(source.origin, MAX_STREAM_BYTES)
-        case "stdin" | "member":
+            data: bytes = download(source, MAX_STREAM_BYTES)
+        case "stdin" | "member" | "remote":
             data = source.origin.read(MAX_STREAM_BYTES)
         case "file":
             data = read_stream(source.origin, MAX_STREAM_BYTES)

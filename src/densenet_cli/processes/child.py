@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from densenet_cli.images.decoding import Loaded
 from densenet_cli.images.isolation.child import Channel, Header, end_with_parent, prefer_oom_kill
 from densenet_cli.images.loading import ImageLoader
 from densenet_cli.images.pages import Part
+from densenet_cli.images.prefetching import prefetch
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.images.previews import PREVIEWS
 from densenet_cli.images.sources import Source
@@ -97,6 +98,7 @@ class ImageWorker:
         self._channel = channel
         self._batch_size, self._threads = batch_size, threads
         self._preprocessing = Preprocessing(**preprocessing)
+        self._prefetch: Callable[[Iterator[_Source]], Iterator[_Source]] = iter if offline else prefetch
         self._loader = ImageLoader(SharedBudget(*budget), isolate, timeout, offline)
         self._model = Model(**model, label_file=None, threads=threads, offline=offline)
         engine: Any = self._model.engine
@@ -123,7 +125,7 @@ class ImageWorker:
         sender = _Sender(self._channel, outputs)
         try:
             for result in self._model.stream(
-                self._receive(),
+                self._prefetch(self._receive()),
                 load,
                 outputs,
                 crops=self._preprocessing.crops,

@@ -205,6 +205,8 @@ def _can_be_sent(source: Source) -> bool:
     """Return whether a process can load a source by itself."""
     if source.kind == "member":
         return contents_to_json(source.origin) is not None
+    if not isinstance(source.origin, str):  # downloaded by this process
+        return False
     return source.kind in ("path", "url", "remote") and not isinstance(source.location, Animation)
 
 
