@@ -115,12 +115,13 @@ class Download:
         except ImageError as error:
             is_too_long = _is_too_long(error)
             self._error = error.with_traceback(None)
-        finally:  # any other error is raised in the thread that needs the file, which downloads it again
-            if is_too_long and limit < MAX_STREAM_BYTES:
-                self._error = data = None
-            self._memory.settle(limit, data, is_too_long=is_too_long)
-            self._data = data
-            self._done.set()
+        except Exception:
+            data = None  # so that the thread that needs the file downloads it, and gets the error
+        if is_too_long and limit < MAX_STREAM_BYTES:
+            self._error = data = None
+        self._memory.settle(limit, data, is_too_long=is_too_long)
+        self._data = data
+        self._done.set()
 
     def start(self) -> None:
         """Note that ``run`` downloads the file. Called with the lock of the memory."""
