@@ -49,9 +49,10 @@ test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and exch
 smoke: $(INSTALLED) ## Run every command once
 	$(BIN)/python scripts/smoke_test.py $(BIN)/densenet
 
-fuzz: $(INSTALLED) ## Test damaged images and checkpoints and interrupted runs (about 15 minutes)
+fuzz: $(INSTALLED) ## Test damaged images, archives, and checkpoints and interrupted runs (about 20 minutes)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
 	$(BIN)/python -m tests.images.fuzz_images 20000
+	$(BIN)/python -m tests.images.fuzz_archives 20000
 	$(BIN)/python -m tests.cli.kill_rounds 50
 
 lint: $(INSTALLED) ## Check style and types

@@ -11,6 +11,7 @@ import tarfile
 import time
 import tracemalloc
 import zipfile
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from densenet_cli.errors import SourceUnreadableError, UnreadableImageError, gua
 from densenet_cli.images.archives import compression, tar
 from densenet_cli.images.reading import read_source
 from densenet_cli.images.sources import expand, from_object
+from tests.images import fuzz_archives
 from tests.support.archives import pax_header, tar_member, with_checksum, write_tar, write_zip
 
 END = bytes(1024)
@@ -346,6 +348,12 @@ def test_memory_does_not_grow_with_the_number_of_members(tmp_path, format_):
             tracemalloc.stop()
 
     assert peak(20_000) < peak(200) + 1_000_000
+
+
+def test_random_archives(tmp_path):
+    """``fuzz_archives`` tries many more."""
+    found = sum((fuzz_archives.check(seed, tmp_path) for seed in range(400)), Counter())
+    assert found["read"] > 100 and found["SourceUnreadable"] > 100
 
 
 def test_the_end_of_a_tar_may_be_missing(tmp_path):
