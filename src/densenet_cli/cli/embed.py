@@ -53,7 +53,8 @@ def embed(
 ) -> int:
     """Turn images into feature vectors for search, clustering, and deduplication.
 
-    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
+    for an image on standard input.
     The vector of an image is the global average of the last feature maps, which is the input of the classification
     head. An image that fails is listed with its error and has no vector.
 

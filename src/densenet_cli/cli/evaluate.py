@@ -90,8 +90,8 @@ def evaluate(
 ) -> int:
     """Measure a model's accuracy on labeled images.
 
-    FOLDER contains one folder per class, whose name is the WordNet ID or label of the class. Images can be nested at
-    any depth. Some classes of the model can be missing, but every folder must name a class of the model.
+    FOLDER, or an archive, contains one folder per class, whose name is the WordNet ID or label of the class. Images can
+    be nested at any depth. Some classes of the model can be missing, but every folder must name a class of the model.
 
     A multi-label model needs --csv, with labels such as "cat|dog" or one column of 0 and 1 per class.
 

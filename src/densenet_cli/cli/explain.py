@@ -71,7 +71,8 @@ def explain(
 ) -> int:
     """Show which image regions drove a prediction (class activation maps).
 
-    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
+    for an image on standard input.
     Each map is drawn over the original image, from dark (low evidence) to bright (high evidence). Regions outside the
     model's input are gray. The maps are exact for a head of global average pooling and one dense layer: the mean of a
     map plus the bias of its class is the logit. Other heads get Grad-CAM.

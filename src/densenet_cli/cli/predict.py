@@ -93,7 +93,8 @@ def predict(
 ) -> int:
     """Classify images.
 
-    SOURCE is an image, a folder (searched recursively), a glob, an http(s) URL, or - for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
+    for an image on standard input.
     Results are written in the order of the sources, as soon as they are available. An image that fails is reported
     and does not stop the run.
 
@@ -102,6 +103,7 @@ def predict(
       densenet predict cat.jpg
       densenet predict photos/ 'more/*.png' --variant 169 --format jsonl
       densenet predict photos/ -o labels.csv --resume
+      densenet predict photos.zip 'shard-{000..099}.tar' -o labels.jsonl
       densenet predict photos/ --html report.html
       find . -name '*.jpg' -print0 | densenet predict --files-from - --null
       densenet predict scan.tif --weights model.safetensors -k 1
