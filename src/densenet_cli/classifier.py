@@ -119,7 +119,7 @@ class Classifier(ImageModel):
         """Classify any number of images lazily and in order, in constant memory.
 
         Args:
-            images: What ``predict`` accepts; paths can also be folders or globs. Iterated in a separate thread.
+            images: What ``predict`` accepts; also folders, archives, and globs. Iterated in a separate thread.
             top_k: See ``predict``.
             min_prob: See ``predict``.
             **decisions: See ``Decisions``.

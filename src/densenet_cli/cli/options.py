@@ -109,7 +109,9 @@ def expand_sources(
         click.UsageError: No source, or contradictory options. It is raised at once.
     """
     if not source and not files_from:
-        raise click.UsageError("No source given. Pass an image, a folder, an archive, a glob, a URL, or -, or use --files-from.")
+        raise click.UsageError(
+            "No source given. Pass an image, a folder, an archive, a glob, a URL, or -, or use --files-from."
+        )
     if null and not files_from:
         raise click.UsageError("--null requires --files-from.")
     if files_from == "-" and "-" in source:
