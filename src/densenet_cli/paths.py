@@ -197,6 +197,11 @@ def images_dir() -> Path:
     return cache_dir() / "images"
 
 
+def staging_dir() -> Path:
+    """Return the folder for output files until they are uploaded. It may not exist."""
+    return cache_dir() / "staging"
+
+
 def models_dir() -> Path:
     """Return the folder for weights, shared with Keras: ``$KERAS_HOME/models``, default ``~/.keras/models``.
 

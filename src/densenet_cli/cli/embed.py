@@ -12,6 +12,7 @@ from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
 from densenet_cli.cli.ray_options import PART_FORMATS, RayRequest, check_ray_options, ray_options
+from densenet_cli.cli.remote_output import shown_path, uploads_output
 from densenet_cli.text import plural
 
 
@@ -37,6 +38,7 @@ from densenet_cli.text import plural
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @ray_options
 @model_options(without=["labels", "activation", "uncalibrated"])
+@uploads_output("vectors")
 def embed(
     source: tuple[str, ...],
     files_from: str | None,
@@ -100,11 +102,10 @@ def embed(
                     progress.advance("images")
     except KeyboardInterrupt:
         if (parts := parts_path(output)).exists():
-            echo_info(f"Finished vectors are kept in {printable(str(parts))}. Use --resume to continue.")
+            echo_info(f"Finished vectors are kept in {printable(shown_path(str(parts)))}. Use --resume to continue.")
         raise
-    echo_info(f"Wrote {plural(vectors.rows, 'vector')} of length {width:,} to {printable(output)}.")
+    echo_info(f"Wrote {plural(vectors.rows, 'vector')} of length {width:,} to {printable(shown_path(output))}.")
     if vectors.failed:
-        echo_info(
-            f"{plural(vectors.failed, 'source')} failed. See {printable(str(sources_path(output)))} for the errors."
-        )
+        errors = shown_path(str(sources_path(output)))
+        echo_info(f"{plural(vectors.failed, 'source')} failed. See {printable(errors)} for the errors.")
     return 1 if vectors.failed else 0

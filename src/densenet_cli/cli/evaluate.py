@@ -14,6 +14,7 @@ from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, dataset_options, select_pages, suffix_option, table_options
+from densenet_cli.cli.remote_output import OutputPath, uploads_output
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the report to FILE as JSON.",
 )
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
 @model_options()
+@uploads_output("report", Path, can_resume=False)
 def evaluate(
     folder: str | None,
     csv: str | None,

@@ -17,6 +17,7 @@ from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
+from densenet_cli.cli.remote_output import OutputPath
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png.",
 )
@@ -61,7 +62,7 @@ def explain(
     files_from: str | None,
     null: bool,
     suffix: tuple[str, ...],
-    output: Path | None,
+    output: Path | str | None,
     overwrite: bool,
     show: bool,
     format_: str,
@@ -98,8 +99,11 @@ def explain(
     from densenet_cli.cli.progress import ProgressBar
 
     if output is not None:
+        from densenet_cli import storage
         from densenet_cli.output.gallery import Gallery, check_gallery
 
+        if isinstance(output, str) and model["offline"]:
+            raise click.UsageError(f"Cannot write {storage.redact(output)}: --offline disables network access.")
         # Check the first file before weights are downloaded.
         first = next(sources, None)
         check_gallery(output, first.name if first else None, overwrite)

@@ -12,6 +12,7 @@ import click
 
 from densenet_cli.cli.command import input_option
 from densenet_cli.cli.console import echo_info
+from densenet_cli.paths import is_remote
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -118,7 +119,26 @@ def expand_sources(
         raise click.UsageError("Standard input can be an image (-) or a list (--files-from -), but not both.")
     from densenet_cli.images.sources import expand
 
-    return select_pages(expand(_names(source, files_from, null), suffixes=suffix), pages, offline)
+    names = _names(source, files_from, null)
+    if offline:
+        from densenet_cli.images.offline import expand_offline
+
+        return select_pages(expand_offline(names, suffix), pages, offline)
+    check_access(source)
+    return select_pages(expand(names, suffixes=suffix), pages, offline)
+
+
+def check_access(names: Iterable[str | None]) -> None:
+    """Check the access to each bucket that URLs of object storage name, before any work. Raises UsageError."""
+    buckets: dict[str, str] = {}
+    for name in names:
+        if name and is_remote(name):
+            buckets.setdefault("/".join(name.split("/", 3)[:3]), name)
+    if buckets:
+        from densenet_cli.storage import check_readable
+
+        for url in buckets.values():
+            check_readable(url)
 
 
 def check_not_folder(output: str | None) -> None:

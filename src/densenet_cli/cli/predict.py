@@ -17,6 +17,7 @@ from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
 from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options
+from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.output.record_formats import RECORD_FORMATS
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @ray_options
 @model_options()
+@uploads_output("records")
 def predict(
     source: tuple[str, ...],
     top_k: int | None,

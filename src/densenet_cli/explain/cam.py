@@ -84,7 +84,7 @@ class Explanation:
         maps: One per class.
         method: ``cam`` for exact class activation maps, ``grad-cam`` for heads for which there are none.
         error: Why the image could not be classified, or None.
-        drawing: The file that the drawing was written to, or None.
+        drawing: The file that the drawing was written to (a path, or a URL of object storage), or None.
         notes: What there is to say about the image; see ``images.decoding.NOTES``.
     """
 
@@ -95,7 +95,7 @@ class Explanation:
     maps: tuple[ClassMap, ...] = ()
     method: str = "cam"
     error: Failure | None = None
-    drawing: Path | None = None
+    drawing: Path | str | None = None
     notes: tuple[str, ...] = ()
 
     def draw(self) -> Image.Image:

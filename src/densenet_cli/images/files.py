@@ -10,6 +10,9 @@ from typing import IO, Any
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.walking import describe_os_error
 
+OFFLINE = "The image was not downloaded because network access is disabled (offline)."
+"""The error of an image that would have to be downloaded."""
+
 MAX_STREAM_BYTES = 64 << 20
 """Largest image from a URL, object storage, standard input, a file object, or an archive, which are held in memory."""
 

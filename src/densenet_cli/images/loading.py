@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import DownloadFailedError, ImageError, UsageError, guard
 from densenet_cli.images import MAX_TIMEOUT, decoding, sources
-from densenet_cli.images.files import MAX_STREAM_BYTES
+from densenet_cli.images.files import MAX_STREAM_BYTES, OFFLINE
 from densenet_cli.images.memory import DecodeBudget
 
 if TYPE_CHECKING:
@@ -71,12 +71,17 @@ class ImageLoader:
             ImageError: The image cannot be loaded. The subclass says why.
         """
         if self._offline and source.kind in ("url", "remote"):
-            raise DownloadFailedError("The image was not downloaded because network access is disabled (offline).")
+            raise DownloadFailedError(OFFLINE)
         return self._load(source, preprocessing, preview)
 
     def expand(self, images: Iterable[ImageInput], pages: str) -> Iterator[Source]:
         """Yield the sources that ``images`` name, or with ``pages`` "all" their pages."""
-        expanded = sources.expand_objects(images)
+        if self._offline and not isinstance(images, str):
+            from densenet_cli.images.offline import without_access
+
+            expanded = sources.expand_objects(without_access(images))
+        else:
+            expanded = sources.expand_objects(images)
         if pages == "first":
             return expanded
         from densenet_cli.images.pages import expand_pages

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from densenet_cli import storage
+from densenet_cli.errors import ImageError, OutputError
 from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_folder, file_exists_error
 from densenet_cli.paths import normalize_path
@@ -45,11 +47,11 @@ class Drawable(Protocol):
 D = TypeVar("D", bound=Drawable)
 
 
-def check_gallery(folder: Path, first_source: str | None, overwrite: bool) -> None:
+def check_gallery(folder: Path | str, first_source: str | None, overwrite: bool) -> None:
     """Check that a gallery can be written, before its drawings are made.
 
     Args:
-        folder: The folder, which is created if it is missing.
+        folder: The folder, which is created if it is missing: a path, or a URL of object storage as a str.
         first_source: The name of the first source, None if there is none. Later ones are checked when they are saved.
         overwrite: Whether existing files may be replaced.
 
@@ -57,25 +59,29 @@ def check_gallery(folder: Path, first_source: str | None, overwrite: bool) -> No
         UsageError: The file for the first source exists.
         OutputError: The folder cannot be created or is read-only.
     """
-    check_output_folder(folder)
+    if isinstance(folder, str):
+        storage.check_writable(storage.join(folder, "image.png"))
+    else:
+        check_output_folder(folder)
     if first_source is not None:
-        Gallery(folder, overwrite).reserve(first_source)
+        gallery = Gallery(folder, overwrite)
+        gallery.check(gallery.reserve(first_source))
 
 
 class Gallery:
     """Writes PNG files to a folder.
 
     Args:
-        folder: The folder, which is created if it is missing.
+        folder: The folder, which is created if it is missing: a path, or a URL of object storage as a str.
         overwrite: Whether existing files are replaced.
     """
 
-    def __init__(self, folder: Path, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path | str, overwrite: bool = False) -> None:
         self._folder = folder
         self._overwrite = overwrite
         self._reserved: set[str] = set()
 
-    def save(self, drawables: Iterable[D], threads: int) -> Generator[tuple[D, Path | None]]:
+    def save(self, drawables: Iterable[D], threads: int) -> Generator[tuple[D, Path | str | None]]:
         """Draw and write files in threads.
 
         Args:
@@ -89,22 +95,20 @@ class Gallery:
             UsageError: A file exists and must not be replaced.
             OutputError: A file cannot be written.
         """
-        pending: deque[tuple[D, Future[Path] | None]] = deque()
+        pending: deque[tuple[D, Future[Path | str] | None]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for drawable in drawables:
                 path = self.reserve(drawable.source)
-                pending.append((drawable, None if drawable.error else pool.submit(_save, drawable, path)))
+                if isinstance(path, Path):
+                    self.check(path)
+                pending.append((drawable, None if drawable.error else pool.submit(self._save, drawable, path)))
                 while pending and (len(pending) > 2 * threads or _is_done(pending[0][1])):
                     yield _result(*pending.popleft())
             while pending:
                 yield _result(*pending.popleft())
 
-    def reserve(self, source: str) -> Path:
-        """Return the file for the next source. No two sources get the same one.
-
-        Raises:
-            UsageError: The file exists and must not be replaced.
-        """
+    def reserve(self, source: str) -> Path | str:
+        """Return the file for the next source. No two sources get the same one."""
         *folders, name = _path_parts(source)
         relative = "/".join([*folders, name])
         number = 1
@@ -113,27 +117,43 @@ class Gallery:
             number += 1
             relative = "/".join([*folders, f"{name}-{number}"])
         self._reserved.add(key)
-        path = self._folder / f"{relative}.png"
-        if not self._overwrite and os.path.lexists(path):
-            raise file_exists_error(path)
+        if isinstance(self._folder, str):
+            return storage.join(self._folder, f"{relative}.png")
+        return self._folder / f"{relative}.png"
+
+    def check(self, path: Path | str) -> None:
+        """Raise UsageError if a file exists and must not be replaced, or OutputError if that cannot be found out."""
+        if self._overwrite:
+            return
+        if isinstance(path, Path):
+            exists = os.path.lexists(path)
+        else:
+            try:
+                exists = storage.exists(path)
+            except ImageError as error:
+                raise OutputError(f"Cannot write {storage.redact(path)}. {error}") from None
+        if exists:
+            raise file_exists_error(storage.redact(path) if isinstance(path, str) else path)
+
+    def _save(self, drawable: Drawable, path: Path | str) -> Path | str:
+        data = io.BytesIO()
+        drawable.draw().save(data, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
+        if isinstance(path, str):
+            self.check(path)  # here, because it takes a request
+            storage.put(path, data.getvalue())
+            return storage.redact(path)
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, data.getvalue())
         return path
 
 
-def _is_done(future: Future[Path] | None) -> bool:
+def _is_done(future: Future[Path | str] | None) -> bool:
     return future is None or future.done()
 
 
-def _result(drawable: D, future: Future[Path] | None) -> tuple[D, Path | None]:
+def _result(drawable: D, future: Future[Path | str] | None) -> tuple[D, Path | str | None]:
     return drawable, future.result() if future else None
-
-
-def _save(drawable: Drawable, path: Path) -> Path:
-    data = io.BytesIO()
-    drawable.draw().save(data, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, data.getvalue())
-    return path
 
 
 def _path_parts(source: str) -> list[str]:
@@ -144,7 +164,7 @@ def _path_parts(source: str) -> list[str]:
     if source == "-":
         return ["stdin"]
     scheme, separator, rest = source.partition("://")
-    if separator and scheme.isalpha():
+    if separator and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
         source = rest
     else:
         folder = str(Path.cwd()).rstrip(os.sep) + os.sep

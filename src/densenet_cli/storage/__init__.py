@@ -25,6 +25,7 @@ __all__ = [
     "Listed",
     "check_readable",
     "check_writable",
+    "download",
     "exists",
     "is_remote",
     "join",
@@ -201,6 +202,20 @@ def _replace(files: FileSystem, write: Any) -> None:
     except OSError:  # some servers do not replace a file
         files.fs.rm_file(files.path)
         files.fs.mv(partial, files.path)
+
+
+def download(url: str, path: str | os.PathLike[str]) -> None:
+    """Copy a file to this machine.
+
+    Raises:
+        OutputError: The file cannot be read, or not be written here.
+    """
+    try:
+        with storage_errors(url):
+            files = open_filesystem(url)
+            files.fs.get_file(files.path, os.fspath(path))
+    except StorageError as error:
+        raise OutputError(f"Cannot read {redact(url)}: {error}.") from None
 
 
 def remove(url: str) -> None:

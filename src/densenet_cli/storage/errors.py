@@ -16,7 +16,6 @@ from densenet_cli.errors import (
     SourceUnreadableError,
 )
 from densenet_cli.transfer_errors import causes, describe_status
-from densenet_cli.transfer_errors import redact as redact_http
 
 Kind = Literal["missing", "denied", "failed"]
 
@@ -78,7 +77,7 @@ def redact(url: str) -> str:
     if not separator or "@" not in authority:
         # A password may contain a slash. A bucket with a colon does not exist, so this is never a path.
         if ":" in authority and "@" in path and not url.lower().startswith(_AZURE):
-            return redact_http(url)
+            return f"{scheme}://{rest.rpartition('@')[2]}"
         return url
     user, _, host = authority.rpartition("@")
     if f"{scheme.lower()}://" in _AZURE and ":" not in user:

@@ -1,0 +1,328 @@
+"""Output files in object storage. They are written on this machine first, in a staging folder, and uploaded.
+
+So everything that holds for local files holds here: records are complete after every image, interrupted runs can be
+resumed, and a file has one writer. The staging folder is in the cache folder. Finished records are also uploaded now
+and then while a run continues, and when it ends, however it ends. The folder is removed when all files are uploaded.
+
+A resumed run continues the staged files. If the file in storage was changed since this machine uploaded it, for example
+by a run on another machine, it is downloaded instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from densenet_cli import storage
+from densenet_cli.errors import DensenetError, ImageError, OutputError, UsageError
+from densenet_cli.output.atomic import locked, output_errors, write_file
+from densenet_cli.output.checks import file_exists_error
+from densenet_cli.paths import staging_dir
+
+UPLOAD_INTERVAL = 60.0
+"""Seconds between two uploads while a run continues."""
+
+MAX_UPLOAD_SHARE = 0.05
+"""Limit of the share of time that is spent on these uploads, whose files grow."""
+
+MAX_NAME_LENGTH = 200
+"""Bytes of the name of a file."""
+
+APPENDED_SUFFIXES = (".jsonl", ".csv")
+"""Files that are complete after every line, and can be uploaded while they are written."""
+
+SETTINGS_SUFFIX = ".meta.json"
+
+RECORD_FILES = ("", SETTINGS_SUFFIX)
+VECTOR_FILES = ("", SETTINGS_SUFFIX, ".sources.jsonl", ".parts.jsonl", f".parts.jsonl{SETTINGS_SUFFIX}")
+FILES = {"records": RECORD_FILES, "vectors": VECTOR_FILES, "report": ("",)}
+"""What is added to the name of an output file for each file that is written beside it."""
+
+
+class RemoteOutput:
+    """An output file in object storage. The block of the context manager writes ``path`` and the files beside it.
+
+    Args:
+        url: The URL of the file.
+        files: What is added to the name for each file that is written: ``RECORD_FILES``, for example.
+        resume: Whether to continue the file.
+        overwrite: Whether to replace the file.
+        can_resume: Whether messages suggest ``resume``.
+        offline: Whether access to the network is disabled.
+
+    Attributes:
+        url: The URL without credentials.
+        path: The file on this machine.
+
+    Raises:
+        UsageError: The URL does not name a file, access to the network is disabled, or a package is missing. Entering
+            it raises UsageError if the file exists and is neither to be continued nor to be replaced, and OutputError
+            if it cannot be written. Leaving it raises OutputError if an upload fails.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        files: Sequence[str] = RECORD_FILES,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        can_resume: bool = True,
+        offline: bool = False,
+    ) -> None:
+        self.url = storage.redact(url)
+        name = url.rpartition("/")[2]
+        if not name or name.strip(".") == "" or "\0" in name or len(name.encode(errors="replace")) > MAX_NAME_LENGTH:
+            raise UsageError(f"{self.url} does not name a file.")
+        if offline:
+            raise UsageError(f"Cannot write {self.url}: network access is disabled (`offline`).")
+        self._url = url
+        self._files, self._resume, self._overwrite = files, resume, overwrite
+        self._can_resume = can_resume
+        self._folder = staging_dir() / hashlib.sha256(self.url.encode(errors="surrogateescape")).hexdigest()[:16]
+        self.path = self._folder / "files" / name
+        self._state = _State(self._folder / "state.json", self.url)
+        self._stack = contextlib.ExitStack()
+        self._stopped = threading.Event()
+        self._uploading = threading.Lock()
+        self._uploaded: dict[str, tuple[int, int, int]] = {}
+        """File -> device, inode, and size of what this run uploaded."""
+        self._is_replaced = False
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            with output_errors(self.url):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._folder / "lock"))
+            self._state.read()
+            self._prepare()
+            self._stack = stack.pop_all()
+        self._thread = threading.Thread(target=self._upload_repeatedly, daemon=True)
+        self._thread.start()
+        return self
+
+    def _prepare(self) -> None:
+        """Check whether the file can be written, and let the staging folder contain what is to be continued."""
+        try:
+            remote = storage.status(self._url)
+        except ImageError as error:
+            raise OutputError(f"Cannot write {self.url}: {_clause(error)}.") from None
+        if remote and remote.is_folder:
+            raise OutputError(f"Cannot write {self.url}: it is a folder.")
+        if remote and remote.size and not (self._resume or self._overwrite):
+            raise file_exists_error(self.url, self._can_resume)
+        is_staged = any(path.stat().st_size for path in self._staged())
+        is_changed = self._is_changed(remote)
+        if is_staged and self._can_resume and not (self._resume or self._overwrite or is_changed):
+            raise UsageError(
+                f"This machine has results of an unfinished run for {self.url}. Use `resume` to continue it, or "
+                "`overwrite` to discard them."
+            )
+        storage.check_writable(self._url)
+        if self._resume and is_staged and not is_changed:
+            return
+        with output_errors(self.url):
+            shutil.rmtree(self.path.parent)
+            self.path.parent.mkdir()
+            # If this run is killed before it has uploaded anything, a file that it is to replace is not a change.
+            self._state.versions = {"": remote.version} if remote and not self._resume else {}
+            self._state.write()
+        if self._resume:
+            self._download()
+
+    def _is_changed(self, remote: storage.FileStatus | None) -> bool:
+        """Return whether a file in storage is not the one that this machine has uploaded."""
+        if not self._state.versions:
+            return remote is not None
+        for suffix, version in self._state.versions.items():
+            status = remote if suffix == "" else storage.status(self._url + suffix)
+            if (status.version if status else "") != version:
+                return True
+        return "" not in self._state.versions and remote is not None
+
+    def _download(self) -> None:
+        for suffix in self._files:
+            if status := storage.status(self._url + suffix):
+                storage.download(self._url + suffix, self._local(suffix))
+                self._state.versions[suffix] = status.version
+        self._state.write()
+
+    def _local(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    def _staged(self) -> list[Path]:
+        return [path for path in map(self._local, self._files) if path.is_file()]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        with self._stack:
+            self._stopped.set()
+            if isinstance(error, DensenetError):
+                error.args = (self.replace_paths(str(error)),)
+            try:
+                with self._uploading:
+                    self._upload_all()
+            except DensenetError as failure:
+                hint = " Use `resume` to upload it." if self._can_resume else ""
+                message = f"{str(failure).rstrip()} It is kept in {self.path.parent}.{hint}"
+                if kind is None:
+                    raise OutputError(message) from None
+                logging.getLogger(__name__).warning("%s", message)
+                return
+            if kind is None or not any(path.stat().st_size for path in self._staged()):
+                shutil.rmtree(self.path.parent, ignore_errors=True)
+                self._state.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    def replace_paths(self, message: str) -> str:
+        """Return a message that names the URL instead of the file on this machine."""
+        return message.replace(str(self.path), self.url)
+
+    def _upload_repeatedly(self) -> None:
+        pause = UPLOAD_INTERVAL
+        while not self._stopped.wait(pause):
+            start = time.monotonic()
+            try:
+                with self._uploading:
+                    if not self._stopped.is_set():
+                        self._upload_appended()
+            except (DensenetError, OSError) as error:  # tried again later, and reported at the end
+                logging.getLogger(__name__).info("%s", error)
+            pause = max(UPLOAD_INTERVAL, (time.monotonic() - start) / MAX_UPLOAD_SHARE)
+
+    def _upload_appended(self) -> None:
+        """Upload the settings, and the complete lines of the files that grow."""
+        for suffix in self._files:
+            path = self._local(suffix)
+            settings = self._local(suffix + SETTINGS_SUFFIX)
+            if path.name.endswith(APPENDED_SUFFIXES) and path.is_file() and settings.is_file():
+                size = _complete_size(path)
+                if size:
+                    self._replace()
+                    self._upload(suffix + SETTINGS_SUFFIX)
+                    self._upload(suffix, size)
+        self._state.write()
+
+    def _upload_all(self) -> None:
+        """Upload all files, the output file last, and delete those that exist only while a run is not finished."""
+        existing = [suffix for suffix in self._files if self._local(suffix).is_file()]
+        if not existing:
+            return
+        if "" in existing and self._local("").stat().st_size:
+            self._replace()
+        for suffix in sorted(existing, key=lambda suffix: suffix == ""):
+            self._upload(suffix)
+        for suffix in self._state.versions.keys() - set(existing) - {""}:
+            storage.remove(self._url + suffix)
+            del self._state.versions[suffix]
+        self._state.write()
+
+    def _replace(self) -> None:
+        """Delete a file that is overwritten before the settings of the new one are uploaded."""
+        if self._overwrite and not self._is_replaced and self._files == RECORD_FILES:
+            storage.remove(self._url)
+            self._state.versions.pop("", None)
+            self._state.write()
+        self._is_replaced = True
+
+    def _upload(self, suffix: str, size: int | None = None) -> None:
+        path = self._local(suffix)
+        status = path.stat()
+        key = status.st_dev, status.st_ino, status.st_size if size is None else size
+        if self._uploaded.get(suffix) == key:
+            return
+        storage.upload(path, self._url + suffix, size)
+        self._uploaded[suffix] = key
+        uploaded = storage.status(self._url + suffix)
+        self._state.versions[suffix] = uploaded.version if uploaded else ""
+
+
+class _State:
+    """What this machine has uploaded: suffix -> version of the file in storage."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self.path, self._url = path, url
+        self.versions: dict[str, str] = {}
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.versions = {str(key): str(value) for key, value in json.loads(self.path.read_bytes())["files"].items()}
+
+    def write(self) -> None:
+        content: dict[str, Any] = {"url": self._url, "files": self.versions}
+        write_file(self.path, json.dumps(content).encode())
+
+
+def _complete_size(path: Path) -> int:
+    """Return the number of bytes up to the last complete line."""
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        while end:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            position = file.read(end - start).rfind(b"\n")
+            if position >= 0:
+                return start + position + 1
+            end = start
+    return 0
+
+
+def _clause(error: Exception) -> str:
+    message = str(error).rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+class StagedRun(NamedTuple):
+    """What the staging folder holds of one output file.
+
+    Attributes:
+        folder: Its folder.
+        url: The URL of the output file, or "" if that is unknown.
+        size: The number of bytes.
+        is_uploaded: Whether storage has everything.
+    """
+
+    folder: Path
+    url: str
+    size: int
+    is_uploaded: bool
+
+
+def list_staged() -> list[StagedRun]:
+    """Return what the staging folder holds."""
+    runs = []
+    folder = staging_dir()
+    for state in sorted(folder.glob("*/state.json")) if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            files = [path.stat() for path in (state.parent / "files").glob("*")]
+            uploaded = state.stat().st_mtime_ns
+            is_uploaded = all(file.st_mtime_ns <= uploaded for file in files)
+            runs.append(StagedRun(state.parent, _read_url(state), sum(file.st_size for file in files), is_uploaded))
+    return runs
+
+
+def _read_url(state: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(state.read_bytes())["url"])
+    return ""
+
+
+def remove_staged(run: StagedRun) -> None:
+    """Delete what is staged of a run.
+
+    Raises:
+        BlockingIOError: The run has not ended.
+        OSError: It cannot be deleted.
+    """
+    with locked(run.folder / "lock"):
+        shutil.rmtree(run.folder / "files")
+        (run.folder / "state.json").unlink()
+    run.folder.rmdir()
