@@ -1,7 +1,7 @@
 """Train a few steps on the backend in ``KERAS_BACKEND`` and print the losses as a line of JSON.
 
 ``python -m tests.training.backend_steps FOLDER`` expects ``FOLDER/digits``, the table ``FOLDER/labels.csv`` of these
-images, and ``FOLDER/start.safetensors``.
+images, and the initial weights ``FOLDER/start.safetensors`` and ``FOLDER/start-multi-label.safetensors``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def train(folder: Path, output: Path, values: dict[str, Any]) -> dict[str, list[
     """Train two epochs, with an interruption between them."""
     settings = replace(
         SETTINGS,
-        start=str(folder / "start.safetensors"),
+        start=str(folder / ("start-multi-label.safetensors" if values.get("multi_label") else "start.safetensors")),
         sizes=(Phase(12, 1), Phase(16, 1)),
         learning_rate=0.02,
         **values,

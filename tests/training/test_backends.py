@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def results(tmp_path_factory) -> dict[str, dict]:
     safetensors.write(
         folder / "start.safetensors", arrays, CONFIG, ModelMetadata(labels.from_class_names(map(str, range(10))))
     )
+    config = replace(CONFIG, classes=2, activation="sigmoid")
+    metadata = ModelMetadata(labels.from_class_names(["even", "nine"]), activation="sigmoid")
+    safetensors.write(folder / "start-multi-label.safetensors", he_normal(array_shapes(config)), config, metadata)
     return {backend: _train(folder, backend) for backend in BACKENDS}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from densenet_cli.classifier import Classifier
+from densenet_cli.engines import precision
 from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.training import features, recipes, session
 from densenet_cli.training.calibration import calibrate
@@ -56,6 +57,9 @@ def test_the_command_learns_digits_in_under_a_minute(digits, tmp_path):
     top1 = model.metadata.accuracy["validation"]["top1"]
     assert top1 > 0.9 and f"{top1:.1%}" in result.err and str(path) in result.err
     assert model.metadata.training["freeze"] == "all"
+    assert "DenseNet-tiny, 52 px" in result.err and "the head (" in result.err
+    with Classifier(weights=path) as classifier:
+        assert classifier.preprocessing == Classifier("tiny").preprocessing
     backbone = checkpoint.read_backbone(Path(Classifier("tiny").weights)).arrays
     assert model.arrays["conv1_conv"]["kernel"].tobytes() == backbone["conv1_conv"]["kernel"].tobytes()
     # It is a model like any other.
@@ -173,6 +177,35 @@ def test_features_are_those_of_embed(digits, start, settings, tmp_path):
     assert not errors
     np.testing.assert_allclose(values[:, 0], expected, 1e-5, 1e-6)
     assert (values[:, 1] != values[:, 0]).any()
+
+
+@pytest.mark.skipif("bfloat16" not in precision.supported(), reason="this processor does not compute in bfloat16")
+def test_features_in_bfloat16(digits, tmp_path, settings):
+    """They are cached apart from those in float32. Validation is in float32."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    paths, messages = run_paths(digits, tmp_path / "run"), []
+    options = RunOptions(on_message=messages.append)
+    full, half = (
+        session.fit_head(paths, replace(settings, precision=name), options, overwrite=True)[0]
+        for name in ("float32", "mixed_bfloat16")
+    )
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "images").glob("*.features"))
+    assert sizes == [4 * 100 * 32, 4 * 400 * 32, 4 * 400 * 32]
+    kernels = [head.arrays["predictions"]["kernel"] for head in (full, half)]
+    assert (kernels[0] != kernels[1]).any()
+    assert np.linalg.norm(kernels[0] - kernels[1]) < 0.1 * np.linalg.norm(kernels[0])
+    assert half.metrics.loss == pytest.approx(full.metrics.loss, rel=0.1)
+    assert half.metrics.top1 == pytest.approx(full.metrics.top1, abs=0.03)
+    assert not any("float32" in text for text in messages)
+
+
+def test_bfloat16_on_another_processor(digits, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(precision, "supported", lambda: ("float32",))
+    messages = []
+    options = RunOptions(on_message=messages.append)
+    session.fit_head(run_paths(digits, tmp_path / "run"), replace(settings, precision="mixed_bfloat16"), options)
+    (note,) = [text for text in messages if "float32" in text]
+    assert "features" in note and "bfloat16" in note
 
 
 def test_unreadable_images(digits, tmp_path, settings):

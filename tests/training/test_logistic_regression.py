@@ -24,7 +24,18 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def standardize(features: np.ndarray) -> np.ndarray:
     std = features.std(axis=0, dtype=np.float64)
-    return (features - features.mean(axis=0, dtype=np.float64)) / np.where(std > 1e-6, std, np.inf)
+    smallest = 0.01 * np.sqrt((std**2).mean())
+    return (features - features.mean(axis=0, dtype=np.float64)) / np.where(std > 1e-6, std.clip(smallest), np.inf)
+
+
+def test_a_feature_that_hardly_varies_has_little_influence(digits):
+    """One image has a value of it that is a thousand times the noise."""
+    features = np.column_stack([digits[0], np.random.default_rng(0).normal(0, 1e-4, len(digits[0]))])
+    features = features.astype(np.float32)[:600]
+    model = logistic_regression.fit(features[:, None], digits[1][:600], 10)
+    before = probabilities(model.logits(features[:1]))
+    features[0, -1] = 0.1
+    np.testing.assert_allclose(probabilities(model.logits(features[:1])), before, atol=0.02)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

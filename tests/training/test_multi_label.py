@@ -180,6 +180,16 @@ def test_class_columns(tmp_path):
     assert images.target_array().tolist() == [[-1, 1]]
 
 
+def test_imbalanced_classes(tmp_path):
+    table = tmp_path / "findings.csv"
+    for positives, expected in ((1, "10 times"), (2, None), (0, "No training image")):
+        rows = [f"{n}.png,1,{int(n < positives)}\n" for n in range(10)]
+        table.write_text("path,Edema,Mass\n" + "".join(rows))
+        warning = list_multi_label_images(str(table), None, DatasetOptions()).imbalance_warning()
+        assert (warning is None) == (expected is None)
+        assert warning is None or (expected in warning and "'Mass'" in warning)
+
+
 def test_label_column(tmp_path):
     table = tmp_path / "findings.csv"
     table.write_text("path,Finding Labels\na.png,Mass|Edema\nb.png,No Finding\nc.png,\na.png,Hernia\n")

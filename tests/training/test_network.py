@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from densenet_cli.training import recipes
 from tests.training.images import CONFIG, SETTINGS
 
 
@@ -77,11 +78,32 @@ def test_gradients_are_clipped_to_a_norm(keras, backbone_rate):
     assert norm == pytest.approx(0.01 * 1.9 * 0.125, rel=1e-3)
 
 
-def test_the_number_of_trained_parameters(keras):
-    from densenet_cli.training import network
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "all layers"),
+        ({"freeze": "conv1", "start": "x"}, "the layers after conv1"),
+        ({"freeze": "conv3", "start": "x", "unfreeze_after": 2}, "the layers after conv3"),
+        ({"freeze": "all", "start": "x", "then_unfreeze": True}, "the head"),
+    ],
+)
+def test_the_description_of_the_network(keras, values, text):
+    from densenet_cli.training import network, summary
 
+    settings = replace(SETTINGS, **values)
     model = network.build(CONFIG, "float32")
-    network.freeze(model, "conv9")
-    head = model.get_layer("predictions").count_params() + 2 * model.get_layer("bn").gamma.shape[0]
-    description = network.describe(model)
-    assert f"{model.count_params():,}" in description and f" {head:,} " in description
+    network.freeze(model, "" if settings.is_head_only else settings.freeze)
+    trained = model.get_layer("predictions") if settings.is_head_only else model
+    count = sum(int(np.prod(variable.shape)) for variable in trained.trainable_variables)
+    description = summary.describe_network(settings, 10)
+    assert f" {model.count_params():,} parameters" in description and "16 px" in description
+    assert f"{text} ({count:,} parameters)" in description
+    assert ("2 epochs" in description) == bool(settings.unfreeze_after)
+    assert ("then all layers" in description) == settings.then_unfreeze
+
+
+def test_the_name_of_the_network():
+    from densenet_cli.training import summary
+
+    assert "DenseNet-169" in summary.describe_network(recipes.resolve({}, {"variant": "169"}), 3)
+    assert "2, 2 layers" in summary.describe_network(SETTINGS, 3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from densenet_cli import variants
+from densenet_cli.classifier import Classifier
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.images.preprocessing import Preprocessing
@@ -183,6 +184,32 @@ def test_initial_weights_set_the_preprocessing(tmp_path):
             recipes.resolve({}, {"start": start, name: value})
 
 
+@pytest.mark.parametrize("freeze", [{}, {"freeze": "all"}])
+def test_initial_weights_set_the_mode_and_the_sizes(tmp_path, freeze):
+    start = write_start(
+        tmp_path, preprocess="crop", input_size=20, crop_ratio=0.9, test_input_size=24, test_crop_ratio=1.0
+    )
+    expected = Preprocessing("crop", 20, crop_ratio=0.9)
+    assert recipes.resolve({}, {"start": start, **freeze}).preprocessing == expected
+    larger = recipes.resolve({}, {"start": start, "input_size": 24, **freeze})
+    assert larger.preprocessing == Preprocessing("crop", 24, crop_ratio=1.0)
+    with pytest.raises(UsageError, match=r"`crop_ratio`.* states 0\.9"):
+        recipes.resolve({}, {"start": start, "crop_ratio": 0.8})
+    pad = recipes.resolve({"preprocess": "pad", "start": start}, freeze)
+    assert pad.preprocessing == Preprocessing("pad", 20)
+    tiny = recipes.resolve({}, {"start": "tiny", **freeze})
+    assert tiny.preprocessing == replace(Classifier("tiny").preprocessing, exact=False)
+    assert recipes.resolve({}, {"start": "tiny", "preprocess": "crop"}).preprocess == "crop"
+
+
+def test_the_crop_ratio_belongs_to_the_mode():
+    settings = recipes.resolve({}, {"crop_ratio": 0.95})
+    assert settings.preprocessing == Preprocessing("crop", 224, crop_ratio=0.95)
+    for values in ({"crop_ratio": 1.5}, {"crop_ratio": 0.001}, {"crop_ratio": 0.9, "preprocess": "pad"}):
+        with pytest.raises(UsageError, match="`crop_ratio`"):
+            recipes.resolve({}, values)
+
+
 def test_one_number_is_the_mean_of_all_channels():
     settings = recipes.resolve({}, {"mean": (0.5,), "std": (0.25,)})
     assert (settings.mean, settings.std) == ((0.5,) * 3, (0.25,) * 3)
@@ -192,8 +219,9 @@ def test_one_number_is_the_mean_of_all_channels():
 
 def test_initial_weights_of_keras_mode_do_not_set_the_interpolation(tmp_path):
     settings = recipes.resolve({}, {"start": write_start(tmp_path, preprocess="keras", interpolation="nearest")})
-    assert (settings.preprocess, settings.interpolation) == ("crop", "bilinear")
-    assert replace(settings, preprocess="keras").preprocessing.interpolation == "nearest"
+    assert (settings.preprocess, settings.interpolation) == ("keras", "bilinear")
+    assert settings.preprocessing.interpolation == "nearest"
+    assert replace(settings, preprocess="crop").preprocessing.interpolation == "bilinear"
 
 
 def test_grayscale_initial_weights_are_refused_before_images_are_read(tmp_path):

@@ -126,7 +126,7 @@ def compute_features(
 def _cache_key(paths: Sequence[str], views: int, classifier: Classifier, settings: Settings) -> str:
     """Return a file name that depends on the image files, the network, and everything between them."""
     values: list[object] = [FEATURES_VERSION, EMITTER_VERSION, PIXELS_VERSION, repr(settings.preprocessing)]
-    values.append(FileIdentity.of(classifier.weights).key())
+    values += [FileIdentity.of(classifier.weights).key(), classifier.precision]
     if views:
         values += [views, settings.flip, settings.augmentation, settings.crop_area, settings.seed]
         values += [settings.randaugment, settings.erase]

@@ -1,4 +1,4 @@
-"""What a setting is described with: its range, and the metadata of its field; and a check of a list."""
+"""What a setting is described with: its range, and the metadata of its field; and checks of values."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ class Range(NamedTuple):
 def setting(default: Any, help: str, group: str, **metadata: Any) -> Any:
     """Return a field of ``Settings``. See there for the metadata."""
     return field(default=default, metadata={"help": help, "group": group, **metadata})
+
+
+_TYPE_NAMES = {list: "a list of integers", str: "a string", bool: "true or false", int: "an integer", float: "a number"}
+
+
+def check_type(name: str, value: Any, expected: type) -> None:
+    """Check the type of a value from JSON, TOML, or the command line. Raises ``UsageError``.
+
+    ``list`` stands for a list of integers, and ``tuple`` for a list of numbers.
+    """
+    if expected is list:
+        is_valid = isinstance(value, list) and all(type(item) is int for item in value)
+    elif expected is tuple:
+        is_valid = isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
+    else:
+        is_valid = type(value) is expected or (expected is float and type(value) is int)
+    if not is_valid:
+        raise UsageError(f"The setting {name} must be {_TYPE_NAMES.get(expected, 'a list of numbers')}, not {value!r}.")
 
 
 def check_randaugment(values: tuple[int, ...]) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from densenet_cli import variants
 from densenet_cli.calibration.record import today
 from densenet_cli.classifier import Classifier
-from densenet_cli.errors import UnreadableImageError
+from densenet_cli.engines.precision import choose as choose_precision
+from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.labels import Labels
 from densenet_cli.training import binary_regression, initial_weights, logistic_regression
 from densenet_cli.training.batches import Subset, class_weights
@@ -78,9 +79,14 @@ def fit_head(
     features: list[FloatArray] = []
     targets: list[IntArray] = []
     errors: list[str] = []
-    with Classifier(variant, weights=weights, threads=options.threads, offline=offline) as classifier:
-        for subset, subset_paths, views in zip(subsets, paths, (settings.views, 0), strict=True):
-            first = len(training) * bool(features)
+    # Validation is in float32, as predict computes by default, so that metrics and calibration hold for it.
+    for subset, subset_paths, views, precision in zip(
+        subsets, paths, (settings.views, 0), (_feature_precision(settings, options), "float32"), strict=True
+    ):
+        first = len(training) * bool(features)
+        with Classifier(
+            variant, weights=weights, precision=precision, threads=options.threads, offline=offline
+        ) as classifier:
             values, subset_errors = compute_features(
                 subset,
                 subset_paths,
@@ -90,10 +96,10 @@ def fit_head(
                 cache,
                 lambda done, _, first=first: options.on_features(first + done, total),  # type: ignore[misc]
             )
-            readable = np.setdiff1d(np.arange(len(subset)), list(subset_errors))
-            features.append(values[readable])
-            targets.append(subset.targets[readable])
-            errors += subset_errors.values()
+        readable = np.setdiff1d(np.arange(len(subset)), list(subset_errors))
+        features.append(values[readable])
+        targets.append(subset.targets[readable])
+        errors += subset_errors.values()
     if errors and not options.skip_unreadable:
         raise UnreadableImageError(unreadable_images_message(errors, total))
     metrics: ValidationMetrics | MultiLabelMetrics
@@ -115,3 +121,14 @@ def fit_head(
     if calibrated.note:
         options.on_message(calibrated.note)
     return FittedHead({**arrays, "predictions": {"kernel": kernel, "bias": bias}}, metrics, calibrated)
+
+
+def _feature_precision(settings: Settings, options: RunOptions) -> str:
+    """Return the precision for the features of the training images."""
+    if settings.precision != "mixed_bfloat16":
+        return "float32"
+    try:
+        return choose_precision("bfloat16", None)[1]
+    except UsageError as error:
+        options.on_message(f"The features are computed in float32. {error}")
+        return "float32"

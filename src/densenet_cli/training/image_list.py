@@ -9,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,16 +76,23 @@ class ImageList:
         normalize = PathNormalizer()
         return len(set(map(normalize, self.paths)).intersection(map(normalize, other.paths)))
 
+    def class_sizes(self) -> list[int]:
+        """Return the number of images of each class."""
+        counts = Counter(self.targets)
+        return [counts[target] for target in range(len(self.classes))]
+
     def imbalance_warning(self) -> str | None:
         """Return a warning if the largest class is much larger than the smallest one."""
-        counts = Counter(self.targets)
-        largest, high = max(counts.items(), key=itemgetter(1))
-        smallest, low = min(counts.items(), key=itemgetter(1))
+        sizes = dict(zip(self.classes, self.class_sizes(), strict=True))
+        largest, smallest = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
+        high, low = sizes[largest], sizes[smallest]
+        if not low:
+            return f"Warning: No training image has the class {smallest!r}."
         if high < MIN_IMBALANCE * low:
             return None
         return (
-            f"Warning: The class {self.classes[largest]!r} has {high / low:.0f} times as many images as "
-            f"{self.classes[smallest]!r}. Consider `class_weights`."
+            f"Warning: The class {largest!r} has {high / low:.0f} times as many images as {smallest!r}. "
+            "Consider `class_weights`."
         )
 
     def describe(self) -> str:

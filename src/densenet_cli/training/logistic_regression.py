@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 REGULARIZATIONS = tuple(10.0 ** (exponent / 2) for exponent in range(2, -11, -1))
 """Strengths of the regularization to choose from, the strongest first: from 10 to 1e-5."""
 
+MIN_DEVIATION = 0.01
+"""Smallest standard deviation that a feature is divided by, as a fraction of the root mean square of all features'.
+
+Some features are almost always 0. Scaled up, their rare values and rounding errors would dominate the logits.
+"""
+
 DEFAULT_REGULARIZATION = 0.1
 """Used if there are too few images for a cross-validation."""
 
@@ -92,11 +98,13 @@ def fit(
 def standardize(features: FloatArray) -> tuple[FloatArray, Float64Array, Float64Array]:
     """Return ``(features - mean) * scale``, float32 (images, views, features), and ``mean`` and ``scale`` (features,).
 
-    The scale of a constant feature is 0.
+    The scale of a constant feature is 0. A feature that varies much less than the others keeps a smaller range than
+    they have (see ``MIN_DEVIATION``).
     """
     rows = features.reshape(-1, features.shape[-1])
     mean, std = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
-    scale = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
+    smallest = max(1e-6, MIN_DEVIATION * float(np.sqrt(np.square(std).mean())))
+    scale = np.where(std > 1e-6, 1 / np.maximum(std, smallest), 0)
     return ((features - mean.astype(np.float32)) * scale.astype(np.float32)).astype(np.float32), mean, scale
 
 

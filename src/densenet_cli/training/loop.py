@@ -123,8 +123,6 @@ class TrainingRun:
             OutputError: A file cannot be written.
             UsageError: The loss becomes NaN or infinite.
         """
-        if not self.is_finished:
-            self.options.on_message(f"Network: {network.describe(self._network)}.")
         while not self.is_finished:
             try:
                 self._train_epoch()
@@ -190,7 +188,7 @@ class TrainingRun:
         self._steps += 1
         if self._steps == MEASURED_STEPS:
             seconds = self._seconds_per_pixel * size**2 * len(self.batches)
-            self.options.on_message(f"About {format_duration(seconds)} per epoch at {size} px, and validation.")
+            self.options.on_message(f"Time per epoch: about {format_duration(seconds)} at {size} px, plus validation.")
         batches_left = len(self.batches) - state.batch
         pixels_left = batches_left * size**2 + sum(
             len(self.batches) * settings.size_at(epoch) ** 2 for epoch in range(state.epoch + 1, settings.epochs)

@@ -54,9 +54,14 @@ class MultiLabelImageList(ImageList):
         targets = [[sorted(positions) for positions in values] for values in (self.positives, self.unknown)]
         return hashlib.sha256(json.dumps([self.classes, names, targets]).encode()).hexdigest()
 
+    def class_sizes(self) -> list[int]:
+        """Return the number of images that have each class."""
+        sizes: list[int] = (self.target_array() == 1).sum(axis=0).tolist()
+        return sizes
+
     def describe(self) -> str:
         """Return the number of images and how many have each class."""
-        counts = (self.target_array() == 1).sum(axis=0).tolist()
+        counts = self.class_sizes()
         total = f"{plural(len(self), 'image')} with any of {plural(len(counts), 'class', 'classes')}"
         if len(counts) <= MAX_CLASSES:
             return f"{total} ({', '.join(f'{n} {count:,}' for n, count in zip(self.classes, counts, strict=True))})"

@@ -13,6 +13,7 @@ from densenet_cli.engines import keras_ops
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training import losses
 from densenet_cli.training.settings import Settings
+from densenet_cli.training.summary import is_frozen
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -24,9 +25,6 @@ BN_MOMENTUM = 0.9
 With Keras' default of 0.99, a third of the initial statistics would remain after 100 steps. The averaged weights
 average these statistics as well.
 """
-
-UNFREEZABLE_STAGE = 1_000
-"""Stage number of the layers after the last block, which are never frozen."""
 
 AVERAGING_INTERVAL = 8
 """Steps between two updates of the averaged weights. An average over hundreds of steps needs no more."""
@@ -68,24 +66,8 @@ def freeze(network: keras.Model, stage: str) -> None:
 
     An empty ``stage`` unfreezes all layers.
     """
-    last_frozen = int(stage.removeprefix("conv")) if stage else 0
     for layer in network.layers:
-        layer.trainable = _stage_number(layer.name) > last_frozen
-
-
-def describe(network: keras.Model) -> str:
-    """Return the number of parameters, and how many are trained."""
-    total, trained = (
-        sum(int(np.prod(weight.shape)) for weight in weights)
-        for weights in (network.weights, network.trainable_weights)
-    )
-    return f"{total:,} parameters, of which {trained:,} are trained"
-
-
-def _stage_number(layer: str) -> int:
-    """Return the number of a layer's stage. A transition belongs to the block before it."""
-    number = layer.partition("_")[0].removeprefix("conv").removeprefix("pool")
-    return int(number) if number.isdigit() else UNFREEZABLE_STAGE
+        layer.trainable = not is_frozen(layer.name, stage)
 
 
 class FineTuningSGD(keras.optimizers.SGD):  # type: ignore[misc]  # keras has no annotations

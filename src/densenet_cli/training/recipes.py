@@ -47,7 +47,7 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
 
     Either argument may also contain ``variant``, which sets the network, and ``epochs``, which replaces ``sizes`` by
     one phase at the input size. If the run starts from a checkpoint, the checkpoint sets the network, and, as far as it
-    states them, the settings in ``PREPROCESSING``.
+    states them, the settings in ``PREPROCESSING``. It sets the defaults of ``input_size`` and ``preprocess``.
 
     Args:
         recipe: Values of a recipe.
@@ -71,21 +71,23 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     stated: dict[str, Any] = {}
     if start != FROM_SCRATCH:
         values.setdefault("backbone_rate", BACKBONE_RATE)
-        config, stated = _read_start(start, offline)
+        config, stated = _read_start(start, offline, values.get("input_size"))
         defaults = _network_settings(config)
         for name in ARCHITECTURE:
             if values.get(name, defaults[name]) != defaults[name]:
                 hint = "" if variant is None else " Omit `variant` to use the network of the weights."
                 raise UsageError(f"`{name}` cannot be {values[name]}: {start} has {defaults[name]}.{hint}")
+        if values.get("preprocess", stated.get("preprocess", "crop")) != "crop":
+            stated.pop("crop_ratio", None)
         values = {**defaults, **stated, **values}
     settings = _with_sizes(values)
     for name in PREPROCESSING:
         value = getattr(settings, name)
         if name in stated:
             if not is_same(value, stated[name]):
-                shown = [text if isinstance(text, str) else format_values(text) for text in (value, stated[name])]
+                shown = [format_values(item) if isinstance(item, tuple) else item for item in (value, stated[name])]
                 raise UsageError(f"`{name}` is {shown[0]}, but {start} states {shown[1]}. Omit `{name}`.")
-        elif name in values and name != "interpolation":
+        elif name in values and name in ("mean", "std"):
             check_range(name, value)
     return settings
 
@@ -138,15 +140,16 @@ def _with_sizes(values: dict[str, Any]) -> Settings:
     return Settings.from_dict(values)
 
 
-def _read_start(start: str, offline: bool) -> tuple[DenseNetConfig, dict[str, Any]]:
-    """Return the configuration of a variant or another checkpoint, and the settings in ``PREPROCESSING`` it states.
+def _read_start(start: str, offline: bool, input_size: int | None) -> tuple[DenseNetConfig, dict[str, Any]]:
+    """Return the configuration of a variant or another checkpoint, and the settings of the preprocessing it states.
 
-    Keras' variants and the packaged one are not read here. They have the default preprocessing.
+    A checkpoint can state another crop ratio for a certain ``input_size``.
+    Keras' variants are not read here. They have the default preprocessing.
     """
     if to_unicode(start) != start:
         raise UsageError(f"The name of {to_unicode(start)} is not UTF-8, so the model cannot record it. Rename it.")
     variant = variants.VARIANTS.get(start)
-    if variant and not variant.repository:
+    if variant and not variant.repository and not variant.packaged:
         return variant.config, {}
     if not variant and not is_hub_url(start) and not Path(start).exists():
         raise UsageError(
@@ -158,7 +161,9 @@ def _read_start(start: str, offline: bool) -> tuple[DenseNetConfig, dict[str, An
     checkpoint = initial_weights.read_backbone(start, variant.config if variant else None, offline)
     metadata = checkpoint.metadata
     names = PREPROCESSING if metadata.preprocess != "keras" else ("mean", "std")  # its resizing is that of the mode
-    statements = {name: getattr(metadata, name) for name in names}
+    statements = {name: getattr(metadata, name) for name in ("preprocess", "input_size", *names)}
+    if input_size is not None and input_size == metadata.test_input_size:
+        statements["crop_ratio"] = metadata.test_crop_ratio
     return checkpoint.config, {name: value for name, value in statements.items() if value is not None}
 
 

@@ -236,6 +236,7 @@ def write_model(
         mean=settings.mean,
         std=settings.std,
         interpolation=settings.preprocessing.interpolation,
+        crop_ratio=settings.preprocessing.crop_ratio,
         calibration=calibration.to_dict() if calibration else None,
     )
     safetensors.write(folder / MODEL_FILE, arrays, settings.config(len(labels)), metadata)

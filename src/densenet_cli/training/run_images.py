@@ -50,11 +50,9 @@ def list_datasets(
         unused = [to_unicode(path) for path in splits.values() if normalize(path) not in used]
         on_message(f"{message}. Not used: {join_names(unused)}." if unused else f"{message}.")
     if settings.multi_label:
-        return _list_multi_label_datasets(train, val, csv, options, on_message)
+        return _list_multi_label_datasets(train, val, csv, settings, options, on_message)
     training = list_images(open_dataset(train, csv, options))
-    _describe("Training", training, on_message)
-    if not settings.class_weights and (warning := training.imbalance_warning()):
-        on_message(warning)
+    _describe_training(training, settings, on_message)
     if val is None:
         return training, None
     if Path(val).is_dir():
@@ -67,17 +65,28 @@ def list_datasets(
 
 
 def _list_multi_label_datasets(
-    train: str | None, val: str | None, csv: str | None, options: DatasetOptions, on_message: Callable[[str], None]
+    train: str | None,
+    val: str | None,
+    csv: str | None,
+    settings: Settings,
+    options: DatasetOptions,
+    on_message: Callable[[str], None],
 ) -> tuple[ImageList, ImageList | None]:
     if csv is None or (val is not None and Path(val).is_dir()):
         raise UsageError("`multi_label` needs a table of images and their labels (`csv`), not class folders.")
     training = list_multi_label_images(csv, train, options)
-    _describe("Training", training, on_message)
+    _describe_training(training, settings, on_message)
     if val is None:
         return training, None
     validation = list_multi_label_images(val, train, options, training.classes)
     _describe_validation(validation, training, on_message)
     return training, validation
+
+
+def _describe_training(training: ImageList, settings: Settings, on_message: Callable[[str], None]) -> None:
+    _describe("Training", training, on_message)
+    if not settings.class_weights and (warning := training.imbalance_warning()):
+        on_message(warning)
 
 
 def _describe_validation(validation: ImageList, training: ImageList, on_message: Callable[[str], None]) -> None:
@@ -149,8 +158,9 @@ def open_subsets(
 ) -> tuple[Subset, Subset]:
     """Return the training and the validation images. Images that cannot be decoded are added to ``skipped``."""
     max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
-    # Neither the smallest random crop nor the center crop (224 of 256) may enlarge a JPEG decoded at reduced scale.
-    min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), 224 / 256))
+    # Neither the smallest random crop nor the center crop may enlarge a JPEG decoded at reduced scale.
+    center_crop = min(settings.crop_ratio or 1, 224 / 256)
+    min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), center_crop))
     # Features are computed in one pass over the images.
     cache_limit = 0 if settings.is_head_only and not settings.then_unfreeze else options.cache_limit
     subsets = []

@@ -16,7 +16,7 @@ from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.images.walking import is_ignored
 from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.text import to_unicode
-from densenet_cli.training import initial_weights, recipes, run_files, tensorboard
+from densenet_cli.training import initial_weights, recipes, run_files, summary, tensorboard
 from densenet_cli.training.batches import Subset
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
@@ -224,6 +224,7 @@ def _open(
     training, validation = list_datasets(paths, settings, options.on_message)
     if settings.patience and not count_validation(training, validation, settings):
         raise UsageError(PATIENCE_ERROR)
+    options.on_message(summary.describe_network(settings, len(training.classes)))
     fingerprint = training.fingerprint() + (validation.fingerprint() if validation else "")
     if state and state.fingerprint != fingerprint:
         raise UsageError(f"The images differ from those of the run in {paths.output}. Use the same images and `val`.")

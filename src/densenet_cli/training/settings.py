@@ -11,7 +11,7 @@ from densenet_cli.images.normalization import MEAN, STD, check_normalization
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
-from densenet_cli.training.fields import Range, check_randaugment, setting
+from densenet_cli.training.fields import Range, check_randaugment, check_type, setting
 from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 
 FROM_SCRATCH = "scratch"
@@ -26,7 +26,7 @@ DEFAULT_EPOCHS = 30
 
 ARCHITECTURE = ("blocks", "growth_rate", "stem", "stem_width", "compression")
 """Settings that a checkpoint to start from determines."""
-PREPROCESSING = ("mean", "std", "interpolation")
+PREPROCESSING = ("mean", "std", "interpolation", "crop_ratio")
 """Settings that a checkpoint to start from determines if it states them."""
 
 
@@ -50,13 +50,21 @@ class Settings:
     compression: float = setting(0.5, "Fraction of channels that a transition keeps.", "Network", metavar="FRACTION")
     input_size: int = setting(224, "Image size for validation and inference.", "Preprocessing", metavar="PIXELS")
     preprocess: str = setting(
-        "crop", "How to fit images to the input size for validation and inference.", "Preprocessing", choices=MODES
+        "crop",
+        "How to fit images to the input size for validation and inference.",
+        "Preprocessing",
+        choices=MODES,
+        shown_default="as --from states, or crop",
+    )
+    crop_ratio: float = setting(
+        0.0,
+        "Fraction of the resized image's shorter side that crop mode keeps.",
+        "Preprocessing",
+        metavar="RATIO",
+        range=Range(0, 1, max_open=False),
     )
     mean: tuple[float, ...] = setting(
-        MEAN,
-        "Mean of each channel for pixels in [0, 1].",
-        "Preprocessing",
-        metavar="R,G,B",
+        MEAN, "Mean of each channel for pixels in [0, 1].", "Preprocessing", metavar="R,G,B"
     )
     std: tuple[float, ...] = setting(STD, "Standard deviation of each channel.", "Preprocessing", metavar="R,G,B")
     interpolation: str = setting("bilinear", "How to resize images.", "Preprocessing", choices=INTERPOLATIONS)
@@ -200,7 +208,10 @@ class Settings:
         shown_default="never",
     )
     precision: str = setting(
-        "float32", "Keras dtype policy.", "Performance", choices=("float32", "mixed_bfloat16", "mixed_float16")
+        "float32",
+        "Number format (Keras dtype policy). With --freeze all, mixed_bfloat16 computes the features in bfloat16.",
+        "Performance",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     seed: int = setting(0, "Random seed.", "Optimizer", metavar="N", range=Range(0, 2**32))
 
@@ -215,6 +226,7 @@ class Settings:
             values = tuple(map(float, getattr(self, name)))
             object.__setattr__(self, name, values * 3 if len(values) == 1 else values)
         check_normalization(self.mean, self.std)
+        _ = self.preprocessing  # checks the values together
         # Raises UsageError if an image is too small.
         list_layers(self.config(classes=2), min(self.input_size, *(phase.size for phase in self.sizes)))
         for field in fields(self):
@@ -295,9 +307,13 @@ class Settings:
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing for validation and inference."""
-        interpolation = "nearest" if self.preprocess == "keras" else self.interpolation
         return Preprocessing(
-            self.preprocess, self.input_size, interpolation=interpolation, mean=self.mean, std=self.std
+            self.preprocess,
+            self.input_size,
+            interpolation="nearest" if self.preprocess == "keras" else self.interpolation,
+            crop_ratio=self.crop_ratio or None,
+            mean=self.mean,
+            std=self.std,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -320,10 +336,7 @@ class Settings:
         for name, value in values.items():
             if name not in types:
                 raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")
-            if not _has_type(value, types[name]):
-                raise UsageError(
-                    f"The setting {name} must be {_TYPE_NAMES.get(types[name], 'a list of numbers')}, not {value!r}."
-                )
+            check_type(name, value, types[name])
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if "sizes" in values:
             values["sizes"] = parse_sizes(values["sizes"])
@@ -333,14 +346,3 @@ class Settings:
         """Return how ``other`` differs, such as ``["`seed` is 1, not 0"]`` if its seed is 1."""
         mine, theirs = self.to_dict(), other.to_dict()
         return [f"`{name}` is {theirs[name]!r}, not {mine[name]!r}" for name in mine if mine[name] != theirs[name]]
-
-
-_TYPE_NAMES = {list: "a list of integers", str: "a string", bool: "true or false", int: "an integer", float: "a number"}
-
-
-def _has_type(value: Any, expected: type) -> bool:
-    if expected is list:
-        return isinstance(value, list) and all(type(item) is int for item in value)
-    if expected is tuple:
-        return isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
-    return type(value) is expected or (expected is float and type(value) is int)
