@@ -6,11 +6,14 @@ import logging
 import os
 import tarfile
 import threading
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from densenet_cli.errors import (
@@ -23,6 +26,7 @@ from densenet_cli.errors import (
 from densenet_cli.images import sources
 from densenet_cli.images.archives import contents as contents_module
 from densenet_cli.images.archives import expand_archive, index
+from densenet_cli.images.archives.archive import OpenArchive
 from densenet_cli.images.archives.contents import LocalFile, from_json, to_json
 from densenet_cli.images.loading import MemberBuffer
 from densenet_cli.images.pages import expand_pages
@@ -195,9 +199,9 @@ class TestArguments:
         archive = pack(folder, tmp_path / f"photos.{format_}")
         found = names(archive)
         for order in (found, found[::-1]):
-            for given in (list(expand(order)), [from_object(name) for name in order]):
-                assert [source.name for source in given] == order
-                assert [read_source(source) for source in given] == [
+            for listed in (list(expand(order)), [from_object(name) for name in order]):
+                assert [source.name for source in listed] == order
+                assert [read_source(source) for source in listed] == [
                     files_in(folder)[name.removeprefix(f"{archive}/")] for name in order
                 ]
 
@@ -216,10 +220,10 @@ class TestArguments:
 
     def test_a_page_of_a_member(self, tmp_path):
         archive = write_zip(tmp_path / "a.zip", ("a.tif", b"1"), ("b.tif[1]", b"2"), ("b.tif", b"3"))
-        given = [f"{archive}/a.tif[2]", f"{archive}/b.tif[1]"]
-        assert [(source.name, source.page, read_source(source)) for source in expand(given)] == [
-            (given[0], 2, b"1"),
-            (given[1], None, b"2"),
+        pages = [f"{archive}/a.tif[2]", f"{archive}/b.tif[1]"]
+        assert [(source.name, source.page, read_source(source)) for source in expand(pages)] == [
+            (pages[0], 2, b"1"),
+            (pages[1], None, b"2"),
         ]
 
     def test_what_is_not_there(self, folder, tmp_path):
@@ -408,3 +412,35 @@ def test_members_longer_than_the_limit(tmp_path, monkeypatch):
         archive = write(tmp_path / f"a.{format_}", ("a.png", b"x" * 1000), ("b.png", b"x" * 1001), ("c.png", b"x"))
         errors = [type(source.error) for source in expand([str(archive)])]
         assert errors == [type(None), UnreadableImageError, type(None)], format_
+
+
+NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=300)
+MEMBERS = st.lists(st.tuples(NAMES, st.binary(max_size=2000)), max_size=6)
+
+
+class TestAgainstLibraries:
+    @given(members=MEMBERS, format_=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_tar(self, tmp_path, members, format_):
+        if format_ == tarfile.USTAR_FORMAT:
+            members = [(name[:50].encode("ascii", "replace").decode(), data) for name, data in members]
+        path = write_tar(tmp_path / "a.tar", *members, format_=format_)
+        with tarfile.open(path, encoding="utf-8", errors="surrogateescape") as file:
+            expected = [(info.name, file.extractfile(info).read()) for info in file if info.isreg()]
+        assert read_members(path) == expected
+
+    @given(members=MEMBERS, method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_zip(self, tmp_path, members, method):
+        path = tmp_path / "a.zip"
+        with warnings.catch_warnings(action="ignore"):  # about duplicate names
+            write_zip(path, *members, method=method)
+        with zipfile.ZipFile(path) as file:
+            expected = [(info.filename, file.read(info)) for info in file.infolist() if not info.is_dir()]
+        assert read_members(path) == expected
+
+
+def read_members(path) -> list[tuple[str, bytes]]:
+    """Return the names as they are in the archive, and the bytes, of all members."""
+    with OpenArchive(path.name, LocalFile(str(path))) as archive:
+        return [(member.name, member.contents.read(1 << 20)) for member in archive]
