@@ -12,11 +12,12 @@ from densenet_cli.text import to_printable
 CONNECTIONS = 64
 """Connections that a file system may open at the same time."""
 
-CONNECT_TIMEOUT = 10
+CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 20
 """Seconds without any data. The libraries repeat a request that failed, a few times."""
 
-_ATTEMPTS = 4
+_ATTEMPTS = 3
+"""Of botocore for each request, and of s3fs for each request and for reading the body of its response."""
 
 _S3 = ("s3", "s3a")
 
@@ -81,7 +82,7 @@ def open_filesystem(url: str) -> FileSystem:
             # fsspec would make one per thread, each with its own connections.
             fs = cls(**_settings(scheme), **options)
             if scheme in _S3:
-                fs.retries = _ATTEMPTS  # of reading the body of a response, and of the requests before it
+                fs.retries = _ATTEMPTS
             _opened[key] = fs
     return FileSystem(fs, path, scheme)
 
