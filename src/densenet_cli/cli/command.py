@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,7 +13,7 @@ import click
 
 from densenet_cli.cli.console import Verbosity, echo_error, is_verbose, log_to_stderr
 from densenet_cli.errors import DensenetError, ProcessError, WeightsUnavailableError
-from densenet_cli.paths import is_hub_url
+from densenet_cli.paths import is_hub_url, is_remote
 
 GLOBAL_GROUP = "Global options"
 MAX_OPTION_WIDTH = 28
@@ -78,6 +79,18 @@ class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
             return value
         parts: list[Any] = str(value).split(",")
         return tuple(float(click.FLOAT.convert(part, param, ctx)) for part in parts)
+
+
+class PathOrUrl(click.Path):
+    """A path, or a URL of object storage, which stays as it is."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path or the URL. Raises ``click.BadParameter``."""
+        if isinstance(value, str) and is_remote(value):
+            return value
+        return super().convert(value, param, ctx)
 
 
 def _set_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, option, output_option
+from densenet_cli.cli.command import FloatRange, PathOrUrl, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
-from densenet_cli.cli.options import NoteCounter, dataset_options, select_pages, suffix_option, table_options
-from densenet_cli.cli.remote_output import OutputPath, uploads_output
+from densenet_cli.cli.options import (
+    NoteCounter,
+    check_access,
+    dataset_options,
+    select_pages,
+    suffix_option,
+    table_options,
+)
+from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 
@@ -48,7 +55,7 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=OutputPath(dir_okay=False, path_type=Path),
+    type=PathOrUrl(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the report to FILE as JSON.",
 )
@@ -109,7 +116,7 @@ def evaluate(
     if folder is None and csv is None:
         raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.datasets import open_dataset
+    from densenet_cli.datasets import open_dataset, shown_name
     from densenet_cli.evaluation.files import EvaluationFiles, report_to_json
     from densenet_cli.images.previews import Thumbnail
 
@@ -124,6 +131,7 @@ def evaluate(
 
         check_page(html, overwrite, output, mistakes)
         worst = Mistakes()
+    check_access([folder, csv], model["offline"])
     options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None)
     images = open_dataset(folder, csv, options) if model["weights"] is None else None
     classifier = create_classifier(**model)
@@ -165,7 +173,7 @@ def evaluate(
         echo_info(warning)
     report = metrics.report()
     settings = {
-        "images": to_unicode(csv or folder or ""),
+        "images": to_unicode(shown_name(csv or folder or "")),
         "weights_md5": _md5(classifier.weights),
         "engine": classifier.engine,
         "precision": classifier.precision,

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import command, option, output_option
+from densenet_cli.cli.command import PathOrUrl, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
-from densenet_cli.cli.remote_output import OutputPath
+from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from densenet_cli.explain.cam import Explanation
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=OutputPath(file_okay=False, path_type=Path),
+    type=PathOrUrl(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png.",
 )
@@ -103,7 +103,7 @@ def explain(
         from densenet_cli.output.gallery import Gallery, check_gallery
 
         if isinstance(output, str) and model["offline"]:
-            raise click.UsageError(f"Cannot write {storage.redact(output)}: --offline disables network access.")
+            raise UsageError(f"Cannot write {storage.redact(output)}: network access is disabled (`offline`).")
         # Check the first file before weights are downloaded.
         first = next(sources, None)
         check_gallery(output, first.name if first else None, overwrite)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from densenet_cli.cli.command import input_option
+from densenet_cli.cli.command import PathOrUrl, input_option
 from densenet_cli.cli.console import echo_info
+from densenet_cli.errors import UsageError
 from densenet_cli.paths import is_remote
 from densenet_cli.text import plural
 
@@ -45,7 +46,7 @@ def table_options(function: F) -> F:
         ),
         input_option(
             "--csv",
-            type=click.Path(exists=True, dir_okay=False),
+            type=PathOrUrl(exists=True, dir_okay=False),
             metavar="FILE",
             help="Read images and their classes from a table, separated by commas, semicolons, or tabs. Paths are "
             "relative to FOLDER if given, or else to the table's folder.",
@@ -128,15 +129,17 @@ def expand_sources(
     return select_pages(expand(names, suffixes=suffix), pages, offline)
 
 
-def check_access(names: Iterable[str | None]) -> None:
+def check_access(names: Iterable[str | None], offline: bool = False) -> None:
     """Check the access to each bucket that URLs of object storage name, before any work. Raises UsageError."""
     buckets: dict[str, str] = {}
     for name in names:
         if name and is_remote(name):
             buckets.setdefault("/".join(name.split("/", 3)[:3]), name)
     if buckets:
-        from densenet_cli.storage import check_readable
+        from densenet_cli.storage import check_readable, redact
 
+        if offline:
+            raise UsageError(f"Cannot read {redact(min(buckets.values()))}: network access is disabled (`offline`).")
         for url in buckets.values():
             check_readable(url)
 

@@ -11,25 +11,11 @@ import click
 from densenet_cli.paths import is_remote
 
 if TYPE_CHECKING:
-    import os
-
     from densenet_cli.output.remote import RemoteOutput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _META_KEY = "densenet_cli.remote_output"
-
-
-class OutputPath(click.Path):
-    """A path, or a URL of object storage, which stays as it is."""
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Return the path or the URL. Raises ``click.BadParameter``."""
-        if isinstance(value, str) and is_remote(value):
-            return value
-        return super().convert(value, param, ctx)
 
 
 def uploads_output(kind: str, convert: Callable[[Any], Any] = str, *, can_resume: bool = True) -> Callable[[F], F]:

@@ -6,7 +6,7 @@ Evaluation and training share these readers.
 from __future__ import annotations
 
 from densenet_cli.datasets.base import Dataset, DatasetOptions, LabeledSource
-from densenet_cli.datasets.folders import ClassFolders, find_splits
+from densenet_cli.datasets.folders import ClassFolders, find_splits, shown_name
 from densenet_cli.datasets.multi_label import MultiLabelSource, MultiLabelTable, check_single_labels
 from densenet_cli.datasets.tables import LabelTable
 from densenet_cli.errors import UsageError
@@ -26,6 +26,7 @@ __all__ = [
     "find_splits",
     "open_dataset",
     "open_multi_label_table",
+    "shown_name",
 ]
 
 
@@ -46,8 +47,8 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
 
         return ClassArchive(*parts, options.suffixes)
     if splits := find_splits(folder, options.suffixes):
-        paths = [to_unicode(path) for path in splits.values()]
-        raise UsageError(f"{to_unicode(folder)} is already split into {join_names(paths)}. Use one of them.")
+        name, *paths = (to_unicode(shown_name(path)) for path in (folder, *splits.values()))
+        raise UsageError(f"{name} is already split into {join_names(paths)}. Use one of them.")
     return ClassFolders(folder, options.suffixes)
 
 

@@ -8,9 +8,11 @@ import os
 from collections.abc import Collection, Iterator
 
 from densenet_cli.datasets.base import Dataset
-from densenet_cli.errors import EmptySourceError, UsageError
+from densenet_cli.errors import EmptySourceError, ImageError, UsageError
 from densenet_cli.images.sources import Source, from_entry
 from densenet_cli.images.walking import (
+    Entry,
+    Folders,
     SkippedFiles,
     describe_os_error,
     has_image_suffix,
@@ -19,7 +21,11 @@ from densenet_cli.images.walking import (
     is_ignored,
     walk,
 )
+from densenet_cli.paths import is_remote
 from densenet_cli.text import join_names, plural, to_unicode
+
+CHECKS = 32
+"""Folders in object storage that are looked into at the same time."""
 
 SPLITS = {
     "train": ("train", "training"),
@@ -35,7 +41,7 @@ class ClassFolders(Dataset):
     A folder without images is not a class, and neither are hidden folders and system folders.
 
     Args:
-        folder: The folder that contains the class folders.
+        folder: The folder that contains the class folders, also the URL of one in object storage.
         suffixes: File name extensions of images, in addition to the known ones.
 
     Raises:
@@ -48,15 +54,19 @@ class ClassFolders(Dataset):
         self._unsorted = 0
         self._system_folders = 0
         self._skipped = SkippedFiles(0)
-        self._empty: list[str] = []
-        name = to_unicode(folder)
+        name = to_unicode(shown_name(folder))
         self.description = f"class folders in {name}"
         try:
-            self.classes = tuple(filter(self._has_images, self._list_folders()))
+            names = self._list_folders()
         except NotADirectoryError:
             raise UsageError(f"{name} is not a folder. Use `csv` to read a table of paths and labels.") from None
         except OSError as error:
             raise UsageError(f"Cannot list the folder {name}: {describe_os_error(error)}") from None
+        except ImageError as error:
+            raise UsageError(f"Cannot list the folder {name}: {error}") from None
+        are_classes = dict(zip(names, self._have_images(names), strict=True))
+        self.classes = tuple(name for name in names if are_classes[name])
+        self._empty = [name for name in names if not are_classes[name]]
         if not self.classes:
             images = f", only {plural(self._unsorted, 'image')}" if self._unsorted else ""
             raise UsageError(
@@ -66,29 +76,41 @@ class ClassFolders(Dataset):
 
     def _list_folders(self) -> list[str]:
         folders = []
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                is_subfolder = is_folder(entry)
-                if is_ignored(entry.name):
-                    self._system_folders += is_subfolder and not entry.name.startswith(".")
-                elif is_subfolder:
-                    folders.append(entry.name)
-                elif has_image_suffix(entry.name, self._suffixes):
-                    self._unsorted += 1
+        for name, is_subfolder in _list_names(self.folder):
+            if is_ignored(name):
+                self._system_folders += is_subfolder and not name.startswith(".")
+            elif is_subfolder:
+                folders.append(name)
+            elif has_image_suffix(name, self._suffixes):
+                self._unsorted += 1
         return sorted(folders)
 
+    def _have_images(self, names: list[str]) -> list[bool]:
+        """Return which folders contain images."""
+        if not is_remote(self.folder):
+            return list(map(self._has_images, names))
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(CHECKS) as pool:  # each takes a request
+            return list(pool.map(self._has_images, names))
+
     def _has_images(self, name: str) -> bool:
-        first = next(walk(os.path.join(self.folder, name), self._suffixes))
-        if not isinstance(first, SkippedFiles) and isinstance(first.error, EmptySourceError):
-            self._empty.append(name)
-            return False
-        return True
+        first = next(self._walk(name))
+        return isinstance(first, SkippedFiles) or not isinstance(first.error, EmptySourceError)
+
+    def _walk(self, name: str) -> Iterator[Entry | SkippedFiles]:
+        folders: Folders | None = None
+        if is_remote(self.folder):
+            from densenet_cli.images.remote import REMOTE
+
+            folders = REMOTE
+        return walk(os.path.join(self.folder, name), self._suffixes, folders)
 
     def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``. A folder that cannot be listed is a source with an error."""
         self._skipped = SkippedFiles(0, self._system_folders)
         for name in self.classes:
-            for entry in walk(os.path.join(self.folder, name), self._suffixes):
+            for entry in self._walk(name):
                 if isinstance(entry, SkippedFiles):
                     self._skipped = self._skipped.plus(entry)
                 else:
@@ -109,7 +131,7 @@ class ClassFolders(Dataset):
             warnings.append(
                 f"Warning: All class folders ({join_names(self.classes)}) contain the folders "
                 f"{join_names(common)}. If those are the classes, use one of the class folders instead of "
-                f"{to_unicode(self.folder)}."
+                f"{to_unicode(shown_name(self.folder))}."
             )
         return warnings
 
@@ -161,7 +183,27 @@ def find_splits(folder: str, suffixes: Collection[str] = ()) -> dict[str, str]:
 def _list_folders(folder: str) -> list[str]:
     """Return the subfolders that can be classes, or none if the folder cannot be listed, which is reported later."""
     try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if is_folder(entry) and not is_ignored(entry.name)]
-    except OSError:
+        return [name for name, is_subfolder in _list_names(folder) if is_subfolder and not is_ignored(name)]
+    except (OSError, ImageError):
         return []
+
+
+def _list_names(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the names in a folder, and whether each is a folder. Raises OSError, or for a URL ``ImageError``."""
+    if is_remote(folder):
+        from densenet_cli.storage import list_folder
+
+        yield from list_folder(folder)
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, is_folder(entry)
+
+
+def shown_name(folder: str) -> str:
+    """Return a folder for messages: a URL without credentials."""
+    if not is_remote(folder):
+        return folder
+    from densenet_cli.storage import redact
+
+    return redact(folder)

@@ -21,6 +21,7 @@ from densenet_cli.errors import UsageError
 from densenet_cli.images.sources import Source, from_object
 from densenet_cli.labels import ClassResolver, Labels, normalize
 from densenet_cli.paths import PathNormalizer
+from densenet_cli.storage import redact
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.textfiles import Table
 
@@ -81,7 +82,7 @@ class MultiLabelTable:
         path_column: str | None = None,
         label_column: str | None = None,
     ) -> None:
-        self._name = to_unicode(file)
+        self._name = to_unicode(redact(file))
         self._folder = table_folder(file, folder)
         self._labels = labels
         self._resolver = ClassResolver(labels)

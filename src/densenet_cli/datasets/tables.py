@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from densenet_cli.datasets.base import Dataset
-from densenet_cli.errors import UsageError
+from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import Source, from_object, local_path
 from densenet_cli.images.walking import describe_os_error
-from densenet_cli.paths import PathNormalizer, is_url
+from densenet_cli.paths import PathNormalizer, is_remote, is_url
+from densenet_cli.storage import join, read, redact
 from densenet_cli.text import plural, to_unicode
 from densenet_cli.textfiles import Table, read_lines
 
@@ -23,15 +25,32 @@ LABEL_COLUMNS = ("label", "class", "class_name", "category", "labels", "finding 
 """Recognized column names of a table. The first one is preferred."""
 
 
+MAX_TABLE_BYTES = 1 << 30
+"""Largest table in object storage, which is held in memory."""
+
+
 @contextmanager
 def open_table(file: str) -> Iterator[Table]:
     """Open a table. Raises ``UsageError`` if the file cannot be read, in the block too."""
+    if is_remote(file):
+        yield Table(read_lines(io.BytesIO(_download(file))), to_unicode(redact(file)))
+        return
     name = to_unicode(file)
     try:
         with Path(file).open("rb") as stream:
             yield Table(read_lines(stream), name)
     except OSError as error:
         raise UsageError(f"Cannot read {name}: {describe_os_error(error)}") from None
+
+
+def _download(url: str) -> bytes:
+    try:
+        data = read(url, MAX_TABLE_BYTES)
+    except ImageError as error:
+        raise UsageError(f"Cannot read {redact(url)}: {error}") from None
+    if len(data) > MAX_TABLE_BYTES:
+        raise UsageError(f"{redact(url)} is longer than the limit of {MAX_TABLE_BYTES >> 20} MiB. Download it first.")
+    return data
 
 
 def table_folder(file: str, folder: str | None) -> str:
@@ -51,7 +70,7 @@ class LabelTable(Dataset):
     An image that is listed more than once counts once.
 
     Args:
-        file: The table. Its paths can also be http(s) URLs, and can be separated by backslashes.
+        file: The table. Its paths can also be URLs, and can be separated by backslashes.
         folder: The folder that relative paths start from; None for the file's own folder.
         path_column: Name of the column of paths; None to recognize it (``PATH_COLUMNS``).
         label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
@@ -64,7 +83,7 @@ class LabelTable(Dataset):
     def __init__(
         self, file: str, folder: str | None = None, path_column: str | None = None, label_column: str | None = None
     ) -> None:
-        name = to_unicode(file)
+        name = to_unicode(redact(file))
         self.description = f"labels in {name}"
         self.folder = table_folder(file, folder)
         self._repeated = 0
@@ -116,8 +135,10 @@ class LabelTable(Dataset):
 
 def resolve_path(path: str, folder: str) -> str:
     """Return a path of a table, whose separators may be backslashes, relative to ``folder``."""
-    if is_url(path):
+    if is_url(path) or is_remote(path):
         return path
+    if is_remote(folder):
+        return join(folder, *path.replace("\\", "/").split("/")) if not path.startswith("/") else path
     path = local_path(path)
     joined = os.path.join(folder, path)
     if "\\" in path and not os.path.lexists(joined):  # The table may have been written on Windows.

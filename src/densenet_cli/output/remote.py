@@ -111,6 +111,8 @@ class RemoteOutput:
 
     def _prepare(self) -> None:
         """Check whether the file can be written, and let the staging folder contain what is to be continued."""
+        with storage.output_errors(self._url):
+            storage.open_filesystem(self._url)  # a UsageError, unlike those below
         try:
             remote = storage.status(self._url)
         except ImageError as error:
