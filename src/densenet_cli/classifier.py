@@ -175,7 +175,8 @@ class Classifier(ImageModel):
         self, top_k: int | None = None, min_prob: float | None = None, **decisions: Unpack[Decisions]
     ) -> Predictor:
         """Return a callable that converts results with ``probabilities``. See ``predict`` for the arguments."""
-        model = (self.model, self.labels, self.config.is_multi_label, self.calibration, self.preprocessing)
+        is_multi_label, calibration = self.config.is_multi_label, self.calibration
+        model = (self.model, self.labels, is_multi_label, calibration, self.preprocessing, self.precision)
         return Predictor(*model, top_k, min_prob, **decisions)
 
     def embedding(self, result: Result[S]) -> Embedding:

@@ -79,6 +79,7 @@ class Predictor:
         is_multi_label: Whether it is a multi-label model.
         calibration: Its calibration, or None if the probabilities are uncalibrated.
         preprocessing: How the images are prepared.
+        precision: What the engine computes in.
         top_k: See ``Classifier.predict``.
         min_prob: Likewise.
         decisions: Likewise.
@@ -98,6 +99,7 @@ class Predictor:
         is_multi_label: bool,
         calibration: Calibration | None,
         preprocessing: Preprocessing,
+        precision: str,
         top_k: int | None = None,
         min_prob: float | None = None,
         **decisions: Unpack[Decisions],
@@ -122,7 +124,7 @@ class Predictor:
                 f"`{name}` requires calibrated probabilities, and those of {model} are not. Calibrate the model on "
                 "labeled images with densenet calibrate."
             )
-        self.warnings = _compare(calibration, preprocessing)
+        self.warnings = _compare(calibration, preprocessing, precision)
         if options.coverage is not None:
             names = [label.name for label in labels]
             self._sets = LabelSets(calibration, names, options.coverage, options.set_method or "lac", options.by_class)
@@ -168,8 +170,8 @@ class Predictor:
         return Prediction(result.source.name, self._model, scores, None, result.notes, label_set, unsure)
 
 
-def _compare(calibration: Calibration, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Return a warning if images are not prepared as for the calibration."""
+def _compare(calibration: Calibration, preprocessing: Preprocessing, precision: str) -> tuple[str, ...]:
+    """Return a warning if images are not prepared as for the calibration, or the network computes differently."""
     settings = preprocessing.to_dict()
     differing = [
         f"{name} {calibration.preprocessing[name]}"
@@ -177,5 +179,10 @@ def _compare(calibration: Calibration, preprocessing: Preprocessing) -> tuple[st
         if name in calibration.preprocessing and calibration.preprocessing[name] != settings[name]
     ]
     if not differing:
-        return ()
+        if precision == calibration.precision:
+            return ()
+        return (
+            f"Warning: The guarantees are only approximate in {precision}, because the model was calibrated in "
+            f"{calibration.precision}.",
+        )
     return (f"Warning: Nothing is guaranteed, because the model was calibrated with other settings: {differing[0]}.",)

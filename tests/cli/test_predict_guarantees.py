@@ -11,6 +11,7 @@ import pytest
 from densenet_cli import Classifier, UsageError
 from densenet_cli.calibration import conformal, selective
 from densenet_cli.calibration.record import Calibration
+from densenet_cli.engines import precision
 from densenet_cli.images.sources import from_object
 from densenet_cli.weights import checkpoint
 from tests.report.conftest import read
@@ -180,6 +181,20 @@ def test_other_preprocessing_gives_a_warning(folder):
     result = densenet("predict", image, "--weights", weights, *options, "--preprocess", "pad")
     assert result.status == 0 and "Warning" in result.err and "squash" in result.err
     assert "Warning" not in densenet("predict", image, "--weights", weights, "--preprocess", "pad").err
+
+
+@pytest.mark.skipif("bfloat16" not in precision.supported(), reason="this processor does not compute in bfloat16")
+def test_another_precision_gives_a_warning(folder, tmp_path):
+    """Not if the model was calibrated in it."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    image, half = folder / "images" / "000.png", tmp_path / "half.safetensors"
+    options = ["--precision", "bfloat16"]
+    arguments = [folder / "images", "--csv", folder / "labels.csv", "--weights", folder / "model.safetensors"]
+    assert densenet("calibrate", *arguments, *options, "-o", half).status == 0
+    for weights, warned in ((folder / "calibrated.safetensors", True), (half, False)):
+        result = densenet("predict", image, "--weights", weights, "--coverage", 0.9, *options)
+        assert result.status == 0 and ("Warning" in result.err) == ("calibrated in float32" in result.err) == warned
+    assert "calibrated in bfloat16" in densenet("predict", image, "--weights", half, "--max-error", 0.3).err
 
 
 def test_sets_of_a_multi_label_model(multi_label_folder):

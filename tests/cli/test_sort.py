@@ -125,10 +125,15 @@ def test_interrupted_run_continues(folder, images, tmp_path, signal_number):
     ("options", "text"),
     [
         (["images"], "--into"),
-        (["--undo", "sorted", "--into", "x"], "--undo"),
+        (["--undo", "sorted", "--into", "x"], "--into"),
+        (["--undo", "sorted", "--dry-run"], "--dry-run"),
+        (["--undo", "sorted", "--move"], "--move"),
+        (["--undo", "sorted", "images"], "sources"),
         (["--undo", "sorted"], "journal"),
         (["images", "--into", "x", "--by", "group"], "--groups"),
-        (["https://example.com/a.jpg", "--into", "x"], "not a file"),
+        (["images", "https://example.com/a.jpg", "--into", "x"], "not on this machine"),
+        (["images", "images.zip", "--into", "x"], "in an archive"),
+        (["images", "--into", "s3://bucket/x"], "--into"),
         (["images", "--into", "x", "--by", "id"], "ids"),
         (["--into", "x"], "source"),
     ],
@@ -136,7 +141,8 @@ def test_interrupted_run_continues(folder, images, tmp_path, signal_number):
 def test_invalid_input(folder, images, tmp_path, monkeypatch, options, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sorted").mkdir()
+    shutil.make_archive("images", "zip", images)
     before = tree(images)
-    result = densenet("sort", *options, "--weights", folder / "calibrated.safetensors")
+    result = densenet("sort", *options, *(["--weights", folder / "calibrated.safetensors"] * ("--undo" not in options)))
     assert result.status == 2 and text in result.err
-    assert tree(images) == before
+    assert tree(images) == before and not (tmp_path / "x").exists() and tree(tmp_path / "sorted") == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -276,6 +277,51 @@ def test_damaged_journal(tmp_path):
             Journal(target)
 
 
+@pytest.mark.parametrize("action", ["copy", "move", "link"])
+def test_the_longest_names(folders, action):
+    """Names have up to 255 bytes, also with the hash of their content."""
+    source, target = folders
+    long = "ü" * 125 + ".jpg"
+    (source / "a" / long).write_bytes(b"one")
+    (source / "b" / long).write_bytes(b"two")
+    (source / "b" / long.replace(".jpg", ".xmp")).write_bytes(b"about two")
+    target.mkdir()
+    with Journal(target) as journal:
+        sorter = Sorter(target, action, journal)
+        list(sorter.place([Placement(str(source / folder / long), "cat") for folder in "ab"]))
+        assert sorter.report.placed == {"cat": 2} and sorter.report.skipped == []
+    names = {content: name for name, content in tree(target).items()}
+    assert names[b"one"] == f"cat/{long}" and names[b"two"].endswith(".jpg") and "ü-" in names[b"two"]
+    assert names[b"about two"] == names[b"two"].replace(".jpg", ".xmp")
+    with Journal(target, create=False) as journal:
+        assert undo(journal)[1] == []
+    assert (source / "b" / long).read_bytes() == b"two"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs permissions")
+def test_files_that_cannot_be_read_are_skipped():
+    """The others are placed. A conflict of names needs their contents, too."""
+    root = Path(tempfile.mkdtemp(prefix="densenet-sort-"))  # accessible to every user, unlike the folders of pytest
+    is_root = os.geteuid() == 0
+    try:
+        root.chmod(0o777)
+        source, target = write_files(root / "photos"), root / "sorted"
+        for name in ("a/1.jpg", "b/1.jpg"):
+            (source / name).chmod(0)
+        if is_root:
+            os.seteuid(65534)
+        sorter = run(source, target, "copy")
+        assert [path for path, _ in sorter.report.skipped] == [str(source / "b/1.jpg"), str(source / "a/1.jpg")]
+        assert {reason for _, reason in sorter.report.skipped} == {"Permission denied."}
+        assert {"unsure/2.png", "cat/1.xmp"} <= tree(target).keys()
+        again = run(source, target, "copy")
+        assert again.report.placed["unsure"] == 0
+    finally:
+        if is_root:
+            os.seteuid(0)
+        shutil.rmtree(root)
+
+
 def test_symbolic_links_are_not_moved(tmp_path):
     (tmp_path / "real.jpg").write_bytes(b"x")
     (tmp_path / "link.jpg").symlink_to("real.jpg")
@@ -330,6 +376,7 @@ def test_folder_of_a_prediction():
         (Prediction("a", "m", (cat,), set=(cat,)), "cat"),
         (Prediction("a", "m", (cat,), set=(cat, dog)), "unsure"),
         (Prediction("a", "m", (cat,), set=()), "unsure"),
+        (Prediction("a", "m", (cat,), set=(dog,)), "unsure"),  # possible with thresholds of each class
         (Prediction("a", "m", (), set=(cat,)), "unsure"),
         (Prediction("a", "m", error=Failure("UnreadableImage", "It is empty.")), "failed"),
     ):

@@ -149,6 +149,7 @@ class Calibration:
         thresholds: Probability of each class from which a multi-label model predicts it; empty for other models.
         classes: Number of classes.
         preprocessing: How the images were prepared, by name.
+        precision: Precision of the engine that computed the logits.
     """
 
     images: int
@@ -159,10 +160,17 @@ class Calibration:
     classes: int
     preprocessing: Mapping[str, Any]
     _stored_scores: Any = field(repr=False)
+    precision: str = "float32"
 
     @classmethod
     def fit(
-        cls, logits: FloatArray, targets: IntArray, activation: str, preprocessing: Mapping[str, Any], date: str
+        cls,
+        logits: FloatArray,
+        targets: IntArray,
+        activation: str,
+        preprocessing: Mapping[str, Any],
+        date: str,
+        precision: str = "float32",
     ) -> Self:
         """Calibrate a model.
 
@@ -173,6 +181,7 @@ class Calibration:
             activation: ``softmax`` or ``sigmoid``.
             preprocessing: How the images were prepared, as JSON types.
             date: Date as YYYY-MM-DD.
+            precision: Precision of the engine that computed the logits.
 
         Raises:
             UsageError: There are too few or too many images, or the model is not better than chance on them.
@@ -192,7 +201,7 @@ class Calibration:
             accuracy = float(((probabilities >= minima) == (targets == 1))[is_known].mean()) if is_known.any() else 0.0
             stored = [LabelScores.of(probabilities[:, n], targets[:, n]).to_dict() for n in range(classes)]
             temperature, thresholds = tuple(temperatures.tolist()), tuple(minima.tolist())
-        return cls(images, date, accuracy, temperature, thresholds, classes, dict(preprocessing), stored)
+        return cls(images, date, accuracy, temperature, thresholds, classes, dict(preprocessing), stored, precision)
 
     @property
     def is_multi_label(self) -> bool:
@@ -229,6 +238,7 @@ class Calibration:
             "temperature": list(self.temperature) if isinstance(self.temperature, tuple) else self.temperature,
             **({"thresholds": list(self.thresholds)} if is_multi_label else {}),
             "preprocessing": dict(self.preprocessing),
+            "precision": self.precision,
             "scores": self._stored_scores,
         }
 
@@ -259,6 +269,7 @@ class Calibration:
             classes=classes,
             preprocessing=dict(values["preprocessing"]),
             _stored_scores=values["scores"],
+            precision=str(values.get("precision", "float32"))[:40],
         )
 
     def check(self, is_multi_label: bool) -> None:

@@ -172,10 +172,15 @@ def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Itera
 
 
 class NoteCounter:
-    """Counts what results say about their images, to print it at the end of a run."""
+    """Counts what results say about their images, to print it at the end of a run.
 
-    def __init__(self) -> None:
+    Args:
+        has_pages: Whether the command has the option ``--pages``.
+    """
+
+    def __init__(self, has_pages: bool = True) -> None:
         self._counts: Counter[str] = Counter()
+        self._has_pages = has_pages
 
     def add(self, notes: Iterable[str] | Mapping[str, int]) -> None:
         """Count the notes of one result, or a mapping of notes to their numbers."""
@@ -195,7 +200,8 @@ class NoteCounter:
             )
         if count := self._counts["more_pages"]:
             files = plural(count, "file has", "files have")
-            echo_info(f"{files} more than one page or frame. To use all of them, add --pages all.")
+            hint = "To use all of them, add --pages all." if self._has_pages else "Only the first one was classified."
+            echo_info(f"{files} more than one page or frame. {hint}")
 
 
 def echo_resumed(count: int) -> None:

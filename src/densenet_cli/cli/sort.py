@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
@@ -14,6 +15,7 @@ from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
 from densenet_cli.errors import UsageError
+from densenet_cli.paths import is_remote, is_url
 from densenet_cli.text import plural, to_unicode
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ MAX_LISTED = 20
 @source_options
 @output_option(
     "--into",
-    type=click.Path(file_okay=False, path_type=Path),
+    "into_folder",
+    type=click.Path(file_okay=False),
     metavar="DIR",
     help="Create the folders in DIR.",
 )
@@ -68,7 +71,7 @@ def sort(
     files_from: str | None,
     null: bool,
     suffix: tuple[str, ...],
-    into: Path | None,
+    into_folder: str | None,
     action: str,
     by: str,
     groups: str | None,
@@ -96,11 +99,13 @@ def sort(
       densenet sort --undo sorted/
     """
     if undo is not None:
-        if source or files_from or into:
-            raise click.UsageError("--undo cannot be used with sources or --into.")
+        _check_only_undo()
         return _undo(undo)
-    if into is None:
+    if into_folder is None:
         raise click.UsageError("No folder given. Use --into DIR.")
+    if is_remote(into_folder) or is_url(into_folder):
+        raise click.UsageError("--into must be a folder on this machine.")
+    into = Path(into_folder)
     if (by == "group") != (groups is not None):
         raise click.UsageError("--by group and --groups require each other.")
     sources = expand_sources(source, files_from, null, suffix)
@@ -119,9 +124,10 @@ def sort(
     for warning in predictor.warnings:
         echo_info(warning)
     folders = class_folders(classifier.labels, by, None if groups is None else _read_groups(groups))
+    files = _list_files(sources)
     if dry_run:
         sorter = Sorter(into, action, None)
-        failed, placements = _plan(classifier, predictor, _select(sources, sorter), folders)
+        failed, placements = _plan(classifier, predictor, files, sorter, folders)
         for _ in sorter.place(placements):
             pass
     else:
@@ -133,7 +139,7 @@ def sort(
             sorter = Sorter(into, action, journal)
             if count := sorter.finish_pending():
                 echo_info(f"Finished {plural(count, 'file')} of an interrupted run.")
-            failed, placements = _plan(classifier, predictor, _select(sources, sorter), folders)
+            failed, placements = _plan(classifier, predictor, files, sorter, folders)
             from densenet_cli.cli.progress import ProgressBar
 
             with ProgressBar("count") as progress:
@@ -143,21 +149,38 @@ def sort(
     return 1 if failed or sorter.report.skipped else 0
 
 
-def _select(sources: Iterator[Source], sorter: Sorter) -> Iterator[Source]:
-    """Yield the sources that are still to be sorted. Raises ``UsageError`` for one that is not a file."""
+def _check_only_undo() -> None:
+    """Raise ``click.UsageError`` if --undo was given together with what it would ignore, such as --dry-run."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and name not in ("undo", "quiet", "verbose"):
+            options = {"source": "sources", "action": f"--{context.params['action']}"}
+            raise click.UsageError(f"--undo cannot be used with {options.get(name, parameter.opts[0])}.")
+
+
+def _list_files(sources: Iterable[Source]) -> list[Source]:
+    """Return all sources. Raises ``UsageError`` for one that is not a file, before any image is classified."""
+    files = []
     for source in sources:
+        name = to_unicode(source.name)
         if source.kind == "member":
-            raise UsageError(f"{to_unicode(source.name)} is in an archive. Extract the archive to sort its images.")
-        if source.kind in ("url", "remote") or source.name == "-" or source.page is not None:
-            raise UsageError(f"{to_unicode(source.name)} is not a file, so it cannot be sorted.")
-        if not sorter.is_done(source.name):
-            yield source
+            raise UsageError(f"{name} is in an archive. Extract the archive to sort its images.")
+        if source.kind in ("url", "remote"):
+            raise UsageError(f"{name} is not on this machine. Download the images to sort them.")
+        if source.page is not None:
+            raise UsageError(f"{name} is a page of a file. Only whole files can be sorted.")
+        if source.name == "-":
+            raise UsageError("The image on standard input is not a file, so it cannot be sorted.")
+        files.append(source)
+    return files
 
 
 def _plan(
-    classifier: Any, predictor: Any, sources: Iterator[Source], folders: dict[int, str]
+    classifier: Any, predictor: Any, files: Iterable[Source], sorter: Sorter, folders: dict[int, str]
 ) -> tuple[int, list[Placement]]:
-    """Classify the images. Return the number of images that failed, and where each one belongs."""
+    """Classify the images that are not placed yet. Return how many failed, and where each one belongs."""
     import os
 
     from densenet_cli.cli.progress import ProgressBar
@@ -165,8 +188,9 @@ def _plan(
 
     failed = 0
     placements = []
-    with NoteCounter() as notes, ProgressBar("count") as progress:
-        for result in classifier.stream(sources):
+    remaining = (file for file in files if not sorter.is_done(file.name))
+    with NoteCounter(has_pages=False) as notes, ProgressBar("count") as progress:
+        for result in classifier.stream(remaining):
             notes.add(result.notes)
             prediction = predictor(result)
             if prediction.error:

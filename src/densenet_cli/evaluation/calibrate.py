@@ -122,9 +122,10 @@ class LogitCollector:
         classifier = self._classifier
         logits, targets = np.stack(self._logits), np.array(self._targets)
         preprocessing = classifier.preprocessing.to_dict()
-        calibration = Calibration.fit(logits, targets, classifier.config.activation, preprocessing, today())
+        activation = classifier.config.activation
+        calibration = Calibration.fit(logits, targets, activation, preprocessing, today(), classifier.precision)
         before, after = (
-            _measure(logits, targets, classifier.config.activation, np.asarray(temperature))
+            _measure(logits, targets, activation, np.asarray(temperature))
             for temperature in (np.ones_like(calibration.temperature), calibration.temperature)
         )
         return CalibrationReport(classifier.model, calibration, tuple(self.failures), before, after, preprocessing)

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import output_errors
 from densenet_cli.sorting.journal import Journal
-from densenet_cli.sorting.transfer import ChangedFileError, Operation, content_hash, same_content
+from densenet_cli.sorting.transfer import ChangedFileError, Operation, UnreadableFileError, content_hash, same_content
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ RAW_SUFFIXES = frozenset(
 BATCH_SIZE = 50
 """Images whose operations are recorded together, with one write to the disk."""
 MAX_NAME_BYTES = 150
+"""Length of a folder's name."""
+MAX_FILE_NAME = 255
+"""Bytes that file systems accept in a file name."""
 _RESERVED = re.compile(r'[\x00-\x1f\x7f<>:"/|?*\\]')
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
@@ -110,15 +114,17 @@ def _safe_path(path: str) -> str:
 def choose_folder(prediction: Prediction, folders: Mapping[int, str]) -> str:
     """Return the folder of an image: that of its label, or ``UNSURE`` or ``FAILED``.
 
-    The label is the most probable one, if it reaches the minimum probability and the error limit. With a set, it is the
-    only label in it.
+    The label is the most probable one, if it reaches the minimum probability and the error limit. If there is a set, it
+    must contain only this label.
     """
     if prediction.error:
         return FAILED
-    scores = prediction.scores if prediction.set is None else prediction.set
-    if prediction.unsure or not prediction.scores or (prediction.set is not None and len(scores) != 1):
+    if prediction.unsure or not prediction.scores:
         return UNSURE
-    return folders[scores[0].index]
+    best = prediction.scores[0].index
+    if prediction.set is not None and [score.index for score in prediction.set] != [best]:
+        return UNSURE
+    return folders[best]
 
 
 class Sorter:
@@ -158,7 +164,11 @@ class Sorter:
             return False
         if operation.action == "move":
             return not os.path.lexists(path)
-        return operation.action == "link" or same_content(path, operation.target)
+        if operation.action == "link":
+            return True
+        with suppress(OSError):  # classifying it reports the reason
+            return same_content(path, operation.target)
+        return False
 
     def place(self, placements: Iterable[Placement]) -> Iterator[Placement]:
         """Place images, and yield each one once it is placed or skipped.
@@ -170,7 +180,10 @@ class Sorter:
         operations: list[Operation] = []
         for placement in placements:
             batch.append(placement)
-            operations += self._plan(placement)
+            try:
+                operations += self._plan(placement)
+            except OSError as error:  # it cannot be compared with a file of the same name
+                self._skip(placement.source, error)
             if len(batch) >= BATCH_SIZE:
                 self._execute(operations)
                 yield from batch
@@ -194,9 +207,9 @@ class Sorter:
         names = [os.path.basename(path) for path in (source, *sidecars)]
         stem = os.path.splitext(names[0])[0]
         for suffix in self._suffixes(source):
-            targets = [os.path.join(folder, stem + suffix + name[len(stem) :]) for name in names]
+            targets = [os.path.join(folder, name) for name in _add_suffix(names, stem, suffix)]
             others = [self._occupant(target) for target in targets]
-            if others[0] and os.path.isfile(others[0]) and same_content(source, others[0]):
+            if others[0] and os.path.isfile(others[0]) and _is_same(source, others[0]):
                 self.report.identical.append(placement.source)
                 return []
             if not any(others):
@@ -245,12 +258,33 @@ class Sorter:
                     try:
                         operation.perform()
                         done.append(number)
-                    except (FileExistsError, FileNotFoundError) as error:  # another program was faster
+                    except (FileExistsError, FileNotFoundError, UnreadableFileError) as error:
+                        # Another program was faster, or the file cannot be read.
                         self._journal.give_up(number)  # type: ignore[union-attr]
-                        self.report.skipped.append((operation.source, f"{error.strerror}."))
+                        self._skip(operation.source, error)
         finally:
             if done:
                 self._journal.finish(done)  # type: ignore[union-attr]
+
+    def _skip(self, path: str, error: OSError) -> None:
+        self.report.skipped.append((path, f"{error.strerror or error}."))
+
+
+def _is_same(source: str, other: str) -> bool:
+    """Return whether two files have the same content. One that cannot be read differs from the source."""
+    try:
+        return same_content(source, other)
+    except OSError:
+        content_hash(source)  # raises an OSError if the source cannot be read
+        return False
+
+
+def _add_suffix(names: Sequence[str], stem: str, suffix: str) -> list[str]:
+    """Return the names of files with the same stem, with a suffix after it. The stem is shortened if necessary."""
+    rests = [suffix + name[len(stem) :] for name in names]
+    while suffix and stem and len(os.fsencode(stem)) + max(len(os.fsencode(rest)) for rest in rests) > MAX_FILE_NAME:
+        stem = stem[:-1]
+    return [stem + rest for rest in rests]
 
 
 def undo(journal: Journal, progress: Callable[[], object] = lambda: None) -> tuple[int, list[tuple[str, str]]]:
@@ -268,12 +302,12 @@ def undo(journal: Journal, progress: Callable[[], object] = lambda: None) -> tup
             operation.undo()
             restored += 1
         except ChangedFileError as error:
-            left.append((operation.target, error.strerror or ""))
+            left.append((operation.target, f"{error.strerror}."))
         except OSError as error:
-            left.append((operation.target, f"{error.strerror or error}"))
+            left.append((operation.target, f"{error.strerror or error}."))
         progress()
     for folder in reversed(journal.folders):
-        if os.path.isdir(folder) and not os.listdir(folder):
+        with suppress(OSError):  # it contains other files
             os.rmdir(folder)
     if not left:
         journal.remove()

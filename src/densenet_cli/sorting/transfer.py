@@ -11,18 +11,23 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from densenet_cli.output.atomic import sync, write_all
 
 ACTIONS = ("copy", "move", "link")
-TEMP_SUFFIX = ".densenet-part"
+TEMP_PREFIX = ".densenet-part-"
 CHUNK_SIZE = 1 << 20
 
 
 class ChangedFileError(OSError):
     """A file is not what the journal says, so that it is left as it is."""
+
+
+class UnreadableFileError(OSError):
+    """A file to place cannot be read. Nothing was changed."""
 
 
 class Operation(NamedTuple):
@@ -45,6 +50,7 @@ class Operation(NamedTuple):
 
         Raises:
             FileExistsError: Another file has the target's name.
+            UnreadableFileError: The source cannot be read.
             OSError: The file cannot be placed. The source is then unchanged.
         """
         if self.action == "link":
@@ -73,18 +79,18 @@ class Operation(NamedTuple):
         if self.action == "copy":
             if os.path.lexists(self.target):
                 if not (os.path.isfile(self.source) and same_content(self.source, self.target)):
-                    raise ChangedFileError(errno.EEXIST, "it differs from its original")
+                    raise ChangedFileError(errno.EEXIST, "It differs from its original")
                 os.unlink(self.target)
                 _sync_folder(self.target)
             return
         if os.path.lexists(self.target):
             _remove_leftovers(self.source, self.size)
             if os.path.lexists(self.source) and not same_content(self.source, self.target):
-                raise ChangedFileError(errno.EEXIST, "another file has its original name")
+                raise ChangedFileError(errno.EEXIST, "Another file has its original name")
             os.makedirs(os.path.dirname(self.source), exist_ok=True)
             move(self.target, self.source)
         elif not os.path.lexists(self.source):
-            raise ChangedFileError(errno.ENOENT, "it is missing")
+            raise ChangedFileError(errno.ENOENT, "It is missing")
 
 
 def move(source: str, target: str) -> None:
@@ -143,16 +149,16 @@ def content_hash(path: str) -> str:
 
 
 def _copy(source: str, target: str) -> None:
-    temporary = target + TEMP_SUFFIX
+    temporary = _temporary_path(target)
     try:
-        with open(source, "rb") as original, open(temporary, "xb", buffering=0) as copy:
-            while chunk := original.read(CHUNK_SIZE):
+        with open(temporary, "xb", buffering=0) as copy:
+            for chunk in _read_chunks(source):
                 write_all(copy, chunk)
             with suppress(OSError):  # some file systems have neither times nor permissions
                 shutil.copystat(source, temporary)
             sync(copy)
         if not same_content(source, temporary):
-            raise OSError(errno.EIO, "the copy differs from its source")
+            raise OSError(errno.EIO, "The copy differs from its source")
         _create_placeholder(target)
         os.replace(temporary, target)
     except OSError:
@@ -160,6 +166,21 @@ def _copy(source: str, target: str) -> None:
             os.unlink(temporary)
         raise
     _sync_folder(target)
+
+
+def _read_chunks(path: str) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_SIZE):
+                yield chunk
+    except OSError as error:
+        raise UnreadableFileError(error.errno, error.strerror, path) from error
+
+
+def _temporary_path(target: str) -> str:
+    """Return the path of the unfinished copy. Its name is short, because that of the target can have any length."""
+    folder, name = os.path.split(target)
+    return os.path.join(folder, TEMP_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()[:16])
 
 
 def _create_placeholder(path: str) -> None:
@@ -170,7 +191,7 @@ def _create_placeholder(path: str) -> None:
 def _remove_leftovers(path: str, size: int) -> None:
     """Remove what an interrupted operation left: a temporary file, and a placeholder for a file of ``size`` bytes."""
     with suppress(FileNotFoundError):
-        os.unlink(path + TEMP_SUFFIX)
+        os.unlink(_temporary_path(path))
     with suppress(FileNotFoundError):
         status = os.lstat(path)
         if size and stat.S_ISREG(status.st_mode) and status.st_size == 0:
