@@ -193,6 +193,7 @@ def _finish(folder: PartFolder, output: str) -> int:
     """Note that a run is complete, print its totals, and return the exit status."""
     counts = folder.finished()
     records, failed = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0)
+    folder.remove_leftovers()
     folder.write_success(len(counts), records, failed)
     echo_info(f"Wrote {plural(records, 'record')} to {plural(len(counts), 'part')} in {printable(folder.name)}.")
     if failed:

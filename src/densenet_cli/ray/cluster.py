@@ -24,7 +24,7 @@ from densenet_cli.text import plural
 CONNECT_TIMEOUT = 10.0
 """Seconds for a TCP connection to the address."""
 
-HANDSHAKE_TIMEOUT = 20.0
+HANDSHAKE_TIMEOUT = 15.0
 """Seconds for Ray to answer. Without a check, ``ray.init`` tries for two minutes."""
 
 PROBE_TIMEOUT = 120.0

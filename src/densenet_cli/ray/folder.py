@@ -30,7 +30,7 @@ from densenet_cli.output.checks import check_output_folder
 from densenet_cli.output.resume import compare_settings
 from densenet_cli.paths import is_remote
 from densenet_cli.ray.records import PART_FORMATS
-from densenet_cli.text import to_unicode
+from densenet_cli.text import join_names, to_unicode
 
 SETTINGS, SUCCESS, COMPLETE = "_settings.json", "_SUCCESS", "_sources/complete.json"
 
@@ -103,7 +103,7 @@ class PartFolder:
         run = str(stored.pop("run", ""))
         if differences := compare_settings(settings, stored):
             raise UsageError(
-                f"{self.name} belongs to another run: {', '.join(differences)}. Use the same settings and sources to "
+                f"{self.name} belongs to another run: {join_names(differences)}. Use the same settings and sources to "
                 "continue it, `overwrite` to replace it, or another folder."
             )
         return run
