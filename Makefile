@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## Classify the sample images
 	$(BIN)/densenet predict sample_images --variant tiny -k 3
 
 test: $(INSTALLED) ## Run the tests (a few minutes)
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow and not ray"
 
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
@@ -39,7 +39,15 @@ test-lowest: $(INSTALLED) ## Run every command and the quick tests with the lowe
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable '.[test]'
 	$(BIN)/python scripts/smoke_test.py $(LOWEST)/densenet
-	$(LOWEST)/python $(PYTEST) -m "not slow" --disable-warnings $(QUICK_TESTS)
+	$(LOWEST)/python $(PYTEST) -m "not slow and not ray" --disable-warnings $(QUICK_TESTS)
+
+test-ray: $(INSTALLED) ## Run predict and embed on clusters of Ray on this machine (about 8 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	$(BIN)/python -m pytest -m ray tests/ray
+
+test-ray-quick: $(INSTALLED) ## Run the tests on Ray without failing nodes (about 3 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	$(BIN)/python -m pytest -m ray tests/ray/test_runs.py tests/ray/test_cluster.py
 
 test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and exchange files with PyTorch's libraries
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 monai==1.6.1 jax
@@ -84,4 +92,4 @@ wheel: $(INSTALLED) ## Build the wheel in dist/
 clean: ## Remove everything that was built
 	rm -rf $(VENV) $(VENV_LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help venv demo test test-slow test-lowest test-backends smoke fuzz lint format docs site benchmark check-published wheel clean
+.PHONY: help venv demo test test-slow test-lowest test-ray test-ray-quick test-backends smoke fuzz lint format docs site benchmark check-published wheel clean

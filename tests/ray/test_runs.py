@@ -92,7 +92,8 @@ def test_map_batches(cluster, weights, tmp_path):
         "from densenet_cli.ray import Embedder, Predictor, share_weights\n"
         f"ray.init({cluster.address!r}, log_to_driver=False)\n"
         f"weights = share_weights({str(weights)!r})\n"
-        f"images = ray.data.read_binary_files({str(SAMPLES)!r}, include_paths=True, file_extensions=['jpg'])\n"
+        f"images = ray.data.read_binary_files({str(SAMPLES)!r}, include_paths=True, file_extensions=['jpg'],\n"
+        "    num_cpus=0.25)\n"  # the cluster has one processor
         "rows = {}\n"
         "for stage in (Predictor, Embedder):\n"
         "    results = images.map_batches(\n"
