@@ -1,8 +1,9 @@
-"""Run the benchmarks and update the tables in ``docs/concepts/performance.md``: ``run.py [--quick] [NAME...]``."""
+"""Run the benchmarks and update the tables in ``docs/concepts/``: ``run.py [--quick] [NAME...]``."""
 
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 
 import cold_start
 import explain
@@ -13,6 +14,7 @@ import isolation
 import large_jpegs
 import many_cores
 import memory
+import on_ray
 import precision
 import training
 from inputs import temporary_inputs
@@ -30,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "isolation": isolation.measure,
     "many_cores": many_cores.measure,
     "training": training.measure,
+    "ray": on_ray.measure,
 }
 
 
@@ -38,6 +41,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}  [default: all]")
     parser.add_argument("--quick", action="store_true", help="run a few rounds of little work, and write no results")
     args = parser.parse_args()
+    if not args.names and find_spec("ray") is None:
+        BENCHMARKS.pop("ray")
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
     tables = [machine_table()]

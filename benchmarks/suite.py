@@ -33,12 +33,14 @@ class Table:
         columns: column headings.
         rows: formatted cells.
         note: how it was measured, in one or two sentences.
+        document: the file with the marker.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    document: Path = DOCUMENT
 
     def markdown(self) -> str:
         """Return the table and its note as Markdown, without the marker."""
@@ -91,19 +93,18 @@ def machine_table() -> Table:
 
 
 def write_tables(tables: list[Table]) -> None:
-    """Replace the tables of the same names in the document.
+    """Replace the tables of the same names in their documents.
 
     Raises:
-        SystemExit: the document has no marker for a table.
+        SystemExit: a document has no marker for a table.
     """
-    text = DOCUMENT.read_text(encoding="utf-8")
     for table in tables:
+        text = table.document.read_text(encoding="utf-8")
         before, start, rest = text.partition(f"<!-- {table.name} -->\n")
         _, end, after = rest.partition(f"<!-- /{table.name} -->")
         if not end:
-            raise SystemExit(f"{DOCUMENT} has no marker for the table {table.name}.")
-        text = before + start + table.markdown() + end + after
-    DOCUMENT.write_text(text, encoding="utf-8")
+            raise SystemExit(f"{table.document} has no marker for the table {table.name}.")
+        table.document.write_text(before + start + table.markdown() + end + after, encoding="utf-8")
 
 
 def run_one(benchmark: Benchmark) -> None:

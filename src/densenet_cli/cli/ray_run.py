@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from densenet_cli.cli.console import discard_native_stderr, echo_error, echo_image_error, echo_info, printable
 from densenet_cli.cli.options import NoteCounter
 from densenet_cli.cli.ray_options import PART_FORMATS, PART_SIZE, RayRequest
+from densenet_cli.errors import UsageError
+from densenet_cli.paths import is_remote, is_url
 from densenet_cli.text import format_duration, plural
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def run_on_ray(
     assert request.output is not None
     _check_no_credentials(request)
     folder = PartFolder(request.output, request.format_name or PART_FORMATS[0])
+    if request.model["offline"] and is_remote(request.output):
+        raise UsageError(f"Cannot write {folder.name}: network access is disabled (`offline`).")
     folder.check()
     has_run = _check_existing(folder, request)
     address = cluster.resolve(request.address)
@@ -225,7 +229,6 @@ def _check_existing(folder: PartFolder, request: RayRequest) -> bool:
 
 
 def _check_no_credentials(request: RayRequest) -> None:
-    from densenet_cli.paths import is_remote, is_url
     from densenet_cli.ray.listing import check_no_credentials
 
     for argument in request.source:
@@ -235,8 +238,6 @@ def _check_no_credentials(request: RayRequest) -> None:
 
 def _run_settings(request: RayRequest, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run: what its records and its parts depend on."""
-    from densenet_cli.paths import is_remote, is_url
-
     names = [*request.source, *([request.files_from] if request.files_from else [])]
     is_relative = any(not (is_url(name) or is_remote(name) or name.startswith(os.sep)) for name in names)
     return {
@@ -257,12 +258,12 @@ def _list_on_disk(request: RayRequest) -> Iterator[SourceArguments]:
     """Yield what to list, with a list on standard input copied to a file, which another process reads."""
     from densenet_cli.ray.listing import SourceArguments
 
-    folder = str(Path.cwd())
+    folder, offline = str(Path.cwd()), request.model["offline"]
     if request.files_from != "-":
         list_file = str(Path(folder, request.files_from)) if request.files_from else None
-        yield SourceArguments(request.source, list_file, request.null, request.suffix, folder)
+        yield SourceArguments(request.source, list_file, request.null, request.suffix, folder, offline)
         return
     with tempfile.NamedTemporaryFile(prefix="densenet-list-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
-        yield SourceArguments(request.source, file.name, request.null, request.suffix, folder)
+        yield SourceArguments(request.source, file.name, request.null, request.suffix, folder, offline)

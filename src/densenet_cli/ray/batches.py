@@ -158,7 +158,7 @@ def assigned_threads() -> int | None:
 
     if not ray.is_initialized():
         return None
-    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
+    cpus: float = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
     return max(1, math.ceil(cpus))
 
 
@@ -184,5 +184,7 @@ def _to_arrow(values: Any) -> Any:
     import pyarrow
 
     if getattr(values, "ndim", 1) > 1:
-        return pyarrow.array(list(values.reshape(len(values), -1)))
+        from ray.data.extensions import ArrowTensorArray
+
+        return ArrowTensorArray.from_numpy(values)
     return pyarrow.array(values)

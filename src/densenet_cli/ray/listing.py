@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import Source, expand, local_path, read_list
+from densenet_cli.paths import is_remote
 from densenet_cli.text import to_printable, to_unicode
 from densenet_cli.transfer_errors import redact
 
@@ -33,6 +35,7 @@ class SourceArguments:
         null: Whether they are separated by NUL bytes there.
         suffixes: See ``sources.expand``.
         folder: Where relative paths start.
+        offline: Whether object storage must not be accessed.
     """
 
     arguments: tuple[str, ...]
@@ -40,10 +43,20 @@ class SourceArguments:
     null: bool
     suffixes: tuple[str, ...]
     folder: str
+    offline: bool = False
 
     def expand(self) -> Iterator[Source]:
         """Yield the sources. Call it in the folder where relative paths start. Archives are not opened."""
-        return expand(self._names(), suffixes=self.suffixes, archives=False)
+        if not self.offline:
+            return expand(self._names(), suffixes=self.suffixes, archives=False)
+        from densenet_cli.images.offline import without_access
+
+        return chain.from_iterable(map(self._expand_offline, without_access(self._names())))
+
+    def _expand_offline(self, argument: Any) -> Iterable[Source]:
+        if isinstance(argument, Source):
+            return [argument]
+        return expand([argument], suffixes=self.suffixes, archives=False)
 
     def _names(self) -> Iterator[str]:
         yield from self.arguments
@@ -102,7 +115,7 @@ def decode_source(line: str, arguments: SourceArguments) -> Iterator[Source]:
 
 
 def _join(folder: str, path: str) -> str:
-    return path if path.startswith("/") else f"{folder}/{path}"  # pathlib would change the name
+    return path if path.startswith("/") or is_remote(path) else f"{folder}/{path}"  # pathlib would change the name
 
 
 def _cut(sources: Iterable[Source], part_size: int) -> Iterator[list[str]]:
