@@ -402,13 +402,13 @@ def test_faults_of_single_images(s3_server, s3_proxy, photos, weights, monkeypat
 
 
 def test_errors_before_any_work(bucket, monkeypatch):
-    """No weights are loaded, which do not exist here, and no credentials are shown."""
-    from densenet_cli.cli import model_options
+    """No model is loaded, and no credentials are shown."""
+    from densenet_cli.image_model import ImageModel
 
     def fail(*_, **__):
         raise AssertionError("work")
 
-    monkeypatch.setattr(model_options, "create_classifier", fail)
+    monkeypatch.setattr(ImageModel, "__init__", fail)
     for name in ("predict", "embed", "evaluate", "explain"):
         output = {"embed": "v.npz", "predict": "l.csv", "evaluate": "r.json", "explain": "maps"}[name]
         for arguments, status, text in (
