@@ -68,11 +68,13 @@ def split_member(path: str) -> tuple[str, str] | None:
     Returns:
         The path of the archive, which is an existing file, and the rest; None for other paths.
     """
+    return next((parts for parts in split_archives(path) if os.path.isfile(parts[0])), None)
+
+
+def split_archives(path: str) -> Iterator[tuple[str, str]]:
+    """Yield what a path consists of for each part of it that has the extension of an archive: the archive, the rest."""
     for match in _IN_ARCHIVE.finditer(path):
-        archive = path[: match.end() - 1]
-        if os.path.isfile(archive):
-            return archive, path[match.end() :]
-    return None
+        yield path[: match.end() - 1], path[match.end() :]
 
 
 MAX_BRACES = 16

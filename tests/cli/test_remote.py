@@ -108,11 +108,11 @@ def test_memory_file_system(bucket, weights, photos):
     from densenet_cli import storage
 
     for path in photos.rglob("*.png"):
-        storage.put(f"memory://photos/{path.relative_to(photos)}", path.read_bytes())
+        storage.put(f"memory://fresh/photos/{path.relative_to(photos)}", path.read_bytes())
     command = ["predict", "--weights", weights, "--format", "jsonl"]
     local = densenet(*command, "photos/**/*.png")
-    result = densenet(*command, "memory://photos")
-    assert result.out.replace("memory://", "").splitlines() == local.out.splitlines()
+    result = densenet(*command, "memory://fresh/photos")
+    assert result.out.replace("memory://fresh/", "").splitlines() == local.out.splitlines()
 
 
 def test_evaluate(bucket, weights, photos, tmp_path):
@@ -410,7 +410,7 @@ def test_errors_before_any_work(bucket, monkeypatch):
 
     monkeypatch.setattr(ImageModel, "__init__", fail)
     for name in ("predict", "embed", "evaluate", "explain"):
-        output = {"embed": "v.npz", "predict": "l.csv", "evaluate": "r.json", "explain": "maps"}[name]
+        output = {"embed": "new.npz", "predict": "new.csv", "evaluate": "new.json", "explain": "new"}[name]
         for arguments, status, text in (
             (["s3://missing/photos", "-o", output], 2, "s3://missing/photos: the bucket does not exist"),
             (["photos/set-0", "-o", f"s3://missing/{output}"], 4, "the bucket does not exist"),

@@ -310,7 +310,7 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -
     if is_remote(argument):
         from densenet_cli.images.remote import expand_url
 
-        yield from expand_url(argument, suffixes)
+        yield from expand_url(argument, suffixes, open_archives)
         return
     try:
         mode = os.stat(argument).st_mode

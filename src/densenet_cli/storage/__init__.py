@@ -10,9 +10,9 @@ file systems, ``listing.py`` lists folders in order and page by page, and ``erro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from densenet_cli.errors import OutputError, SourceUnreadableError, UsageError
 from densenet_cli.paths import is_remote
@@ -23,6 +23,7 @@ from densenet_cli.storage.listing import Listed, list_folder, list_tree
 __all__ = [
     "FileStatus",
     "Listed",
+    "Stream",
     "check_readable",
     "check_writable",
     "download",
@@ -49,6 +50,9 @@ _ATOMIC = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf
 """Schemes of storage where a file is replaced at once when it is complete."""
 
 _BLOCK_SIZE = 8 << 20
+
+_MAX_BLOCKS = 4
+"""Blocks of a stream that are held in memory."""
 
 
 class FileStatus(NamedTuple):
@@ -114,21 +118,52 @@ def read(url: str, limit: int) -> bytes:
         raise SourceUnreadableError(str(error)) from None
 
 
-def open_stream(url: str) -> IO[bytes]:
-    """Open a file as a seekable stream, which is read ahead in blocks.
+class Stream:
+    """A file, read in blocks, of which the next one is read ahead. A context manager, which closes it.
 
     Raises:
-        ImageError: The file cannot be opened. Reading raises the errors of ``errors.storage_errors``.
+        ImageError: It cannot be opened. All methods raise it.
     """
-    try:
-        with storage_errors(url):
-            files = open_filesystem(url)
-            stream: IO[bytes] = files.fs.open(files.path, "rb", block_size=_BLOCK_SIZE, cache_type="readahead")
-            return stream
-    except StorageError as error:
-        raise image_error(error) from None
-    except UsageError as error:
-        raise SourceUnreadableError(str(error)) from None
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._file: Any = None
+        self._file = self._call(self._open)
+
+    def _open(self) -> Any:
+        files = open_filesystem(self._url)
+        options: dict[str, Any] = {"cache_type": "background", "cache_options": {"maxblocks": _MAX_BLOCKS}}
+        return files.fs.open(files.path, "rb", block_size=_BLOCK_SIZE, **options)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, fewer at the end of the file."""
+        data: bytes = self._call(lambda: self._file.read(size))
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset, and return it from the start."""
+        position: int = self._call(lambda: self._file.seek(offset, whence))
+        return position
+
+    def _call(self, method: Callable[[], Any]) -> Any:
+        try:
+            with storage_errors(self._url):
+                return method()
+        except StorageError as error:
+            raise image_error(error) from None
+        except UsageError as error:
+            raise SourceUnreadableError(str(error)) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def open_stream(url: str) -> Stream:
+    """Open a file for reading. Raises ``ImageError``."""
+    return Stream(url)
 
 
 @contextmanager
