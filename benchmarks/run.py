@@ -14,6 +14,7 @@ import isolation
 import large_jpegs
 import many_cores
 import memory
+import new_head
 import on_ray
 import precision
 import training
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "isolation": isolation.measure,
     "many_cores": many_cores.measure,
     "training": training.measure,
+    "new_head": new_head.measure,
     "ray": on_ray.measure,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
+from densenet_cli.errors import UsageError
 from densenet_cli.image_model import ImageModel
 from densenet_cli.images import sources
 from densenet_cli.images.sources import Source
@@ -176,6 +177,9 @@ class Classifier(ImageModel):
     ) -> Predictor:
         """Return a callable that converts results with ``probabilities``. See ``predict`` for the arguments."""
         is_multi_label, calibration = self.config.is_multi_label, self.calibration
+        for name in ("coverage", "max_error"):
+            if decisions.get(name) is not None and calibration is None and self.metadata.calibration is not None:
+                raise UsageError(f"`{name}` requires the calibrated probabilities. Omit `uncalibrated`.")
         model = (self.model, self.labels, is_multi_label, calibration, self.preprocessing, self.precision)
         return Predictor(*model, top_k, min_prob, **decisions)
 

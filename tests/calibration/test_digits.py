@@ -20,7 +20,7 @@ NAMES = tuple(map(str, range(10)))
 
 @pytest.fixture(scope="module")
 def splits():
-    """A calibration, and probabilities and classes of the test images, for each split. The accuracy is about 74%."""
+    """A calibration, and probabilities and classes of the test images, for each split. The accuracy is about 75%."""
     pixels, targets = load_digits(return_X_y=True)
     random = np.random.default_rng(0)
     pixels = pixels + random.normal(0, 6, pixels.shape)

@@ -158,7 +158,7 @@ def test_python_api(folder):
         (["--set-method", "raps"], ["--coverage"]),
         (["--max-error", "0.1", "--set-method", "raps"], ["--coverage"]),
         (["--by-class"], ["--coverage", "--max-error"]),
-        (["--coverage", "0.9", "--uncalibrated"], ["--coverage", "calibrate"]),
+        (["--coverage", "0.9", "--uncalibrated"], ["--coverage", "--uncalibrated"]),
     ],
 )
 def test_invalid_options(folder, options, texts):

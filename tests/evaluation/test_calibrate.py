@@ -77,6 +77,16 @@ def test_report_of_a_multi_label_model(multi_label_folder, tmp_path):
     report = run_json("calibrate", *arguments, "--weights", folder / "findings.safetensors", "-o", output)
     assert report["temperature"] == pytest.approx([2] * len(FINDINGS), rel=0.5)
     assert report["after"]["negative_log_likelihood"] < report["before"]["negative_log_likelihood"]
+    for name, options in (("before", ["--uncalibrated"]), ("after", [])):
+        evaluated = run_json("evaluate", *arguments, "--weights", output, *options)
+        assert {key: evaluated[key] for key in report[name]} == pytest.approx(report[name], rel=1e-5)
+        if name == "after":
+            assert evaluated["uncalibrated"] == pytest.approx(report["before"], rel=1e-5)
+            page = tmp_path / "page.html"
+            result = densenet("evaluate", *arguments, "--weights", output, "--html", page)
+            assert result.out.count("uncalibrated") == page.read_text().count(" uncalibrated") == 2
+        else:
+            assert evaluated["uncalibrated"] is None
     result = densenet("calibrate", *arguments, "--weights", output, "-o", output, "--overwrite")
     assert all(name in result.out for name in FINDINGS)
 

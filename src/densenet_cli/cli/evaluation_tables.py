@@ -110,6 +110,11 @@ def _multi_label_metrics_table(report: MultiLabelReport) -> Table:
     classes = f"mean over {plural(len(report.averaged_classes), 'label')}"
     table.add_row("Mean average precision", _percent(report.mean_average_precision, 2), classes, style="bold")
     table.add_row("Mean ROC AUC", _decimals(report.mean_roc_auc, 4), classes, style="bold")
+    raw = report.uncalibrated
+    detail = "nats per label" + (f", {raw.negative_log_likelihood:.4f} uncalibrated" if raw else "")
+    table.add_row("Binary cross-entropy", f"{report.fit.negative_log_likelihood:.4f}", detail)
+    detail = "mean over labels" + (f", {raw.calibration_error:.2%} uncalibrated" if raw else "")
+    table.add_row("Expected calibration error", f"{report.fit.calibration_error:.2%}", detail)
     table.add_row("Precision", _percent(report.precision, 2), classes)
     table.add_row("Recall", _percent(report.recall, 2), classes)
     table.add_row("F1", _percent(report.f1, 2), classes)

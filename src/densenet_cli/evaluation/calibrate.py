@@ -17,6 +17,7 @@ from densenet_cli.calibration.temperature import (
     to_probabilities,
 )
 from densenet_cli.errors import DensenetError, UsageError
+from densenet_cli.evaluation.probability_fit import Fit
 from densenet_cli.labels import placeholders
 from densenet_cli.model_preprocessing import state_preprocessing
 from densenet_cli.results import Failure
@@ -27,20 +28,6 @@ if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
     from densenet_cli.datasets import LabeledSource, MultiLabelSource
     from densenet_cli.pipeline import Result
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well probabilities fit the calibration images.
-
-    Attributes:
-        negative_log_likelihood: Mean over the images, in nats; for a multi-label model, the mean binary cross-entropy
-            of the labels.
-        calibration_error: Expected calibration error, in [0, 1]; for a multi-label model, the mean over the labels.
-    """
-
-    negative_log_likelihood: float
-    calibration_error: float
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from densenet_cli.errors import DensenetError, UsageError
 from densenet_cli.evaluation.metrics import check_images
 from densenet_cli.evaluation.multi_label_report import LabelMetrics, MultiLabelReport
+from densenet_cli.evaluation.probability_fit import Fit
 from densenet_cli.evaluation.ranking import RankingCurve
 from densenet_cli.evaluation.report import Proportion
 from densenet_cli.results import MIN_PROB, Failure
@@ -28,7 +29,8 @@ MAX_CURVE_POINTS = 200
 def evaluate_multi_label(
     classifier: Classifier, sources: Iterable[MultiLabelSource], *, min_prob: float | None = None
 ) -> MultiLabelReport:
-    """Evaluate a multi-label classifier. Memory use grows by 5 bytes per image and class.
+    """Evaluate a multi-label classifier. Memory use grows by 5 bytes per image and
+    class, or 9 if it is calibrated.
 
     Args:
         classifier: The classifier.
@@ -123,10 +125,8 @@ class MultiLabelAccumulator:
     Attributes:
         images: Number of classified images.
         failures: Name and error of each image that could not be classified.
+        outputs: What ``Classifier.stream`` must compute.
     """
-
-    outputs = ("probabilities",)
-    """What ``Classifier.stream`` must compute."""
 
     def __init__(self, classifier: Classifier, min_prob: float | None = None) -> None:
         self._classifier = classifier
@@ -138,7 +138,9 @@ class MultiLabelAccumulator:
         self.images = 0
         self.failures: list[tuple[str, Failure]] = []
         self._without_mistake = 0
+        self.outputs = ("probabilities", "raw_probabilities") if classifier.calibration else ("probabilities",)
         self._probabilities: list[FloatArray] = []
+        self._uncalibrated: list[FloatArray] = []
         self._targets: list[np.ndarray[tuple[int], np.dtype[np.int8]]] = []
         """Per image and class: 1 if it has the class, 0 if not, -1 if it is unknown."""
 
@@ -156,6 +158,8 @@ class MultiLabelAccumulator:
         targets[list(result.source.unknown)] = -1
         self._targets.append(targets)
         self._probabilities.append(probabilities.copy())  # The row may be a view of a batch.
+        if self._classifier.calibration:
+            self._uncalibrated.append(result.outputs["raw_probabilities"].copy())
         return outcome
 
     def report(self) -> MultiLabelReport:
@@ -201,4 +205,6 @@ class MultiLabelAccumulator:
             subset_accuracy=Proportion(self._without_mistake, self.images),
             failures=tuple(self.failures),
             classes=tuple(classes),
+            fit=Fit.of_labels(probabilities, targets),
+            uncalibrated=Fit.of_labels(np.stack(self._uncalibrated), targets) if self._uncalibrated else None,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from densenet_cli.evaluation.probability_fit import Fit
 from densenet_cli.evaluation.ranking import RankingCurve
 from densenet_cli.evaluation.report import Proportion, failures_to_list, label_to_dict
 from densenet_cli.labels import ClassLabel, Labels
@@ -87,6 +88,8 @@ class MultiLabelReport:
         subset_accuracy: The images without a wrong decision.
         failures: Name and error of each image that could not be classified.
         classes: The classes with known values, in the order of the head, at least 1.
+        fit: How well the probabilities fit the classes.
+        uncalibrated: The fit of the network's own probabilities, if the model is calibrated.
         is_interrupted: Whether the evaluation was interrupted before the last image.
     """
 
@@ -98,6 +101,8 @@ class MultiLabelReport:
     subset_accuracy: Proportion
     failures: tuple[tuple[str, Failure], ...]
     classes: tuple[LabelMetrics, ...]
+    fit: Fit
+    uncalibrated: Fit | None = None
     is_interrupted: bool = False
 
     @property
@@ -157,6 +162,8 @@ class MultiLabelReport:
             "subset_accuracy": self.subset_accuracy.to_dict(),
             "mean_average_precision": self.mean_average_precision,
             "mean_roc_auc": self.mean_roc_auc,
+            **vars(self.fit),
+            "uncalibrated": vars(self.uncalibrated) if self.uncalibrated else None,
             "macro": _decisions_to_dict(self),
             "micro": _decisions_to_dict(self.micro),
             "per_class": [

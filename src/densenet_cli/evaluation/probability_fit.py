@@ -6,7 +6,16 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from densenet_cli.calibration.temperature import expected_calibration_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from densenet_cli._types import FloatArray
 
 BINS = 15
 BIN_EDGES = tuple(edge / BINS for edge in range(BINS + 1))
@@ -94,6 +103,38 @@ class ProbabilityFit:
         Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with 15 bins of equal width.
         """
         return sum(abs(bin.confidence_sum - bin.correct) for bin in self.bins) / self.images
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the probabilities of several images fit their classes.
+
+    Attributes:
+        negative_log_likelihood: Mean over the images, in nats; for a multi-label model, the mean binary cross-entropy
+            of the labels.
+        calibration_error: Expected calibration error, in [0, 1]; for a multi-label model, the mean over the labels.
+    """
+
+    negative_log_likelihood: float
+    calibration_error: float
+
+    @classmethod
+    def of_labels(cls, probabilities: FloatArray, targets: NDArray[Any]) -> Self:
+        """Return the fit of a multi-label model.
+
+        Args:
+            probabilities: Shape (images, classes).
+            targets: 1 for a class of the image, 0 for another class, and -1 if it is unknown. One is known.
+        """
+        losses, errors = [], []
+        for values, truth in zip(probabilities.T, targets.T, strict=True):
+            is_known = truth >= 0
+            if is_known.any():
+                known, is_positive = values[is_known].astype(np.float64), truth[is_known] == 1
+                likelihoods = np.where(is_positive, known, 1 - known)
+                losses.append(-np.log(np.maximum(likelihoods, MIN_PROBABILITY)).mean())
+                errors.append(expected_calibration_error(values[is_known], is_positive))
+        return cls(float(np.mean(losses)), float(np.mean(errors)))
 
 
 def bin_index(confidence: float) -> int:
