@@ -204,6 +204,11 @@ def staging_dir() -> Path:
     return cache_dir() / "staging"
 
 
+def checkpoints_dir() -> Path:
+    """Return the folder for checkpoints that other machines have shared through Ray. It may not exist."""
+    return cache_dir() / "checkpoints"
+
+
 def models_dir() -> Path:
     """Return the folder for weights, shared with Keras: ``$KERAS_HOME/models``, default ``~/.keras/models``.
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from densenet_cli.engines import graph_cache, onnx
-from densenet_cli.paths import images_dir
+from densenet_cli.paths import checkpoints_dir, images_dir
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet
 from tests.support.images import photograph
@@ -70,10 +70,11 @@ def test_a_graph_of_another_layout_is_stale(weights):
     assert "stale" in result.out and "mine.h5" in result.out
 
 
-def test_decoded_images_are_shown_and_pruned():
-    folder = images_dir()
-    folder.mkdir(parents=True)
-    (folder / "a.pixels").write_bytes(bytes(3_000_000))
+@pytest.mark.parametrize(("find_folder", "name"), [(images_dir, "a.pixels"), (checkpoints_dir, "5f/model.safetensors")])
+def test_other_files_are_shown_and_pruned(find_folder, name):
+    folder = find_folder()
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(bytes(3_000_000))
     result = densenet("cache")
     assert str(folder) in result.out and "3.0 MB" in result.out
     assert densenet("cache", "--prune").status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
-from densenet_cli.paths import images_dir, is_hub_url, models_dir
+from densenet_cli.paths import checkpoints_dir, images_dir, is_hub_url, models_dir
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 
 @command(exit_statuses={0: "success", 2: "invalid usage", 3: "--verify found a damaged file", 130: "interrupted"})
-@option("--prune", is_flag=True, help="Remove stale and damaged graphs, and the decoded images of training.")
+@option(
+    "--prune",
+    is_flag=True,
+    help="Remove stale and damaged graphs, decoded images of training, and checkpoints shared by Ray.",
+)
 @option("--verify", is_flag=True, help="Hash every file instead of comparing sizes and times.")
 @option(
     "--remove",
@@ -61,7 +66,8 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
     graphs = list(cached_graphs.list_entries(verify))
     if prune:
         graphs = _prune_graphs(graphs)
-        _prune_images()
+        _prune_files(images_dir())
+        _prune_files(checkpoints_dir())
         file_identity.prune_checksums()
     cached = list(hub_cache.list_densenets())
     if format_ == "json":
@@ -133,22 +139,24 @@ def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
     return remaining
 
 
-def _images() -> list[Path]:
-    folder = images_dir()
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _images_size() -> int:
-    return sum(path.stat().st_size for path in _images())
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
 
 
-def _prune_images() -> None:
-    """Remove decoded images. A training run that has them open continues with them."""
-    for path in _images():
+def _prune_files(folder: Path) -> None:
+    """Remove the files below a folder. A run that has them open continues with them."""
+    for path in _files(folder):
         try:
             path.unlink()
         except OSError as error:
             echo_error(f"Cannot remove {printable(str(path))}: {error.strerror or error}.")
+    for path in sorted(folder.rglob("*"), reverse=True):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def megabytes(size: int) -> str:
@@ -162,7 +170,9 @@ def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: li
 
     return {
         "images_folder": str(images_dir()),
-        "images_size": _images_size(),
+        "images_size": _size(images_dir()),
+        "checkpoints_folder": str(checkpoints_dir()),
+        "checkpoints_size": _size(checkpoints_dir()),
         "weights_folder": str(models_dir()),
         "weights": [
             {"variant": file.name, "path": str(file.path), "size": file.size, "state": file.state} for file in files
@@ -215,8 +225,9 @@ def _print_tables(files: list[FileStatus], cached: list[CachedRepository], graph
         console.print(f"{plural(len(graphs), 'graph')}, {megabytes(sum(graph.size for graph in graphs))}")
     else:
         console.print("  none")
-    if size := _images_size():
-        console.print(f"Decoded images in {printable(str(images_dir()))}: {megabytes(size)}", soft_wrap=True)
+    for name, folder in {"Decoded images": images_dir(), "Checkpoints shared by Ray": checkpoints_dir()}.items():
+        if size := _size(folder):
+            console.print(f"{name} in {printable(str(folder))}: {megabytes(size)}", soft_wrap=True)
 
 
 def _checkpoint_name(path: Path) -> str:

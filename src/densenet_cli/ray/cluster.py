@@ -67,7 +67,7 @@ def connect(address: str) -> Iterator[None]:
         UsageError: Ray refuses the connection, for example because its version differs.
         ProcessError: Ray cannot be started.
     """
-    with _quiet(), _kept_signal_handlers():
+    with _quiet():
         if address == "local":
             with _local_environment(), _local_folder() as folder:
                 yield from _run(
@@ -86,9 +86,11 @@ def _run(address: str, **options: Any) -> Iterator[None]:
 
     silent = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
     try:
-        with _kept_process_group():
+        with _kept_process_group(), _kept_signal_handlers():
             ray.init(address=address, **silent, **options)
-        _keep_handlers()
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
     except (RuntimeError, ConnectionError, OSError, ValueError, SystemExit) as error:
         ray.shutdown()
         reason = " ".join(str(error).split())[:300]
@@ -139,8 +141,11 @@ def resolve(address: str) -> str:
             timeout=HANDSHAKE_TIMEOUT,
             check=True,
         )
-    except (subprocess.SubprocessError, OSError):
-        raise UsageError(f"Cannot connect to Ray at {address}: no Ray cluster answers there.") from None
+    except (subprocess.SubprocessError, OSError) as error:
+        reason = "no Ray cluster answers there"
+        if b"AuthToken" in (getattr(error, "stderr", None) or b""):
+            reason = "it does not accept the token of this machine. Set RAY_AUTH_TOKEN to that of the cluster"
+        raise UsageError(f"Cannot connect to Ray at {address}: {reason}.") from None
     return address
 
 
@@ -166,21 +171,16 @@ def _quiet() -> Iterator[None]:
             worker.print_to_stdstream = printer
 
 
-_handlers: dict[int, Any] = {}
-
-
 @contextmanager
 def _kept_signal_handlers() -> Iterator[None]:
-    """Note the signal handlers, which ``ray.init`` replaces."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        _handlers[number] = signal.getsignal(number)
-    yield
-
-
-def _keep_handlers() -> None:
-    with suppress(ValueError):  # not in the main thread
-        for number, handler in _handlers.items():
-            signal.signal(number, handler)
+    """Keep the signal handlers, which ``ray.init`` replaces."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # not in the main thread
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ them and later runs start faster. Nothing on a worker depends on paths of the ma
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import CheckpointError
-from densenet_cli.paths import cache_dir
+from densenet_cli.paths import checkpoints_dir
 
 if TYPE_CHECKING:
     from densenet_cli._types import PathLike
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
 MODEL_OPTIONS = ("variant", "activation", "uncalibrated")
 """Options of a classifier that are the same on all nodes. All others are resolved: workers get their results."""
-
-
-def checkpoints_dir() -> Path:
-    """Return the folder for checkpoints of other machines. It may not exist."""
-    return cache_dir() / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ class SharedCheckpoint:
         from densenet_cli.output.atomic import locked
 
         with locked(folder.with_name(f".{folder.name}.lock"), on_wait=lambda: None):
-            if not folder.is_dir():
+            if not (folder / self.main).is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # what is left if the cache was pruned
                 with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as temporary:
                     complete = Path(temporary) / "files"
                     complete.mkdir()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
-from densenet_cli.errors import DensenetError
+from densenet_cli.errors import DensenetError, OutputError
 from densenet_cli.ray.folder import PartCounts, PartFolder
 from densenet_cli.ray.listing import SourceArguments, decode_source, list_parts
 from densenet_cli.ray.records import PART_FORMATS, Record, embedding_schema, prediction_schema
@@ -169,7 +169,10 @@ class Worker:
         job, classifier = self._load()
         start = time.monotonic()
         folder = job.folder()
-        lines = (folder.read_sources(part) or b"").decode().splitlines()
+        stored = folder.read_sources(part)
+        if stored is None:
+            raise OutputError(f"The list of the sources of part {part} is missing in {folder.name}.")
+        lines = stored.decode().splitlines()
         sources = _sources(lines, job, classifier)
         counts: Counter[str] = Counter()
         failures: list[tuple[str, str, str]] = []
