@@ -66,9 +66,10 @@ def split_member(path: str) -> tuple[str, str] | None:
     """Return the archive and the member that a path such as ``photos.tar/cats/1.jpg`` consists of.
 
     Returns:
-        The path of the archive, which is an existing file, and the rest; None for other paths.
+        The path of the archive, which is an existing file or a URL of object storage, and the rest; None for other
+        paths.
     """
-    return next((parts for parts in split_archives(path) if os.path.isfile(parts[0])), None)
+    return next((parts for parts in split_archives(path) if is_remote(path) or os.path.isfile(parts[0])), None)
 
 
 def split_archives(path: str) -> Iterator[tuple[str, str]]:
@@ -129,6 +130,21 @@ def _expand_range(match: re.Match[str]) -> Iterator[str]:
     width = max(len(match[1]), len(match[2])) if has_zeros else 0
     numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
     return (f"{number:0{width}}" for number in numbers)
+
+
+def local_path(entry: str) -> str:
+    """Return the path that an entry of a list names: ``file:///...`` and ``~/...`` are resolved.
+
+    A relative path of that name that exists takes precedence.
+    """
+    if entry.startswith("~") and not os.path.lexists(entry):
+        return os.path.expanduser(entry)
+    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", entry, re.IGNORECASE | re.DOTALL)
+    if not match or os.path.lexists(entry):
+        return entry
+    from urllib.parse import unquote_to_bytes
+
+    return os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))
 
 
 def is_stdin(name: str) -> bool:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UsageError
 from densenet_cli.images.reading import read_source
-from densenet_cli.images.sources import expand, expand_objects, from_object, local_path, read_list
+from densenet_cli.images.sources import expand, expand_objects, from_object, read_list
+from densenet_cli.paths import local_path
 
 
 def names(*arguments: str) -> list[str]:

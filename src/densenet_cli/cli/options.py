@@ -161,7 +161,8 @@ def select_pages(sources: Iterator[S], pages: str, offline: bool) -> Iterator[S]
 
 def _names(source: tuple[str, ...], files_from: str | None, null: bool) -> Iterator[str]:
     """Yield the sources of the command line, then those of ``--files-from``."""
-    from densenet_cli.images.sources import local_path, read_list
+    from densenet_cli.images.sources import read_list
+    from densenet_cli.paths import local_path
 
     yield from source
     if files_from == "-":

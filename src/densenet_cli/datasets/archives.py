@@ -6,10 +6,9 @@ import os
 from collections.abc import Collection, Iterator
 
 from densenet_cli.datasets.base import Dataset
-from densenet_cli.datasets.folders import SPLITS
+from densenet_cli.datasets.folders import SPLITS, shown_name
 from densenet_cli.errors import UsageError
-from densenet_cli.images.archives import expand_archive
-from densenet_cli.images.archives.contents import LocalFile
+from densenet_cli.images.archives import expand_archive_file
 from densenet_cli.images.sources import Source, from_entry
 from densenet_cli.images.walking import SkippedFiles, image_suffixes
 from densenet_cli.text import join_names, plural, to_unicode
@@ -42,7 +41,7 @@ class ClassArchive(Dataset):
             folders = {folder[len(common) + 1 :] for folder in folders}
         classes = {folder.partition("/")[0] for folder in folders}
         self.folder = f"{archive}/{self._inner}".rstrip("/")
-        name = to_unicode(self.folder)
+        name = to_unicode(shown_name(self.folder))
         self.description = f"class folders in {name}"
         if not classes:
             images = f", only {plural(self._unsorted, 'image')}" if self._unsorted else ""
@@ -52,7 +51,7 @@ class ClassArchive(Dataset):
             )
         split_names = {split for names in SPLITS.values() for split in names}
         if all(name.lower() in split_names for name in classes) and classes.isdisjoint(folders):
-            paths = [f"{self.folder}/{split}" for split in sorted(classes)]
+            paths = [f"{name}/{split}" for split in sorted(classes)]
             raise UsageError(f"{name} is already split into {join_names(paths)}. Use one of them.")
         self.classes = tuple(sorted(classes))
 
@@ -75,9 +74,9 @@ class ClassArchive(Dataset):
     def _walk(self) -> Iterator[tuple[str, Source]]:
         """Yield the path below the folder, and the source, of each image. The path of an empty archive is empty."""
         self._skipped = SkippedFiles(0)
-        prefix = f"{self._archive}/{self._inner}/" if self._inner else f"{self._archive}/"
-        file = LocalFile(self._archive)
-        for entry in expand_archive(self._archive, file, self._suffixes, folder=self._inner):
+        name = shown_name(self._archive)
+        prefix = f"{name}/{self._inner}/" if self._inner else f"{name}/"
+        for entry in expand_archive_file(self._archive, self._suffixes, self._inner):
             if isinstance(entry, SkippedFiles):
                 self._skipped = entry
             else:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from densenet_cli.datasets.base import Dataset
 from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images.sources import Source, from_object, local_path
+from densenet_cli.images.sources import Source, from_object
 from densenet_cli.images.walking import describe_os_error
-from densenet_cli.paths import PathNormalizer, is_remote, is_url
+from densenet_cli.paths import PathNormalizer, is_remote, is_url, local_path
 from densenet_cli.storage import join, read, redact
 from densenet_cli.text import plural, to_unicode
 from densenet_cli.textfiles import Table, read_lines

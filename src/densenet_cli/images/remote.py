@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from densenet_cli import storage
 from densenet_cli.errors import ImageError, SourceNotFoundError
-from densenet_cli.images.archives import expand_archive
 from densenet_cli.images.walking import (
     SYSTEM_FOLDERS,
     Entry,
@@ -82,41 +80,22 @@ def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error.
 
     Args:
-        url: The URL, also of a member or a folder in an archive.
+        url: The URL, also of a folder in an archive.
         suffixes: File name extensions of images.
         open_archives: Whether to yield the images in archives instead of the archives.
     """
-    for archive, member in split_archives(url):
+    from densenet_cli.images.archives import expand_archive_file
+
+    for archive, folder in split_archives(url):
         with suppress(ImageError):  # reported below
             if (status := storage.status(archive)) and not status.is_folder:
-                yield from _expand_member(archive, member, suffixes)
+                yield from expand_archive_file(archive, suffixes, folder)
                 return
     for entry in _expand_url(url, suffixes):
         if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
         else:
-            # In order, because a request for each image would take longer than reading blocks ahead.
-            yield from expand_archive(storage.redact(entry.path), _Opener(entry.path), suffixes, in_order=True)
-
-
-def _expand_member(archive: str, member: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
-    """Yield the member of an archive that has this name, or what is in this folder of it."""
-    name, opener = storage.redact(archive), _Opener(archive)
-    for entry in expand_archive(name, opener, suffixes, folder=member.rpartition("/")[0]):
-        if not isinstance(entry, SkippedFiles) and entry.path == f"{name}/{member}":
-            yield entry
-            return
-    yield from expand_archive(name, opener, suffixes, folder=member, in_order=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opener:
-    """Opens an archive (``archives.contents.StreamOpener``)."""
-
-    url: str
-
-    def __call__(self) -> storage.Stream:
-        return storage.open_stream(self.url)
+            yield from expand_archive_file(entry.path, suffixes)
 
 
 def _expand_url(url: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:

@@ -7,7 +7,6 @@ happens in the same order. It opens folders and archives but no images: decoding
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator
@@ -116,7 +115,7 @@ def _expand(
                 elif open_archives or entry.error or not (is_archive(entry.path) or split_member(entry.path)):
                     yield from_entry(entry)
                 else:
-                    yield Source(entry.path, entry.path, "archive")
+                    yield replace(from_entry(entry), kind="archive")
     if any(skipped):
         import logging
 
@@ -229,26 +228,11 @@ def _expand_object(image: ImageInput | Source) -> Iterator[Source]:
         yield Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
 
 
-def local_path(entry: str) -> str:
-    """Return the path that an entry of a list names: ``file:///...`` and ``~/...`` are resolved.
-
-    A relative path of that name that exists takes precedence.
-    """
-    if entry.startswith("~") and not os.path.lexists(entry):
-        return os.path.expanduser(entry)
-    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", entry, re.IGNORECASE | re.DOTALL)
-    if not match or os.path.lexists(entry):
-        return entry
-    from urllib.parse import unquote_to_bytes
-
-    return os.fsdecode(unquote_to_bytes(os.fsencode(match[1])))
-
-
 def _from_page_name(name: str) -> Source | None:
     """Return the source for a name such as ``file.tif[2]``, or None if it is a file or ``file.tif`` is not one."""
     parts = split_page(name)
     if parts and is_remote(name):
-        return _from_remote_page(*parts)
+        return None if split_member(name) else _from_remote_page(*parts)
     if not parts or os.path.lexists(name) or not os.path.lexists(parts[0]) or os.path.isdir(parts[0]):
         return None
     return Source(f"{parts[0]}[{parts[1]}]", parts[0], "path", page=parts[1])
@@ -272,10 +256,10 @@ def _from_member_name(name: str, is_image: bool = False) -> Source | None:
         if (page := split_page(member)) and (entry := find_member(archive, page[0])):
             return replace(from_entry(entry._replace(path=f"{archive}/{page[0]}[{page[1]}]")), page=page[1])
     except ImageError as error:
-        return Source(name, None, "nothing", error.with_traceback(None))
-    return (
-        Source(name, None, "nothing", SourceNotFoundError("The archive contains no such file.")) if is_image else None
-    )
+        # For a URL, _expand_path finds the error again, or a folder that has the name of an archive.
+        return None if is_remote(name) else Source(name, None, "nothing", error.with_traceback(None))
+    missing = SourceNotFoundError("The archive contains no such file.")
+    return Source(name, None, "nothing", missing) if is_image else None
 
 
 def _from_url(url: str) -> Source:
@@ -296,13 +280,15 @@ def _from_remote_page(file: str, page: int) -> Source | None:
 
 def from_entry(entry: Entry) -> Source:
     """Return the source for an entry of a folder or an archive."""
-    if entry.contents is not None:
-        return Source(entry.path, entry.contents, "member")
+    name = entry.path
     if is_remote(entry.path):
         from densenet_cli.storage import redact
 
-        return Source(redact(entry.path), entry.path, "nothing" if entry.error else "remote", entry.error)
-    return Source(entry.path, entry.path, "nothing" if entry.error else "path", entry.error)
+        name = redact(entry.path)
+    if entry.contents is not None:
+        return Source(name, entry.contents, "member")
+    kind: Kind = "nothing" if entry.error else "remote" if is_remote(entry.path) else "path"
+    return Source(name, entry.path, kind, entry.error)
 
 
 def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -> Iterator[Entry | SkippedFiles]:
@@ -312,13 +298,15 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -
 
         yield from expand_url(argument, suffixes, open_archives)
         return
+    if parts := split_member(argument):
+        archive, folder = parts
+        yield from _open_archives([Entry(archive if open_archives else argument)], suffixes, open_archives, folder)
+        return
     try:
         mode = os.stat(argument).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if os.path.lexists(argument):
             yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
-        elif parts := split_member(argument):
-            yield from _expand_archive(*parts, suffixes) if open_archives else [Entry(argument)]
         elif is_glob(argument):
             yield from _open_archives(walk_glob(argument, suffixes), suffixes, open_archives)
         else:
@@ -331,18 +319,16 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -
 
 
 def _open_archives(
-    entries: Iterator[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool
+    entries: Iterable[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool, folder: str = ""
 ) -> Iterator[Entry | SkippedFiles]:
-    """Replace archives by the images in them. Entries of folders are archives only if their extension is requested."""
+    """Replace archives by the images in them, or in one of their folders.
+
+    Entries of folders are archives only if their extension is requested.
+    """
     for entry in entries:
         if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
         else:
-            yield from _expand_archive(entry.path, "", suffixes)
+            from densenet_cli.images.archives import expand_archive_file
 
-
-def _expand_archive(archive: str, folder: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
-    from densenet_cli.images.archives import expand_archive
-    from densenet_cli.images.archives.contents import LocalFile
-
-    yield from expand_archive(archive, LocalFile(archive), suffixes, folder=folder)
+            yield from expand_archive_file(entry.path, suffixes, folder)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
 from densenet_cli.errors import ImageError, UsageError
-from densenet_cli.images.sources import Source, expand, local_path, read_list
-from densenet_cli.paths import is_remote
+from densenet_cli.images.sources import Source, expand, read_list
+from densenet_cli.paths import is_remote, local_path
 from densenet_cli.text import to_printable, to_unicode
 from densenet_cli.transfer_errors import redact
 

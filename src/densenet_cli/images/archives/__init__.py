@@ -12,13 +12,13 @@ from functools import partial
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, guard
 from densenet_cli.images.archives.archive import OpenArchive
-from densenet_cli.images.archives.contents import ReadContents, StreamOpener
+from densenet_cli.images.archives.contents import ReadContents, StreamOpener, open_archive
 from densenet_cli.images.archives.members import MAX_PATH_LENGTH, normalize
 from densenet_cli.images.walking import SUFFIXES, SYSTEM_FOLDERS, Entry, SkippedFiles, has_image_suffix
-from densenet_cli.paths import expand_braces, is_archive
+from densenet_cli.paths import expand_braces, is_archive, is_remote
 from densenet_cli.text import plural
 
-__all__ = ["expand_archive", "expand_braces", "is_archive"]
+__all__ = ["expand_archive", "expand_archive_file", "expand_braces", "is_archive"]
 
 
 def expand_archive(
@@ -70,6 +70,17 @@ def expand_archive(
         yield search.empty_entry(name)
     if any(search.skipped):
         yield search.skipped
+
+
+def expand_archive_file(path: str, suffixes: Collection[str], folder: str = "") -> Iterator[Entry | SkippedFiles]:
+    """Yield the images in an archive on this machine or in object storage, from which it is read in order."""
+    open_stream = open_archive(path)
+    name = path
+    if is_remote(path):
+        from densenet_cli.storage import redact
+
+        name = redact(path)
+    yield from expand_archive(name, open_stream, suffixes, folder=folder, in_order=is_remote(path))
 
 
 class _Search:

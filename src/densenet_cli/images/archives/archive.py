@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Self
 
 from densenet_cli.errors import SourceUnreadableError
-from densenet_cli.images.archives.compression import MAX_MAGIC_LENGTH, CompressedFile, find_decompressor
+from densenet_cli.images.archives.compression import (
+    MAX_MAGIC_LENGTH,
+    CompressedFile,
+    DecompressedStream,
+    find_decompressor,
+)
 from densenet_cli.images.archives.contents import (
     ByteStream,
     LocalFile,
@@ -63,10 +68,9 @@ class OpenArchive:
             from densenet_cli.images.archives.tar import read_members as read_tar
 
             self._in_order = True
-            self._files.close()
-            compressed = CompressedFile(open_stream, decompressor)
-            self._stream = self._files.enter_context(compressed())
-            yield from read_tar(self._stream, compressed, None)
+            stream.seek(0)
+            self._stream = DecompressedStream(lambda: nullcontext(stream), decompressor)
+            yield from read_tar(self._stream, CompressedFile(open_stream, decompressor), None)
             return
         file_size = stream.seek(0, io.SEEK_END)
         if file_size and (start.startswith(ZIP_STARTS) or self._is_zip):

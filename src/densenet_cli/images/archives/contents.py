@@ -14,10 +14,14 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
-from typing import IO, Any, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
-from densenet_cli.errors import SourceUnreadableError, UnreadableImageError
+from densenet_cli.errors import SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.files import open_file
+from densenet_cli.paths import is_remote
+
+if TYPE_CHECKING:
+    from densenet_cli.storage import Stream
 
 CHUNK_SIZE = 1 << 20
 
@@ -89,6 +93,39 @@ class LocalFile:
         """Return the file with its identity. Raises the errors of a call."""
         with self() as file:
             return LocalFile(self.path, _identity(os.fstat(file.fileno())))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """Opens an archive in object storage.
+
+    Attributes:
+        url: Its URL.
+        identity: Size and version when ``identify`` was called; None before that.
+    """
+
+    url: str
+    identity: tuple[int, str] | None = None
+
+    def __call__(self) -> Stream:
+        """Open the file. Raises ``ImageError`` if it cannot be opened."""
+        from densenet_cli.storage import open_stream
+
+        return open_stream(self.url)
+
+    def identify(self) -> RemoteFile:
+        """Return the file with its identity. Raises ``ImageError`` if there is none."""
+        from densenet_cli.storage import status
+
+        found = status(self.url)
+        if not found or found.is_folder:
+            raise SourceNotFoundError("No such file.")
+        return RemoteFile(self.url, (found.size, found.version))
+
+
+def open_archive(path: str) -> LocalFile | RemoteFile:
+    """Return what opens an archive on this machine or in object storage."""
+    return RemoteFile(path) if is_remote(path) else LocalFile(path)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

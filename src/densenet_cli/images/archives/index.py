@@ -1,4 +1,4 @@
-"""Single members of archives on disk, found by their names.
+"""Single members of archives, found by their names.
 
 A list of such names, for example the sources of earlier records, usually has the order of the archive. So an archive is
 walked until the member is found, and further when another one is needed.
@@ -7,11 +7,19 @@ walked until the member is found, and further when another one is needed.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 
 from densenet_cli.errors import ImageError, guard
 from densenet_cli.images.archives.archive import OpenArchive
-from densenet_cli.images.archives.contents import LocalFile, ReadContents, TarContents, ZipContents
+from densenet_cli.images.archives.contents import (
+    LocalFile,
+    ReadContents,
+    RemoteFile,
+    TarContents,
+    ZipContents,
+    open_archive,
+)
 from densenet_cli.images.archives.members import Member, normalize
 from densenet_cli.images.walking import Entry
 
@@ -20,6 +28,9 @@ MAX_ARCHIVES = 32
 
 MAX_MEMBERS = 200_000
 """Members to remember, of one archive and of all. Each takes about 500 bytes."""
+
+CHECK_INTERVAL = 30.0
+"""Seconds after which an archive in object storage is checked for changes again, which takes a request."""
 
 _lock = threading.Lock()
 _indexes: OrderedDict[str, _Index] = OrderedDict()
@@ -36,12 +47,12 @@ def find_member(archive: str, name: str) -> Entry | None:
         ImageError: The archive cannot be opened, or is damaged before such a member.
     """
     with _lock:
-        file = LocalFile(archive).identify()
-        index = _indexes.pop(archive, None)
-        if index and index.file != file:
-            index.close()
+        index = _indexes.get(archive)
+        if index and not index.is_current():
+            _indexes.pop(archive).close()
             index = None
-        _indexes[archive] = index = index or _Index(file)
+        _indexes[archive] = index = index or _Index(archive)
+        _indexes.move_to_end(archive)
         try:
             return index.find(normalize(name).lstrip("/"))
         finally:
@@ -52,18 +63,25 @@ def find_member(archive: str, name: str) -> Entry | None:
 
 
 class _Index:
-    """The members of an archive that were walked so far, by their paths.
+    """The members of an archive that were walked so far, by their paths."""
 
-    Attributes:
-        file: The archive.
-    """
-
-    def __init__(self, file: LocalFile) -> None:
-        self.file = file
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = open_archive(path).identify()
+        self._checked = time.monotonic()
         self._start()
 
+    def is_current(self) -> bool:
+        """Return whether the archive has not changed. Raises ``ImageError`` if it is missing."""
+        now = time.monotonic()
+        if isinstance(self._file, RemoteFile):
+            if now < self._checked + CHECK_INTERVAL:
+                return True
+            self._checked = now
+        return open_archive(self._path).identify() == self._file
+
     def _start(self) -> None:
-        self._archive = OpenArchive(self.file.path, self.file)
+        self._archive = OpenArchive(self._path, self._file, in_order=isinstance(self._file, RemoteFile))
         self._walk = iter(self._archive)
         self._members: dict[str, Member] = {}
         self._has_all = True

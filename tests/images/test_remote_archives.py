@@ -1,0 +1,141 @@
+"""Archives in object storage: the same sources as on disk, read in order with few requests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from densenet_cli.errors import DownloadFailedError, SourceNotFoundError
+from densenet_cli.images.archives import index
+from densenet_cli.images.reading import read_source
+from densenet_cli.images.sources import expand
+from tests.support.archives import FORMATS, pack, write_tar
+from tests.support.command import densenet
+from tests.support.images import encode, photograph
+from tests.support.s3 import Fault
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(12):
+        path = folder / f"{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20 + 10 * number, 40), 50).save(path)
+    return folder
+
+
+@pytest.fixture
+def objects(folder, tmp_path):
+    """Archives of the folder, in every format."""
+    return {f"x.{name}": pack(folder, tmp_path / f"x.{name}").read_bytes() for name in FORMATS}
+
+
+@pytest.fixture
+def bucket(s3, objects):
+    """A bucket with them."""
+    return s3.bucket("images", objects)
+
+
+@pytest.fixture
+def slow_bucket(s3_proxy, s3_server, objects):
+    """The same behind ``s3_proxy``."""
+    return s3_server.bucket("images", objects)
+
+
+@pytest.fixture(autouse=True)
+def no_index():
+    yield
+    while index._indexes:
+        index._indexes.popitem()[1].close()
+
+
+def read_all(*arguments: object) -> dict[str, bytes]:
+    return {source.name: read_source(source) for source in expand(map(str, arguments))}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_same_sources_as_on_disk(bucket, tmp_path, format_):
+    expected = read_all(tmp_path / f"x.{format_}")
+    found = read_all(f"{bucket}/x.{format_}")
+    assert found == {name.replace(str(tmp_path), bucket): data for name, data in expected.items()}
+    assert len(found) == 12
+
+
+def test_globs_braces_folders_and_members(bucket):
+    archives = [f"{bucket}/x.tar", f"{bucket}/x.zip"]
+    expected = [name for archive in archives for name in read_all(archive)]
+    assert list(read_all(f"{bucket}/x.{{tar,zip}}")) == expected
+    assert list(read_all(f"{bucket}/*.tar", f"{bucket}/*.zip")) == expected
+    assert list(read_all(f"{bucket}/x.zip/1", f"{bucket}/x.tar/1/")) == [
+        *(name for name in expected if "x.zip/1/" in name),
+        *(name for name in expected if "x.tar/1/" in name),
+    ]
+    assert read_all(*expected) == read_all(*archives)
+    assert read_all(*expected[::-1]) == read_all(*archives)
+
+
+@pytest.mark.parametrize("name", ["x.tar/none.png", "x.tar/none/", "none.tar", "none.tar/a.png"])
+def test_what_is_not_there(bucket, name):
+    (source,) = expand([f"{bucket}/{name}"])
+    if source.error is None:
+        with pytest.raises(SourceNotFoundError):
+            read_source(source)
+    else:
+        assert type(source.error) is SourceNotFoundError
+
+
+def test_a_folder_with_the_name_of_an_archive(s3):
+    bucket = s3.bucket("images", {"x.tar/a.png": b"a", "x.tar/b/c.png": b"c"})
+    assert read_all(f"{bucket}/x.tar", f"{bucket}/x.tar/a.png", f"{bucket}/x.tar/b") == {
+        f"{bucket}/x.tar/a.png": b"a",
+        f"{bucket}/x.tar/b/c.png": b"c",
+    }
+
+
+def test_a_page_of_a_member(s3, tmp_path):
+    frames = [Image.new("L", (9, 9), shade) for shade in (0, 99)]
+    (tmp_path / "p").mkdir()
+    frames[0].save(tmp_path / "p" / "a.tif", save_all=True, append_images=frames[1:])
+    bucket = s3.bucket("images", {"x.zip": pack(tmp_path / "p", tmp_path / "x.zip").read_bytes()})
+    (source,) = expand([f"{bucket}/x.zip/a.tif[1]"])
+    assert (source.name, source.page, source.kind) == (f"{bucket}/x.zip/a.tif[1]", 1, "member")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_few_requests(s3_proxy, slow_bucket, format_):
+    assert len(read_all(f"{slow_bucket}/x.{format_}")) == 12
+    assert 1 <= s3_proxy.count("GET", f"x.{format_}") <= 3, [request.path for request in s3_proxy.requests]
+
+
+def test_an_archive_that_cannot_be_read(s3_proxy, slow_bucket):
+    s3_proxy.fault = lambda request: Fault(status=500, code="InternalError") if request.method == "GET" else None
+    (source,) = expand([f"{slow_bucket}/x.tar"])
+    assert source.name == f"{slow_bucket}/x.tar" and isinstance(source.error, DownloadFailedError)
+
+
+def test_an_archive_that_is_replaced(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "CHECK_INTERVAL", 0)
+    for data in (b"1", b"22"):
+        archive = write_tar(tmp_path / "a.tar", ("a.png", data))
+        bucket = s3.bucket("images", {"a.tar": archive.read_bytes()})
+        assert read_all(f"{bucket}/a.tar/a.png") == {f"{bucket}/a.tar/a.png": data}
+
+
+def test_the_command(s3, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.jpg").write_bytes(encode(photograph("coffee", (90 + number, 80)), "JPEG"))
+    data = {f"photos.{name}": pack(folder, tmp_path / f"photos.{name}").read_bytes() for name in ("tar", "zip", "tgz")}
+    bucket = s3.bucket("images", data)
+    arguments = ["predict", "--variant", "tiny", "--format", "jsonl"]
+    expected = densenet(*arguments, folder).out
+    for name in data:
+        for options in ([], ["--pages", "all"], ["--processes", 2], ["--isolate"]):
+            result = densenet(*arguments, f"{bucket}/{name}", *options)
+            assert result.out.replace(f"{bucket}/{name}", str(folder)) == expected
+    result = densenet(*arguments, f"{bucket}/photos.tar", "--offline")
+    assert [json.loads(line)["error"]["type"] for line in result.out.splitlines()] == ["DownloadFailed"]
