@@ -476,3 +476,22 @@ def test_command_imports_no_packages_for_storage(photos, weights):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_cache_shows_and_prunes_staged_results(s3_server, s3_proxy, photos, weights, monkeypatch):
+    monkeypatch.setattr(file_systems, "_ATTEMPTS", 1)
+    fill(s3_server, photos)
+    s3_proxy.fault = lambda request: (
+        Fault(status=403, code="AccessDenied") if request.method == "PUT" and "not-uploaded" in request.path else None
+    )
+    interrupted("predict", photos, "--weights", weights, "-o", "s3://bucket/uploaded.jsonl")
+    interrupted("predict", photos, "--weights", weights, "-o", "s3://bucket/not-uploaded.jsonl")
+    result = densenet("cache")
+    assert "s3://bucket/uploaded.jsonl" in result.out
+    assert "not uploaded" in result.out
+    states = {run["url"]: run["uploaded"] for run in json.loads(densenet("cache", "--format", "json").out)["staged"]}
+    assert states == {"s3://bucket/uploaded.jsonl": True, "s3://bucket/not-uploaded.jsonl": False}
+    result = densenet("cache", "--prune")
+    assert "s3://bucket/uploaded.jsonl" in result.err
+    assert {path.parents[1].name for path in staged()} != set()
+    assert [run.url for run in remote.list_staged()] == ["s3://bucket/not-uploaded.jsonl"]

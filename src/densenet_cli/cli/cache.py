@@ -13,11 +13,13 @@ from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
-from densenet_cli.paths import checkpoints_dir, images_dir, is_hub_url, models_dir
+from densenet_cli.paths import checkpoints_dir, images_dir, is_hub_url, models_dir, staging_dir
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import Console
 
     from densenet_cli.engines.cached_graphs import CacheEntry
     from densenet_cli.weights.file_identity import FileStatus
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 @option(
     "--prune",
     is_flag=True,
-    help="Remove stale and damaged graphs, decoded images of training, and checkpoints shared by Ray.",
+    help="Remove stale and damaged graphs, decoded images of training, checkpoints shared by Ray, and staged results that "
+    "are uploaded.",
 )
 @option("--verify", is_flag=True, help="Hash every file instead of comparing sizes and times.")
 @option(
@@ -44,6 +47,8 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
     Graphs are networks that ONNX Runtime has optimized. Decoded images are those of training sets. Both can be
     deleted at any time, because they are created again when needed. Published weights are never deleted
     automatically.
+
+    Staged results are those of unfinished runs with --output in object storage. --resume continues them.
 
     The cache of the Hugging Face Hub is shared with other programs. Only repositories that were used before or have
     "densenet" in their name are shown, and only --remove deletes from it.
@@ -68,6 +73,7 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
         graphs = _prune_graphs(graphs)
         _prune_files(images_dir())
         _prune_files(checkpoints_dir())
+        _prune_staged()
         file_identity.prune_checksums()
     cached = list(hub_cache.list_densenets())
     if format_ == "json":
@@ -159,6 +165,19 @@ def _prune_files(folder: Path) -> None:
             path.rmdir()
 
 
+def _prune_staged() -> None:
+    """Remove the results of unfinished runs that object storage has as well."""
+    from densenet_cli.output.remote import list_staged, remove_staged
+
+    for run in list_staged():
+        if run.is_uploaded:
+            try:
+                remove_staged(run)
+                echo_info(f"Removed staged results of {printable(run.url)} ({megabytes(run.size)}).")
+            except OSError as error:
+                echo_error(f"Cannot remove {printable(str(run.folder))}: {error.strerror or error}.")
+
+
 def megabytes(size: int) -> str:
     """Format a number of bytes in megabytes."""
     return f"{size / 1e6:,.1f} MB"
@@ -166,6 +185,7 @@ def megabytes(size: int) -> str:
 
 def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
+    from densenet_cli.output.remote import list_staged
     from densenet_cli.weights.hub import cache as hub_cache
 
     return {
@@ -183,6 +203,11 @@ def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: li
         "graphs": [
             {"path": str(graph.folder), "weights": graph.weights, "size": graph.size, "state": graph.state}
             for graph in graphs
+        ],
+        "staging_folder": str(staging_dir()),
+        "staged": [
+            {"path": str(run.folder), "url": run.url, "size": run.size, "uploaded": run.is_uploaded}
+            for run in list_staged()
         ],
     }
 
@@ -228,6 +253,23 @@ def _print_tables(files: list[FileStatus], cached: list[CachedRepository], graph
     for name, folder in {"Decoded images": images_dir(), "Checkpoints shared by Ray": checkpoints_dir()}.items():
         if size := _size(folder):
             console.print(f"{name} in {printable(str(folder))}: {megabytes(size)}", soft_wrap=True)
+    _print_staged(console)
+
+
+def _print_staged(console: Console) -> None:
+    """Print the results of unfinished runs that write to object storage, if there are any."""
+    from densenet_cli.cli.render import create_table, number_column, text_column
+    from densenet_cli.output.remote import list_staged
+
+    if not (runs := list_staged()):
+        return
+    console.print()
+    console.print(f"Staged results in {printable(str(staging_dir()))}", soft_wrap=True)
+    table = create_table(text_column("Output"), text_column("State"), number_column("Size"))
+    for run in runs:
+        table.add_row(printable(run.url), "uploaded" if run.is_uploaded else "not uploaded", megabytes(run.size))
+    console.print()
+    console.print(table)
 
 
 def _checkpoint_name(path: Path) -> str:

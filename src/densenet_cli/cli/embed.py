@@ -24,8 +24,8 @@ from densenet_cli.text import plural
     type=click.Path(),
     required=True,
     metavar="FILE",
-    help="Write vectors to FILE (.npz, .npy, or .parquet), sources to FILE.sources.jsonl, and settings to "
-    "FILE.meta.json. With --ray, a folder.",
+    help="Write vectors to FILE (.npz, .npy, or .parquet; also s3://bucket/FILE), sources to FILE.sources.jsonl, and "
+    "settings to FILE.meta.json. With --ray, a folder.",
 )
 @output_option(
     "--format",
@@ -55,8 +55,8 @@ def embed(
 ) -> int:
     """Turn images into feature vectors for search, clustering, and deduplication.
 
-    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
-    for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, any of these in
+    object storage (s3://bucket/photos), an http(s) URL, or - for an image on standard input.
     The vector of an image is the global average of the last feature maps, which is the input of the classification
     head. An image that fails is listed with its error and has no vector.
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     "--output",
     type=PathOrUrl(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the report to FILE as JSON.",
+    help="Write the report to FILE as JSON. FILE can be a URL such as s3://bucket/report.json.",
 )
 @output_option(
     "--html",

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     "--output",
     type=PathOrUrl(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png.",
+    help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png. FOLDER can be a URL "
+    "such as s3://bucket/maps.",
 )
 @output_option(
     "--format",
@@ -72,8 +73,8 @@ def explain(
 ) -> int:
     """Show which image regions drove a prediction (class activation maps).
 
-    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
-    for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, any of these in
+    object storage (s3://bucket/photos), an http(s) URL, or - for an image on standard input.
     Each map is drawn over the original image, from dark (low evidence) to bright (high evidence). Regions outside the
     model's input are gray. The maps are exact for a head of global average pooling and one dense layer: the mean of a
     map plus the bias of its class is the logit. Other heads get Grad-CAM.

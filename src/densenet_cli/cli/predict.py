@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(allow_dash=True),
     metavar="FILE",
-    help="Write results to FILE (.json, .jsonl, or .csv; - for standard output) and settings to FILE.meta.json. With "
-    "--ray, a folder.",
+    help="Write results to FILE (.json, .jsonl, or .csv; - for standard output; or a URL such as s3://bucket/FILE) and "
+    "settings to FILE.meta.json. With --ray, a folder.",
 )
 @output_option(
     "--html",
@@ -95,8 +95,8 @@ def predict(
 ) -> int:
     """Classify images.
 
-    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, an http(s) URL, or -
-    for an image on standard input.
+    SOURCE is an image, a folder (searched recursively), an archive (.tar, .tar.gz, .zip), a glob, any of these in
+    object storage (s3://bucket/photos), an http(s) URL, or - for an image on standard input.
     Results are written in the order of the sources, as soon as they are available. An image that fails is reported
     and does not stop the run.
 
