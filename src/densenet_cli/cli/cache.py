@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @option(
     "--prune",
     is_flag=True,
-    help="Remove stale and damaged graphs, decoded images of training, checkpoints shared by Ray, and staged results that "
-    "are uploaded.",
+    help="Remove stale and damaged graphs, decoded images of training, checkpoints shared by Ray, and staged results "
+    "that are uploaded.",
 )
 @option("--verify", is_flag=True, help="Hash every file instead of comparing sizes and times.")
 @option(
