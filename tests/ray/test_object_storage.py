@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 
 import pytest
 
@@ -25,9 +27,14 @@ def server(monkeypatch):
 
 def test_a_run_reads_and_writes_object_storage(server, densenet: Densenet, weights, tmp_path):
     photographs = {f"photos/{path.name}": path.read_bytes() for path in SAMPLES.glob("*.jpg")}
-    bucket = server.bucket("images", {**photographs, "photos/bad.jpg": b"text"})
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as tar:
+        for path in sorted(SAMPLES.glob("*.jpg"))[:3]:
+            tar.add(path, path.name)
+    objects = {**photographs, "photos/bad.jpg": b"text", "shards/0.tar": shard.getvalue()}
+    bucket = server.bucket("images", objects)
     server.bucket("results")
-    command = ("predict", f"{bucket}/photos/", "--weights", weights)
+    command = ("predict", f"{bucket}/photos/", f"{bucket}/shards/*.tar", "--weights", weights)
     out = ("-o", "s3://results/labels", "--format", "jsonl", "--part-size", 4)
     with run_cluster(1) as cluster:
         ray = ("--ray", cluster.address)
@@ -36,16 +43,16 @@ def test_a_run_reads_and_writes_object_storage(server, densenet: Densenet, weigh
         plain = tmp_path / "plain.jsonl"
         assert densenet(*command, "-o", plain).status == 1
         parts = [key for key in server.keys("results") if key.startswith("labels/part-")]
-        assert len(parts) == 3
+        assert len(parts) == 4
         assert b"".join(server.get("results", key) for key in parts) == plain.read_bytes()
-        assert json.loads(server.get("results", "labels/_SUCCESS"))["records"] == 9
+        assert json.loads(server.get("results", "labels/_SUCCESS"))["records"] == 12
         refused = densenet(*command, *ray, *out)
         assert refused.status == 2
         assert "--resume" in refused.err
         server.delete("results", parts[1])
         resumed = densenet(*command, *ray, *out, "--resume")
         assert resumed.status == 1, resumed.err
-        assert "2 of 3 parts" in resumed.err
+        assert "3 of 4 parts" in resumed.err
         assert b"".join(server.get("results", key) for key in parts) == plain.read_bytes()
         missing = densenet(*command, *ray, "-o", "s3://nowhere/labels")
         assert missing.status == 4
@@ -53,4 +60,4 @@ def test_a_run_reads_and_writes_object_storage(server, densenet: Densenet, weigh
         offline = densenet(*command, *ray, *out, "--overwrite", "--offline")
         assert offline.status == 2
         assert "disabled" in offline.err
-        assert len([key for key in server.keys("results") if key.startswith("labels/part-")]) == 3
+        assert len([key for key in server.keys("results") if key.startswith("labels/part-")]) == 4

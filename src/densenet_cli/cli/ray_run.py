@@ -231,9 +231,8 @@ def _check_existing(folder: PartFolder, request: RayRequest) -> bool:
 def _check_no_credentials(request: RayRequest) -> None:
     from densenet_cli.ray.listing import check_no_credentials
 
-    for argument in request.source:
-        if is_url(argument) or is_remote(argument):
-            check_no_credentials(argument)
+    for argument in (*request.source, request.output or ""):
+        check_no_credentials(argument)
 
 
 def _run_settings(request: RayRequest, settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from densenet_cli import errors
 from densenet_cli.errors import ImageError, UsageError
 from densenet_cli.images.sources import Source, expand, read_list
-from densenet_cli.paths import is_remote, local_path
+from densenet_cli.paths import is_remote, is_url, local_path
 from densenet_cli.text import to_printable, to_unicode
-from densenet_cli.transfer_errors import redact
 
 if TYPE_CHECKING:
     from densenet_cli.ray.folder import PartFolder
@@ -77,21 +76,26 @@ def encode_source(source: Source) -> str:
         error = source.error or ImageError("There is no image.")
         return json.dumps({"name": source.name, "error": type(error).__name__, "message": str(error)})
     if source.kind in ("archive", "member"):
+        check_no_credentials(source.name)
         return json.dumps({"name": source.name, "kind": "archive"})
     if source.page is None and source.origin == source.name:
         return json.dumps(source.name if source.kind == "path" else {"name": source.name, "kind": source.kind})
-    if source.kind != "path":
-        check_no_credentials(source.origin)
+    check_no_credentials(source.origin)
     return json.dumps({"name": source.name, "kind": source.kind, "origin": source.origin, "page": source.page})
 
 
-def check_no_credentials(url: str) -> None:
-    """Raise ``UsageError`` if a URL contains credentials, which would have to be stored in the output folder."""
-    name = redact(url)
-    if name != to_printable(url):
+def check_no_credentials(name: str) -> None:
+    """Raise ``UsageError`` if a name is a URL with credentials, which would have to be stored in the output folder."""
+    if is_remote(name):
+        from densenet_cli.storage import redact
+    elif is_url(name):
+        from densenet_cli.transfer_errors import redact
+    else:
+        return
+    if redact(name) not in (name, to_printable(name)):
         raise UsageError(
-            f"{name} was given with a user name or password, which `ray` would have to store with the list of sources. "
-            "Put them where the library looks for them, such as ~/.netrc."
+            f"{redact(name)} was given with a user name or password, which `ray` would have to store with the list of "
+            "sources. Put them where the library looks for them, such as ~/.netrc."
         )
 
 
