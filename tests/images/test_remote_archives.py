@@ -139,3 +139,17 @@ def test_the_command(s3, tmp_path):
             assert result.out.replace(f"{bucket}/{name}", str(folder)) == expected
     result = densenet(*arguments, f"{bucket}/photos.tar", "--offline")
     assert [json.loads(line)["error"]["type"] for line in result.out.splitlines()] == ["DownloadFailed"]
+
+
+def test_evaluation(s3, tmp_path):
+    folder = tmp_path / "val"
+    for number, label in enumerate(("jellyfish", "lampshade")):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "1.png").write_bytes(encode(photograph("coffee", (60 + number, 50)), "PNG"))
+    bucket = s3.bucket("images", {"val.zip": pack(folder, tmp_path / "val.zip").read_bytes()})
+    arguments = ["evaluate", "--variant", "tiny", "--format", "json"]
+    result = densenet(*arguments, f"{bucket}/val.zip")
+    assert (result.status, result.out.replace(f"{bucket}/val.zip", str(folder))) == (
+        0,
+        densenet(*arguments, folder).out,
+    )
