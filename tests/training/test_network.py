@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from densenet_cli.training import recipes
+from densenet_cli.training.options import RunOptions, StepInfo
 from tests.training.images import CONFIG, SETTINGS
 
 
@@ -107,3 +108,21 @@ def test_the_name_of_the_network():
 
     assert "DenseNet-169" in summary.describe_network(recipes.resolve({}, {"variant": "169"}), 3)
     assert "2, 2 layers" in summary.describe_network(SETTINGS, 3)
+
+
+def test_the_time_per_epoch_leaves_out_the_first_step(keras):
+    """It compiles the network."""
+    from densenet_cli.training.loop import MEASURED_STEPS, TrainingRun
+    from densenet_cli.training.run_files import RunState
+
+    messages: list[str] = []
+    infos: list[StepInfo] = []
+    run = TrainingRun.__new__(TrainingRun)
+    run.settings, run.state, run.batches = SETTINGS, RunState({}, [], "", images=1), range(50)
+    run.options = RunOptions(on_message=messages.append, on_step=infos.append)
+    run._steps, run._seconds_per_pixel = 0, 0.0
+    for elapsed in (60.0, *[1.0, 3.0] * MEASURED_STEPS):
+        run._report_step(elapsed)
+    assert len(messages) == 1 and "1:3" in messages[0]  # 50 batches of about 2 seconds
+    later = sum(50 * phase.epochs * (phase.size / 12) ** 2 for phase in SETTINGS.sizes) * 2
+    assert infos[-1].seconds_left == pytest.approx(later, rel=0.1)

@@ -183,7 +183,8 @@ class TrainingRun:
         settings, state = self.settings, self.state
         size = settings.size_at(state.epoch)
         seconds_per_pixel = elapsed / size**2
-        weight = SMOOTHING if self._seconds_per_pixel else 1
+        # The mean of the first steps, without the very first one, which compiles the network.
+        weight = max(SMOOTHING, 1 / max(1, self._steps))
         self._seconds_per_pixel += (seconds_per_pixel - self._seconds_per_pixel) * weight
         self._steps += 1
         if self._steps == MEASURED_STEPS:
