@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,26 +81,29 @@ def fit_head(
     targets: list[IntArray] = []
     errors: list[str] = []
     # Validation is in float32, as predict computes by default, so that metrics and calibration hold for it.
-    for subset, subset_paths, views, precision in zip(
-        subsets, paths, (settings.views, 0), (_feature_precision(settings, options), "float32"), strict=True
-    ):
-        first = len(training) * bool(features)
-        with Classifier(
-            variant, weights=weights, precision=precision, threads=options.threads, offline=offline
-        ) as classifier:
+    precisions = (_feature_precision(settings, options), "float32")
+    with ExitStack() as stack:
+        classifiers = {
+            precision: stack.enter_context(
+                Classifier(variant, weights=weights, precision=precision, threads=options.threads, offline=offline)
+            )
+            for precision in dict.fromkeys(precisions)
+        }
+        for subset, subset_paths, views, precision in zip(subsets, paths, (settings.views, 0), precisions, strict=True):
+            first = len(training) * bool(features)
             values, subset_errors = compute_features(
                 subset,
                 subset_paths,
                 views,
-                classifier,
+                classifiers[precision],
                 settings,
                 cache,
                 lambda done, _, first=first: options.on_features(first + done, total),  # type: ignore[misc]
             )
-        readable = np.setdiff1d(np.arange(len(subset)), list(subset_errors))
-        features.append(values[readable])
-        targets.append(subset.targets[readable])
-        errors += subset_errors.values()
+            readable = np.setdiff1d(np.arange(len(subset)), list(subset_errors))
+            features.append(values[readable])
+            targets.append(subset.targets[readable])
+            errors += subset_errors.values()
     if errors and not options.skip_unreadable:
         raise UnreadableImageError(unreadable_images_message(errors, total))
     metrics: ValidationMetrics | MultiLabelMetrics
