@@ -187,7 +187,8 @@ def _kept_signal_handlers() -> Iterator[None]:
 def _kept_process_group() -> Iterator[None]:
     """Keep ``ray.init`` from leaving the process group, in which Ctrl-C reaches this process.
 
-    Ray would need a group of its own to end its processes if this one is killed. On Linux, the kernel does that.
+    Ray would need a group of its own to end its processes if this one is killed. On Linux, the kernel ends the main
+    ones, and the others notice that within two minutes.
     """
     if sys.platform != "linux" or os.getpgrp() == os.getpid():
         yield
