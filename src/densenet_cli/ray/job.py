@@ -188,6 +188,6 @@ class _Watch:
             except Exception:
                 continue
             self._on_stall(
-                f"No part was finished in the last {STALL_INTERVAL:g} seconds. Of {plural(round(cores), 'processor')} of the "
-                f"cluster, {free:g} are free."
+                f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has "
+                f"{plural(round(cores), 'processor')}, of which {free:g} are free."
             )
