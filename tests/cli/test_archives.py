@@ -132,7 +132,7 @@ def test_a_hostile_member_does_not_replace_a_file(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tar", ("../cat.png", b"x"), ("x/../../cat.png", b"x"))
     arguments = ["predict", "--variant", "tiny", "-o", tmp_path / "out.jsonl", "--resume"]
     assert densenet(*arguments, "a.tar").status == 1
-    assert densenet(*arguments, "a.tar", "cat.png").status == 1
+    assert densenet(*arguments, "cat.png").status == 1  # because of the earlier errors
     sources = [json.loads(line)["source"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert sources == ["a.tar/../cat.png", "a.tar/x/../../cat.png", "cat.png"]
 

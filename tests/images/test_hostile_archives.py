@@ -210,6 +210,13 @@ class TestTruncation:
             assert found[:-1] == complete[: len(found) - 1]
         assert len(found) > 5 or compress is bz2.compress
 
+    @pytest.mark.parametrize("length", [600, 1000, 2000])
+    def test_before_it_was_compressed(self, tmp_path, length):
+        data = GOOD + tar_member("notes.txt", bytes(length))
+        for end in (512, 1):
+            archive = write(tmp_path / "a.tgz", gzip.compress(data[:-end]))
+            assert read(archive) == [("/good.png", b"good"), ("", "SourceUnreadableError")]
+
     def test_a_checksum_at_the_end(self, tmp_path):
         data = bytearray(gzip.compress(GOOD + END))
         data[-6] ^= 1
@@ -283,11 +290,9 @@ class TestZip:
         entries = 2000
         tail = bytearray(data[end:])
         struct.pack_into("<2H2L", tail, 8, entries, entries, entries * (end - start), start)
-        started = time.monotonic()
-        found = read(write(archive, data[:start] + data[start:end] * entries + tail))
-        assert len(found) == entries and found[-1][1] == "UnreadableImageError"
-        assert sum(isinstance(result, bytes) for _, result in found) < 10
-        assert time.monotonic() - started < 20
+        found = list(expand([str(write(archive, data[:start] + data[start:end] * entries + tail))]))
+        assert len(found) == entries and type(found[-1].error) is UnreadableImageError
+        assert 1 <= sum(source.error is None for source in found) < 10
 
     def test_a_bomb_of_bzip2(self, tmp_path):
         archive = write_zip(tmp_path / "a.zip", ("bad.png", bytes(60 << 20)), method=zipfile.ZIP_BZIP2)
