@@ -13,7 +13,14 @@ import click
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
-from densenet_cli.cli.options import NoteCounter, dataset_options, select_pages, suffix_option, table_options
+from densenet_cli.cli.options import (
+    NoteCounter,
+    check_access,
+    dataset_options,
+    select_pages,
+    suffix_option,
+    table_options,
+)
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
@@ -76,6 +83,7 @@ def calibrate(
     # Check the output and the images before weights are downloaded. Only a checkpoint can be a multi-label model.
     format_from_suffix(output, {"safetensors": ".safetensors"})
     check_output_file(output, overwrite)
+    check_access([folder, csv], model["offline"])
     options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None)
     images = open_dataset(folder, csv, options) if model["weights"] is None else None
     classifier = create_classifier(**model, uncalibrated=True)

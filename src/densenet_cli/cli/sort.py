@@ -108,7 +108,7 @@ def sort(
     into = Path(into_folder)
     if (by == "group") != (groups is not None):
         raise click.UsageError("--by group and --groups require each other.")
-    sources = expand_sources(source, files_from, null, suffix)
+    sources = expand_sources(source, files_from, null, suffix, offline=model["offline"])
     from densenet_cli.output.checks import check_output_folder
     from densenet_cli.sorting.journal import Journal
     from densenet_cli.sorting.sorter import Sorter, class_folders

@@ -18,6 +18,7 @@ from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.cli.train_settings import settings_options
 from densenet_cli.errors import UsageError
+from densenet_cli.paths import is_remote
 from densenet_cli.text import format_duration, plural
 from densenet_cli.training.options import RunOptions
 
@@ -148,6 +149,8 @@ def train(
     """
     if folder is None and csv is None:
         raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
+    if csv and is_remote(csv):
+        raise UsageError("Training needs local files, but `csv` is the URL of object storage. Download them first.")
     has_table = csv is not None or (val is not None and not val.is_dir())
     has_folders = csv is None or (val is not None and val.is_dir())
     dataset = dataset_options(suffix, path_column, label_column, has_table, has_folders)
