@@ -115,6 +115,24 @@ def test_memory_file_system(bucket, weights, photos):
     assert result.out.replace("memory://fresh/", "").splitlines() == local.out.splitlines()
 
 
+def test_python_api(bucket, weights):
+    from densenet_cli import Classifier
+    from densenet_cli.errors import DownloadFailedError
+
+    classifier = Classifier(weights=weights)
+    prediction = classifier.predict("s3://bucket/photos/set-0/000.jpg")
+    assert prediction.source == "s3://bucket/photos/set-0/000.jpg"
+    assert prediction.scores == classifier.predict("photos/set-0/000.jpg").scores
+    predictions = list(classifier.predict_many(["s3://bucket/photos/set-0", Path("photos/set-0")]))
+    assert len(predictions) == 20
+    assert [p.scores for p in predictions[:10]] == [p.scores for p in predictions[10:]]
+    classifier = Classifier(weights=weights, offline=True)
+    with pytest.raises(DownloadFailedError):
+        classifier.predict("s3://bucket/photos/set-0/000.jpg")
+    (prediction,) = classifier.predict_many(["s3://bucket/photos/set-0"])
+    assert prediction.error and prediction.error.type == "DownloadFailed"
+
+
 def test_evaluate(bucket, weights, photos, tmp_path):
     local = densenet("evaluate", "photos", "--weights", weights, "--format", "json")
     rows = [f"{path.relative_to(photos)},{number % 3}" for number, path in enumerate(sorted(photos.rglob("*.png")))]

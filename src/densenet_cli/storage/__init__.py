@@ -216,8 +216,9 @@ def _copy(fs: Any, file: IO[bytes], path: str, length: int) -> None:
             target.write(data)
             length -= len(data)
     except BaseException:
-        target.discard()
-        target.closed = True
+        if hasattr(target, "discard"):  # an upload that is never completed
+            target.discard()
+            target.closed = True
         raise
     target.close()
 
