@@ -19,6 +19,7 @@ from densenet_cli.training.image_cache import DecodedOnDemand
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, load_state
+from densenet_cli.training.settings import BACKBONE_RATE, FINE_TUNING_RATE
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support.command import densenet
 from tests.support.networks import unscaled_arrays
@@ -230,11 +231,24 @@ def test_unreadable_images(digits, tmp_path, settings):
         session.fit_head(paths, settings, RunOptions(skip_unreadable=True), overwrite=True)
 
 
-@pytest.mark.parametrize("rate", [0.02, 50.0])
+def test_then_unfreeze_starts_from_the_fitted_head(digits, tmp_path, settings, keras):
+    """With a learning rate of almost 0, nothing changes: batch normalization keeps its statistics."""
+    settings = replace(settings, then_unfreeze=True, sizes=(Phase(16, 1),), learning_rate=1e-9, label_smoothing=0.0)
+    with session.open_run(run_paths(digits, tmp_path / "run"), settings, RunOptions()) as run:
+        head = checkpoint.read(tmp_path / "run" / "model.safetensors").metadata.accuracy["validation"]
+        run.train()
+    (row,) = run.state.history
+    assert row["val_loss"] == pytest.approx(head["loss"], rel=1e-3)
+    assert row["val_accuracy"] == head["top1"]
+
+
+@pytest.mark.parametrize("rate", [FINE_TUNING_RATE, 50.0])
 def test_then_unfreeze_is_not_worse_and_can_be_resumed(digits, tmp_path, settings, keras, rate):
     """Also if training destroys the model."""
     head, _ = session.fit_head(run_paths(digits, tmp_path / "head"), settings, RunOptions())
-    settings = replace(settings, then_unfreeze=True, sizes=(Phase(16, 2),), learning_rate=rate, warmup=0)
+    settings = replace(
+        settings, then_unfreeze=True, sizes=(Phase(16, 2),), learning_rate=rate, backbone_rate=BACKBONE_RATE, warmup=0
+    )
     states = []
     for name in ("complete", "stopped"):
         paths = run_paths(digits, tmp_path / name)

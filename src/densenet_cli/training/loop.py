@@ -92,7 +92,12 @@ class TrainingRun:
         elif settings.class_weights:
             self._class_weights = class_weights(training.targets, len(labels))
         network.set_arrays(self._network, initial_arrays or {})
-        network.freeze(self._network, settings.freeze if settings.is_frozen_at(state.epoch) else "")
+        network.freeze(
+            self._network,
+            settings.freeze if settings.is_frozen_at(state.epoch) else "",
+            # A fitted head belongs to the features of inference. Statistics of augmented batches would change them.
+            freeze_batch_norm=settings.is_head_only,
+        )
         network.compile_for_training(self._network, settings, self._balance)
         self._average = WeightAverage(self._network.get_weights(), settings.averaging)
         if state.arrays:

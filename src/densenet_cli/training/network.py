@@ -61,13 +61,15 @@ def set_arrays(network: keras.Model, arrays: Arrays) -> None:
     keras_ops.set_arrays(network, {**keras_ops.get_arrays(network), **arrays})
 
 
-def freeze(network: keras.Model, stage: str) -> None:
+def freeze(network: keras.Model, stage: str, freeze_batch_norm: bool = False) -> None:
     """Freeze the layers up to and including ``stage`` (``conv1`` to ``convN``), with their batch norm statistics.
 
-    An empty ``stage`` unfreezes all layers.
+    An empty ``stage`` unfreezes all layers. ``freeze_batch_norm`` freezes all batch normalizations, so that the network
+    computes the same in training as in inference.
     """
     for layer in network.layers:
-        layer.trainable = not is_frozen(layer.name, stage)
+        is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = not is_frozen(layer.name, stage) and not (is_normalization and freeze_batch_norm)
 
 
 class FineTuningSGD(keras.optimizers.SGD):  # type: ignore[misc]  # keras has no annotations
