@@ -75,6 +75,19 @@ def test_the_driver_dies_and_resume_completes_the_run(densenet, images, weights,
 
 
 @pytest.mark.usefixtures("decoders")
+def test_a_run_ends_with_its_cluster(densenet, images, weights, tmp_path):
+    out = tmp_path / "out"
+    command = ("predict", images(["decode slowly"] * 400), "--weights", weights, "-o", out, "--part-size", 10)
+    with run_cluster(1) as cluster:
+        run = densenet.start(*command, "--ray", cluster.address)
+        wait_for(lambda: count_done(out) >= 2, 120)
+        cluster.kill()
+        result = densenet.finish(run)
+    assert result.status == 1
+    assert "The cluster has ended" in result.err
+
+
+@pytest.mark.usefixtures("decoders")
 def test_decoders_that_crash_their_worker_fail_one_image(densenet, images, weights, tmp_path):
     behaviors = ["decode"] * 40
     behaviors[7] = behaviors[23] = "abort"

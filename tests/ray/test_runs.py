@@ -46,13 +46,14 @@ def test_predictions_are_those_of_the_plain_command(cluster, densenet, weights, 
     assert settings.items() >= plain_settings.items()
 
 
-def test_embeddings_in_parquet(cluster, densenet, weights, tmp_path):
+def test_embeddings_in_parquet(cluster, densenet, weights, tmp_path, monkeypatch):
     from pyarrow import parquet
 
     out, plain = tmp_path / "out", tmp_path / "plain.npz"
     (tmp_path / "bad.jpg").write_text("text")
     sources = (SAMPLES, tmp_path / "bad.jpg")
-    command = ("embed", *sources, "--weights", weights, "--ray", cluster.address, "-o", out, "--part-size", 3)
+    command = ("embed", *sources, "--weights", weights, "--ray", "auto", "-o", out, "--part-size", 3)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     run = densenet(*command)
     assert run.status == 1, run.err
     densenet("embed", *sources, "--weights", weights, "-o", plain)
@@ -65,7 +66,7 @@ def test_embeddings_in_parquet(cluster, densenet, weights, tmp_path):
     assert np.array_equal(np.array([row["vector"] for row in rows[:-1]], np.float32), expected["features"])
     assert rows[-1]["error"]["type"] == "UnreadableImage"
     # A run that is complete needs no Ray.
-    again = densenet(*command[:-6], "--ray", cluster.address, "-o", out, "--part-size", 3, "--resume")
+    again = densenet(*command, "--resume")
     assert again.status == 1
     assert "3 of 3 parts already done" in again.err
 

@@ -44,6 +44,7 @@ class RayCluster:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.killed: list[psutil.Process] = []
         self.address = self._read()
 
     def add_node(self, cpus: int = 1, **variables: str) -> None:
@@ -53,6 +54,12 @@ class RayCluster:
     def remove_node(self) -> None:
         """Kill all processes of the node that was added first."""
         self._send({"command": "remove"})
+
+    def kill(self) -> None:
+        """Kill all processes of all nodes."""
+        self.killed = self.processes()
+        for process in self.killed:
+            process.kill()
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the cluster."""
@@ -101,7 +108,7 @@ def run_cluster(*cpus: int) -> Iterator[RayCluster]:
     try:
         cluster = RayCluster(process)
         yield cluster
-        processes = cluster.processes()
+        processes = cluster.killed or cluster.processes()
     finally:
         processes = processes or [
             psutil.Process(process.pid),

@@ -130,7 +130,7 @@ def _follow(job: Job, plan: Any, folder: PartFolder, parts: int, finished: Any, 
     progress_state = _Progress(folder, parts, start)
     shown = 0
     with NoteCounter() as notes, ProgressBar("steps") as progress:
-        for report in run(job, plan, finished, echo_info):
+        for report in run(job, plan, finished, echo_info, _end_without_cluster):
             notes.add(report.notes or {})
             for error in report.errors or ():
                 if shown < MAX_SHOWN_ERRORS:
@@ -141,6 +141,13 @@ def _follow(job: Job, plan: Any, folder: PartFolder, parts: int, finished: Any, 
     if shown > MAX_SHOWN_ERRORS:
         echo_error("More images failed. See the records with an error.")
     echo_info(str(progress_state))
+
+
+def _end_without_cluster() -> None:
+    """End this process, in any thread. Without its cluster, Ray waits and then ends it without a message."""
+    echo_error("Error: The cluster has ended. Finished parts are kept. Use --resume to continue.")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class _Progress:

@@ -9,9 +9,11 @@ there exactly once, whatever fails.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import ProcessError
@@ -30,10 +32,22 @@ PASS_PAUSE = 2.0
 STALL_INTERVAL = 60.0
 """Seconds without a report after which the reason is looked for."""
 
+CONTACT_INTERVAL = 5.0
+"""Seconds between two connections to the head node."""
+
+LOST_AFTER = 30.0
+"""Seconds without a connection after which the cluster is considered lost. After 60 seconds, Ray ends this process."""
+
 MAX_WORKERS = 10_000
 
 
-def run(job: Job, plan: WorkerPlan, finished: Iterable[int], on_stall: Callable[[str], object]) -> Iterator[PartReport]:
+def run(
+    job: Job,
+    plan: WorkerPlan,
+    finished: Iterable[int],
+    on_stall: Callable[[str], object],
+    on_lost: Callable[[], object],
+) -> Iterator[PartReport]:
     """Compute all parts that are not finished. Yield a report on each.
 
     Args:
@@ -41,6 +55,7 @@ def run(job: Job, plan: WorkerPlan, finished: Iterable[int], on_stall: Callable[
         plan: The size of the workers.
         finished: The parts that are done already.
         on_stall: Called with a sentence when nothing has been finished for some time.
+        on_lost: Called, in another thread, when the cluster has ended. Ray then ends this process within half a minute.
 
     Raises:
         ProcessError: A part kills its worker again and again.
@@ -50,7 +65,7 @@ def run(job: Job, plan: WorkerPlan, finished: Iterable[int], on_stall: Callable[
 
     done = set(finished)
     reference = ray.put(job)
-    with _Watch(on_stall) as watch:
+    with _Watch(on_stall, on_lost) as watch:
         for report in _run_pass(_read_listing(job, frozenset(done)), reference, plan, isolate=False):
             watch.note_progress()
             done.add(report.part)
@@ -156,11 +171,11 @@ def _read_listing(job: Job, finished: frozenset[int]) -> Any:
 
 
 class _Watch:
-    """A thread that tells why nothing is finished for a while."""
+    """A thread that tells why nothing is finished for a while, and notices the end of the cluster."""
 
-    def __init__(self, on_stall: Callable[[str], object]) -> None:
-        self._on_stall = on_stall
-        self._last = time.monotonic()
+    def __init__(self, on_stall: Callable[[str], object], on_lost: Callable[[], object]) -> None:
+        self._on_stall, self._on_lost = on_stall, on_lost
+        self._last = self._last_contact = time.monotonic()
         self._ended = threading.Event()
 
     def note_progress(self) -> None:
@@ -176,18 +191,28 @@ class _Watch:
     def _watch(self) -> None:
         import ray
 
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        while not self._ended.wait(CONTACT_INTERVAL):
+            with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), CONTACT_INTERVAL):
+                self._last_contact = time.monotonic()
+            if time.monotonic() - self._last_contact > LOST_AFTER:
+                self._on_lost()
+                return
+            if time.monotonic() - self._last > STALL_INTERVAL:
+                self._last = time.monotonic()
+                self._describe_stall()
+
+    def _describe_stall(self) -> None:
+        import ray
+
         from densenet_cli.ray.cluster import alive_nodes, node_cpus
 
-        while not self._ended.wait(1.0):
-            if time.monotonic() - self._last < STALL_INTERVAL:
-                continue
-            self._last = time.monotonic()
-            try:
-                cores = sum(node_cpus(alive_nodes()))
-                free = float(ray.available_resources().get("CPU", 0))
-            except Exception:
-                continue
-            self._on_stall(
-                f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has "
-                f"{plural(round(cores), 'processor')}, of which {free:g} are free."
-            )
+        try:
+            cores = sum(node_cpus(alive_nodes()))
+            free = float(ray.available_resources().get("CPU", 0))
+        except Exception:
+            return
+        self._on_stall(
+            f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has "
+            f"{plural(round(cores), 'processor')}, of which {free:g} are free."
+        )
