@@ -15,6 +15,7 @@ from densenet_cli import storage
 from densenet_cli.images import sources
 from densenet_cli.images.walking import Entry, SkippedFiles, walk
 from densenet_cli.storage import listing
+from densenet_cli.storage.errors import StorageError
 from densenet_cli.storage.file_systems import FileSystem
 from tests.support.s3 import names, synthetic_listing
 
@@ -60,7 +61,7 @@ def search_order(keys: list[str], skipped: str) -> list[str]:
     return ["/".join(parts) for parts in sorted(wanted)]
 
 
-NAMES = st.text("ab-./!~", min_size=1, max_size=3).filter(lambda name: "/" not in name) | st.just("skip")
+NAMES = st.text("ab-./!~\U0010ffff", min_size=1, max_size=3).filter(lambda name: "/" not in name) | st.just("skip")
 KEYS = st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=15)
 
 
@@ -87,6 +88,15 @@ def test_folder_in_search_order(keys, page_size, prefix):
     # A file and a folder of the same name, which no local folder contains, are in this order.
     assert sorted(listed) == sorted(expected)
     assert [name for name, _ in listed] == sorted(name for name, _ in listed)
+
+
+def test_storage_that_ignores_the_start():
+    """Some servers do not know the parameter. Listing must not go on forever."""
+    fs = FakeS3([str(number) for number in range(10)], 5)
+    call = fs.call_s3
+    fs.call_s3 = lambda method, **parameters: call(method, **{**parameters, "StartAfter": ""})
+    with pytest.raises(StorageError):
+        list(listing._list_tree(FileSystem(fs, "bucket", "s3"), lambda _: True))
 
 
 def test_requests_per_page():

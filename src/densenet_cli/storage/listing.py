@@ -141,7 +141,7 @@ class _Walk:
         while self.position < len(self.page) and self.page[self.position].startswith(folder):
             self.position += 1
         if self.position == len(self.page) and (self.last or "").startswith(folder):
-            self.last = folder + _LAST
+            self.last = max(self.last or "", folder + _LAST)
 
 
 class _S3Listing:
@@ -160,6 +160,8 @@ class _S3Listing:
         self._enter, self._delimiter = enter, delimiter
         self._folder = ""
         """The folder that was entered last, with its slash."""
+        self._refused = ""
+        """The folder that was not entered last."""
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that begin with a prefix, in the order of a search of local folders."""
@@ -198,7 +200,8 @@ class _S3Listing:
                 folder = key[: end + 1]
                 if self._delimiter or self._folder.startswith(folder):
                     continue
-                if not self._enter(folder[:-1]):
+                if folder == self._refused or not self._enter(folder[:-1]):
+                    self._refused = folder
                     return folder, True
                 self._folder = folder
             elif (folder := f"{key[:end]}/") not in walk.decided and not folder.endswith("//") and folder != "/":
@@ -235,10 +238,12 @@ class _S3Listing:
             walk.is_last = not response.get("IsTruncated")
             if self._delimiter:
                 walk.token = response.get("NextContinuationToken")
-            elif walk.page:
-                walk.last = walk.page[-1]
-            else:
+            elif not walk.page:
                 walk.is_last = True
+            elif walk.last is not None and walk.page[-1] <= walk.last:
+                raise StorageError("the storage returns the same names again and again")
+            else:
+                walk.last = walk.page[-1]
         return bool(walk.page)
 
     def _request(self, prefix: str, **parameters: Any) -> Any:
