@@ -95,9 +95,11 @@ class Machine:
 MACHINES = (
     Machine("c7i.4xlarge (Intel, AMX, 16 vCPU)", 8, 6.25, True),
     Machine("c7i.24xlarge (Intel, AMX, 96 vCPU)", 48, 37.5, True),
+    Machine("c3-standard-44 (Intel, AMX, 44 vCPU)", 22, 32, True),
     Machine("c7i.24xlarge, float32", 48, 37.5, False),
 )
-"""vCPU of these types are hyperthreads. The model counts a core once: hyperthreads are expected to add little."""
+"""The types c7i are Amazon's and c3 are Google's. Their vCPU are hyperthreads. The model counts a core once:
+hyperthreads are expected to add little."""
 
 
 def images_per_second(costs: Costs, machine: Machine) -> tuple[float, str]:

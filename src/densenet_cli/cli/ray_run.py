@@ -96,6 +96,8 @@ def _run(
         required = versions.required_versions(classifier.engine)
         cluster.check_nodes(nodes, required)
         echo_info(str(plan))
+        if plan.nodes > 1 and not all(is_url(name) or is_remote(name) for name in (*request.source, folder.location)):
+            echo_info("Local paths must name the same files on all nodes.")
         performance = {name: request.model[name] for name in ("batch_size", "decode_memory", "isolate", "timeout")}
         performance |= {"offline": request.model["offline"], "threads": plan.threads}
         job = Job(

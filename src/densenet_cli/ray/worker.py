@@ -166,12 +166,18 @@ class Worker:
         return self._job, self._classifier
 
     def _compute(self, part: int) -> PartReport:
+        import ray
+
         job, classifier = self._load()
         start = time.monotonic()
         folder = job.folder()
         stored = folder.read_sources(part)
         if stored is None:
-            raise OutputError(f"The list of the sources of part {part} is missing in {folder.name}.")
+            node = ray.util.get_node_ip_address()
+            raise OutputError(
+                f"The list of the sources of part {part} is missing in {folder.name} on the node {node}. "
+                "All nodes must share the output folder."
+            )
         lines = stored.decode().splitlines()
         sources = _sources(lines, job, classifier)
         counts: Counter[str] = Counter()
