@@ -174,6 +174,22 @@ def test_missing_bucket(s3):
     storage.check_readable(s3.bucket("bucket") + "/missing")
 
 
+def test_expired_credentials(s3_server, s3_proxy):
+    """The response with the headers of an object has no reason."""
+    url = s3_server.bucket("bucket") + "/photos"
+    s3_proxy.fault = lambda request: Fault(status=400, code="ExpiredToken")
+    for check, error in ((storage.check_readable, UsageError), (storage.check_writable, OutputError)):
+        with pytest.raises(error, match="ExpiredToken") as raised:
+            check(url)
+        check_sentence(raised.value)
+
+
+def test_reading_needs_no_permission_to_list(s3_server, s3_proxy):
+    url = s3_server.bucket("bucket", {"a.jpg": b"x"}) + "/a.jpg"
+    s3_proxy.fault = lambda request: Fault(status=403, code="AccessDenied") if request.key == "" else None
+    storage.check_readable(url)
+
+
 def test_permission_to_write_is_checked(s3_server, s3_proxy):
     url = s3_server.bucket("bucket") + "/file"
     s3_proxy.fault = lambda request: Fault(status=403, code="AccessDenied") if "uploads" in request.query else None

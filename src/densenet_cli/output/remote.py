@@ -111,8 +111,7 @@ class RemoteOutput:
 
     def _prepare(self) -> None:
         """Check whether the file can be written, and let the staging folder contain what is to be continued."""
-        with storage.output_errors(self._url):
-            storage.open_filesystem(self._url)  # a UsageError, unlike those below
+        storage.check_writable(self._url)
         try:
             remote = storage.status(self._url)
         except ImageError as error:
@@ -128,7 +127,6 @@ class RemoteOutput:
                 f"This machine has results of an unfinished run for {self.url}. Use `resume` to continue it, or "
                 "`overwrite` to discard them."
             )
-        storage.check_writable(self._url)
         if self._resume and is_staged and not is_changed:
             return
         with output_errors(self.url):

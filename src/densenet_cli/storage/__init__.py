@@ -301,10 +301,13 @@ def check_readable(url: str) -> None:
                 raise UsageError(f"{redact(url)} does not name a bucket or a path.")
             try:
                 files.fs.info(files.path)
-            except FileNotFoundError:
-                if files.is_s3:  # finds out whether the bucket exists
+            except Exception:
+                # S3 sends no reason with the headers of an object: a list of one shows whether the bucket is missing,
+                # or what is wrong with the credentials.
+                if files.is_s3:
                     bucket = files.fs.split_path(files.path)[0]
                     files.fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+                raise
     except StorageError as error:
         if error.kind == MISSING and error.code != "NoSuchBucket":
             return
