@@ -280,6 +280,17 @@ def test_threads_share_connections(url, s3_proxy):
     assert s3_proxy.max_concurrent > 20
 
 
+def test_file_systems_that_threads_cannot_share(s3):
+    """Those of fsspec that are not asynchronous may have one connection, such as that of FTP."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    for url, is_shared in (("s3://bucket/a", True), ("memory://a", False)):
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(lambda url=url: storage.open_filesystem(url).fs).result()
+        assert (storage.open_filesystem(url).fs is other) == is_shared
+        assert storage.open_filesystem(url).fs is storage.open_filesystem(url).fs
+
+
 def test_local_memory(tmp_path):
     storage.put("memory://folder/a.txt", b"data")
     assert storage.read("memory://folder/a.txt", 10) == b"data"

@@ -25,8 +25,10 @@ MEMORY = 256 << 20
 AHEAD = 192
 """Sources that are walked ahead."""
 
-DOWNLOADS = {"remote": 64, "url": 16}
-"""Kind of source -> downloads at the same time. Web servers expect fewer than object storage."""
+DOWNLOADS = {"storage": 64, "server": 16}
+"""Downloads at the same time from object storage, and from other servers, which expect fewer."""
+
+_STORAGE = ("s3:", "s3a:", "gs:", "gcs:", "az:", "abfs:", "abfss:", "memory:")
 
 EXPECTED_SIZE = 4 << 20
 """Bytes to which a download is limited at first. The limit doubles whenever a file is longer, and slowly falls."""
@@ -213,7 +215,7 @@ class _Prefetcher:
                     break
                 if _is_remote(source):
                     ahead = Download(source, self._memory)
-                    self._start(source.kind, ahead)
+                    self._start("storage" if source.origin.lower().startswith(_STORAGE) else "server", ahead)
                     source = replace(source, kind="remote", origin=ahead)
                 self._ordered.put(source)
         except BaseException as error:  # raised again in the caller's thread

@@ -39,6 +39,7 @@ _PACKAGES = {
 
 _lock = threading.Lock()
 _opened: dict[tuple[str, str], Any] = {}
+_thread = threading.local()
 
 
 class FileSystem(NamedTuple):
@@ -61,7 +62,10 @@ class FileSystem(NamedTuple):
 
 
 def open_filesystem(url: str) -> FileSystem:
-    """Return the file system of a URL, and the path on it. Every thread gets the same file system.
+    """Return the file system of a URL, and the path on it.
+
+    All threads share a file system that works asynchronously, such as that of S3, and its connections. Of others, for
+    example FTP, each thread has its own.
 
     Raises:
         UsageError: The scheme is unknown, its package is missing, or the URL contains credentials for S3.
@@ -76,14 +80,18 @@ def open_filesystem(url: str) -> FileSystem:
     options = cls._get_kwargs_from_urls(url)
     path: str = cls._strip_protocol(url)
     key = scheme, repr(sorted(options.items()))
-    with _lock:
-        fs = _opened.get(key)
+    if getattr(cls, "async_impl", False):
+        with _lock:
+            fs = _opened.get(key)
+            if fs is None:
+                fs = _opened[key] = cls(**_settings(scheme), **options)
+                if scheme in _S3:
+                    fs.retries = _ATTEMPTS
+    else:
+        opened = vars(_thread).setdefault("opened", {})
+        fs = opened.get(key)
         if fs is None:
-            # fsspec would make one per thread, each with its own connections.
-            fs = cls(**_settings(scheme), **options)
-            if scheme in _S3:
-                fs.retries = _ATTEMPTS
-            _opened[key] = fs
+            fs = opened[key] = cls(**_settings(scheme), **options)
     return FileSystem(fs, path, scheme)
 
 
@@ -116,7 +124,7 @@ def _settings(scheme: str) -> dict[str, Any]:
 
 
 def close_all() -> None:
-    """Forget all file systems, so that later ones use the environment of that time. For tests."""
+    """Forget all shared file systems, so that later ones use the environment of that time. For tests."""
     with _lock:
         _opened.clear()
 
