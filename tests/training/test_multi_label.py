@@ -133,7 +133,7 @@ def test_a_fitted_head(table, tmp_path):
     assert "calibrated on" in result.err
     calibration = Calibration.from_dict(model.metadata.calibration, len(CLASSES))
     assert calibration.images == model.metadata.accuracy["validation"]["images"] >= 100
-    assert len(set(calibration.temperature)) == len(calibration.thresholds) == len(CLASSES)
+    assert len(calibration.temperature) == len(set(calibration.thresholds)) == len(CLASSES)
     predicted = densenet(
         "predict", table.parent / "digits" / "8" / "001.png", "--weights", path, "--coverage", "0.9", "--format", "json"
     )
