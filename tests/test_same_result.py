@@ -97,7 +97,7 @@ def test_resuming_with_other_threads_and_batches(images, expected, precision_nam
     output = tmp_path / "out.jsonl"
     arguments = ["predict", "--variant", "tiny", "--precision", precision_name, "-o", output]
     if precision_name == "int8":
-        arguments += ["--int8-images", Path(images[0]).parent, "--force"]
+        arguments += ["--int8-images", Path(images[0]).parent, "--allow-low-agreement"]
     assert densenet(*arguments, *images[:81], "--threads", 1, "--batch-size", 3).status == 0
     output.write_bytes(output.read_bytes()[:-40])
     assert densenet(*arguments, *images, "--resume", "--threads", 4, "--batch-size", 16).status == 0
@@ -109,7 +109,7 @@ def test_resuming_with_another_precision_is_refused(images, other, tmp_path):
     arguments = ["predict", "--variant", "tiny", "-o", tmp_path / "out.jsonl", images[0]]
     assert densenet(*arguments).status == 0
     if other == "int8":
-        arguments += ["--int8-images", Path(images[0]).parent, "--force"]
+        arguments += ["--int8-images", Path(images[0]).parent, "--allow-low-agreement"]
     result = densenet(*arguments, "--precision", other, "--resume")
     assert result.status == 2
     assert "precision" in result.err
