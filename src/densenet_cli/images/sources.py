@@ -52,8 +52,8 @@ class Source:
         origin: Where the image comes from: a path, a URL (of object storage for kind "remote"), the contents of a
             member of an archive (``archives.contents.Contents``), bytes, a binary file object, a ``PIL.Image.Image``,
             or a uint8 array of shape (height, width, 3).
-        kind: The kind of ``origin``; "nothing" if there is no image.
-        error: Why there is no image, for the kind "nothing".
+        kind: The kind of ``origin``; "nothing" for a source that failed while it was listed.
+        error: The error of a source of kind "nothing", or None.
         page: Number of the page to read, from 0; None for the first, with a note if there are more.
         location: Where the page is in the file, if that is known; see ``images.pages``.
     """

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from densenet_cli.engines import CORES_PER_PROCESS, available_cores
 from densenet_cli.errors import ProcessError, UsageError
-from densenet_cli.ray.versions import check_versions
+from densenet_cli.ray import versions
 from densenet_cli.text import plural
 
 CONNECT_TIMEOUT = 10.0
@@ -313,21 +313,10 @@ def check_nodes(nodes: list[dict[str, Any]], required: dict[str, str]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def probe(packages: list[str]) -> dict[str, str]:
-        # Sent as code, because this package may be missing.
-        import platform
-        from importlib.metadata import PackageNotFoundError, version
-
-        found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-        for package in packages:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "none"
-        return found
-
-    task = ray.remote(num_cpus=0, max_retries=1)(probe)
-    packages = [name for name in required if name != "Python"]
+    # Ray sends the function as code, because this package may be missing there.
+    ray.cloudpickle.register_pickle_by_value(versions)
+    task = ray.remote(num_cpus=0, max_retries=1)(versions.installed_versions)
+    packages = [name for name in required if name != versions.PYTHON]
     references = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             packages
@@ -342,6 +331,6 @@ def check_nodes(nodes: list[dict[str, Any]], required: dict[str, str]) -> None:
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise UsageError(f"The node {references[reference]} cannot run tasks: {reason}") from None
-        check_versions(required, references[reference], found)
+        versions.check_versions(required, references[reference], found)
     if waiting:
         raise UsageError(f"The node {references[waiting[0]]} has not answered within {PROBE_TIMEOUT:g} seconds.")

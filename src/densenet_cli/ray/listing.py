@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli import errors
-from densenet_cli.errors import ImageError, UsageError
+from densenet_cli.errors import ImageError, UnreadableImageError, UsageError
 from densenet_cli.images.sources import Source, expand, read_list
 from densenet_cli.paths import is_remote, is_url, local_path
 from densenet_cli.text import to_printable, to_unicode
@@ -73,7 +73,7 @@ def encode_source(source: Source) -> str:
     if source.kind == "stdin":
         raise UsageError("Standard input cannot be an image with `ray`. Save it to a file.")
     if source.kind == "nothing":
-        error = source.error or ImageError("There is no image.")
+        error = source.error or UnreadableImageError("The source contains no image.")
         return json.dumps({"name": source.name, "error": type(error).__name__, "message": str(error)})
     if source.kind in ("archive", "member"):
         check_no_credentials(source.name)
