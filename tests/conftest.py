@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def children() -> Callable[[], list[psutil.Process]]:
     process = psutil.Process()
     before = set(process.children())
     return lambda: [child for child in process.children() if child not in before]
+
+
+@pytest.fixture
+def new_threads() -> Callable[[], set[threading.Thread]]:
+    """Return a function that returns the living threads that started during the test.
+
+    Counting threads is not enough: one of an earlier test may end meanwhile.
+    """
+    before = set(threading.enumerate())
+    return lambda: set(threading.enumerate()) - before
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from densenet_cli.errors import UnreadableImageError
 from densenet_cli.images.decoding import Loaded
 from densenet_cli.pipeline import MAX_BATCHES_AHEAD, stream
+from tests.support.processes import wait_for
 
 
 def load(source, index):
@@ -118,15 +119,11 @@ def test_unexpected_errors_reach_the_caller(concurrent):
 
 
 @pytest.mark.parametrize("concurrent", [True, False])
-def test_threads_end_when_the_caller_leaves_early(concurrent):
-    before = threading.active_count()
+def test_threads_end_when_the_caller_leaves_early(concurrent, new_threads):
     results = stream(range(1000), load, run, batch_size=2, threads=3, concurrent=concurrent)
     next(results)
     results.close()
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_for(lambda: not new_threads(), seconds=5)
 
 
 def test_concurrent_runs_end_before_the_stream_closes():

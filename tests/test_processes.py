@@ -22,6 +22,7 @@ from densenet_cli.images.sources import expand, expand_objects
 from densenet_cli.processes import distribution
 from densenet_cli.processes.budget import SharedBudget
 from tests.support.eager_processes import use_at_once
+from tests.support.processes import wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
 
@@ -172,17 +173,13 @@ def test_few_sources_are_read_ahead(weights, paths, at_once):
         results.close()
 
 
-def test_threads_end_with_the_stream(weights, paths, at_once):
-    before = threading.active_count()
+def test_threads_end_with_the_stream(weights, paths, at_once, new_threads):
     with Classifier(weights=weights, processes=2) as classifier:
         results = classifier.predict_many(itertools.cycle(objects(paths[:5])))
         for _ in range(20):
             next(results)
         results.close()
-        deadline = time.monotonic() + 10
-        while threading.active_count() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert threading.active_count() <= before
+        wait_for(lambda: not new_threads(), seconds=10)
 
 
 def test_errors_of_the_sources_come_after_all_results(weights, paths, at_once):

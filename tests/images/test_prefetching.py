@@ -13,6 +13,7 @@ from densenet_cli.images import prefetching
 from densenet_cli.images.prefetching import prefetch
 from densenet_cli.images.reading import read_source
 from densenet_cli.images.sources import Source
+from tests.support.processes import wait_for
 
 
 def remote(name: str) -> Source:
@@ -32,19 +33,11 @@ def downloads(monkeypatch):
     return made
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_no_thread_for_local_files():
-    threads = threading.active_count()
+def test_no_thread_for_local_files(new_threads):
     sources = [Source(str(number), str(number), "path") for number in range(100)]
     iterator = prefetch(sources)
     assert next(iterator) is sources[0]
-    assert threading.active_count() == threads
+    assert not new_threads()
     assert list(iterator) == sources[1:]
 
 
@@ -173,14 +166,13 @@ def test_error_of_the_walk_comes_last(downloads):
         next(iterator)
 
 
-def test_abandoned_downloads_end(monkeypatch, downloads):
-    threads = threading.active_count()
+def test_abandoned_downloads_end(monkeypatch, downloads, new_threads):
     monkeypatch.setattr(prefetching, "MEMORY", prefetching.EXPECTED_SIZE)  # threads wait for memory
     iterator = prefetch(map(remote, map(str, count())))
     source = next(iterator)
     iterator.close()
     assert read_source(source) == b"0"
-    wait_until(lambda: threading.active_count() <= threads)
+    wait_for(lambda: not new_threads())
 
 
 def test_urls_too(monkeypatch):
