@@ -445,6 +445,16 @@ def test_errors_before_any_work(bucket, monkeypatch):
             assert not Path(output).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("predict", "--html"), ("evaluate", "--html"), ("evaluate", "--mistakes"), ("evaluate", "--plots")],
+)
+def test_outputs_that_must_be_local(name, option):
+    result = densenet(name, "photos", option, "s3://key:secret@bucket/output")
+    assert result.status == 2
+    assert option in result.err and "on this machine" in result.err and "secret" not in result.err
+
+
 def test_offline(bucket, weights, s3_proxy):
     s3_proxy.requests.clear()
     for pages in ("first", "all"):

@@ -57,6 +57,15 @@ def test_addresses_that_are_none(address):
         resolve(address)
 
 
+@pytest.mark.ray
+def test_auto_without_a_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    with pytest.raises(UsageError, match="No Ray cluster"):
+        resolve("auto")
+
+
 def test_an_address_where_nothing_listens():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -93,6 +93,18 @@ class PathOrUrl(click.Path):
         return super().convert(value, param, ctx)
 
 
+class LocalPath(click.Path):
+    """A path on this machine."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path. Raises ``click.BadParameter``."""
+        if isinstance(value, str) and is_remote(value):
+            self.fail("URLs are not supported. Choose a path on this machine.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _set_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         setattr(ctx.ensure_object(Verbosity), str(param.name), True)

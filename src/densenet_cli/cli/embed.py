@@ -25,7 +25,7 @@ from densenet_cli.text import plural
     required=True,
     metavar="FILE",
     help="Write vectors to FILE (.npz, .npy, or .parquet; also s3://bucket/FILE), sources to FILE.sources.jsonl, and "
-    "settings to FILE.meta.json. With --ray, a folder.",
+    "settings to FILE.meta.json. With --ray, a folder or URL for part files.",
 )
 @output_option(
     "--format",
@@ -34,7 +34,9 @@ from densenet_cli.text import plural
     help="Format of the part files, only with --ray.  [default: parquet]",
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
-@output_option("--resume", is_flag=True, help="Continue an interrupted output file, or add to a complete one.")
+@output_option(
+    "--resume", is_flag=True, help="Continue an interrupted run. Without --ray, also add images to a complete file."
+)
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @ray_options
 @model_options(without=["labels", "activation", "uncalibrated"])

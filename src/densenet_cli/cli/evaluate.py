@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from densenet_cli.cli.command import FloatRange, PathOrUrl, command, option, output_option
+from densenet_cli.cli.command import FloatRange, LocalPath, PathOrUrl, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import (
@@ -61,19 +61,19 @@ if TYPE_CHECKING:
 )
 @output_option(
     "--html",
-    type=click.Path(dir_okay=False),
+    type=LocalPath(dir_okay=False),
     metavar="FILE",
     help="Write the report as an HTML page with images of the most confident mistakes.",
 )
 @output_option(
     "--mistakes",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write all mistakes to a CSV file, the most confident first.",
 )
 @output_option(
     "--plots",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write plots to FOLDER (PNG): a confusion matrix, a reliability diagram, and a risk-coverage curve, or for a "
     "multi-label model, ROC and precision-recall curves.",

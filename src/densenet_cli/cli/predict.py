@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, option, output_option
+from densenet_cli.cli.command import FloatRange, LocalPath, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
@@ -58,16 +58,16 @@ if TYPE_CHECKING:
     type=click.Path(allow_dash=True),
     metavar="FILE",
     help="Write results to FILE (.json, .jsonl, or .csv; - for standard output; or a URL such as s3://bucket/FILE) and "
-    "settings to FILE.meta.json. With --ray, a folder.",
+    "settings to FILE.meta.json. With --ray, a folder or URL for part files.",
 )
 @output_option(
     "--html",
-    type=click.Path(dir_okay=False),
+    type=LocalPath(dir_okay=False),
     metavar="FILE",
     help="Write an HTML page that shows the images with their labels.",
 )
 @output_option("--overwrite", is_flag=True, help="Replace existing output files.")
-@output_option("--resume", is_flag=True, help="Continue an interrupted output file (.jsonl or .csv).")
+@output_option("--resume", is_flag=True, help="Continue an interrupted run (.jsonl or .csv output, or with --ray).")
 @output_option("--retry-errors", is_flag=True, help="With --resume, process failed images again.")
 @ray_options
 @model_options()

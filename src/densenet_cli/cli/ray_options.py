@@ -32,7 +32,7 @@ def ray_options(function: F) -> F:
             metavar="ADDRESS",
             group="Performance",
             help="Run on a Ray cluster: auto (the one that this machine belongs to), HOST:PORT, or local to start Ray "
-            "on this machine. --output is then a folder or URL of part files.",
+            "on this machine.",
         ),
     ):
         function = decorator(function)

@@ -208,7 +208,7 @@ def _finish(folder: PartFolder, output: str) -> int:
     records, failed = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0, 0)
     folder.remove_leftovers()
     folder.write_success(len(counts), records, failed)
-    echo_info(f"Wrote {plural(records, 'record')} to {plural(len(counts), 'part')} in {printable(folder.name)}.")
+    echo_info(f"{printable(folder.name)} is complete: {plural(records, 'record')} in {plural(len(counts), 'part')}.")
     if failed:
         echo_info(f"{plural(failed, 'image')} failed. See the records with an error.")
     return 1 if failed else 0

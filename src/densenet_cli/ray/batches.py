@@ -1,14 +1,6 @@
 """Classes for ``ray.data.Dataset.map_batches``: predictions and embeddings of batches of images.
 
-import ray
-from densenet_cli.ray import Predictor
-
-ds = ray.data.read_binary_files("s3://bucket/photos/", include_paths=True)
-ds = ds.map_batches(
-    Predictor, fn_constructor_kwargs={"variant": "121"}, batch_size=64, num_cpus=2,
-    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=4),
-)
-ds.write_parquet("labels/")
+The guide ``docs/guides/ray.md`` shows how to use them.
 """
 
 from __future__ import annotations
@@ -153,7 +145,7 @@ class Embedder(_ImageBatches):
 
 
 def assigned_threads() -> int | None:
-    """Return the number of processors that Ray has assigned to this process, rounded up; None outside of Ray."""
+    """Return the number of cores that Ray has assigned to this process, rounded up; None outside of Ray."""
     import ray
 
     if not ray.is_initialized():

@@ -21,6 +21,9 @@ from densenet_cli.errors import ProcessError, UsageError
 from densenet_cli.ray import versions
 from densenet_cli.text import plural
 
+REQUIREMENT = "ray[data]>=2.60,<2.64"
+"""What to install: the extra ``ray`` of this package, whose pyarrow Ray Data requires, too."""
+
 CONNECT_TIMEOUT = 10.0
 """Seconds for a TCP connection to the address."""
 
@@ -34,8 +37,8 @@ MAX_THREADS = 8
 """Threads per worker. More workers with fewer threads lose less work when one is killed."""
 
 CPU_SHARE = 0.9
-"""Share of the processors that workers reserve. The rest is free for other tasks of the cluster, so that neither waits
-for the other for ever."""
+"""Share of the cores that workers reserve. The rest is free for other tasks of the cluster, so that neither waits
+forever for the other."""
 
 OBJECT_STORE_BYTES = 512 << 20
 """Memory for objects with ``local``: the weights and small messages."""
@@ -53,7 +56,7 @@ def check_installed() -> None:
     from importlib.util import find_spec
 
     if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise UsageError("`ray` needs more packages. Run: pip install 'ray[data]'")
+        raise UsageError(f"`ray` needs more packages. Run: pip install '{REQUIREMENT}'")
 
 
 @contextmanager
@@ -97,8 +100,8 @@ def _run(address: str, **options: Any) -> Iterator[None]:
         if address == "local":
             raise ProcessError(f"Ray cannot be started on this machine: {reason}") from error
         raise UsageError(
-            f"Cannot connect to Ray at {address}: {reason} Run the command on a node of the cluster, with the versions "
-            "of Python and Ray that the cluster has."
+            f"Cannot connect to Ray at {address}: {reason.rstrip('.')}. Run the command on a node of the cluster, with "
+            "the versions of Python and Ray that the cluster has."
         ) from error
     try:
         yield
@@ -115,13 +118,13 @@ def resolve(address: str) -> str:
         if not address:
             from ray._private import services  # there is no public function
 
-            found = services.get_ray_address_from_environment("auto", None)
-            if not found or found in ("auto", "local"):
+            try:
+                address = str(services.get_ray_address_from_environment("auto", None))
+            except ConnectionError:
                 raise UsageError(
                     "No Ray cluster runs on this machine. Start one with ray start --head, or set `ray` to local to "
                     "use only this machine."
-                )
-            address = str(found)
+                ) from None
     host, separator, port = address.rpartition(":")
     if "://" in address or not separator or not port.isdecimal():
         raise UsageError(
@@ -240,7 +243,7 @@ class WorkerPlan(NamedTuple):
         threads: The number of threads of a worker.
         workers: The number of workers that the nodes have room for now.
         nodes: The number of nodes.
-        cores: The number of processors of all nodes.
+        cores: The number of cores of all nodes.
     """
 
     threads: int
@@ -250,7 +253,7 @@ class WorkerPlan(NamedTuple):
 
     @property
     def cpus(self) -> float:
-        """The processors that Ray reserves for a worker."""
+        """The cores that Ray reserves for a worker."""
         return self.threads * CPU_SHARE
 
     def __str__(self) -> str:
@@ -262,10 +265,10 @@ class WorkerPlan(NamedTuple):
 
 
 def plan_workers(cpus: list[float], threads: int | None = None, precision: str = "float32") -> WorkerPlan:
-    """Decide how many threads a worker has, so that workers use as many processors as possible.
+    """Decide how many threads a worker has, so that workers use as many cores as possible.
 
     Args:
-        cpus: The number of processors of each node.
+        cpus: The number of cores of each node.
         threads: The number of threads that the user chose, or None.
         precision: The precision, on which it depends how many threads one process can use.
 
@@ -275,11 +278,12 @@ def plan_workers(cpus: list[float], threads: int | None = None, precision: str =
     nodes = [count for count in cpus if count > 0]
     largest = int(max(nodes, default=0))
     if largest < (threads or 1):
-        needed = f"workers with {plural(threads, 'thread')}" if threads else "workers"
-        available = (
-            f"its largest node has {plural(largest, 'processor')}" if largest else "its nodes have no processors"
+        if not largest:
+            raise UsageError("The cluster is too small: none of its nodes has a core for a worker.")
+        raise UsageError(
+            f"The cluster is too small for workers with {plural(threads or 1, 'thread')}: its largest node has "
+            f"{plural(largest, 'core')}. Use fewer `threads`."
         )
-        raise UsageError(f"The cluster is too small for {needed}: {available}.")
     limit = min(largest, MAX_THREADS, CORES_PER_PROCESS[precision])
 
     def room(count: int) -> int:
@@ -300,12 +304,12 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def node_cpus(nodes: list[dict[str, Any]]) -> list[float]:
-    """Return the number of processors of each node."""
+    """Return the number of cores of each node."""
     return [float(node["Resources"].get("CPU", 0)) for node in nodes]
 
 
 def check_nodes(nodes: list[dict[str, Any]], required: dict[str, str]) -> None:
-    """Check that all nodes with processors have the versions of this machine.
+    """Check that all nodes with cores have the versions of this machine.
 
     Raises:
         UsageError: One has other versions, lacks this package, or does not answer.
@@ -333,4 +337,6 @@ def check_nodes(nodes: list[dict[str, Any]], required: dict[str, str]) -> None:
             raise UsageError(f"The node {references[reference]} cannot run tasks: {reason}") from None
         versions.check_versions(required, references[reference], found)
     if waiting:
-        raise UsageError(f"The node {references[waiting[0]]} has not answered within {PROBE_TIMEOUT:g} seconds.")
+        raise UsageError(
+            f"The node {references[waiting[0]]} did not answer within {PROBE_TIMEOUT:g} seconds. Restart or remove it."
+        )

@@ -119,7 +119,7 @@ class PartFolder:
         except (ValueError, TypeError, KeyError):
             stored = None
         if stored != run:
-            raise OutputError(f"Another run has replaced the one in {self.name}.")
+            raise OutputError(f"Another run has replaced this one in {self.name}. Use one folder per run.")
 
     def clear(self) -> None:
         """Delete all files of a run, the settings last. Raises ``OutputError``."""

@@ -72,14 +72,14 @@ def run(
             yield report
         totals = job.folder().read_totals()
         if totals is None:
-            raise ProcessError("Listing the sources did not end. Continue with `resume`.")
+            raise ProcessError("Listing the sources was interrupted. Use `resume` to continue.")
         fruitless = 0
         while missing := [part for part in range(totals[0]) if part not in done]:
             if fruitless == MAX_FRUITLESS_PASSES:
-                names = plural(len(missing), "part")
                 raise ProcessError(
-                    f"{names} could not be computed in {fruitless} attempts, the first one being part {missing[0]}: "
-                    "the worker process ended each time, possibly because memory ran out."
+                    f"{plural(len(missing), 'part')}, beginning with part {missing[0]}, could not be computed: in "
+                    f"{fruitless} attempts, the worker process ended, possibly because memory ran out. Use fewer "
+                    "`threads` or a smaller `decode_memory`, and `resume` to continue."
                 )
             before = len(done)
             for report in _run_pass(_read_parts(missing), reference, plan, isolate=True):
@@ -164,7 +164,7 @@ def _read_listing(job: Job, finished: frozenset[int]) -> Any:
     return ray.data.read_datasource(
         Listing(),
         override_num_blocks=1,
-        # Without a processor, so that it always has a place beside the workers.
+        # Without a core, so that it always has a place beside the workers.
         num_cpus=0,
         label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
     )
@@ -214,5 +214,5 @@ class _Watch:
             return
         self._on_stall(
             f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has "
-            f"{plural(round(cores), 'processor')}, of which {free:g} are free."
+            f"{plural(round(cores), 'core')}, of which {free:g} are free. The run continues when there are free cores."
         )

@@ -74,7 +74,7 @@ def open_filesystem(url: str) -> FileSystem:
     scheme = url.partition("://")[0].lower()
     if scheme in _S3 and has_credentials(url):
         raise UsageError(
-            f"The URL of {redact(url)} contains credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
+            f"{redact(url)} was given with credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
         )
     cls = _file_system_class(scheme)
     options = cls._get_kwargs_from_urls(url)
