@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from densenet_cli.errors import UsageError
 from densenet_cli.image_model import ImageModel
-from densenet_cli.images import sources
 from densenet_cli.images.sources import Source
 from densenet_cli.pipeline import Result
 from densenet_cli.predictor import Decisions, Predictor
@@ -97,8 +96,9 @@ class Classifier(ImageModel):
         """Classify one image.
 
         Args:
-            image: A path or http(s) URL, also of a page such as ``file.tif[2]``; the bytes of an image file, a binary
-                file object, a PIL image, or a uint8 RGB array of shape (height, width, 3).
+            image: A path, an http(s) URL, or a URL of object storage, also of a page such as ``file.tif[2]`` or a
+                member of an archive such as ``photos.tar/cats/1.jpg``; the bytes of an image file, a binary file
+                object, a PIL image, or a uint8 RGB array of shape (height, width, 3).
             top_k: Maximum number of classes to return, at least 1. Defaults to 5, or to all for a multi-label model.
             min_prob: Leave out classes with a lower probability, in [0, 1]. Defaults to 0, or, for a multi-label model
                 without ``top_k``, to 0.5 or the thresholds of its calibration.
@@ -203,7 +203,7 @@ class Classifier(ImageModel):
         self, image: ImageInput, outputs: Sequence[str] = ("probabilities",), preview: type[Preview] | None = None
     ) -> Result[Source]:
         """Return the result of one image, or raise its ``ImageError``."""
-        (result,) = self.stream([sources.from_object(image)], outputs, preview=preview, threads=1)
+        (result,) = self.stream([self.to_source(image)], outputs, preview=preview, threads=1)
         if result.error:
             raise result.error
         return result

@@ -228,7 +228,11 @@ class ImageModel:
 
     def load_pixels(self, image: ImageInput | Source) -> UInt8Array:
         """Decode one image to pixels that ``run`` normalizes: uint8 (crops, height, width, channels). See ``load``."""
-        return self._loader.load(sources.from_object(image), self.preprocessing).pixels
+        return self._loader.load(self.to_source(image), self.preprocessing).pixels
+
+    def to_source(self, image: ImageInput | Source) -> Source:
+        """Return the source for one image, which is not read yet. Raises ``UsageError`` if it is none."""
+        return sources.from_object(image, offline=self._offline)
 
     def run(
         self, pixels: Pixels, outputs: Sequence[str] = ("probabilities",), *, alone: bool = True

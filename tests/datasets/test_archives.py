@@ -88,6 +88,13 @@ def test_other_archives(tmp_path, names, fact):
         open_dataset(str(archive), None)
 
 
+def test_training_with_a_table_of_members_that_are_missing(tmp_path):
+    write_tar(tmp_path / "a.tar", ("1.png", b"x"))
+    (tmp_path / "t.csv").write_text("path,label\na.tar/2.png,cat\na.tar/3.png,dog\n")
+    with pytest.raises(UsageError, match="no such file"):
+        list_images(open_dataset(None, str(tmp_path / "t.csv")))
+
+
 def test_a_damaged_archive(tmp_path):
     archive = write_tar(tmp_path / "a.tar", ("x/1.png", b"x" * 5000), ("y/1.png", b"x" * 5000))
     archive.write_bytes(archive.read_bytes()[:8000])

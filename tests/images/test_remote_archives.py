@@ -7,10 +7,11 @@ import json
 import pytest
 from PIL import Image
 
+from densenet_cli import Classifier
 from densenet_cli.errors import DownloadFailedError, SourceNotFoundError
 from densenet_cli.images.archives import index
 from densenet_cli.images.reading import read_source
-from densenet_cli.images.sources import expand
+from densenet_cli.images.sources import expand, from_object
 from tests.support.archives import FORMATS, pack, write_tar
 from tests.support.command import densenet
 from tests.support.images import encode, photograph
@@ -153,3 +154,55 @@ def test_evaluation(s3, tmp_path):
         0,
         densenet(*arguments, folder).out,
     )
+
+
+@pytest.mark.parametrize("format_", ["tar", "tar.gz", "zip"])
+def test_python_objects(bucket, s3, tmp_path, format_):
+    """A single name is a member too, also below a folder that is named like an archive."""
+    for name, data in read_all(f"{bucket}/x.{format_}").items():
+        source = from_object(name)
+        assert (source.name, read_source(source)) == (name, data)
+    missing = from_object(f"{bucket}/x.{format_}/none.png")
+    assert type(missing.error) is SourceNotFoundError
+    data = s3.get("images", f"x.{format_}")
+    s3.put("images", f"folder.zip/x.{format_}", data)
+    s3.put("images", "folder.zip/a.png", b"a")
+    s3.put("images", "damaged.tar", s3.get("images", "x.tar")[:3000])
+    nested = f"{bucket}/folder.zip/x.{format_}/1/1.png"
+    (expected,) = read_all(f"{bucket}/x.zip/1/1.png").values()
+    assert read_source(from_object(nested)) == read_all(nested)[nested] == expected
+    assert read_source(from_object(f"{bucket}/folder.zip/a.png")) == b"a"
+    assert "truncated" in str(from_object(f"{bucket}/damaged.tar/none.png").error)
+
+
+def test_python_objects_offline(s3_proxy):
+    source = from_object("s3://images/x.tar/1/1.png", offline=True)
+    assert source.kind == "remote"
+    with Classifier("tiny", offline=True) as classifier, pytest.raises(DownloadFailedError):
+        classifier.predict("s3://images/x.tar/1/1.png")
+    assert s3_proxy.requests == []
+
+
+def test_methods_for_one_image(bucket):
+    name = f"{bucket}/x.tar/1/1.png"
+    with Classifier("tiny") as classifier:
+        (expected,) = classifier.predict_many([name])
+        prediction = classifier.predict(name)
+        assert (prediction.source, prediction.scores) == (name, expected.scores)
+        assert classifier.embed(name).source == name
+        assert classifier.load_pixels(name).dtype == "uint8"
+        with pytest.raises(SourceNotFoundError, match="archive"):
+            classifier.predict(f"{bucket}/x.tar/none.png")
+
+
+def test_evaluation_of_a_table(slow_bucket, tmp_path, s3_proxy):
+    """Rows of a table name members, and none with --offline."""
+    table = tmp_path / "labels.csv"
+    names = list(read_all(f"{slow_bucket}/x.zip"))[:3]
+    table.write_text("".join(f"{line}\n" for line in ["path,label", *(f"{name},lampshade" for name in names)]))
+    arguments = ["evaluate", "--csv", table, "--variant", "tiny", "--format", "json"]
+    assert json.loads(densenet(*arguments).out)["images"] == 3
+    s3_proxy.requests.clear()
+    result = densenet(*arguments, "--offline")
+    assert result.status == 1
+    assert s3_proxy.requests == []

@@ -114,6 +114,19 @@ def test_a_listing_is_continued(folder, listed):
     assert list(chain.from_iterable(read_names(folder, arguments(), 5))) == [*names, "e"]
 
 
+def test_each_stored_list_is_read_once(folder, monkeypatch):
+    parts = list_parts(paths(*map(str, range(20))), folder, 2)
+    for _ in range(8):
+        next(parts)
+    parts.close()
+    read = []
+    read_sources = folder.read_sources
+    monkeypatch.setattr(folder, "read_sources", lambda part: read.append(part) or read_sources(part))
+    assert list(list_parts(paths(*map(str, range(20))), folder, 2)) == list(range(10))
+    assert read == [7, *range(8)]
+    assert folder.read_totals() == (10, 20)
+
+
 def test_a_listing_whose_last_source_is_gone_is_refused(folder):
     parts = list_parts(paths("a", "b", "c"), folder, 2)
     next(parts)

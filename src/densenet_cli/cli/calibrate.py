@@ -84,7 +84,7 @@ def calibrate(
     format_from_suffix(output, {"safetensors": ".safetensors"})
     check_output_file(output, overwrite)
     check_access([folder, csv], model["offline"])
-    options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None)
+    options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None, model["offline"])
     images = open_dataset(folder, csv, options) if model["weights"] is None else None
     classifier = create_classifier(**model, uncalibrated=True)
     dataset, sources = _open_images(classifier, images, folder, csv, options)

@@ -132,7 +132,7 @@ def evaluate(
         check_page(html, overwrite, output, mistakes)
         worst = Mistakes()
     check_access([folder, csv], model["offline"])
-    options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None)
+    options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None, model["offline"])
     images = open_dataset(folder, csv, options) if model["weights"] is None else None
     classifier = create_classifier(**model)
     evaluation: _Evaluation

@@ -62,6 +62,7 @@ def dataset_options(
     label_column: str | None,
     has_table: bool,
     has_folders: bool,
+    offline: bool,
 ) -> DatasetOptions:
     """Return how to read a dataset. Raises ``click.UsageError`` for an option that does not apply to the input."""
     from densenet_cli.datasets import DatasetOptions
@@ -70,7 +71,7 @@ def dataset_options(
         raise click.UsageError(f"--{'path' if path_column else 'label'}-column requires --csv.")
     if suffix and not has_folders:
         raise click.UsageError("--suffix applies only to class folders. A table can list files with any extension.")
-    return DatasetOptions(suffix, path_column, label_column)
+    return DatasetOptions(suffix, path_column, label_column, offline)
 
 
 def source_options(function: F) -> F:

@@ -153,7 +153,7 @@ def train(
         raise UsageError("Training needs local files, but `csv` is the URL of object storage. Download them first.")
     has_table = csv is not None or (val is not None and not val.is_dir())
     has_folders = csv is None or (val is not None and val.is_dir())
-    dataset = dataset_options(suffix, path_column, label_column, has_table, has_folders)
+    dataset = dataset_options(suffix, path_column, label_column, has_table, has_folders, offline=True)
     from densenet_cli import paths
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.engines import available_cores

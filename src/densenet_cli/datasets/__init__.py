@@ -39,7 +39,7 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
     """
     options = options or DatasetOptions()
     if csv is not None:
-        return LabelTable(csv, folder, options.path_column, options.label_column)
+        return LabelTable(csv, folder, options.path_column, options.label_column, options.offline)
     if folder is None:
         raise UsageError("No images given. Pass a `folder` that contains class folders, or use `csv`.")
     if parts := split_member(f"{folder}/"):
@@ -66,4 +66,4 @@ def open_multi_label_table(
             "This is a multi-label model, but class folders give each image a single label. Use `csv` to read a "
             "table of images and their labels."
         )
-    return MultiLabelTable(csv, labels, folder, options.path_column, options.label_column)
+    return MultiLabelTable(csv, labels, folder, options.path_column, options.label_column, options.offline)

@@ -31,11 +31,13 @@ class DatasetOptions(NamedTuple):
         suffixes: File name extensions of images in class folders, in addition to the known ones.
         path_column: Name of a table's column of paths; None to recognize it.
         label_column: Name of a table's column of labels; None to recognize it.
+        offline: Whether object storage must not be accessed, to find members of archives there.
     """
 
     suffixes: tuple[str, ...] = ()
     path_column: str | None = None
     label_column: str | None = None
+    offline: bool = False
 
 
 class Dataset(ABC):

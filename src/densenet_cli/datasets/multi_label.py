@@ -68,6 +68,7 @@ class MultiLabelTable:
         folder: The folder that relative paths start from; None for the file's own folder.
         path_column: Name of the column of paths; None to recognize it (``PATH_COLUMNS``).
         label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
+        offline: See ``DatasetOptions``.
 
     Raises:
         UsageError: The file cannot be read or has no rows, a column is missing or ambiguous, a label or a value is
@@ -81,10 +82,12 @@ class MultiLabelTable:
         folder: str | None = None,
         path_column: str | None = None,
         label_column: str | None = None,
+        offline: bool = False,
     ) -> None:
         self._name = to_unicode(redact(file))
         self._folder = table_folder(file, folder)
         self._labels = labels
+        self._offline = offline
         self._resolver = ClassResolver(labels)
         self._normalize = PathNormalizer()
         self._rows: list[tuple[str, frozenset[int], frozenset[int]]] = []
@@ -202,7 +205,7 @@ class MultiLabelTable:
     def sources(self) -> Iterator[MultiLabelSource]:
         """Yield the images with their classes, lazily."""
         for path, positives, unknown in self._rows:
-            source = from_object(path)
+            source = from_object(path, offline=self._offline)
             yield MultiLabelSource(
                 source.name, source.origin, source.kind, source.error, source.page, positives=positives, unknown=unknown
             )

@@ -74,6 +74,7 @@ class LabelTable(Dataset):
         folder: The folder that relative paths start from; None for the file's own folder.
         path_column: Name of the column of paths; None to recognize it (``PATH_COLUMNS``).
         label_column: Name of the column of labels; None to recognize it (``LABEL_COLUMNS``).
+        offline: See ``DatasetOptions``.
 
     Raises:
         UsageError: The file cannot be read or has no rows, a column is missing or ambiguous, a row lacks a value, or
@@ -81,11 +82,17 @@ class LabelTable(Dataset):
     """
 
     def __init__(
-        self, file: str, folder: str | None = None, path_column: str | None = None, label_column: str | None = None
+        self,
+        file: str,
+        folder: str | None = None,
+        path_column: str | None = None,
+        label_column: str | None = None,
+        offline: bool = False,
     ) -> None:
         name = to_unicode(redact(file))
         self.description = f"labels in {name}"
         self.folder = table_folder(file, folder)
+        self._offline = offline
         self._repeated = 0
         # Path and label. The rows are kept because a pipe can be read only once.
         self._rows: list[tuple[str, str]] = []
@@ -124,7 +131,7 @@ class LabelTable(Dataset):
     def images(self) -> Iterator[tuple[str, Source]]:
         """See ``Dataset``."""
         for path, label in self._rows:
-            yield label, from_object(path)
+            yield label, from_object(path, offline=self._offline)
 
     def warnings(self) -> list[str]:
         """See ``Dataset``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import suppress
 
 from densenet_cli import storage
 from densenet_cli.errors import ImageError, SourceNotFoundError
@@ -76,6 +75,15 @@ class RemoteFolders:
 REMOTE = RemoteFolders()
 
 
+def is_file(url: str) -> bool:
+    """Return whether there is a file at a URL, and that can be found out."""
+    try:
+        status = storage.status(url)
+    except ImageError:
+        return False
+    return status is not None and not status.is_folder
+
+
 def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error.
 
@@ -87,10 +95,9 @@ def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -
     from densenet_cli.images.archives import expand_archive_file
 
     for archive, folder in split_archives(url):
-        with suppress(ImageError):  # reported below
-            if (status := storage.status(archive)) and not status.is_folder:
-                yield from expand_archive_file(archive, suffixes, folder)
-                return
+        if is_file(archive):
+            yield from expand_archive_file(archive, suffixes, folder)
+            return
     for entry in _expand_url(url, suffixes):
         if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry

@@ -27,7 +27,7 @@ from densenet_cli.images.walking import (
     walk,
     walk_glob,
 )
-from densenet_cli.paths import expand_braces, is_archive, is_remote, is_url, split_member, split_page
+from densenet_cli.paths import expand_braces, is_archive, is_remote, is_url, split_archives, split_member, split_page
 from densenet_cli.textfiles import read_chunks, read_lines
 
 if TYPE_CHECKING:
@@ -154,13 +154,14 @@ def _read_null_terminated(file: IO[bytes]) -> Iterator[str]:
     yield os.fsdecode(rest)
 
 
-def from_object(image: ImageInput | Source) -> Source:
+def from_object(image: ImageInput | Source, *, offline: bool = False) -> Source:
     """Return the source for a Python object.
 
     Args:
         image: A path (str or ``os.PathLike``), http(s) URL, or URL of object storage, also of a page such as
             ``file.tif[2]`` or a member of an archive such as ``photos.tar/cats/1.jpg``; the bytes of an image file, a
             binary file object, a ``PIL.Image.Image``, a uint8 array of shape (height, width, 3), or a ``Source``.
+        offline: Whether object storage must not be accessed, to find a member of an archive there.
 
     Raises:
         UsageError: It is none of these.
@@ -170,7 +171,8 @@ def from_object(image: ImageInput | Source) -> Source:
     if isinstance(image, str) and is_url(image):
         return _from_url(image)
     if isinstance(image, str) and is_remote(image):
-        return _from_page_name(image) or from_entry(Entry(image))
+        member = None if offline else _from_member_name(image, is_image=True)
+        return member or _from_page_name(image) or from_entry(Entry(image))
     if isinstance(image, str | os.PathLike):
         path = os.fsdecode(image)
         return _from_page_name(path) or _from_member_name(path, is_image=True) or Source(path, path, "path")
@@ -244,22 +246,35 @@ def _from_member_name(name: str, is_image: bool = False) -> Source | None:
     Returns:
         The source; None if the name is not in an archive, or unless ``is_image``, if it may be a folder there.
     """
-    parts = split_member(name)
-    if not parts:
-        return None
+    in_storage = is_remote(name)
+    for archive, member in split_archives(name):
+        if not in_storage and not os.path.isfile(archive):
+            continue
+        try:
+            return _find_member(name, archive, member, is_image)
+        except ImageError as error:
+            # A folder in storage can be named like an archive. Other errors are found again by _expand_path.
+            if not in_storage or (is_image and _is_file(archive)):
+                return from_entry(Entry(name, error.with_traceback(None)))
+    return None
+
+
+def _is_file(url: str) -> bool:
+    from densenet_cli.images.remote import is_file
+
+    return is_file(url)
+
+
+def _find_member(name: str, archive: str, member: str, is_image: bool) -> Source | None:
+    """Return the same for a member of an archive. Raises ``ImageError`` if that cannot be read."""
     from densenet_cli.images.archives.index import find_member
 
-    archive, member = parts
-    try:
-        if entry := find_member(archive, member):
-            return from_entry(entry._replace(path=name))
-        if (page := split_page(member)) and (entry := find_member(archive, page[0])):
-            return replace(from_entry(entry._replace(path=f"{archive}/{page[0]}[{page[1]}]")), page=page[1])
-    except ImageError as error:
-        # For a URL, _expand_path finds the error again, or a folder that has the name of an archive.
-        return None if is_remote(name) else Source(name, None, "nothing", error.with_traceback(None))
+    if entry := find_member(archive, member):
+        return from_entry(entry._replace(path=name))
+    if (page := split_page(member)) and (entry := find_member(archive, page[0])):
+        return replace(from_entry(entry._replace(path=f"{archive}/{page[0]}[{page[1]}]")), page=page[1])
     missing = SourceNotFoundError("The archive contains no such file.")
-    return Source(name, None, "nothing", missing) if is_image else None
+    return from_entry(Entry(name, missing)) if is_image else None
 
 
 def _from_url(url: str) -> Source:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from densenet_cli.errors import UnreadableImageError, UsageError
-from densenet_cli.images import sources
 from densenet_cli.images.sources import Source
 from densenet_cli.ray.records import Record, embedding_schema, prediction_schema, to_table
 from densenet_cli.ray.shared import SharedCheckpoint
@@ -56,8 +55,17 @@ class _ImageBatches:
         if name_column is not None and name_column not in columns:
             raise UsageError(f"The batch has no column {name_column}, only {join_names(list(columns))}.")
         names = columns[name_column] if name_column else [None] * len(columns[column])
-        images = [_to_source(image, name) for image, name in zip(columns[column], names, strict=True)]
+        images = [self._to_source(image, name) for image, name in zip(columns[column], names, strict=True)]
         return images, {name: values for name, values in columns.items() if name not in (column, name_column)}
+
+    def _to_source(self, image: Any, name: Any) -> Source:
+        """Return the source for a value of the column of images."""
+        try:
+            image = bytes(image) if isinstance(image, bytes | bytearray | memoryview) else image
+            source = self._classifier.to_source(image)
+        except UsageError as error:
+            source = Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
+        return source if name is None else Source(str(name), source.origin, source.kind, source.error, source.page)
 
     def _add(self, others: Mapping[str, Any], records: Iterator[Record], schema: pyarrow.Schema) -> pyarrow.Table:
         """Return the records as a table, with the other columns of the batch behind them."""
@@ -161,15 +169,6 @@ def _to_columns(batch: Any) -> dict[str, Any]:
     if hasattr(batch, "column_names"):  # an Arrow table
         return {name: batch.column(name).to_pylist() for name in batch.column_names}
     return {str(name): batch[name].to_list() for name in batch.columns}
-
-
-def _to_source(image: Any, name: Any) -> Source:
-    """Return the source for a value of the column of images."""
-    try:
-        source = sources.from_object(bytes(image) if isinstance(image, bytes | bytearray | memoryview) else image)
-    except UsageError as error:
-        source = Source(f"<{type(image).__name__}>", None, "nothing", UnreadableImageError(str(error)))
-    return source if name is None else Source(str(name), source.origin, source.kind, source.error, source.page)
 
 
 def _to_arrow(values: Any) -> Any:

@@ -148,6 +148,11 @@ class PartFolder:
         """Note that a part file is complete. Raises ``OutputError``."""
         self.put(f"_done/part-{part:05d}.{counts.records}-{counts.failed}", b"")
 
+    def count_sources(self) -> int:
+        """Return the number of parts whose list of sources is written, up to a gap. Raises ``OutputError``."""
+        parts = {int(match[1]) for name in self._files.list("_sources") if (match := _PART.fullmatch(name))}
+        return next(part for part in range(len(parts) + 1) if part not in parts)
+
     def read_sources(self, part: int) -> bytes | None:
         """Return the list of the sources of a part, or None if it is not written yet. Raises ``OutputError``."""
         return self._read(f"_sources/part-{part:05d}.jsonl")

@@ -152,16 +152,17 @@ def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) ->
     if totals := folder.read_totals():
         yield from range(totals[0])
         return
-    part = count = 0
-    last_line = ""
-    while (stored := folder.read_sources(part)) is not None:
+    stored_parts = folder.count_sources()
+    last_line = _read_lines(folder, stored_parts - 1)[-1] if stored_parts else ""
+    count = occurrences = 0  # a source can be given several times
+    for part in range(stored_parts):
         yield part
-        part += 1
-        stored_lines = stored.decode().splitlines()
+        stored_lines = _read_lines(folder, part)
         count += len(stored_lines)
-        last_line = stored_lines[-1]
-    if part:
-        sources = _skip(iter(sources), last_line, _count_line(folder, part, last_line))
+        occurrences += stored_lines.count(last_line)
+    if stored_parts:
+        sources = _skip(iter(sources), last_line, occurrences)
+    part = stored_parts
     for lines in _cut(sources, part_size):
         folder.write_sources(part, "".join(f"{line}\n" for line in lines).encode())
         count += len(lines)
@@ -170,9 +171,8 @@ def list_parts(sources: Iterable[Source], folder: PartFolder, part_size: int) ->
     folder.write_totals(part, count)
 
 
-def _count_line(folder: PartFolder, parts: int, line: str) -> int:
-    """Return how often a line is in the stored lists. A source can be given several times."""
-    return sum((folder.read_sources(part) or b"").decode().splitlines().count(line) for part in range(parts))
+def _read_lines(folder: PartFolder, part: int) -> list[str]:
+    return (folder.read_sources(part) or b"").decode().splitlines()
 
 
 def _skip(sources: Iterator[Source], last: str, occurrences: int) -> Iterator[Source]:

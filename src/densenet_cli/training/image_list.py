@@ -143,11 +143,13 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
 
 
 def check_local(source: Source) -> str:
-    """Return the path of an image. Raises ``UsageError`` if it is a URL, in an archive, or a page of a file."""
+    """Return the path of an image. Raises ``UsageError`` if it is a URL, in an archive, or a page."""
     if source.kind in ("url", "remote"):
         raise UsageError(f"Training needs files, but {source.name} is a URL. Download the images first.")
     if source.kind == "member":
         raise UsageError(f"Training needs files, but {to_unicode(source.name)} is in an archive. Extract it first.")
+    if source.error:
+        raise UsageError(f"{to_unicode(source.name)}: {source.error}")
     if source.page:
         raise UsageError(f"Training uses the first page of a file, not {to_unicode(source.name)}.")
     path: str = source.origin

@@ -89,7 +89,7 @@ def list_multi_label_images(
             raise UsageError(f"{to_unicode(csv)} has {plural(len(classes), 'class', 'classes')}. Training needs two.")
         warnings = check_names(classes, f"labels in {to_unicode(csv)}")
     class_labels = labels.from_class_names(classes)
-    table = MultiLabelTable(csv, class_labels, folder, options.path_column, options.label_column)
+    table = MultiLabelTable(csv, class_labels, folder, options.path_column, options.label_column, options.offline)
     paths, positives, unknown = [], [], []
     for source in table.sources():
         paths.append(check_local(source))
