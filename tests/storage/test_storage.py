@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import socket
 import sys
@@ -56,20 +57,20 @@ def test_temporary_faults_are_retried(url, s3_proxy, fault, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "error", "attempts"),
     [
-        (Fault(status=500, code="InternalError"), DownloadFailedError, range(2, 5)),
-        (Fault(status=503, code="SlowDown"), DownloadFailedError, range(2, 5)),
-        # aiohttp, botocore, and s3fs (for requests, and for bodies) each try twice.
-        (Fault(drop=True), DownloadFailedError, range(2, 17)),
-        (Fault(truncate=1000), DownloadFailedError, range(2, 5)),
-        (Fault(stall=30), DownloadFailedError, range(2, 5)),
+        (Fault(status=500, code="InternalError"), DownloadFailedError, range(2, 6)),
+        (Fault(status=503, code="SlowDown"), DownloadFailedError, range(2, 6)),
+        # aiohttp, botocore, and s3fs (for requests, and for bodies) each try twice; one attempt is a presigned URL.
+        (Fault(drop=True), DownloadFailedError, range(2, 19)),
+        (Fault(truncate=1000), DownloadFailedError, range(2, 6)),
+        (Fault(stall=30), DownloadFailedError, range(2, 6)),
         (Fault(trickle=0.2), DownloadFailedError, range(1, 2)),
-        (Fault(status=403, code="AccessDenied"), SourceUnreadableError, range(1, 2)),
-        (Fault(status=403, code="InvalidAccessKeyId"), SourceUnreadableError, range(1, 2)),
-        (Fault(status=403, code="SignatureDoesNotMatch"), SourceUnreadableError, range(1, 2)),
-        (Fault(status=400, code="ExpiredToken"), SourceUnreadableError, range(1, 2)),
-        (Fault(status=404, code="NoSuchKey"), SourceNotFoundError, range(1, 2)),
-        (Fault(status=404, code="NoSuchBucket"), SourceNotFoundError, range(1, 2)),
-        (Fault(status=418, code="Teapot<!&"), DownloadFailedError, range(1, 5)),
+        (Fault(status=403, code="AccessDenied"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=403, code="InvalidAccessKeyId"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=403, code="SignatureDoesNotMatch"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=400, code="ExpiredToken"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=404, code="NoSuchKey"), SourceNotFoundError, range(2, 3)),
+        (Fault(status=404, code="NoSuchBucket"), SourceNotFoundError, range(2, 3)),
+        (Fault(status=418, code="Teapot<!&"), DownloadFailedError, range(2, 6)),
     ],
     ids=str,
 )
@@ -84,6 +85,36 @@ def test_lasting_faults_end_in_one_sentence(url, s3_proxy, fault, error, attempt
     assert time.monotonic() - start < 15
     assert s3_proxy.count("GET", "a.jpg") in attempts
     check_sentence(raised.value)
+
+
+def is_presigned(request) -> bool:
+    return "X-Amz-Signature" in request.query
+
+
+def test_presigned_urls(url, s3_server, s3_proxy):
+    """Objects are read with one request each, and as they are stored."""
+    zipped = gzip.compress(DATA)
+    s3_server.request("PUT", "/bucket/a%20%2B%25%3F%23.jpg", zipped, {"Content-Encoding": "gzip"})
+    assert storage.read(url, len(DATA)) == DATA
+    assert storage.read("s3://bucket/a +%?#.jpg", len(DATA)) == zipped
+    assert [is_presigned(request) for request in s3_proxy.requests] == [True, True]
+
+
+def test_presigned_urls_are_not_needed(url, s3_proxy):
+    """A server that refuses them from the start is not asked again; otherwise, a refusal concerns one object."""
+    s3_proxy.fault = lambda request: Fault(status=403, code="AccessDenied") if is_presigned(request) else None
+    for _ in range(3):
+        assert storage.read(url, len(DATA)) == DATA
+    assert [is_presigned(request) for request in s3_proxy.requests] == [True, False, False, False]
+
+    file_systems.close_all()
+    s3_proxy.fault = lambda _: None
+    storage.read(url, len(DATA))
+    s3_proxy.fault = times(1, Fault(status=403, code="AccessDenied"), is_presigned)
+    s3_proxy.requests.clear()
+    for _ in range(2):
+        assert storage.read(url, len(DATA)) == DATA
+    assert [is_presigned(request) for request in s3_proxy.requests] == [True, False, True]
 
 
 def check_sentence(error: Exception) -> None:

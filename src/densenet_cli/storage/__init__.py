@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Self
 from densenet_cli.errors import OutputError, SourceUnreadableError, UsageError
 from densenet_cli.paths import is_remote
 from densenet_cli.storage.errors import MISSING, StorageError, image_error, redact, storage_errors
-from densenet_cli.storage.file_systems import FileSystem, call, open_filesystem
+from densenet_cli.storage.file_systems import FileSystem, call, open_filesystem, run
 from densenet_cli.storage.listing import Listed, list_folder, list_tree
 
 __all__ = [
@@ -108,8 +108,9 @@ def read(url: str, limit: int) -> bytes:
     try:
         with storage_errors(url):
             files = open_filesystem(url)
-            data = call(files.fs, "cat_file", files.path, start=0, end=limit + 1, timeout=READ_TIMEOUT)
-            return bytes(data)
+            if (reader := files.reader) is not None:
+                return run(files.fs, lambda: reader.read(files.path, limit + 1), READ_TIMEOUT)
+            return bytes(call(files.fs, "cat_file", files.path, start=0, end=limit + 1, timeout=READ_TIMEOUT))
     except StorageError as error:
         if error.code == "InvalidRange":  # an empty file has no range of bytes
             return b""

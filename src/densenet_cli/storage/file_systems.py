@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from densenet_cli.errors import UsageError
 from densenet_cli.storage.errors import has_credentials, redact
+from densenet_cli.storage.presigned import PresignedReader
 from densenet_cli.text import to_printable
+
+T = TypeVar("T")
 
 CONNECTIONS = 64
 """Connections that a file system may open at the same time."""
@@ -38,7 +42,7 @@ _PACKAGES = {
 """Scheme -> the package to install for it, beside fsspec."""
 
 _lock = threading.Lock()
-_opened: dict[tuple[str, str], Any] = {}
+_opened: dict[tuple[str, str], tuple[Any, PresignedReader | None]] = {}
 _thread = threading.local()
 
 
@@ -49,11 +53,13 @@ class FileSystem(NamedTuple):
         fs: The ``fsspec.AbstractFileSystem``.
         path: The path, without the scheme.
         scheme: The scheme in lower case.
+        reader: Reads objects of S3.
     """
 
     fs: Any
     path: str
     scheme: str
+    reader: PresignedReader | None = None
 
     @property
     def is_s3(self) -> bool:
@@ -82,17 +88,18 @@ def open_filesystem(url: str) -> FileSystem:
     key = scheme, repr(sorted(options.items()))
     if getattr(cls, "async_impl", False):
         with _lock:
-            fs = _opened.get(key)
-            if fs is None:
-                fs = _opened[key] = cls(**_settings(scheme), **options)
+            if key not in _opened:
+                fs = cls(**_settings(scheme), **options)
+                reader = None
                 if scheme in _S3:
                     fs.retries = _ATTEMPTS
-    else:
-        opened = vars(_thread).setdefault("opened", {})
-        fs = opened.get(key)
-        if fs is None:
-            fs = opened[key] = cls(**_settings(scheme), **options)
-    return FileSystem(fs, path, scheme)
+                    reader = PresignedReader(fs, CONNECTIONS, CONNECT_TIMEOUT, READ_TIMEOUT)
+                _opened[key] = fs, reader
+            return FileSystem(_opened[key][0], path, scheme, _opened[key][1])
+    opened = vars(_thread).setdefault("opened", {})
+    if key not in opened:
+        opened[key] = cls(**_settings(scheme), **options)
+    return FileSystem(opened[key], path, scheme)
 
 
 def _file_system_class(scheme: str) -> Any:
@@ -115,6 +122,7 @@ def _settings(scheme: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme in _S3:
         settings["config_kwargs"] = {
+            "signature_version": "s3v4",  # presigned URLs would have an older one, which many servers refuse
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": READ_TIMEOUT,
             "max_pool_connections": CONNECTIONS,
@@ -136,13 +144,23 @@ def call(fs: Any, method: str, *args: Any, timeout: float, **kwargs: Any) -> Any
         TimeoutError: It took longer.
         Exception: The method failed.
     """
-    if not (getattr(fs, "async_impl", False) and hasattr(fs, f"_{method}")):
-        return getattr(fs, method)(*args, **kwargs)
+    if getattr(fs, "async_impl", False) and hasattr(fs, f"_{method}"):
+        return run(fs, lambda: getattr(fs, f"_{method}")(*args, **kwargs), timeout)
+    return getattr(fs, method)(*args, **kwargs)
+
+
+def run(fs: Any, function: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+    """Run a coroutine in the event loop of a file system for at most ``timeout`` seconds, and return its result.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
     import asyncio
 
     from fsspec.asyn import sync
 
-    async def limited() -> Any:
-        return await asyncio.wait_for(getattr(fs, f"_{method}")(*args, **kwargs), timeout)
+    async def limited() -> T:
+        return await asyncio.wait_for(function(), timeout)
 
-    return sync(fs.loop, limited)
+    result: T = sync(fs.loop, limited)
+    return result
