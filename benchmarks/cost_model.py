@@ -19,6 +19,8 @@ class Costs:
         read: Reading the file of an image.
         decode: Decoding and resizing it.
         engine: Precision -> computing it.
+        switch: Precision -> what decoding and computing in turn take more than both alone, because each leaves the
+            caches and the clock rate of a core in a state that is bad for the other.
         record: Making its record.
         part: Seconds of a worker for a part on Ray, without its images.
         start: Precision -> seconds of a run with one image.
@@ -28,6 +30,7 @@ class Costs:
     read: float
     decode: float
     engine: dict[str, float]
+    switch: dict[str, float]
     record: float
     part: float
     start: dict[str, float]
@@ -35,7 +38,7 @@ class Costs:
 
     def image(self, precision: str) -> float:
         """Return the processor seconds per image."""
-        return self.read + self.decode + self.engine[precision] + self.record
+        return self.read + self.decode + self.engine[precision] + self.switch[precision] + self.record
 
     def table(self) -> Table:
         """Return the costs as a table."""
@@ -45,6 +48,10 @@ class Costs:
             *(
                 (f"DenseNet-121, {precision}", f"{seconds * 1e3:.2f} core-ms per image")
                 for precision, seconds in self.engine.items()
+            ),
+            *(
+                (f"decoding and DenseNet-121 in turn, {precision}", f"{seconds * 1e3:+.2f} core-ms per image")
+                for precision, seconds in self.switch.items()
             ),
             ("record", f"{self.record * 1e3:.2f} core-ms per image"),
             ("image file", f"{self.bytes / 1e3:.0f} kB"),

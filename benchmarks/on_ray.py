@@ -168,7 +168,8 @@ def measure_costs(inputs: Inputs, workload: Workload) -> Costs:
     """Measure the costs of the model, none of them in the runs that it predicts."""
     from densenet_cli import Classifier
     from densenet_cli.images.decoding import load
-    from densenet_cli.images.sources import from_object
+    from densenet_cli.images.sources import Source, from_object
+    from densenet_cli.workers import MAX_CHUNK
 
     paths = sorted(inputs.photographs(workload.count(1000, 60)).iterdir())[: workload.count(200, 20)]
     weights = inputs.weights()
@@ -177,11 +178,20 @@ def measure_costs(inputs: Inputs, workload: Workload) -> Costs:
     pixels = [load(source, classifier.preprocessing).pixels for source in sources]
     decode = core_seconds(lambda source: load(source, classifier.preprocessing), sources)
     read = core_seconds(Path.read_bytes, paths)
-    engine = {}
+    engine, switch = {}, {}
+    groups = [sources[start : start + MAX_CHUNK] for start in range(0, len(sources), MAX_CHUNK)]
     for precision in PRECISIONS:
         with Classifier(weights=weights, precision=precision) as model:
-            model.run(pixels[0])
-            engine[precision] = core_seconds(partial(model.run, alone=False), pixels)
+            compute = partial(model.run, alone=False)
+            compute(pixels[0])
+            engine[precision] = core_seconds(compute, pixels)
+
+            def decode_and_compute(group: Sequence[Source], compute: Callable[[Any], object] = compute) -> None:
+                for image in [load(source, classifier.preprocessing).pixels for source in group]:
+                    compute(image)
+
+            both = core_seconds(decode_and_compute, groups) * len(groups) / len(sources)
+            switch[precision] = both - decode - engine[precision]
     predictor = classifier.predictor()
     results = list(classifier.stream(sources[:50]))
     record = core_seconds(lambda result: predictor(result).to_json(), results, threads=1)
@@ -197,7 +207,7 @@ def measure_costs(inputs: Inputs, workload: Workload) -> Costs:
         listed.write_text("".join(f"{folder}/missing-{number}.jpg\n" for number in range(parts)))
         part = run_on_ray(["--files-from", listed], inputs.small_weights(), part_size=1, status=1).seconds / parts
     size = sum(path.stat().st_size for path in paths) / len(paths)
-    return Costs(read, decode - read, engine, record, part, starts, size)
+    return Costs(read, decode - read, engine, switch, record, part, starts, size)
 
 
 def core_seconds(task: Callable[[Any], object], items: Sequence[Any], threads: int | None = None) -> float:

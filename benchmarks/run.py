@@ -15,6 +15,7 @@ import large_jpegs
 import many_cores
 import memory
 import new_head
+import object_storage
 import on_ray
 import precision
 import training
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "many_cores": many_cores.measure,
     "training": training.measure,
     "new_head": new_head.measure,
+    "object_storage": object_storage.measure,
     "ray": on_ray.measure,
 }
 
