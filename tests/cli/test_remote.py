@@ -447,12 +447,15 @@ def test_errors_before_any_work(bucket, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("predict", "--html"), ("evaluate", "--html"), ("evaluate", "--mistakes"), ("evaluate", "--plots")],
+    [
+        *[("predict", option) for option in ("--html", "--files-from", "--labels", "--weights")],
+        *[("evaluate", option) for option in ("--html", "--mistakes", "--plots")],
+    ],
 )
-def test_outputs_that_must_be_local(name, option):
-    result = densenet(name, "photos", option, "s3://key:secret@bucket/output")
+def test_options_that_need_local_files(name, option):
+    result = densenet(name, "photos", option, "s3://key:secret@bucket/file")
     assert result.status == 2
-    assert option in result.err and "on this machine" in result.err and "secret" not in result.err
+    assert option in result.err and "secret" not in result.err and "not exist" not in result.err
 
 
 def test_offline(bucket, weights, s3_proxy):

@@ -89,6 +89,7 @@ def test_map_batches(cluster, weights, tmp_path):
     script = tmp_path / "pipeline.py"
     script.write_text(
         "import json, sys\n"
+        "import pyarrow.dataset\n"
         "import ray\n"
         "from densenet_cli.ray import Embedder, Predictor, share_weights\n"
         f"ray.init({cluster.address!r}, log_to_driver=False)\n"
@@ -101,7 +102,10 @@ def test_map_batches(cluster, weights, tmp_path):
         "        stage, fn_constructor_kwargs={'weights': weights}, batch_size=3, num_cpus=0.5,\n"
         "        compute=ray.data.ActorPoolStrategy(size=1),\n"
         "    )\n"
-        "    rows[stage.__name__] = sorted(results.take_all(), key=lambda row: row['source'])\n"
+        f"    output = {str(tmp_path)!r} + '/' + stage.__name__\n"
+        "    results.write_parquet(output, ray_remote_args={'num_cpus': 0.25})\n"
+        "    table = pyarrow.dataset.dataset(output).to_table()\n"
+        "    rows[stage.__name__] = sorted(table.to_pylist(), key=lambda row: row['source'])\n"
         "print(json.dumps([[rows['Predictor'][0]['model'], len(rows['Embedder'][0]['vector'])],\n"
         "                  [[score['label'] for score in row['predictions']] for row in rows['Predictor']]]))\n"
     )

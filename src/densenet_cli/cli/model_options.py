@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import engines, variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, input_option, option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, LocalPath, input_option, option
 from densenet_cli.cli.console import echo_info, is_verbose
 from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT
@@ -43,7 +43,7 @@ MODEL_OPTIONS = {
     ),
     "labels": model_option(
         "--labels",
-        type=click.Path(exists=True, dir_okay=False),
+        type=LocalPath(exists=True, dir_okay=False),
         metavar="FILE",
         help="Read class names from FILE (text, JSON, YAML, or CSV) instead of using the model's.",
     ),

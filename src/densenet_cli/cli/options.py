@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from densenet_cli.cli.command import PathOrUrl, input_option
+from densenet_cli.cli.command import LocalPath, PathOrUrl, input_option
 from densenet_cli.cli.console import echo_info
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import is_remote
@@ -85,7 +85,7 @@ def source_options(function: F) -> F:
         ),
         input_option(
             "--files-from",
-            type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+            type=LocalPath(exists=True, dir_okay=False, allow_dash=True),
             metavar="FILE",
             help="Read sources from FILE, one per line (- for standard input).",
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import UsageError
-from densenet_cli.paths import is_hub_url, is_url, normalize_path
+from densenet_cli.paths import is_hub_url, is_remote, is_url, normalize_path
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, PathLike
@@ -37,6 +37,8 @@ def find_checkpoint(weights: PathLike, *, offline: bool = False, progress: Downl
             "`weights` cannot be a web address. Use a file, a folder, or for"
             " https://huggingface.co/ORGANIZATION/NAME the URL hf://ORGANIZATION/NAME."
         )
+    if is_remote(text):
+        raise UsageError("`weights` cannot be in object storage. Download the checkpoint and use its path.")
     path = Path(text)
     if text.lower().startswith("hf:") and not path.exists():
         raise UsageError(f"Invalid URL {text!r}. Use hf://{text[3:].lstrip('/') or 'ORGANIZATION/NAME'}.")
