@@ -96,7 +96,9 @@ def _expand(
     standard_input: StandardInput | None = None
     skipped = SkippedFiles(0)
     for argument in _expand_braces(arguments):
-        if argument == "-":
+        if isinstance(argument, Source):
+            yield argument
+        elif argument == "-":
             stream = stdin or sys.stdin.buffer
             if stream in _list_streams:
                 error = SourceUnreadableError("Standard input is already used for the list of sources.")
@@ -122,13 +124,14 @@ def _expand(
         logging.getLogger(__name__).info("%s", skipped)
 
 
-def _expand_braces(arguments: Iterable[str]) -> Iterator[str]:
+def _expand_braces(arguments: Iterable[str]) -> Iterator[str | Source]:
     """Replace names that contain braces by those that they stand for, unless there is a file of that name."""
     for argument in arguments:
         if "{" not in argument or (not is_url(argument) and (os.path.lexists(argument) or split_member(argument))):
             yield argument
         elif any(islice(expand_braces(argument), MAX_NAMES, None)):
-            yield argument  # which is reported as missing
+            error = SourceNotFoundError(f"No such file or folder. The braces stand for more than {MAX_NAMES:,} names.")
+            yield argument if is_url(argument) else from_entry(Entry(argument, error))
         else:
             yield from expand_braces(argument)
 
@@ -246,7 +249,8 @@ def _from_member_name(name: str, is_image: bool = False) -> Source | None:
     Returns:
         The source; None if the name is not in an archive, or unless ``is_image``, if it may be a folder there.
     """
-    in_storage = is_remote(name)
+    if in_storage := is_remote(name):
+        from densenet_cli.images.remote import is_file
     for archive, member in split_archives(name):
         if not in_storage and not os.path.isfile(archive):
             continue
@@ -254,15 +258,9 @@ def _from_member_name(name: str, is_image: bool = False) -> Source | None:
             return _find_member(name, archive, member, is_image)
         except ImageError as error:
             # A folder in storage can be named like an archive. Other errors are found again by _expand_path.
-            if not in_storage or (is_image and _is_file(archive)):
+            if not in_storage or (is_image and is_file(archive)):
                 return from_entry(Entry(name, error.with_traceback(None)))
     return None
-
-
-def _is_file(url: str) -> bool:
-    from densenet_cli.images.remote import is_file
-
-    return is_file(url)
 
 
 def _find_member(name: str, archive: str, member: str, is_image: bool) -> Source | None:

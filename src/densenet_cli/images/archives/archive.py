@@ -9,7 +9,6 @@ from typing import Self
 
 from densenet_cli.errors import SourceUnreadableError
 from densenet_cli.images.archives.compression import (
-    MAX_MAGIC_LENGTH,
     CompressedFile,
     DecompressedStream,
     find_decompressor,
@@ -26,6 +25,7 @@ from densenet_cli.images.archives.members import Member
 from densenet_cli.images.files import MAX_STREAM_BYTES
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
 ZSTANDARD_START = b"\x28\xb5\x2f\xfd"
 
 
@@ -61,7 +61,7 @@ class OpenArchive:
         if isinstance(open_stream, LocalFile):
             open_stream = open_stream.identify()
         stream = self._stream = self._files.enter_context(open_stream())
-        start = stream.read(MAX_MAGIC_LENGTH)
+        start = stream.read(TAR_MAGIC_OFFSET + len(TAR_MAGIC))
         if start.startswith(ZSTANDARD_START):
             raise SourceUnreadableError("Archives that are compressed with Zstandard are not supported.")
         if decompressor := find_decompressor(start):
@@ -73,7 +73,7 @@ class OpenArchive:
             yield from read_tar(self._stream, CompressedFile(open_stream, decompressor), None)
             return
         file_size = stream.seek(0, io.SEEK_END)
-        if file_size and (start.startswith(ZIP_STARTS) or self._is_zip):
+        if file_size and (start.startswith(ZIP_STARTS) or (self._is_zip and not start.endswith(TAR_MAGIC))):
             from densenet_cli.images.archives.zip import read_members as read_zip
 
             yield from read_zip(stream, open_stream, file_size)

@@ -68,6 +68,7 @@ DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
 }
 """First bytes of a file -> function that creates a decompressor."""
 
+
 MAX_MAGIC_LENGTH = max(map(len, DECOMPRESSORS))
 
 
