@@ -458,6 +458,13 @@ def test_options_that_need_local_files(name, option):
     assert option in result.err and "secret" not in result.err and "not exist" not in result.err
 
 
+@pytest.mark.parametrize("output", ["s3://bucket", "s3://bucket/", "s3://bucket/folder/"])
+def test_outputs_without_a_file_name(bucket, output):
+    result = densenet("predict", "photos/set-0", "--variant", "tiny", "-o", output, "--format", "csv")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "does not name a file" in result.err
+
+
 def test_offline(bucket, weights, s3_proxy):
     s3_proxy.requests.clear()
     for pages in ("first", "all"):

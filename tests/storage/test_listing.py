@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from densenet_cli import storage
 from densenet_cli.images import sources
+from densenet_cli.images.reading import read_source
 from densenet_cli.images.walking import Entry, SkippedFiles, walk
 from densenet_cli.storage import listing
 from densenet_cli.storage.errors import StorageError
@@ -220,3 +221,17 @@ def test_error_while_listing(s3_proxy):
     assert len(found) >= 1000
     assert last.error and last.error.type == "SourceUnreadable"
     assert "secret" not in str(last.error)
+
+
+def test_a_file_and_a_folder_of_the_same_name(s3):
+    url = s3.bucket("bucket", {"photos": b"a file", "photos/1.jpg": b"x", "2.jpg": b"x"})
+    assert names(sources.expand([f"{url}/photos"])) == [f"{url}/photos"]
+    assert names(sources.expand([f"{url}/photos/"])) == [f"{url}/photos/1.jpg"]
+    (source,) = sources.expand([f"{url}/2.jpg/"])
+    assert source.error and source.error.type == "EmptySource"
+
+
+def test_schemes_in_upper_case(s3):
+    url = s3.bucket("bucket", {"photos/1.jpg": b"x"}).upper().replace("BUCKET", "bucket")
+    (source,) = sources.expand([f"{url}/photos"])
+    assert (source.name, read_source(source)) == ("S3://bucket/photos/1.jpg", b"x")

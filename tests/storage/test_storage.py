@@ -139,6 +139,17 @@ def test_no_server(monkeypatch):
             storage.read("s3://bucket/a.jpg", 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fact"),
+    [("AWS_ENDPOINT_URL", "localhost", "endpoint"), ("AWS_DEFAULT_REGION", "us east 1", "region")],
+)
+def test_wrong_settings(url, name, value, fact, monkeypatch):
+    monkeypatch.setenv(name, value)
+    file_systems.close_all()
+    with pytest.raises(DownloadFailedError, match=fact):
+        storage.read(url, 10)
+
+
 def test_no_credentials(url, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -237,6 +248,9 @@ def test_permission_to_write_is_checked(s3_server, s3_proxy):
         ("s3://key:se/cret@bucket/a.jpg", "s3://bucket/a.jpg"),
         ("sftp://user@host/a@b.jpg", "sftp://host/a@b.jpg"),
         ("ftp://user:secret@host:21/a.jpg", "ftp://host:21/a.jpg"),
+        ("ftp://host:21/set-1/a@2x.jpg", "ftp://host:21/set-1/a@2x.jpg"),
+        ("ftp://user:secret/21@host/a.jpg", "ftp://host/a.jpg"),
+        ("s3://key:12/34@bucket/a.jpg", "s3://bucket/a.jpg"),
         ("s3://bucket/a@b.jpg", "s3://bucket/a@b.jpg"),
         ("s3://bucket/a:b@c.jpg", "s3://bucket/a:b@c.jpg"),
         ("abfs://container@account.dfs.core.windows.net/a.jpg", "abfs://container@account.dfs.core.windows.net/a.jpg"),

@@ -123,7 +123,7 @@ def _expand_url(url: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedF
         yield from walk_glob(url, suffixes, REMOTE)
     elif status is None:
         yield Entry(url, SourceNotFoundError("No such file or folder."))
-    elif status.is_folder:
+    elif status.is_folder or url.endswith("/"):  # a file and a folder can have the same name
         yield from walk(url, suffixes, REMOTE)
     else:
         yield Entry(url)

@@ -79,8 +79,14 @@ class RemoteOutput:
         offline: bool = False,
     ) -> None:
         self.url = storage.redact(url)
-        name = url.rpartition("/")[2]
-        if not name or name.strip(".") == "" or "\0" in name or len(name.encode(errors="replace")) > MAX_NAME_LENGTH:
+        parent, _, name = url.rpartition("/")
+        if (
+            not name
+            or parent.endswith(":/")
+            or name.strip(".") == ""
+            or "\0" in name
+            or len(name.encode(errors="replace")) > MAX_NAME_LENGTH
+        ):
             raise UsageError(f"{self.url} does not name a file.")
         if offline:
             raise UsageError(f"Cannot write {self.url}: network access is disabled (`offline`).")

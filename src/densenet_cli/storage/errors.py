@@ -51,6 +51,7 @@ _CREDENTIALS = re.compile(r"Credential|SSO|TokenRetrieval|ProfileNotFound|NoAuth
 _TIMEOUT = re.compile(r"Timeout")
 _CONNECTION = re.compile(r"EndpointConnection|ClientConnector|ServerDisconnected|ConnectionClosed|ClientOSError")
 _INTERRUPTED = re.compile(r"IncompleteRead|ClientPayload|ResponseStreaming|ContentLength|ProtocolError|ChunkedEncoding")
+_INVALID_REGION = re.compile(r"InvalidRegion")
 _INVALID = re.compile(r"ParamValidation|InvalidURL")
 
 
@@ -75,14 +76,26 @@ def redact(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     if not separator or "@" not in authority:
-        # A password may contain a slash. A bucket with a colon does not exist, so this is never a path.
-        if ":" in authority and "@" in path and not url.lower().startswith(_AZURE):
+        # A password may contain a slash. A bucket with a colon does not exist, so what follows is a path only if the
+        # colon precedes the port of a server.
+        if (
+            ":" in authority
+            and "@" in path
+            and not url.lower().startswith(_AZURE)
+            and not _is_server(scheme, authority)
+        ):
             return f"{scheme}://{rest.rpartition('@')[2]}"
         return url
     user, _, host = authority.rpartition("@")
     if f"{scheme.lower()}://" in _AZURE and ":" not in user:
         return url
     return f"{scheme}://{host}{slash}{path}"
+
+
+def _is_server(scheme: str, authority: str) -> bool:
+    """Return whether a URL begins with a server and its port, not with a user name and a password."""
+    port = authority.rpartition(":")[2]
+    return scheme.lower() not in ("s3", "s3a") and port.isdecimal() and int(port[:6]) < 1 << 16
 
 
 def has_credentials(url: str) -> bool:
@@ -135,6 +148,10 @@ def describe(error: Exception) -> StorageError:
         return StorageError("the connection was closed early")
     if any(isinstance(cause, ConnectionError) for cause in chain) or has(_CONNECTION):
         return StorageError("cannot connect to the storage")
+    if has(_INVALID_REGION):
+        return StorageError("the name of the region is invalid")
+    if any(isinstance(cause, ValueError) and str(cause).startswith("Invalid endpoint") for cause in chain):
+        return StorageError("the URL of the endpoint, such as AWS_ENDPOINT_URL, is invalid")
     if has(_INVALID):
         return StorageError("the URL is invalid", MISSING)
     numbered = next((cause for cause in reversed(chain) if isinstance(cause, OSError) and cause.errno), None)

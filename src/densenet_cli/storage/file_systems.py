@@ -77,7 +77,9 @@ def open_filesystem(url: str) -> FileSystem:
         UsageError: The scheme is unknown, its package is missing, or the URL contains credentials for S3.
         Exception: The file system cannot be opened. See ``errors.storage_errors``.
     """
-    scheme = url.partition("://")[0].lower()
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
+    url = f"{scheme}{separator}{rest}"  # libraries expect it in lower case
     if scheme in _S3 and has_credentials(url):
         raise UsageError(
             f"{redact(url)} was given with credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
