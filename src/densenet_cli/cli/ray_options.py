@@ -89,13 +89,13 @@ def check_ray_options(address: str | None, options: Mapping[str, Any]) -> None:
         if options.get("format_") == "parquet":
             raise click.UsageError("--format parquet requires --ray.")
         return
-    for name, reason in {
-        "html": "a page shows one run on one machine. Create it from some of the images without --ray",
-        "retry_errors": "a part is never changed. Use --overwrite to compute all parts again",
-        "processes": "Ray starts the processes. Use --threads to choose the threads of each",
+    for name, hint in {
+        "html": "Run the command without --ray on some of the images to create a page",
+        "retry_errors": "Use --overwrite to compute all parts again",
+        "processes": "Use --threads to set the threads of each worker",
     }.items():
         if options.get(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --ray: {reason}.")
+            raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --ray. {hint}.")
     if options.get("output") in (None, "", "-"):
         raise click.UsageError("--ray requires --output, a folder or URL for part files.")
     if options.get("format_") not in (None, *PART_FORMATS):

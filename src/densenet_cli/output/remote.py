@@ -87,7 +87,7 @@ class RemoteOutput:
             or "\0" in name
             or len(name.encode(errors="replace")) > MAX_NAME_LENGTH
         ):
-            raise UsageError(f"{self.url} does not name a file.")
+            raise UsageError(f"{self.url} does not name a file. Use a URL such as s3://bucket/FILE.")
         if offline:
             raise UsageError(f"Cannot write {self.url}: network access is disabled (`offline`).")
         self._url = url
@@ -131,7 +131,7 @@ class RemoteOutput:
         if is_staged and self._can_resume and not (self._resume or self._overwrite or is_changed):
             raise UsageError(
                 f"This machine has results of an unfinished run for {self.url}. Use `resume` to continue it, or "
-                "`overwrite` to discard them."
+                "`overwrite` to discard it."
             )
         if self._resume and is_staged and not is_changed:
             return
@@ -176,8 +176,8 @@ class RemoteOutput:
                 with self._uploading:
                     self._upload_all()
             except DensenetError as failure:
-                hint = " Use `resume` to upload it." if self._can_resume else ""
-                message = f"{str(failure).rstrip()} It is kept in {self.path.parent}.{hint}"
+                hint = " Use `resume` to upload them." if self._can_resume else ""
+                message = f"{str(failure).rstrip()} The results are kept in {self.path.parent}.{hint}"
                 if kind is None:
                     raise OutputError(message) from None
                 logging.getLogger(__name__).warning("%s", message)

@@ -53,7 +53,8 @@ class _ImageBatches:
             raise UsageError(f"The batch has no column {wanted}, only {join_names(list(columns))}. Set `column`.")
         name_column = self._name_column or next((name for name in NAME_COLUMNS if name in columns), None)
         if name_column is not None and name_column not in columns:
-            raise UsageError(f"The batch has no column {name_column}, only {join_names(list(columns))}.")
+            known = join_names(list(columns))
+            raise UsageError(f"The batch has no column {name_column}, only {known}. Set `name_column`.")
         names = columns[name_column] if name_column else [None] * len(columns[column])
         images = [self._to_source(image, name) for image, name in zip(columns[column], names, strict=True)]
         return images, {name: values for name, values in columns.items() if name not in (column, name_column)}

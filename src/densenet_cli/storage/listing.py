@@ -241,7 +241,7 @@ class _S3Listing:
             elif not walk.page:
                 walk.is_last = True
             elif walk.last is not None and walk.page[-1] <= walk.last:
-                raise StorageError("the storage returns the same names again and again")
+                raise StorageError("the storage repeats names in its listing")
             else:
                 walk.last = walk.page[-1]
         return bool(walk.page)

@@ -160,7 +160,7 @@ def _member(header: tarfile.TarInfo, overrides: _Overrides, contents: TarContent
     elif header.type in tarfile.REGULAR_TYPES:
         return Member(name, contents)
     else:
-        problem = "Not a regular file but something else."
+        problem = "Not a regular file."
     return Member(name, contents, SourceUnreadableError(problem))
 
 

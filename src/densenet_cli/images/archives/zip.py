@@ -112,7 +112,7 @@ def _find_directory(stream: ByteStream, file_size: int) -> tuple[int, int, int]:
             raise SourceUnreadableError("The archive is damaged: the end of its directory is missing.")
         disk, size, offset = (ZIP64_END.unpack(record)[index] for index in (4, 8, 9))
     if disk:
-        raise SourceUnreadableError("Zip archives of several files are not supported.")
+        raise SourceUnreadableError("Zip archives that are split into several files are not supported.")
     prefix = end - size - offset
     if prefix < 0:
         raise SourceUnreadableError("The archive is truncated: its directory is not in the file.")
@@ -144,8 +144,8 @@ def _decode_name(name: bytes, flags: int) -> str:
 def _find_error(contents: ZipContents, flags: int, mode: int, is_overlapping: bool) -> ImageError | None:
     """Return why a member cannot be read, or None."""
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "something else"
-        return SourceUnreadableError(f"Not a regular file but {kind}.")
+        kind = " but a symbolic link" if stat.S_ISLNK(mode) else ""
+        return SourceUnreadableError(f"Not a regular file{kind}.")
     if flags & ENCRYPTED:
         return SourceUnreadableError("The member is encrypted.")
     if contents.method not in (STORED, DEFLATED, BZIP2):
