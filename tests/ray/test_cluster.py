@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from densenet_cli.errors import UsageError
-from densenet_cli.ray.cluster import CPU_SHARE, plan_workers, resolve
+from densenet_cli.ray.cluster import CPU_SHARE, REQUIREMENT, plan_workers, resolve
 from densenet_cli.ray.versions import check_versions, required_versions
 from tests.support.command import densenet
 
@@ -55,6 +57,11 @@ def test_versions_must_be_the_same():
 def test_addresses_that_are_none(address):
     with pytest.raises(UsageError, match="HOST:PORT"):
         resolve(address)
+
+
+def test_the_message_names_what_the_extra_installs():
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
+    assert REQUIREMENT in project["optional-dependencies"]["ray"]
 
 
 @pytest.mark.ray

@@ -214,5 +214,5 @@ class _Watch:
             return
         self._on_stall(
             f"No part was finished in the last {STALL_INTERVAL:g} seconds. The cluster has "
-            f"{plural(round(cores), 'core')}, of which {free:g} are free. The run continues when there are free cores."
+            f"{plural(round(cores), 'core')}, of which {free:g} are free. The command keeps waiting."
         )
