@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from densenet_cli import Classifier
-from densenet_cli.errors import DownloadFailedError, SourceNotFoundError
+from densenet_cli import Classifier, storage
+from densenet_cli.errors import DownloadFailedError, SourceNotFoundError, SourceUnreadableError
 from densenet_cli.images.archives import index
 from densenet_cli.images.reading import read_source
 from densenet_cli.images.sources import expand, from_object
@@ -206,3 +206,38 @@ def test_evaluation_of_a_table(slow_bucket, tmp_path, s3_proxy):
     result = densenet(*arguments, "--offline")
     assert result.status == 1
     assert s3_proxy.requests == []
+
+
+@pytest.mark.parametrize("format_", ["tar", "tar.gz", "zip"])
+def test_an_archive_that_is_replaced_before_a_member_is_read_again(s3, tmp_path, format_):
+    """The bytes of another file are never those of the member."""
+    archives = [pack_one(tmp_path / f"{data}.{format_}", data * 100) for data in ("1", "2")]
+    bucket = s3.bucket("images", {f"a.{format_}": archives[0]})
+    sources = [*expand([f"{bucket}/a.{format_}"]), from_object(f"{bucket}/a.{format_}/a.png")]
+    assert read_source(sources[1]) == b"1" * 100
+    s3.put("images", f"a.{format_}", archives[1])
+    for source in sources:
+        with pytest.raises(SourceUnreadableError, match="changed"):
+            read_source(source)
+    (source,) = expand([f"{bucket}/a.{format_}"])
+    assert read_source(source) == b"2" * 100
+
+
+def pack_one(path, data):
+    folder = path.with_suffix(".d")
+    folder.mkdir()
+    (folder / "a.png").write_text(data)
+    return pack(folder, path).read_bytes()
+
+
+def test_an_archive_that_is_replaced_while_it_is_walked(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_BLOCK_SIZE", 1 << 16)
+    members = [(f"{number:03}.png", b"1" * 10_000) for number in range(100)]
+    data = write_tar(tmp_path / "a.tar", *members).read_bytes()
+    bucket = s3.bucket("images", {"a.tar": data})
+    found = expand([f"{bucket}/a.tar"])
+    assert read_source(next(found)) == b"1" * 10_000
+    s3.put("images", "a.tar", data.replace(b"1" * 10_000, b"2" * 10_000))
+    results = [source.error or read_source(source) for source in found]
+    assert {data for data in results if isinstance(data, bytes)} <= {b"1" * 10_000}
+    assert "changed" in str(results[-1])

@@ -10,7 +10,7 @@ file systems, ``listing.py`` lists folders in order and page by page, and ``erro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, Self
 
@@ -88,7 +88,10 @@ def status(url: str) -> FileStatus | None:
 
 
 def _status(files: FileSystem) -> FileStatus:
-    info = files.fs.info(files.path)
+    return _to_status(files.fs.info(files.path))
+
+
+def _to_status(info: Mapping[str, Any]) -> FileStatus:
     version = next((info[key] for key in ("ETag", "etag", "md5Hash", "sha", "commit", "mtime") if info.get(key)), None)
     version = version or next((info[key] for key in ("LastModified", "last_modified", "created") if info.get(key)), "")
     return FileStatus(info["type"] == "directory", info.get("size") or 0, str(version))
@@ -124,12 +127,17 @@ class Stream:
 
     Raises:
         ImageError: It cannot be opened. All methods raise it.
+
+    Attributes:
+        status: What was opened, or None if that is unknown.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._file: Any = None
         self._file = self._call(self._open)
+        info = getattr(self._file, "details", None)  # which were requested to open the file
+        self.status = _to_status(info) if isinstance(info, Mapping) and "type" in info else None
 
     def _open(self) -> Any:
         files = open_filesystem(self._url)

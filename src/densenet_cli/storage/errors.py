@@ -43,6 +43,7 @@ _CODES: dict[str, tuple[Kind, str]] = {
         ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429", "503"),
         (FAILED, "the storage is too busy"),
     ),
+    **dict.fromkeys(("PreconditionFailed", "412"), (FAILED, "the file changed while it was read")),
     "InvalidBucketName": (MISSING, "the name of the bucket is invalid"),
 }
 """Codes of S3 errors, and HTTP statuses of others."""
@@ -131,7 +132,11 @@ def describe(error: Exception) -> StorageError:
     for code in filter(None, map(_code, chain)):
         if code in _CODES:
             kind, message = _CODES[code]
-            shown = "" if code.isdigit() or code.startswith(("NoSuch", "AccessDenied", "NotFound")) else f" ({code})"
+            shown = (
+                ""
+                if code.isdigit() or code.startswith(("NoSuch", "AccessDenied", "NotFound", "Precondition"))
+                else f" ({code})"
+            )
             return StorageError(f"{message}{shown}", kind, code)
         if code.isdigit():
             return StorageError(f"the storage returned {describe_status(int(code))}", FAILED, code)

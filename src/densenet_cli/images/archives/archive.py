@@ -17,6 +17,7 @@ from densenet_cli.images.archives.contents import (
     ByteStream,
     LocalFile,
     ReadContents,
+    RemoteFile,
     StreamOpener,
     TarContents,
     ZipContents,
@@ -58,7 +59,7 @@ class OpenArchive:
             ImageError: The archive cannot be opened, or is damaged after the members before. The message says where.
         """
         open_stream = self._open_stream
-        if isinstance(open_stream, LocalFile):
+        if isinstance(open_stream, LocalFile | RemoteFile) and not open_stream.identity:
             open_stream = open_stream.identify()
         stream = self._stream = self._files.enter_context(open_stream())
         start = stream.read(TAR_MAGIC_OFFSET + len(TAR_MAGIC))

@@ -97,7 +97,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """Opens an archive in object storage.
+    """Opens an archive in object storage, and only as long as it is the same file.
 
     Attributes:
         url: Its URL.
@@ -108,10 +108,14 @@ class RemoteFile:
     identity: tuple[int, str] | None = None
 
     def __call__(self) -> Stream:
-        """Open the file. Raises ``ImageError`` if it cannot be opened."""
+        """Open the file. Raises ``ImageError`` if it cannot be opened, or has changed."""
         from densenet_cli.storage import open_stream
 
-        return open_stream(self.url)
+        stream = open_stream(self.url)
+        if self.identity and stream.status and self.identity != (stream.status.size, stream.status.version):
+            stream.__exit__()
+            raise SourceUnreadableError("The archive changed while it was read.")
+        return stream
 
     def identify(self) -> RemoteFile:
         """Return the file with its identity. Raises ``ImageError`` if there is none."""
