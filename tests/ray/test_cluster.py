@@ -103,6 +103,9 @@ def test_an_address_where_something_else_listens(monkeypatch):
         (["--ray", "local", "-o", "out", "--resume", "--retry-errors"], "--retry-errors"),
         (["--ray", "local", "-o", "out", "--format", "json"], "--format"),
         (["--ray", "local", "-o", "out", "--resume", "--overwrite"], "--overwrite"),
+        (["--ray", "local", "-o", "out.jsonl"], "--format jsonl"),
+        (["--ray", "local", "-o", "out.parquet", "--format", "csv"], "--format parquet"),
+        (["--ray", "local", "-o", "out.json"], "folder"),
         (["--ray", "local", "-o", "out", "-"], "Standard input"),
         (["--part-size", "10"], "--part-size"),
         (["--format", "parquet"], "--format"),
@@ -113,7 +116,7 @@ def test_options_that_contradict_ray(options, named, photographs, tmp_path, monk
     result = densenet("predict", photographs[0], "--variant", "tiny", *options)
     assert result.status == 2
     assert named in result.err
-    assert list(tmp_path.glob("out")) == []
+    assert list(tmp_path.glob("out*")) == []
 
 
 @pytest.mark.ray

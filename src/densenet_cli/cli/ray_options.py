@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -16,6 +17,10 @@ PART_SIZE = 1000
 
 PART_FORMATS = ("parquet", "jsonl", "csv")
 """The keys of ``ray.records.PART_FORMATS``, the default first."""
+
+
+FILE_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json", ".npz", ".npy")
+"""Extensions of outputs without ``--ray``."""
 
 
 def ray_options(function: F) -> F:
@@ -100,5 +105,11 @@ def check_ray_options(address: str | None, options: Mapping[str, Any]) -> None:
         raise click.UsageError("--ray requires --output, a folder or URL for part files.")
     if options.get("format_") not in (None, *PART_FORMATS):
         raise click.UsageError(f"--format must be parquet, jsonl, or csv with --ray, not {options['format_']}.")
+    suffix, chosen = Path(options["output"]).suffix.lower(), options.get("format_") or PART_FORMATS[0]
+    if suffix in FILE_SUFFIXES and suffix != f".{chosen}":
+        hint = f" Add --format {suffix[1:]}, or choose another name." if suffix[1:] in PART_FORMATS else ""
+        raise click.UsageError(
+            f"With --ray, --output is a folder of {chosen} files, but its name ends in {suffix}.{hint}"
+        )
     if "-" in options.get("source", ()):
         raise click.UsageError("Standard input cannot be an image with --ray. Save it to a file.")
