@@ -18,7 +18,6 @@ PART_SIZE = 1000
 PART_FORMATS = ("parquet", "jsonl", "csv")
 """The keys of ``ray.records.PART_FORMATS``, the default first."""
 
-
 FILE_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json", ".npz", ".npy")
 """Extensions of outputs without ``--ray``."""
 

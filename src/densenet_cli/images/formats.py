@@ -136,7 +136,7 @@ TEXTS = (
 
 ADVICE = {
     "Camera raw files": ": only their preview could be read.",
-    "Archives": " here. A file is opened as an archive if its name ends in .zip, .tar, .tar.gz, .tar.bz2, or .tar.xz.",
+    "Archives": " here. Where folders are accepted, files named .zip, .tar, .tar.gz, .tar.bz2, and .tar.xz are opened.",
     "Videos": ". Extract frames as PNG or JPEG.",
     "Git LFS pointers": ". Run git lfs pull to download the image.",
     "Web pages": ". The file may be the error message of a download.",
