@@ -17,7 +17,7 @@ import pytest
 
 from densenet_cli.output import remote
 from densenet_cli.storage import file_systems
-from tests.support.command import densenet, restore_sigint, run_process
+from tests.support.command import Result, densenet, restore_sigint, run_process
 from tests.support.images import encode, photograph
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, Fault, environment, times
 
@@ -267,13 +267,15 @@ def interrupt(monkeypatch, after: int, error: type[BaseException] = KeyboardInte
     monkeypatch.setattr(FileWriter, "write_encoded", write_some)
 
 
-def interrupted(*command: object) -> None:
+def interrupted(*command: object) -> Result:
     from densenet_cli import cli
 
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, 12)
         patch.setattr(cli, "_exit_interrupted", lambda: sys.exit(130))
-        assert densenet(*command).status == 130
+        result = densenet(*command)
+        assert result.status == 130
+        return result
 
 
 @pytest.mark.parametrize("command", ["predict", "embed"])
@@ -352,6 +354,14 @@ def test_upload_that_fails_is_kept_and_repeated(s3_server, s3_proxy, photos, wei
     assert (result.status, result.err) == (0, "Resuming: 10 sources already done.\n")
     assert len(stored(s3_server, "labels.jsonl").splitlines()) == 10
     assert staged() == []
+
+
+def test_upload_that_fails_after_an_interrupt_names_the_option(s3_server, s3_proxy, photos, weights, monkeypatch):
+    monkeypatch.setattr(file_systems, "_ATTEMPTS", 1)
+    fill(s3_server, photos)
+    s3_proxy.fault = lambda request: Fault(status=403, code="AccessDenied") if request.method == "PUT" else None
+    result = interrupted("predict", photos, "--weights", weights, "-o", "s3://bucket/labels.jsonl")
+    assert "Use --resume to upload them." in result.err
 
 
 def test_one_writer(bucket, weights):

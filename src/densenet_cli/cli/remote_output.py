@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from densenet_cli.cli.command import replace_parameters
+from densenet_cli.cli.console import echo_error
 from densenet_cli.paths import is_remote
 
 if TYPE_CHECKING:
@@ -36,9 +38,14 @@ def uploads_output(kind: str, convert: Callable[[Any], Any] = str, *, can_resume
                 return function(output=output, **options)
             from densenet_cli.output.remote import FILES, RemoteOutput
 
-            settings = {"can_resume": can_resume, "offline": options["offline"]}
+            context = click.get_current_context()
+
+            def warn(message: str) -> None:
+                echo_error(replace_parameters(message, context.command))
+
+            settings = {"can_resume": can_resume, "offline": options["offline"], "warn": warn}
             with RemoteOutput(output, FILES[kind], resume=resume, overwrite=overwrite, **settings) as remote:
-                click.get_current_context().meta[_META_KEY] = remote
+                context.meta[_META_KEY] = remote
                 return function(output=convert(remote.path), **options)
 
         return wrapper  # type: ignore[return-value]

@@ -17,7 +17,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -57,6 +58,7 @@ class RemoteOutput:
         overwrite: Whether to replace the file.
         can_resume: Whether messages suggest ``resume``.
         offline: Whether access to the network is disabled.
+        warn: Called with a message if the results of a run that failed cannot be uploaded.
 
     Attributes:
         url: The URL without credentials.
@@ -77,7 +79,9 @@ class RemoteOutput:
         overwrite: bool = False,
         can_resume: bool = True,
         offline: bool = False,
+        warn: Callable[[str], object] = warnings.warn,
     ) -> None:
+        self._warn = warn
         self.url = storage.redact(url)
         parent, _, name = url.rpartition("/")
         if (
@@ -180,7 +184,7 @@ class RemoteOutput:
                 message = f"{str(failure).rstrip()} The results are kept in {self.path.parent}.{hint}"
                 if kind is None:
                     raise OutputError(message) from None
-                logging.getLogger(__name__).warning("%s", message)
+                self._warn(message)
                 return
             if kind is None or not any(path.stat().st_size for path in self._staged()):
                 shutil.rmtree(self.path.parent, ignore_errors=True)
