@@ -60,6 +60,8 @@ class ClassFolders(Dataset):
             names = self._list_folders()
         except NotADirectoryError:
             raise UsageError(f"{name} is not a folder. Use `csv` to read a table of paths and labels.") from None
+        except FileNotFoundError:
+            raise UsageError(f"There is no file or folder {name}.") from None
         except OSError as error:
             raise UsageError(f"Cannot list the folder {name}: {describe_os_error(error)}") from None
         except ImageError as error:
