@@ -261,7 +261,7 @@ def test_unsuitable_folders(weights, images, tmp_path):
     Image.new("RGB", (40, 40)).save(flat / "a.png")
     (flat / "file.txt").write_text("x")
     for folder, status, words in (
-        (tmp_path / "none", 2, "No such file or directory"),
+        (tmp_path / "none", 2, "There is no file or folder"),
         (flat / "file.txt", 2, "is not a folder"),
         (empty, 2, "no class folders"),
         (flat, 2, "only 1 image"),
