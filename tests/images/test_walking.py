@@ -269,6 +269,7 @@ class TestGlobs:
         assert f"write {written}." in str(only_error(pattern).error)
         assert names(written)  # as the message says
         assert "write" not in str(only_error("other/[x]*.jpg").error)
+        assert "write" not in str(only_error("other//none*.jpg").error)
         assert str(cwd) in str(only_error(str(cwd / "trip [2024]/*.jpg")).error)
 
     def test_a_folder_without_images_that_matches_is_an_error(self, cwd):

@@ -223,6 +223,14 @@ def test_error_while_listing(s3_proxy):
     assert "secret" not in str(last.error)
 
 
+def test_a_pattern_that_matches_nothing(s3):
+    url = s3.bucket("bucket")
+    for pattern, hint in ((f"{url}/none*.jpg", ""), (f"{url}/[a].jpg", ""), ("s3://buck*/a", "bucket cannot")):
+        (source,) = sources.expand([pattern])
+        assert source.error and "Brackets" not in str(source.error)
+        assert hint in str(source.error)
+
+
 def test_a_file_and_a_folder_of_the_same_name(s3):
     url = s3.bucket("bucket", {"photos": b"a file", "photos/1.jpg": b"x", "2.jpg": b"x"})
     assert names(sources.expand([f"{url}/photos"])) == [f"{url}/photos"]

@@ -209,6 +209,19 @@ def test_checks_leave_nothing_behind(s3):
     assert not storage.exists("memory://out/file.csv.part")
 
 
+def test_servers_in_urls():
+    for url in ("s3://localhost:9000/bucket/a.jpg", "s3://minio:9000"):
+        with pytest.raises(UsageError, match="AWS_ENDPOINT_URL"):
+            storage.check_readable(url)
+
+
+def test_url_that_is_not_utf_8(s3):
+    url = f"{s3.bucket('bucket')}/\udcff.jpg"
+    storage.check_readable(url)
+    with pytest.raises(SourceNotFoundError):
+        storage.read(url, 10)
+
+
 def test_missing_bucket(s3):
     for check, error in ((storage.check_readable, UsageError), (storage.check_writable, OutputError)):
         with pytest.raises(error, match="bucket does not exist"):

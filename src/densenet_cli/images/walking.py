@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
-from densenet_cli.paths import split_page
+from densenet_cli.paths import is_remote, split_page
 from densenet_cli.text import plural, to_unicode
 
 SUFFIXES = frozenset(
@@ -199,18 +199,22 @@ def walk_glob(
 
 def _escape_hint(pattern: str) -> str:
     """Return how to write a pattern whose brackets are part of a name, or what else is missing, or nothing."""
+    if is_remote(pattern):
+        bucket = pattern.partition("://")[2].partition("/")[0]
+        return " The name of a bucket cannot be a pattern." if is_glob(bucket) else ""
     if (page := split_page(pattern)) and not os.path.lexists(page[0]):
         return f" It is not page {page[1]} of a file either: {to_unicode(page[0])} does not exist."
     folder = pattern[: len(pattern) - len(pattern.lstrip("/"))]
     parts = [part for part in pattern.split("/") if part]
+    original = parts.copy()
     for position, part in enumerate(parts):
         path = os.path.join(folder, part)
         if is_glob(part) and not os.path.lexists(path):
             break
         folder, parts[position] = path, part.replace("[", "[[]")
-    escaped = pattern[: len(pattern) - len(pattern.lstrip("/"))] + "/".join(parts) + "/" * pattern.endswith("/")
-    if escaped == pattern:
+    if parts == original:
         return ""
+    escaped = pattern[: len(pattern) - len(pattern.lstrip("/"))] + "/".join(parts) + "/" * pattern.endswith("/")
     return f" Brackets are a set of characters. To match {to_unicode(folder)}, write {to_unicode(escaped)}."
 
 

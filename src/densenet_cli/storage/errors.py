@@ -157,7 +157,7 @@ def describe(error: Exception) -> StorageError:
         return StorageError("the name of the region is invalid")
     if any(isinstance(cause, ValueError) and str(cause).startswith("Invalid endpoint") for cause in chain):
         return StorageError("the URL of the endpoint, such as AWS_ENDPOINT_URL, is invalid")
-    if has(_INVALID):
+    if has(_INVALID) or any(isinstance(cause, UnicodeEncodeError) for cause in chain):
         return StorageError("the URL is invalid", MISSING)
     numbered = next((cause for cause in reversed(chain) if isinstance(cause, OSError) and cause.errno), None)
     if numbered and numbered.errno:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +41,9 @@ _PACKAGES = {
     "webdav": "webdav4",
 }
 """Scheme -> the package to install for it, beside fsspec."""
+
+_SERVER = re.compile(r"[^/:]*:[0-9]{1,5}(/|$)")
+"""What is a server and a port, not a bucket."""
 
 _lock = threading.Lock()
 _opened: dict[tuple[str, str], tuple[Any, PresignedReader | None]] = {}
@@ -84,6 +88,8 @@ def open_filesystem(url: str) -> FileSystem:
         raise UsageError(
             f"{redact(url)} was given with credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
         )
+    if scheme in _S3 and _SERVER.match(rest):
+        raise UsageError(f"{to_printable(url)} names a server. Set AWS_ENDPOINT_URL to it, and omit it in URLs.")
     cls = _file_system_class(scheme)
     options = cls._get_kwargs_from_urls(url)
     path: str = cls._strip_protocol(url)
