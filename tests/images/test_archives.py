@@ -137,6 +137,19 @@ class TestMembers:
         assert len(found) == 66_000
         assert read_source(found[65_999]) == b"65999"
 
+    def test_backslashes_in_a_zip_from_windows(self, tmp_path):
+        names = ["cats\\1.png", "__MACOSX\\cats\\1.png", "..\\up.png", "cats\\empty\\", "a/b\\c.png"]
+        for system, expected in ((0, ["cats/1.png", "../up.png", "a/b\\c.png"]), (3, [*names[:2], names[4]])):
+            archive = tmp_path / f"{system}.zip"
+            with zipfile.ZipFile(archive, "w") as file:
+                for name in names:
+                    info = zipfile.ZipInfo()
+                    info.filename, info.create_system = name, system
+                    file.writestr(info, b"x")
+            assert [source.name.removeprefix(f"{archive}/") for source in expand([str(archive)])] == expected
+        (source,) = expand([f"{tmp_path}/0.zip/cats"])
+        assert read_source(source) == b"x"
+
     def test_names_that_are_not_utf_8(self, tmp_path):
         archive = write_tar(tmp_path / "a.tar", (os.fsdecode(b"caf\xe9.png"), b""), format_=tarfile.GNU_FORMAT)
         assert [os.fsencode(name) for name in names(archive)] == [os.fsencode(archive) + b"/caf\xe9.png"]

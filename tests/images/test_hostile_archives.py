@@ -184,6 +184,11 @@ class TestHeaders:
     def test_other_files(self, tmp_path, data, name):
         assert read(write(tmp_path / name, data)) == [("", "SourceUnreadableError")]
 
+    def test_git_lfs_pointer(self, tmp_path):
+        for name in ("a.tar", "a.zip"):
+            pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+            assert "git lfs pull" in message(write(tmp_path / name, pointer))
+
     def test_zstandard(self, tmp_path):
         assert "Zstandard" in message(write(tmp_path / "a.tar", b"\x28\xb5\x2f\xfd" + bytes(100)))
 

@@ -27,6 +27,7 @@ from densenet_cli.images.files import MAX_STREAM_BYTES
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
+LFS_START = b"version https://git-lfs"
 ZSTANDARD_START = b"\x28\xb5\x2f\xfd"
 
 
@@ -63,6 +64,8 @@ class OpenArchive:
             open_stream = open_stream.identify()
         stream = self._stream = self._files.enter_context(open_stream())
         start = stream.read(TAR_MAGIC_OFFSET + len(TAR_MAGIC))
+        if start.startswith(LFS_START):
+            raise SourceUnreadableError("The file is a Git LFS pointer. Run git lfs pull to download the archive.")
         if start.startswith(ZSTANDARD_START):
             raise SourceUnreadableError("Archives that are compressed with Zstandard are not supported.")
         if decompressor := find_decompressor(start):

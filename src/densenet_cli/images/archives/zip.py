@@ -36,6 +36,7 @@ CHUNK_SIZE = 1 << 16
 ENCRYPTED = 0x1
 UTF_8 = 0x800
 UNIX_SYSTEMS = (3, 19)
+WINDOWS_SYSTEMS = (0, 11)
 
 MAX_RATIO = 1100
 """Deflate cannot compress by more than 1,032."""
@@ -80,6 +81,8 @@ def read_members(stream: ByteStream, open_stream: StreamOpener, file_size: int) 
                 data[name_end : name_end + extra_length], size, compressed_size, header_offset
             )
         name = _decode_name(data[offset + ENTRY.size : name_end].partition(b"\0")[0], flags)
+        if system in WINDOWS_SYSTEMS and "/" not in name:
+            name = name.replace("\\", "/")  # some programs write these, which cannot be a part of names there
         if name.endswith("/"):
             continue
         contents = ZipContents(open_stream, prefix + header_offset, compressed_size, size, checksum, method)
