@@ -173,3 +173,17 @@ def test_modules_for_archives_are_not_imported_for_an_image():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[1:] == ["[]"]
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "explain", "evaluate"])
+def test_an_output_that_would_replace_what_is_read(command, root, tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes((root / "photos.zip").read_bytes())
+    data = archive.read_bytes()
+    (tmp_path / "link").symlink_to(archive)
+    for source in (archive, f"{archive}/b"):
+        for output in (["-o", archive], ["-o", tmp_path / "link"]):
+            result = densenet(command, source, *output, "--overwrite", "--variant", "tiny")
+            assert result.status == 2
+            assert "--output" in result.err
+    assert archive.read_bytes() == data

@@ -10,6 +10,7 @@ import pytest
 
 from densenet_cli.images.reading import read_source
 from densenet_cli.images.sources import expand
+from densenet_cli.storage import file_systems
 from tests.support.s3 import Fault
 
 MEMBERS = {f"set-{number % 3}/{number:03}.jpg": bytes([number]) * 1000 for number in range(60)} | {"a/notes.txt": b"x"}
@@ -72,3 +73,13 @@ def test_storage_that_fails_in_the_middle(s3_server, s3_proxy):
     (source,) = expand(["s3://bucket/a.tar"])
     assert source.error and source.error.type == "SourceUnreadable"
     assert "secret" not in str(source.error)
+
+
+def test_connections_that_close_early(s3_server, s3_proxy, monkeypatch):
+    """aiohttp gives such responses the status 400, which the server did not send."""
+    monkeypatch.setattr(file_systems, "_ATTEMPTS", 1)
+    s3_server.bucket("bucket", {"a.tar": archive("tar")})
+    s3_proxy.fault = lambda request: Fault(truncate=100) if request.method == "GET" else None
+    (source,) = expand(["s3://bucket/a.tar"])
+    assert source.error and source.error.type == "DownloadFailed"
+    assert "closed early" in str(source.error)

@@ -68,6 +68,8 @@ def test_temporary_faults_are_retried(url, s3_proxy, fault, monkeypatch):
         (Fault(status=403, code="InvalidAccessKeyId"), SourceUnreadableError, range(2, 3)),
         (Fault(status=403, code="SignatureDoesNotMatch"), SourceUnreadableError, range(2, 3)),
         (Fault(status=400, code="ExpiredToken"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=403, code="InvalidObjectState"), SourceUnreadableError, range(2, 3)),
+        (Fault(status=403, code="RequestTimeTooSkewed"), SourceUnreadableError, range(2, 3)),
         (Fault(status=404, code="NoSuchKey"), SourceNotFoundError, range(2, 3)),
         (Fault(status=404, code="NoSuchBucket"), SourceNotFoundError, range(2, 3)),
         (Fault(status=418, code="Teapot<!&"), DownloadFailedError, range(2, 6)),

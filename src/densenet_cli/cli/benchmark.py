@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, command, describe_weights_error, format_option, option
+from densenet_cli.cli.command import FloatRange, LocalPath, command, describe_weights_error, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.engines import available_cores
@@ -74,7 +74,7 @@ BATCH_SIZES = (1, 4, 8, 16)
 @option("--compare", is_flag=True, help="Also measure the TensorFlow engine in float32 (takes several minutes).")
 @option(
     "--agreement",
-    type=click.Path(exists=True, file_okay=False),
+    type=LocalPath(exists=True, file_okay=False),
     metavar="FOLDER",
     help="Compare the predictions in --precision with those in float32 for the images in FOLDER, instead of measuring "
     "the speed. With class folders, also compare the accuracy.",

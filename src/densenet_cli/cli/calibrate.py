@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import command, output_option
+from densenet_cli.cli.command import LocalPath, command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the calibrated model to FILE (.safetensors).",
 )

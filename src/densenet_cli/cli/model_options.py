@@ -63,7 +63,7 @@ MODEL_OPTIONS = {
     ),
     "int8_images": model_option(
         "--int8-images",
-        type=click.Path(exists=True, file_okay=False),
+        type=LocalPath(exists=True, file_okay=False),
         metavar="DIR",
         help="At least 100 images like those to be classified, without labels. --precision int8 takes the ranges of "
         "values in the network from them, and caches these for later runs. (This is not the calibration of "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, input_option, option, output_option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, LocalPath, command, input_option, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
 from densenet_cli.cli.train_settings import settings_options
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from densenet_cli.training.options import StepInfo
     from densenet_cli.training.run_files import RunPaths
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 
 
 @command(
@@ -44,7 +44,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("folder", required=False, metavar="[FOLDER]", type=FOLDER)
 @option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=LocalPath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Read settings from a recipe (TOML). Options take precedence: --no-NAME turns off a flag.",
 )
@@ -54,7 +54,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @output_option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalPath(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
     help="Folder for the files of the run.",
@@ -70,7 +70,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @output_option(
     "--tensorboard",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write the metrics for TensorBoard into this folder, which is for one run.",
 )
@@ -83,7 +83,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @option(
     "--val",
-    type=click.Path(exists=True, path_type=Path),
+    type=LocalPath(exists=True, path_type=Path),
     metavar="FOLDER|FILE",
     group="Validation",
     help="Validate on these class folders or this table instead of held-out images.",
@@ -98,7 +98,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=LocalPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     group="Performance",
     help="Folder for decoded images.  [default: in the user's cache]",

@@ -44,6 +44,12 @@ _CODES: dict[str, tuple[Kind, str]] = {
         (FAILED, "the storage is too busy"),
     ),
     **dict.fromkeys(("PreconditionFailed", "412"), (FAILED, "the file changed while it was read")),
+    **dict.fromkeys(
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"),
+        (FAILED, "the bucket is in another region than AWS_DEFAULT_REGION"),
+    ),
+    "RequestTimeTooSkewed": (DENIED, "the clock of this machine is wrong"),
+    "InvalidObjectState": (DENIED, "the file is archived, and must be restored before it can be read"),
     "InvalidBucketName": (MISSING, "the name of the bucket is invalid"),
 }
 """Codes of S3 errors, and HTTP statuses of others."""
@@ -167,6 +173,8 @@ def describe(error: Exception) -> StorageError:
 
 def _code(error: BaseException) -> str:
     """Return the code of an S3 error, or the HTTP status of another one, or ""."""
+    if type(error).__module__ == "aiohttp.http_exceptions":  # a damaged response, to which aiohttp gives a code
+        return ""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         code = str(response.get("Error", {}).get("Code", ""))
