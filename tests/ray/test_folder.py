@@ -46,6 +46,9 @@ def test_settings_that_differ_are_named(folder):
     assert folder.check_settings({"model": "a", "sources": ["x"], "notes": []}) == "1"
     with pytest.raises(UsageError, match=r"sources.*\"y\""):
         folder.check_settings({"model": "a", "sources": ["y"]})
+    folder.put("_settings.json", b"{}")
+    with pytest.raises(UsageError, match="crop_ratio"):
+        folder.check_settings({"crop_ratio": 0.875, "preprocess": "crop"})
     folder.put("_settings.json", b"{")
     with pytest.raises(UsageError, match="damaged"):
         folder.check_settings({})

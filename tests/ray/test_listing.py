@@ -101,6 +101,14 @@ def test_a_complete_listing_is_not_repeated(folder):
     assert list(list_parts(paths(), folder, 2)) == [0, 1]
 
 
+@pytest.mark.parametrize("data", [b"", b'{"parts"', b"[]", b"{}", b'{"parts": null, "sources": 3}'])
+def test_totals_that_are_damaged_are_found_again(folder, data):
+    list(list_parts(paths("a", "b", "c"), folder, 2))
+    folder.put("_sources/complete.json", data)
+    assert list(list_parts(paths("a", "b", "c"), folder, 2)) == [0, 1]
+    assert folder.read_totals() == (2, 3)
+
+
 @pytest.mark.parametrize("listed", [1, 2, 3])
 def test_a_listing_is_continued(folder, listed):
     names = ["a", "b", "a", "b", "a", "c", "b", "d"]

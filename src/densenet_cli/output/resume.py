@@ -204,7 +204,7 @@ def compare_settings(settings: Mapping[str, Any], stored: dict[str, Any]) -> lis
     for key in current.keys() & ADDED_SETTINGS.keys():
         default = "nearest" if key == "interpolation" and stored.get("preprocess") == "keras" else ADDED_SETTINGS[key]
         stored.setdefault(key, default)
-    if "crop_ratio" in current and stored["crop_ratio"] is None and stored.get("preprocess") == "crop":
+    if "crop_ratio" in current and stored.get("crop_ratio", "") is None and stored.get("preprocess") == "crop":
         stored["crop_ratio"] = 0.875  # which older versions wrote as null
     if "stem" in current:
         stored.setdefault("stem", current["stem"])  # an older version does not say which one it had

@@ -166,8 +166,11 @@ class PartFolder:
         data = self._read(COMPLETE)
         if data is None:
             return None
-        totals = json.loads(data)
-        return int(totals["parts"]), int(totals["sources"])
+        try:
+            totals = json.loads(data)
+            return int(totals["parts"]), int(totals["sources"])
+        except (ValueError, TypeError, KeyError):  # the file is damaged, so the listing is continued
+            return None
 
     def write_totals(self, parts: int, sources: int) -> None:
         """Note that all sources are listed. Raises ``OutputError``."""
