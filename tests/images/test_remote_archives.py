@@ -195,6 +195,16 @@ def test_methods_for_one_image(bucket):
             classifier.predict(f"{bucket}/x.tar/none.png")
 
 
+def test_evaluation_of_folders_that_are_named_like_archives(s3, tmp_path):
+    image = encode(photograph("coffee", (60, 50)), "PNG")
+    keys = ("jellyfish/1.png", "lampshade/x.zip/2.png")
+    url = s3.bucket("images", {f"val.zip/{key}": image for key in keys})
+    for folder in (f"{url}/val.zip", f"{url}/val.zip/"):
+        result = densenet("evaluate", folder, "--variant", "tiny", "--format", "json")
+        assert (result.status, json.loads(result.out)["images"]) == (0, 2)
+    assert densenet("evaluate", f"{url}/none.zip", "--variant", "tiny").status == 2
+
+
 def test_evaluation_of_a_table(slow_bucket, tmp_path, s3_proxy):
     """Rows of a table name members, and none with --offline."""
     table = tmp_path / "labels.csv"

@@ -84,6 +84,11 @@ def is_file(url: str) -> bool:
     return status is not None and not status.is_folder
 
 
+def find_archive(url: str) -> tuple[str, str] | None:
+    """Return the archive and the member that a URL consists of, or None. A folder can be named like an archive."""
+    return next((parts for parts in split_archives(url) if is_file(parts[0])), None)
+
+
 def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error.
 
@@ -94,10 +99,10 @@ def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -
     """
     from densenet_cli.images.archives import expand_archive_file
 
-    for archive, folder in split_archives(url):
-        if is_file(archive):
-            yield from expand_archive_file(archive, suffixes, folder)
-            return
+    if parts := find_archive(url):
+        archive, folder = parts
+        yield from expand_archive_file(archive, suffixes, folder)
+        return
     for entry in _expand_url(url, suffixes):
         if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
