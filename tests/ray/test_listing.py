@@ -11,6 +11,7 @@ from densenet_cli.errors import SourceNotFoundError, UsageError
 from densenet_cli.images.sources import Source, expand, from_object
 from densenet_cli.ray.folder import PartFolder
 from densenet_cli.ray.listing import SourceArguments, decode_source, encode_source, list_parts
+from tests.support.archives import write_tar
 from tests.support.images import encode, photograph
 
 
@@ -151,7 +152,7 @@ def test_an_archive_is_a_part(tmp_path, folder):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("1.png", "2.png"):
             tar.add(tmp_path / name, f"x/{name}")
-    names = ("1.png", "*.tar", "2.png", "a.tar/x", "a.tar/x/2.png", "1.png")
+    names = ("1.png", "*.tar", "2.png", "a.tar/x", "a.tar/x/2.png", "a.tar/x/3.png", "1.png")
     given = arguments(*names, folder=str(tmp_path))
     previous = os.getcwd()
     os.chdir(tmp_path)
@@ -162,4 +163,24 @@ def test_an_archive_is_a_part(tmp_path, folder):
         os.chdir(previous)
     listed = read_names(folder, given, 5)
     assert listed[1] == listed[3] == ["a.tar/x/1.png", "a.tar/x/2.png"]
+    assert list(chain.from_iterable(listed)) == expected
+
+
+def test_names_in_archives_in_object_storage(s3_server, s3_proxy, tmp_path, folder):
+    """Archives are not read to list their members, and a folder that is named like an archive is one."""
+    images = [(f"x/{name}.png", b"x") for name in ("1", "2", "2")]
+    url = s3_server.bucket("bucket", {"a.tar": write_tar(tmp_path / "a.tar", *images).read_bytes()})
+    for name in ("1", "2", "3"):
+        s3_server.put("bucket", f"folder.zip/{name}.png", b"x")
+    names = (
+        *(f"{url}/a.tar", f"{url}/a.tar/x", f"{url}/a.tar/x/2.png", f"{url}/a.tar/x/1.png", f"{url}/a.tar/none.png"),
+        *(f"{url}/folder.zip", f"{url}/folder.zip/2.png"),
+    )
+    expected = [source.name for source in expand(names)]
+    s3_proxy.requests.clear()
+    given = arguments(*names, folder=str(tmp_path))
+    assert list(list_parts(given.expand(), folder, 10)) == [0, 1, 2]
+    assert s3_proxy.count("GET", "a.tar") == 0
+    listed = read_names(folder, given, 3)
+    assert list(map(len, listed)) == [3, 3, 7]
     assert list(chain.from_iterable(listed)) == expected

@@ -99,13 +99,20 @@ def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -
     """
     from densenet_cli.images.archives import expand_archive_file
 
+    if not open_archives and has_image_suffix(url, suffixes) and not is_glob(url) and any(split_archives(url)):
+        yield Entry(url, is_archive=True)  # without a request for each name in a list
+        return
     if parts := find_archive(url):
-        archive, folder = parts
-        yield from expand_archive_file(archive, suffixes, folder)
+        if open_archives:
+            yield from expand_archive_file(parts[0], suffixes, parts[1])
+        else:
+            yield Entry(url, is_archive=True)
         return
     for entry in _expand_url(url, suffixes):
-        if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
+        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
+        elif not open_archives:
+            yield entry._replace(is_archive=True)
         else:
             yield from expand_archive_file(entry.path, suffixes)
 

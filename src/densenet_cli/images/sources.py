@@ -82,7 +82,7 @@ def expand(
         stdin: The binary stream for ``-``; None for ``sys.stdin.buffer``.
         suffixes: File name extensions of images in folders, in addition to the known ones. An empty one means files
             without an extension.
-        archives: Whether to yield the images in archives. Otherwise, each is a source of the kind "archive".
+        archives: Whether to open archives. Otherwise, each archive or name of a member is a source of kind "archive".
 
     Raises:
         UsageError: A suffix is not an extension. Raised immediately.
@@ -108,16 +108,14 @@ def _expand(
                 yield Source("-", standard_input, "stdin")
         elif is_url(argument):
             yield _from_url(argument)
-        elif source := _from_page_name(argument) or _from_member_name(argument):
+        elif source := _from_page_name(argument) or (_from_member_name(argument) if open_archives else None):
             yield source
         else:
             for entry in _expand_path(argument, suffixes, open_archives):
                 if isinstance(entry, SkippedFiles):
                     skipped = skipped.plus(entry)
-                elif open_archives or entry.error or not (is_archive(entry.path) or split_member(entry.path)):
-                    yield from_entry(entry)
                 else:
-                    yield replace(from_entry(entry), kind="archive")
+                    yield from_entry(entry)
     if any(skipped):
         import logging
 
@@ -189,8 +187,8 @@ def from_object(image: ImageInput | Source, *, offline: bool = False) -> Source:
         name = getattr(image, "name", None)
         return Source(name if isinstance(name, str) else "<file>", image, "file")
     raise UsageError(
-        "An image must be a path, a URL, bytes, a binary file object, a PIL image, or a uint8 array of shape "
-        f"(height, width, 3), not {type(image).__name__}."
+        "An image must be a path, a URL, bytes, a binary file object, a PIL image, or a uint8 array of shape (height, "
+        f"width, 3), not {type(image).__name__}."
     )
 
 
@@ -244,10 +242,9 @@ def _from_page_name(name: str) -> Source | None:
 
 
 def _from_member_name(name: str, is_image: bool = False) -> Source | None:
-    """Return the source for a name such as ``photos.tar/1.jpg`` or ``photos.tar/1.tif[2]``.
+    """Return the source for a name such as ``photos.tar/1.jpg`` or ``photos.tar/1.tif[2]``, or None.
 
-    Returns:
-        The source; None if the name is not in an archive, or unless ``is_image``, if it may be a folder there.
+    It is None if the name is not in an archive, or unless ``is_image``, if it may be a folder there.
     """
     if in_storage := is_remote(name):
         from densenet_cli.images.remote import is_file
@@ -300,8 +297,8 @@ def from_entry(entry: Entry) -> Source:
         name = redact(entry.path)
     if entry.contents is not None:
         return Source(name, entry.contents, "member")
-    kind: Kind = "nothing" if entry.error else "remote" if is_remote(entry.path) else "path"
-    return Source(name, entry.path, kind, entry.error)
+    kind: Kind = "archive" if entry.is_archive else "remote" if is_remote(entry.path) else "path"
+    return Source(name, entry.path, "nothing" if entry.error else kind, entry.error)
 
 
 def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -> Iterator[Entry | SkippedFiles]:
@@ -312,8 +309,12 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -
         yield from expand_url(argument, suffixes, open_archives)
         return
     if parts := split_member(argument):
-        archive, folder = parts
-        yield from _open_archives([Entry(archive if open_archives else argument)], suffixes, open_archives, folder)
+        if open_archives:
+            from densenet_cli.images.archives import expand_archive_file
+
+            yield from expand_archive_file(parts[0], suffixes, parts[1])
+        else:
+            yield Entry(argument, is_archive=True)
         return
     try:
         mode = os.stat(argument).st_mode
@@ -332,16 +333,18 @@ def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -
 
 
 def _open_archives(
-    entries: Iterable[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool, folder: str = ""
+    entries: Iterable[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool
 ) -> Iterator[Entry | SkippedFiles]:
-    """Replace archives by the images in them, or in one of their folders.
+    """Replace archives by the images in them, or mark them as archives.
 
     Entries of folders are archives only if their extension is requested.
     """
     for entry in entries:
-        if not open_archives or isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
+        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
             yield entry
+        elif not open_archives:
+            yield entry._replace(is_archive=True)
         else:
             from densenet_cli.images.archives import expand_archive_file
 
-            yield from expand_archive_file(entry.path, suffixes, folder)
+            yield from expand_archive_file(entry.path, suffixes)

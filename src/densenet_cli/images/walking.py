@@ -44,12 +44,14 @@ class Entry(NamedTuple):
         error: Why it cannot be used, or None.
         is_folder: Whether it is a folder.
         contents: The contents of a member (``archives.contents.Contents``); None for others, and with an error.
+        is_archive: Whether it is an archive, or a folder in one, that was not opened.
     """
 
     path: str
     error: ImageError | None = None
     is_folder: bool = False
     contents: Any = None
+    is_archive: bool = False
 
 
 class SkippedFiles(NamedTuple):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from densenet_cli import errors
 from densenet_cli.errors import ImageError, UnreadableImageError, UsageError
 from densenet_cli.images.sources import Source, expand, read_list
+from densenet_cli.images.walking import has_image_suffix
 from densenet_cli.paths import is_remote, is_url, local_path
 from densenet_cli.text import to_printable, to_unicode
 
@@ -75,7 +76,7 @@ def encode_source(source: Source) -> str:
     if source.kind == "nothing":
         error = source.error or UnreadableImageError("The source contains no image.")
         return json.dumps({"name": source.name, "error": type(error).__name__, "message": str(error)})
-    if source.kind in ("archive", "member"):
+    if source.kind == "archive":
         check_no_credentials(source.name)
         return json.dumps({"name": source.name, "kind": "archive"})
     if source.page is None and source.origin == source.name:
@@ -123,14 +124,18 @@ def _join(folder: str, path: str) -> str:
 
 
 def _cut(sources: Iterable[Source], part_size: int) -> Iterator[list[str]]:
-    """Yield the encoded sources of each part. An archive is a part of its own, whatever the number of its images."""
+    """Yield the encoded sources of each part.
+
+    An archive, or a folder in one, is a part of its own, whatever the number of its images.
+    """
     lines: list[str] = []
     for source in sources:
-        if lines and (source.kind == "archive" or len(lines) == part_size):
+        is_part = source.kind == "archive" and not has_image_suffix(source.name)
+        if lines and (is_part or len(lines) == part_size):
             yield lines
             lines = []
         lines.append(encode_source(source))
-        if source.kind == "archive":
+        if is_part:
             yield lines
             lines = []
     if lines:
