@@ -468,6 +468,20 @@ def test_options_that_need_local_files(name, option):
     assert option in result.err and "secret" not in result.err and "not exist" not in result.err
 
 
+def test_a_cache_that_cannot_be_written_is_named(bucket, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DENSENET_CACHE", str(tmp_path / "file"))
+    result = densenet("predict", "photos/set-0", "--variant", "tiny", "-o", "s3://bucket/x.csv")
+    assert result.status == 4
+    assert str(tmp_path / "file") in result.err
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/photos", "s3://missing/x.csv", "s3://bucket/x.html"])
+def test_outputs_that_are_refused_leave_nothing(bucket, output):
+    assert densenet("predict", "photos/set-0", "--variant", "tiny", "-o", output, "--format", "json").status != 1
+    assert not list(Path(os.environ["DENSENET_CACHE"]).glob("staging/*"))
+
+
 @pytest.mark.parametrize("output", ["s3://bucket", "s3://bucket/", "s3://bucket/folder/"])
 def test_outputs_without_a_file_name(bucket, output):
     result = densenet("predict", "photos/set-0", "--variant", "tiny", "-o", output, "--format", "csv")

@@ -109,9 +109,14 @@ class RemoteOutput:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
+            with output_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, self._folder)
             with output_errors(self.url):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self._folder / "lock"))
+            stack.callback(_remove_if_empty, self.path.parent)
+            with output_errors(self._folder):
+                self.path.parent.mkdir(exist_ok=True)
             self._state.read()
             self._prepare()
             self._stack = stack.pop_all()
@@ -189,8 +194,6 @@ class RemoteOutput:
             if kind is None or not any(path.stat().st_size for path in self._staged()):
                 shutil.rmtree(self.path.parent, ignore_errors=True)
                 self._state.path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
 
     def replace_paths(self, message: str) -> str:
         """Return a message that names the URL instead of the file on this machine."""
@@ -269,6 +272,11 @@ class _State:
     def write(self) -> None:
         content: dict[str, Any] = {"url": self._url, "files": self.versions}
         write_file(self.path, json.dumps(content).encode())
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _complete_size(path: Path) -> int:
