@@ -6,6 +6,7 @@ A byte order mark decides the encoding; without one, it is UTF-8. Lines end with
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -77,6 +78,23 @@ def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
     read = getattr(file, "read1", file.read)
     while chunk := read(CHUNK_SIZE):
         yield chunk
+
+
+def read_null_terminated(file: IO[bytes]) -> Iterator[str]:
+    """Yield the strings in a binary stream that NUL terminates. They are the bytes of paths."""
+    rest = b""
+    for chunk in read_chunks(file):
+        *items, rest = (rest + chunk).split(b"\0")
+        yield from map(os.fsdecode, items)
+    yield os.fsdecode(rest)
+
+
+def check_text(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a list. Raise ``UsageError`` if the first one contains NUL, so that the file is none."""
+    for number, line in enumerate(lines):
+        if "\0" in line and not number:
+            raise UsageError("The list contains NUL characters. If they separate the names, use `null`.")
+        yield line
 
 
 def _decode(file: IO[bytes]) -> Iterator[str]:

@@ -125,6 +125,12 @@ class TestLists:
     def test_empty_list(self):
         assert list(read_list(io.BytesIO())) == []
 
+    def test_files_that_are_no_lists(self):
+        for data in (b"a.jpg\0b.jpg\0", b"\x89PNG\0\0\n\n", "a.jpg\n".encode("utf-16-le")):
+            with pytest.raises(UsageError, match="null"):
+                list(read_list(io.BytesIO(data)))
+        assert list(read_list(io.BytesIO(b"a.jpg\nb\0.jpg"))) == ["a.jpg", "b\0.jpg"]
+
 
 class TestObjects:
     @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from densenet_cli.images.walking import (
     walk_glob,
 )
 from densenet_cli.paths import expand_braces, is_archive, is_remote, is_url, split_archives, split_member, split_page
-from densenet_cli.textfiles import read_chunks, read_lines
+from densenet_cli.textfiles import check_text, read_lines, read_null_terminated
 
 if TYPE_CHECKING:
     from densenet_cli._types import ImageInput
@@ -142,17 +142,12 @@ def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:
     Args:
         file: the stream. Lines are text as in ``textfiles``; NUL-terminated strings are the bytes of paths.
         null: whether NUL bytes instead of line ends separate the arguments.
+
+    Raises:
+        UsageError: The first line contains NUL. Raised when it is read.
     """
     _list_streams.add(file)
-    return filter(None, _read_null_terminated(file) if null else read_lines(file))
-
-
-def _read_null_terminated(file: IO[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in read_chunks(file):
-        *items, rest = (rest + chunk).split(b"\0")
-        yield from map(os.fsdecode, items)
-    yield os.fsdecode(rest)
+    return filter(None, read_null_terminated(file) if null else check_text(read_lines(file)))
 
 
 def from_object(image: ImageInput | Source, *, offline: bool = False) -> Source:
