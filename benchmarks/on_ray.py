@@ -169,7 +169,7 @@ def measure_costs(inputs: Inputs, workload: Workload) -> Costs:
     from densenet_cli import Classifier
     from densenet_cli.images.decoding import load
     from densenet_cli.images.sources import Source, from_object
-    from densenet_cli.workers import MAX_CHUNK
+    from densenet_cli.pace import MAX_CHUNK
 
     paths = sorted(inputs.photographs(workload.count(1000, 60)).iterdir())[: workload.count(200, 20)]
     weights = inputs.weights()

@@ -26,7 +26,7 @@ LAYERS = (
         "image_model",
         "processes",
     },
-    {"int8", "model", "model_preprocessing", "pipeline", "predictor", "results", "workers"},
+    {"int8", "model", "model_preprocessing", "pace", "pipeline", "predictor", "results", "workers"},
     {"engines", "images", "weights"},
     {"output"},
     {"calibration", "http", "label_files", "labels", "layers", "paths", "storage", "topology", "variants"},

@@ -1,54 +1,15 @@
-"""How many threads work, and how many images each takes at a time."""
+"""Threads that decode and compute: errors, and what happens while the engine is being loaded."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 from densenet_cli.errors import UnreadableImageError
 from densenet_cli.images.decoding import Loaded
-from densenet_cli.workers import MAX_CHUNK, SAMPLE, Workers, _Pace
-
-
-def add(pace, count, elapsed, processor_time, thread=0):
-    for _ in range(count):
-        pace.add(thread, 1, elapsed, processor_time)
-
-
-def test_cheap_images_run_on_one_thread():
-    pace = _Pace(threads=8)
-    add(pace, SAMPLE, 1e-3, 0.5e-3)
-    assert not pace.is_parallel
-    assert pace.chunk == 1
-    add(pace, SAMPLE, 0.5e-3, 0.4e-3)
-    assert not pace.is_parallel
-    assert pace.chunk == MAX_CHUNK
-
-
-def test_images_that_wait_for_a_file_server_run_on_all_threads():
-    pace = _Pace(threads=8)
-    add(pace, 100 * SAMPLE, 50e-3, 0.5e-3)
-    assert pace.is_parallel
-
-
-def test_a_trial_ends_with_the_first_image_that_takes_long():
-    pace = _Pace(threads=8)
-    add(pace, SAMPLE, 1e-3, 0.5e-3)
-    add(pace, 1, 100e-3, 0.5e-3)
-    assert pace.is_parallel
-    add(pace, SAMPLE, 1e-3, 0.5e-3)
-    assert pace.is_parallel  # the next trial is not at once
-
-
-def test_images_that_other_threads_began_before_a_trial_do_not_end_it():
-    pace = _Pace(threads=8)
-    add(pace, SAMPLE, 1e-3, 0.5e-3)
-    add(pace, 7, 100e-3, 50e-3, thread=3)
-    assert not pace.is_parallel
-
-
-def test_chunks_take_a_limited_time():
-    for elapsed, chunk in ((200e-3, 1), (90e-3, 1), (39e-3, 4), (10e-3, MAX_CHUNK)):
-        pace = _Pace(threads=2)
-        add(pace, SAMPLE, elapsed, elapsed)
-        assert pace.chunk == chunk
+from densenet_cli.pace import MAX_CHUNK
+from densenet_cli.workers import Workers
+from tests.support.processes import wait_for
 
 
 def test_an_error_in_a_chunk_fails_one_image():
@@ -67,3 +28,63 @@ def test_an_error_in_a_chunk_fails_one_image():
     for slot in slots:
         assert isinstance(slot.loaded, UnreadableImageError) == (slot.source % 3 == 0)
         assert slot.outputs == ({} if slot.source % 3 == 0 else {"x": slot.source})
+
+
+def test_images_are_decoded_while_the_engine_is_loaded():
+    """They are decoded before the first run, while it takes long, and computed without waiting for each other."""
+    decoded = []
+    first_run = threading.Lock()
+    may_run = threading.Event()
+
+    def load(source, index):
+        decoded.append(source)
+        return Loaded(source)
+
+    def run(pixels, alone):
+        if first_run.acquire(blocking=False):
+            may_run.wait(10)
+        return {"x": pixels}
+
+    workers = Workers(range(100), load, run, window=20, threads=2)
+    wait_for(lambda: len(decoded) == 20)
+    workers.prepared.set()
+    time.sleep(0.05)
+    assert all(slot.ready.locked() for slot in workers._in_flight)
+    may_run.set()
+    outputs = []
+    while slots := workers.take():
+        outputs += [slot.outputs["x"] for slot in slots]
+    assert outputs == list(range(100))
+
+
+def test_the_first_results_appear_before_other_images_are_computed():
+    slow = threading.Event()
+
+    def run(pixels, alone):
+        if pixels:
+            slow.wait(10)
+        return {"x": pixels}
+
+    workers = Workers(range(10), lambda source, index: Loaded(source), run, window=10, threads=1)
+    wait_for(lambda: workers._walked.qsize() == 1)  # only the end: all are decoded
+    workers.prepared.set()
+    assert [slot.outputs["x"] for slot in workers.take()] == [0]
+    slow.set()
+    outputs = []
+    while slots := workers.take():
+        outputs += [slot.outputs["x"] for slot in slots]
+    assert outputs == list(range(1, 10))
+
+
+def test_an_image_that_fails_first_does_not_block_the_others():
+    def load(source, index):
+        if source == 0:
+            raise UnreadableImageError("damaged")
+        return Loaded(source)
+
+    workers = Workers(range(50), load, lambda pixels, alone: {"x": pixels}, window=10, threads=4)
+    workers.prepared.set()
+    outputs = []
+    while slots := workers.take():
+        outputs += [slot.outputs.get("x") for slot in slots]
+    assert outputs == [None, *range(1, 50)]

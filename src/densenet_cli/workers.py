@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from densenet_cli.errors import ImageError
+from densenet_cli.pace import Pace
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -22,29 +23,8 @@ BATCH_WAIT = 0.05
 """Seconds to wait for one more source before an incomplete batch is run, so that results of a slow source (a pipe) are
 not held back."""
 
-CHEAP = 0.6e-3
-"""Processor time in seconds below which images are cheap: Python's lock lets only one thread work on them, and several
-would spend their time passing it on."""
-
-SAMPLE = 32
-"""Images after which the pipeline decides again whether they are cheap."""
-
-MAX_CHUNK = 8
-"""Images that a thread decodes before it computes them. Decoding and computing in turn is slower, because each leaves
-the processor's caches and clock rate in a state that is bad for the other."""
-
-CHUNK_SECONDS = 0.16
-"""Limit of the time that a thread spends on a chunk, so that no thread has much to do when the others have finished."""
-
 PAUSE = 3e-3
 """Seconds in which results of cheap images are collected. The caller's thread would otherwise be woken for each."""
-
-MAX_BREAK = 1024
-"""Limit of the samples between two trials to work with one thread."""
-
-LOCK_WAIT = 4
-"""Times its own processor time, and that of every other thread, that an image takes at most because of Python's lock.
-An image that takes longer waits for something else, such as a file server, and several threads can wait together."""
 
 
 class Slot(Generic[S]):
@@ -69,6 +49,17 @@ class Slot(Generic[S]):
         self.ready.release()
 
 
+def _get(queue: SimpleQueue[Slot[S] | None]) -> Slot[S] | None:
+    """Return the next slot in a queue, or None if there is none now, or at the end, which every thread must see."""
+    try:
+        slot = queue.get_nowait()
+    except Empty:
+        return None
+    if slot is None:
+        queue.put(None)
+    return slot
+
+
 class Workers(Generic[S]):
     """The threads that walk, decode, and with ``run`` also compute. ``take`` returns what is ready, in order."""
 
@@ -89,12 +80,15 @@ class Workers(Generic[S]):
         self._pending: deque[Slot[S]] = deque()
         self._in_flight: set[Slot[S]] = set()
         self._running: set[threading.Thread] = set()
-        self._pace = _Pace(threads)
+        self._pace = Pace(threads)
         self._stopped = False
         self._ended = False
         self._error: BaseException | None = None
         self.prepared = threading.Event()
         """Set when ``run`` may be called."""
+        self._decoded: SimpleQueue[Slot[S] | None] = SimpleQueue()
+        self._is_warm = threading.Event()
+        self._first_run = threading.Lock()
         # At exit, Python ends threads when they return from C code, which crashes in C++ code such as an engine's.
         atexit.register(self.stop)
         # Daemon threads: neither an image that takes minutes nor a silent pipe may delay the exit.
@@ -129,13 +123,14 @@ class Workers(Generic[S]):
                 times = time.perf_counter(), time.thread_time()
                 for slot in slots:
                     self._decode(slot)
+                if self._run and not self._is_warm.is_set():
+                    self._warm_up(slots, self._run)
+                    continue
                 if self._run:
                     self._compute(slots, self._run)
                 seconds = time.perf_counter() - times[0], time.thread_time() - times[1]
                 self._pace.add(number, len(slots), *seconds)
-            for slot in slots:
-                self._in_flight.discard(slot)
-                slot.ready.release()
+            self._finish(slots)
         self._pace.end()
 
     def _next(self) -> list[Slot[S]]:
@@ -145,14 +140,7 @@ class Workers(Generic[S]):
         chunk = self._pace.chunk
         if self._pace.is_parallel:
             chunk = min(chunk, 1 + self._walked.qsize() // self._threads)  # leave as many to each of the others
-        while slots and len(slots) < chunk:
-            try:
-                slot = self._walked.get_nowait()
-            except Empty:
-                break
-            if slot is None:  # the end, which every thread must see
-                self._walked.put(None)
-                break
+        while slots and len(slots) < chunk and (slot := _get(self._walked)):
             slots.append(slot)
         return slots
 
@@ -164,9 +152,36 @@ class Workers(Generic[S]):
         except BaseException as error:  # raised again in the caller's thread
             slot.loaded = error
 
+    def _warm_up(self, slots: list[Slot[S]], run: Callable[..., dict[str, FloatArray]]) -> None:
+        """Decode more sources until the engine is ready, and compute what was decoded, together with other threads.
+
+        The first call of ``run`` may take long, so others only follow before its end if there is nothing to decode.
+        """
+        for slot in slots:
+            self._decoded.put(slot)
+        while not self._is_warm.is_set():
+            if self.prepared.is_set() and self._first_run.acquire(blocking=False):
+                self._compute_decoded(run)
+                self._is_warm.set()
+            elif more := _get(self._walked):
+                self._decode(more)
+                self._decoded.put(more)
+            else:
+                break
+        self.prepared.wait()
+        while self._compute_decoded(run):
+            pass
+
+    def _compute_decoded(self, run: Callable[..., dict[str, FloatArray]]) -> bool:
+        """Compute the next image that was decoded in the meantime. Return whether there was one."""
+        slot = _get(self._decoded)
+        if slot:
+            self._compute([slot], run)
+            self._finish([slot])
+        return slot is not None
+
     def _compute(self, slots: list[Slot[S]], run: Callable[..., dict[str, FloatArray]]) -> None:
         """Replace the pixels of slots by their outputs."""
-        self.prepared.wait()
         thread = threading.current_thread()
         self._running.add(thread)
         try:
@@ -180,6 +195,11 @@ class Workers(Generic[S]):
             slot.loaded = error
         finally:
             self._running.discard(thread)
+
+    def _finish(self, slots: list[Slot[S]]) -> None:
+        for slot in slots:
+            self._in_flight.discard(slot)
+            slot.ready.release()
 
     def take(self) -> list[Slot[S]]:
         """Return the next slots that are ready, at least one, and none at the end.
@@ -198,7 +218,7 @@ class Workers(Generic[S]):
             else:
                 self._ended, self._error = True, item
         if not self._pending:
-            return self._finish()
+            return self._end()
         self._pending[0].wait()
         slots: list[Slot[S]] = []
         while self._pending and not self._pending[0].ready.locked():
@@ -218,7 +238,7 @@ class Workers(Generic[S]):
                 slots.append(item)
             else:
                 self._ended, self._error = True, item
-        return self._release(slots) if slots else self._finish()
+        return self._release(slots) if slots else self._end()
 
     def _release(self, slots: list[Slot[S]]) -> list[Slot[S]]:
         """Let as many sources be walked, and return the slots before the first unexpected error."""
@@ -227,10 +247,10 @@ class Workers(Generic[S]):
             if isinstance(slot.loaded, BaseException) and not isinstance(slot.loaded, ImageError):
                 self._ended, self._error = True, slot.loaded
                 self._pending.clear()
-                return slots[:number] or self._finish()
+                return slots[:number] or self._end()
         return slots
 
-    def _finish(self) -> list[Slot[S]]:
+    def _end(self) -> list[Slot[S]]:
         if self._error:
             raise self._error
         return []
@@ -241,6 +261,7 @@ class Workers(Generic[S]):
         self._pace.end()
         self._room.release()
         self.prepared.set()
+        self._is_warm.set()
         interrupt: KeyboardInterrupt | None = None
         while self._running:
             try:
@@ -250,86 +271,3 @@ class Workers(Generic[S]):
         atexit.unregister(self.stop)
         if interrupt:
             raise interrupt
-
-
-class _Pace:
-    """Decides how many threads work: all of them, or only one if images are cheap (see ``CHEAP``).
-
-    Whether one thread is enough can only be seen while it works alone, so it is tried, and seldom again if it was not.
-
-    Args:
-        threads: Number of threads.
-
-    Attributes:
-        is_parallel: Whether all threads work.
-        chunk: Number of images that a thread takes at a time.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.is_parallel = True
-        self.chunk = 1
-        self._max_lock_wait = LOCK_WAIT * threads
-        self._parallel = threading.Event()
-        self._parallel.set()
-        self._ended = False
-        self._lock = threading.Lock()
-        self._images = 0
-        self._elapsed = self._processor_time = 0.0
-        self._skipped = 0
-        """Samples to ignore before the next trial."""
-        self._break = 8
-        """Samples between the next two trials."""
-
-    def wait_until_parallel(self) -> bool:
-        """Wait until several threads may work. Return True."""
-        return self._parallel.wait()
-
-    def add(self, thread: int, images: int, elapsed: float, processor_time: float) -> None:
-        """Note the seconds that images took in a thread, and decide how to go on after a sample."""
-        with self._lock:
-            if self._ended or (thread and not self.is_parallel):  # an image from before the trial
-                return
-            self._images += images
-            self._elapsed += elapsed
-            self._processor_time += processor_time
-            if self.is_parallel:
-                if self._images >= SAMPLE:
-                    self._decide_to_try()
-            elif self._elapsed > SAMPLE * 3 * CHEAP or self._processor_time > SAMPLE * CHEAP:
-                self._start_parallel()  # however many images: a trial must not take long
-            elif self._images >= SAMPLE:
-                self.chunk = MAX_CHUNK
-                self._reset()
-
-    def _decide_to_try(self) -> None:
-        """Let one thread work alone if that may be enough."""
-        elapsed, processor_time = self._elapsed / self._images, self._processor_time / self._images
-        self.chunk = max(1, min(MAX_CHUNK, int(CHUNK_SECONDS / elapsed)))
-        waits = self._elapsed > self._max_lock_wait * self._processor_time
-        self._reset()
-        if self._skipped:
-            self._skipped -= 1
-        elif processor_time < 2 * CHEAP and not waits:  # passing on the lock takes about as long as the work
-            self.is_parallel = False
-            self.chunk = 1
-            self._parallel.clear()
-
-    def _start_parallel(self) -> None:
-        self.is_parallel = True
-        self.chunk = 1
-        self._parallel.set()
-        self._skipped = self._break
-        self._break = min(2 * self._break, MAX_BREAK)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._images = 0
-        self._elapsed = self._processor_time = 0.0
-
-    def end(self) -> None:
-        """Wake all threads for good."""
-        with self._lock:
-            self._ended = True
-            self.is_parallel = True
-            self.chunk = 1
-            self._parallel.set()
