@@ -57,7 +57,7 @@ test-backends: $(INSTALLED) ## Train with TensorFlow, JAX, and PyTorch, and exch
 smoke: $(INSTALLED) ## Run every command once
 	$(BIN)/python scripts/smoke_test.py $(BIN)/densenet
 
-fuzz: $(INSTALLED) ## Test damaged images, archives, and checkpoints and interrupted runs (about 20 minutes)
+fuzz: $(INSTALLED) ## Test damaged images, archives, and checkpoints and interrupted runs (about an hour)
 	$(BIN)/python -m tests.weights.fuzz_checkpoints 5000
 	$(BIN)/python -m tests.images.fuzz_images 20000
 	$(BIN)/python -m tests.images.fuzz_archives 20000
@@ -80,7 +80,7 @@ docs: $(INSTALLED) ## Update the help pages and images in docs/
 site: $(INSTALLED) ## Build the documentation site in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-benchmark: $(INSTALLED) ## Compare speed and memory with Keras (about 20 minutes)
+benchmark: $(INSTALLED) ## Compare speed and memory with Keras (about an hour)
 	$(BIN)/python benchmarks/run.py
 
 check-published: $(INSTALLED) ## Compare the published weights with Keras and timm (needs internet access)

@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "new_head": new_head.measure,
     "object_storage": object_storage.measure,
     "ray": on_ray.measure,
+    "cost_model": on_ray.measure_model,
 }
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="run a few rounds of little work, and write no results")
     args = parser.parse_args()
     if not args.names and find_spec("ray") is None:
-        BENCHMARKS.pop("ray")
+        del BENCHMARKS["ray"], BENCHMARKS["cost_model"]
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
     tables = [machine_table()]
