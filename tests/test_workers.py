@@ -76,6 +76,24 @@ def test_the_first_results_appear_before_other_images_are_computed():
     assert outputs == list(range(1, 10))
 
 
+def test_threads_share_what_one_has_decoded():
+    """A thread that starts late finds no sources, but images that another thread has decoded."""
+    for _ in range(100):
+        barrier = threading.Barrier(2, timeout=10)
+
+        def run(pixels, alone, barrier=barrier):
+            barrier.wait()
+            return {"x": pixels}
+
+        workers = Workers(range(2), lambda source, index: Loaded(source), run, window=10, threads=2)
+        time.sleep(0.002)
+        workers.prepared.set()
+        outputs = []
+        while slots := workers.take():
+            outputs += [slot.outputs["x"] for slot in slots]
+        assert outputs == [0, 1]
+
+
 def test_an_image_that_fails_first_does_not_block_the_others():
     def load(source, index):
         if source == 0:

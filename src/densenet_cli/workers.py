@@ -118,6 +118,8 @@ class Workers(Generic[S]):
         while number == 0 or self._pace.wait_until_parallel():
             slots = self._next()
             if not slots:
+                if self._run:
+                    self._warm_up([], self._run)  # another thread may have decoded several
                 break
             if not self._stopped:
                 times = time.perf_counter(), time.thread_time()
