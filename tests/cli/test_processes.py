@@ -225,7 +225,7 @@ def test_invalid_numbers(weights, value):
 def test_the_number_is_chosen_by_cores(monkeypatch):
     monkeypatch.setattr(engines, "available_cores", lambda: 64)
     assert engines.choose_processes(64, "bfloat16") == 4
-    assert engines.choose_processes(64, "float32") == 1
+    assert engines.choose_processes(64, "float32") == 2
     assert engines.choose_processes(8, "bfloat16") == 1
     monkeypatch.setattr(engines, "available_cores", lambda: 2)
     assert engines.choose_processes(1000, "bfloat16") == 1

@@ -94,12 +94,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-CORES_PER_PROCESS = {"float32": 64, "bfloat16": 16, "int8": 32}
-"""Precision -> number of cores that one process can use, measured with DenseNet-121. Python's lock allows no more."""
+CORES_PER_PROCESS = {"float32": 32, "bfloat16": 16, "int8": 24}
+"""Precision -> number of cores that one process can use: Python's lock allows no more. Measured with DenseNet-121 by
+``benchmarks/many_cores.py``, and for int8 estimated from the time of an image."""
 
 
 def choose_processes(threads: int, precision: str) -> int:
-    """Return the number of processes that use all cores for a number of threads: 1 up to about 24 cores."""
+    """Return the number of processes that use all cores for a number of threads: 1 for fewer than 24 cores."""
     return max(1, round(min(threads, available_cores()) / CORES_PER_PROCESS[precision]))
 
 

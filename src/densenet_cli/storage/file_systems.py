@@ -168,7 +168,8 @@ def run(fs: Any, function: Callable[[], Coroutine[Any, Any, T]], timeout: float)
     from fsspec.asyn import sync
 
     async def limited() -> T:
-        return await asyncio.wait_for(function(), timeout)
+        async with asyncio.timeout(timeout):  # unlike wait_for, without another task
+            return await function()
 
     result: T = sync(fs.loop, limited)
     return result
