@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import MEAN, pad_color
@@ -103,6 +104,20 @@ def test_erasing():
             areas.append(rows.sum() * columns.sum() / 256)
     assert 150 < erased < 250
     assert min(areas) < 0.08 and 0.25 < max(areas) < 0.4
+
+
+def test_unresized_crops():
+    """A fraction of the crops are parts of the image. Images that are too small are resized."""
+    settings = replace(PLAIN, augmentation="crop", unresized=0.5)
+    pixels = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)
+    image = DecodedImage.at_full_scale(Image.fromarray(pixels))
+    parts = {pixels[top : top + 16, left : left + 16].tobytes() for top in range(5) for left in range(15)}
+    crops = [augment(image, 16, settings, np.random.default_rng(seed)).tobytes() for seed in range(400)]
+    assert 150 < sum(crop in parts for crop in crops) < 250
+    assert len(parts.intersection(crops)) > 60
+    assert augment(image, 24, replace(settings, unresized=1.0), np.random.default_rng(0)).shape == (24, 24, 3)
+    with pytest.raises(UsageError, match="`unresized` requires `augmentation` crop"):
+        replace(settings, augmentation="pad")
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])

@@ -157,7 +157,14 @@ def test_a_killed_and_resumed_run_with_all_options_is_bit_identical(digits, fini
         SETTINGS,
         **{"start": str(finished[0] / "model.safetensors"), "freeze": "conv2", "unfreeze_after": 2},
         **{"mixup": 0.2, "cutmix": 1.0, "erase": 0.5, "randaugment": (2, 9), "augmentation": "crop", "flip": True},
-        **{"clip_norm": 1.0, "backbone_rate": 0.5, "class_weights": True, "averaging": 16, "patience": 9},
+        **{
+            "clip_norm": 1.0,
+            "backbone_rate": 0.5,
+            "class_weights": True,
+            "averaging": 16,
+            "patience": 9,
+            "unresized": 0.5,
+        },
         sizes=(Phase(8, 2), Phase(12, 2)),
         precision="mixed_bfloat16",
     )

@@ -234,7 +234,9 @@ def validation_batches(
 
 def augment(decoded: DecodedImage, size: int, settings: Settings, generator: np.random.Generator) -> UInt8Array:
     """Return a training image, uint8 (size, size, 3), augmented as ``settings`` specify."""
-    if settings.augmentation == "crop":
+    if settings.unresized and generator.random() < settings.unresized and min(_sides(decoded)) >= size:
+        pixels = unresized_crop(decoded, size, generator)
+    elif settings.augmentation == "crop":
         pixels = random_resized_crop(decoded, size, settings.crop_area, generator, settings.interpolation)
     elif settings.augmentation == "pad":
         pixels = padded_crop(decoded, size, generator, settings.interpolation, settings.mean)
@@ -269,6 +271,17 @@ def random_resized_crop(
     top += generator.random() * (height - crop_height)
     box = (left, top, min(right, left + crop_width), min(bottom, top + crop_height))
     return _resize(decoded, box, size, interpolation)
+
+
+def unresized_crop(decoded: DecodedImage, size: int, generator: np.random.Generator) -> UInt8Array:
+    """Cut out a square of ``size`` pixels at a random position. The image must be at least as large."""
+    left, top = (int(generator.integers(side - size, endpoint=True)) for side in _sides(decoded))
+    return np.asarray(decoded.image.crop((left, top, left + size, top + size)))
+
+
+def _sides(decoded: DecodedImage) -> tuple[int, int]:
+    """Return the width and height of complete pixels. The box begins in the corner of the image."""
+    return int(decoded.box[2]), int(decoded.box[3])
 
 
 def padded_crop(

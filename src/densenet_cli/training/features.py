@@ -128,8 +128,8 @@ def _cache_key(paths: Sequence[str], views: int, classifier: Classifier, setting
     values: list[object] = [FEATURES_VERSION, EMITTER_VERSION, PIXELS_VERSION, repr(settings.preprocessing)]
     values += [FileIdentity.of(classifier.weights).key(), classifier.precision]
     if views:
-        values += [views, settings.flip, settings.augmentation, settings.crop_area, settings.seed]
-        values += [settings.randaugment, settings.erase]
+        values += [views, settings.flip, settings.augmentation, settings.crop_area, settings.unresized]
+        values += [settings.randaugment, settings.erase, settings.seed]
     digest = hashlib.sha256(json.dumps(values).encode())
     for path in paths:
         try:

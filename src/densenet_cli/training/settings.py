@@ -116,6 +116,9 @@ class Settings:
         metavar="FRACTION",
         range=Range(0, 1, min_open=True, max_open=False),
     )
+    unresized: float = setting(
+        0.0, "Cut this fraction of the crops without resizing.", "Augmentation", metavar="FRACTION", range=Range(0, 1)
+    )
     flip: bool = setting(True, "Do not flip half of the images horizontally.", "Augmentation")
     mixup: float = setting(
         0.0,
@@ -244,12 +247,14 @@ class Settings:
         if self.is_head_only and self.unfreeze_after:
             raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
         check_randaugment(self.randaugment)
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) and self.multi_label:
-                raise UsageError(f"`{name}` does not support `multi_label`.")
-        for name in ("views", "then_unfreeze"):
-            if getattr(self, name) and not self.is_head_only:
-                raise UsageError(f"`{name}` requires `freeze` all.")
+        requirements = {
+            "unresized": (self.augmentation == "crop", "requires `augmentation` crop"),
+            **dict.fromkeys(("mixup", "cutmix"), (not self.multi_label, "does not support `multi_label`")),
+            **dict.fromkeys(("views", "then_unfreeze"), (self.is_head_only, "requires `freeze` all")),
+        }
+        for name, (is_met, requirement) in requirements.items():
+            if getattr(self, name) and not is_met:
+                raise UsageError(f"`{name}` {requirement}.")
 
     @property
     def epochs(self) -> int:
@@ -293,16 +298,9 @@ class Settings:
 
     def config(self, classes: int) -> DenseNetConfig:
         """Return the configuration of the network for a number of classes."""
-        return DenseNetConfig(
-            self.blocks,
-            self.growth_rate,
-            self.stem,
-            self.stem_width,
-            self.compression,
-            classes,
-            self.input_size,
-            activation="sigmoid" if self.multi_label else "softmax",
-        )
+        activation = "sigmoid" if self.multi_label else "softmax"
+        architecture = self.blocks, self.growth_rate, self.stem, self.stem_width, self.compression
+        return DenseNetConfig(*architecture, classes, self.input_size, activation=activation)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -328,11 +326,8 @@ class Settings:
         Raises:
             UsageError: A name is unknown or a value is not allowed.
         """
-        types = {field.name: type(field.default) for field in fields(cls)} | {
-            "blocks": list,
-            "randaugment": list,
-            "sizes": str,
-        }
+        types = {field.name: type(field.default) for field in fields(cls)}
+        types |= {"blocks": list, "randaugment": list, "sizes": str}
         for name, value in values.items():
             if name not in types:
                 raise UsageError(f"Unknown setting {name!r}. The settings are {', '.join(types)}.")
