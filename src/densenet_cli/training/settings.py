@@ -117,7 +117,12 @@ class Settings:
         range=Range(0, 1, min_open=True, max_open=False),
     )
     unresized: float = setting(
-        0.0, "Cut this fraction of the crops without resizing.", "Augmentation", metavar="FRACTION", range=Range(0, 1)
+        0.0,
+        "Cut this fraction of the crops without resizing.",
+        "Augmentation",
+        metavar="FRACTION",
+        range=Range(0, 1, max_open=False),
+        shown_default="off",
     )
     flip: bool = setting(True, "Do not flip half of the images horizontally.", "Augmentation")
     mixup: float = setting(
