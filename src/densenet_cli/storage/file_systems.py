@@ -103,7 +103,8 @@ def open_filesystem(url: str) -> FileSystem:
                     fs.retries = _ATTEMPTS
                     reader = PresignedReader(fs, CONNECTIONS, CONNECT_TIMEOUT, READ_TIMEOUT)
                 _opened[key] = fs, reader
-            return FileSystem(_opened[key][0], path, scheme, _opened[key][1])
+            fs, reader = _opened[key]
+            return FileSystem(fs, path, scheme, reader)
     opened = vars(_thread).setdefault("opened", {})
     if key not in opened:
         opened[key] = cls(**_settings(scheme), **options)

@@ -1,4 +1,4 @@
-"""Reading objects from S3 through presigned URLs, which takes a third of the processor time of ``get_object``.
+"""Reading objects from S3 through presigned URLs, which takes half of the processor time of ``get_object``.
 
 Most of the time of ``get_object`` goes into botocore's general handling of requests and responses: more than a small
 image takes to decode. A presigned URL is signed by the same client with the same credentials and is a plain HTTP
