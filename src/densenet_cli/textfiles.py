@@ -192,13 +192,14 @@ class Table:
             if any(row):
                 yield self._line, row[:size] + ("",) * (size - len(row))
 
-    def find_column(self, kind: str, names: Sequence[str], given: str | None = None) -> int:
+    def find_column(self, kind: str, names: Sequence[str], given: str | None = None, has_parameter: bool = True) -> int:
         """Return the position of a column. Case is ignored.
 
         Args:
-            kind: What the column contains. The parameter ``<kind>_column`` names it.
+            kind: What the column contains.
             names: The recognized names of such a column. If the table has several of them, the first is preferred.
             given: The only accepted name, instead of ``names``.
+            has_parameter: Whether users can set ``given``, with the parameter ``<kind>_column``. Messages then say so.
 
         Raises:
             UsageError: There is no such column, or more than one.
@@ -213,8 +214,8 @@ class Table:
         listed += ", ..." * (len(columns) > MAX_LISTED)
         if found:
             same = " and ".join(repr(to_unicode(self.columns[position])) for position in found)
-            hint = "Rename one of them." if is_preferred else f"Choose one with `{kind}_column`."
+            hint = f"Choose one with `{kind}_column`." if has_parameter and not is_preferred else "Rename one of them."
             raise UsageError(f"{self._name} has {len(found)} {kind} columns: {same}. {hint}")
         wanted = f"column {given!r}" if given is not None else f"{kind} column ({', '.join(names)})"
-        hint = "" if given is not None else f" Set `{kind}_column`."
+        hint = f" Set `{kind}_column`." if has_parameter and given is None else ""
         raise UsageError(f"{self._name} has no {wanted}. Its first line contains {listed}.{hint}")

@@ -93,6 +93,23 @@ def test_groups(folder, images, tmp_path):
         assert (into / names.get(label, "other") / name).is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("ant,Small\n", "no label column"),
+        ("label,kind\nant,Small\n", "no folder column"),
+        ("label,folder\nant,Small\nant,Large\n", "Line 3 "),
+        ("label,folder\naunt,Small\n", "'aunt'"),
+    ],
+)
+def test_bad_groups(folder, tmp_path, table, text):
+    (tmp_path / "groups.csv").write_text(table)
+    options = ["--weights", folder / "calibrated.safetensors", "--by", "group", "--groups", tmp_path / "groups.csv"]
+    result = densenet("sort", folder, "--into", tmp_path / "sorted", *options)
+    assert result.status == 2 and text in result.err
+    assert "_column" not in result.err  # sort has no option for the name of the column
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_run_continues(folder, images, tmp_path, signal_number):
     """Interrupted at several moments, the same command finally gives the result of an uninterrupted run."""

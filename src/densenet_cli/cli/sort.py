@@ -207,7 +207,8 @@ def _read_groups(file: str) -> dict[str, str]:
 
     groups: dict[str, str] = {}
     with open_table(file) as table:
-        label, folder = table.find_column("label", LABEL_COLUMNS), table.find_column("folder", ("folder", "group"))
+        label = table.find_column("label", LABEL_COLUMNS, has_parameter=False)
+        folder = table.find_column("folder", ("folder", "group"), has_parameter=False)
         for line, row in table.rows():
             if not row[label] or not row[folder] or groups.get(row[label], row[folder]) != row[folder]:
                 raise UsageError(f"Line {line:,} of {to_unicode(file)} lacks a value or contradicts another line.")
