@@ -10,8 +10,8 @@ from densenet_cli.datasets.folders import ClassFolders, find_splits, shown_name
 from densenet_cli.datasets.multi_label import MultiLabelSource, MultiLabelTable, check_single_labels
 from densenet_cli.datasets.tables import LabelTable
 from densenet_cli.errors import UsageError
+from densenet_cli.images.expansion import find_archive
 from densenet_cli.labels import Labels
-from densenet_cli.paths import is_remote, split_member
 from densenet_cli.text import join_names, to_unicode
 
 __all__ = [
@@ -42,14 +42,7 @@ def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | 
         return LabelTable(csv, folder, options.path_column, options.label_column, options.offline)
     if folder is None:
         raise UsageError("No images given. Pass a `folder` that contains class folders, or use `csv`.")
-    path = f"{folder.rstrip('/')}/"
-    if is_remote(path):
-        from densenet_cli.images.remote import find_archive
-
-        parts = find_archive(path)
-    else:
-        parts = split_member(path)
-    if parts:
+    if parts := find_archive(f"{folder.rstrip('/')}/"):
         from densenet_cli.datasets.archives import ClassArchive
 
         return ClassArchive(*parts, options.suffixes)

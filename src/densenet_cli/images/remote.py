@@ -16,7 +16,6 @@ from densenet_cli.images.walking import (
     walk,
     walk_glob,
 )
-from densenet_cli.paths import is_archive, split_archives
 
 
 class RemoteFolders:
@@ -84,40 +83,7 @@ def is_file(url: str) -> bool:
     return status is not None and not status.is_folder
 
 
-def find_archive(url: str) -> tuple[str, str] | None:
-    """Return the archive and the member that a URL consists of, or None. A folder can be named like an archive."""
-    return next((parts for parts in split_archives(url) if is_file(parts[0])), None)
-
-
-def expand_url(url: str, suffixes: frozenset[str], open_archives: bool = True) -> Iterator[Entry | SkippedFiles]:
-    """Yield a file, the images in a folder or an archive, the matches of a glob, or one error.
-
-    Args:
-        url: The URL, also of a folder in an archive.
-        suffixes: File name extensions of images.
-        open_archives: Whether to yield the images in archives instead of the archives.
-    """
-    from densenet_cli.images.archives import expand_archive_file
-
-    if not open_archives and has_image_suffix(url, suffixes) and not is_glob(url) and any(split_archives(url)):
-        yield Entry(url, is_archive=True)  # without a request for each name in a list
-        return
-    if parts := find_archive(url):
-        if open_archives:
-            yield from expand_archive_file(parts[0], suffixes, parts[1])
-        else:
-            yield Entry(url, is_archive=True)
-        return
-    for entry in _expand_url(url, suffixes):
-        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
-            yield entry
-        elif not open_archives:
-            yield entry._replace(is_archive=True)
-        else:
-            yield from expand_archive_file(entry.path, suffixes)
-
-
-def _expand_url(url: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
+def expand_url(url: str, suffixes: frozenset[str]) -> Iterator[Entry | SkippedFiles]:
     """Yield a file, the images in a folder, the matches of a glob, or one error.
 
     A URL with an image extension is a file: whether it exists is found out when it is read. So a list of a million

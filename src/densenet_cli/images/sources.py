@@ -7,7 +7,6 @@ happens in the same order. It opens folders and archives but no images: decoding
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,18 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from densenet_cli.errors import ImageError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError, UsageError
+from densenet_cli.images.expansion import expand_path
 from densenet_cli.images.files import StandardInput
-from densenet_cli.images.walking import (
-    Entry,
-    SkippedFiles,
-    describe_os_error,
-    has_image_suffix,
-    image_suffixes,
-    is_glob,
-    walk,
-    walk_glob,
-)
-from densenet_cli.paths import expand_braces, is_archive, is_remote, is_url, split_archives, split_member, split_page
+from densenet_cli.images.walking import Entry, SkippedFiles, has_image_suffix, image_suffixes, is_glob
+from densenet_cli.paths import expand_braces, is_remote, is_url, split_archives, split_member, split_page
 from densenet_cli.textfiles import check_text, read_lines, read_null_terminated
 
 if TYPE_CHECKING:
@@ -111,7 +102,7 @@ def _expand(
         elif source := _from_page_name(argument) or (_from_member_name(argument) if open_archives else None):
             yield source
         else:
-            for entry in _expand_path(argument, suffixes, open_archives):
+            for entry in expand_path(argument, suffixes, open_archives):
                 if isinstance(entry, SkippedFiles):
                     skipped = skipped.plus(entry)
                 else:
@@ -249,7 +240,7 @@ def _from_member_name(name: str, is_image: bool = False) -> Source | None:
         try:
             return _find_member(name, archive, member, is_image)
         except ImageError as error:
-            # A folder in storage can be named like an archive. Other errors are found again by _expand_path.
+            # A folder in storage can be named like an archive. Other errors are found again by expand_path.
             if not in_storage or (is_image and is_file(archive)):
                 return from_entry(Entry(name, error.with_traceback(None)))
     return None
@@ -294,52 +285,3 @@ def from_entry(entry: Entry) -> Source:
         return Source(name, entry.contents, "member")
     kind: Kind = "archive" if entry.is_archive else "remote" if is_remote(entry.path) else "path"
     return Source(name, entry.path, "nothing" if entry.error else kind, entry.error)
-
-
-def _expand_path(argument: str, suffixes: frozenset[str], open_archives: bool) -> Iterator[Entry | SkippedFiles]:
-    """Yield a file, the images in a folder or an archive, the matches of a glob, or one error."""
-    if is_remote(argument):
-        from densenet_cli.images.remote import expand_url
-
-        yield from expand_url(argument, suffixes, open_archives)
-        return
-    if parts := split_member(argument):
-        if open_archives:
-            from densenet_cli.images.archives import expand_archive_file
-
-            yield from expand_archive_file(parts[0], suffixes, parts[1])
-        else:
-            yield Entry(argument, is_archive=True)
-        return
-    try:
-        mode = os.stat(argument).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if os.path.lexists(argument):
-            yield Entry(argument, SourceNotFoundError("Broken symbolic link."))
-        elif is_glob(argument):
-            yield from _open_archives(walk_glob(argument, suffixes), suffixes, open_archives)
-        else:
-            yield Entry(argument, SourceNotFoundError("No such file or folder."))
-    except (OSError, ValueError) as error:
-        yield Entry(argument, SourceUnreadableError(describe_os_error(error)))
-    else:
-        entries = walk(argument, suffixes) if stat.S_ISDIR(mode) else iter([Entry(argument)])
-        yield from _open_archives(entries, suffixes, open_archives)
-
-
-def _open_archives(
-    entries: Iterable[Entry | SkippedFiles], suffixes: frozenset[str], open_archives: bool
-) -> Iterator[Entry | SkippedFiles]:
-    """Replace archives by the images in them, or mark them as archives.
-
-    Entries of folders are archives only if their extension is requested.
-    """
-    for entry in entries:
-        if isinstance(entry, SkippedFiles) or entry.error or not is_archive(entry.path):
-            yield entry
-        elif not open_archives:
-            yield entry._replace(is_archive=True)
-        else:
-            from densenet_cli.images.archives import expand_archive_file
-
-            yield from expand_archive_file(entry.path, suffixes)
