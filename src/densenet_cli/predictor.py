@@ -23,6 +23,8 @@ GUARANTEED_SETTINGS = (
     "crop_ratio",
     "mean",
     "std",
+    "exact",
+    "bit_depth",
 )
 """The parts of the preprocessing that must be those of the calibration images."""
 

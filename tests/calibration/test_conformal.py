@@ -9,6 +9,7 @@ from mapie.utils import _compute_classification_quantile
 from scipy import stats
 
 from densenet_cli.calibration import conformal
+from densenet_cli.predictor import SET_METHODS
 
 seeds = st.integers(0, 2**32 - 1)
 coverages = st.floats(0.01, 0.99)
@@ -92,7 +93,7 @@ def test_raps_sets_are_those_of_mapie(seed, coverage):
     np.testing.assert_array_equal(conformal.label_set(new, "raps", threshold), expected[:, :, 0])
 
 
-@pytest.mark.parametrize("method", conformal.SET_METHODS)
+@pytest.mark.parametrize("method", SET_METHODS)
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 def test_coverage_holds_in_simulation(method, coverage):
     """The mean coverage over many calibrations is at least the requested one, and not much higher."""
@@ -113,7 +114,7 @@ def test_coverage_holds_in_simulation(method, coverage):
 
 
 @settings(deadline=None)
-@given(seeds, coverages, coverages, st.sampled_from(conformal.SET_METHODS))
+@given(seeds, coverages, coverages, st.sampled_from(SET_METHODS))
 def test_a_higher_coverage_only_adds_labels(seed, low, high, method):
     low, high = sorted((low, high))
     probabilities, targets = draw(seed, 100)
@@ -125,7 +126,7 @@ def test_a_higher_coverage_only_adds_labels(seed, low, high, method):
 
 
 @settings(deadline=None)
-@given(seeds, st.floats(0, 1.1), st.sampled_from(conformal.SET_METHODS))
+@given(seeds, st.floats(0, 1.1), st.sampled_from(SET_METHODS))
 def test_sets_contain_the_most_probable_labels(seed, threshold, method):
     probabilities, _ = draw(seed, 20)
     for row, is_in_set in zip(probabilities, conformal.label_set(probabilities, method, threshold), strict=True):

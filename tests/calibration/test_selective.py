@@ -62,7 +62,7 @@ def test_threshold_keeps_its_promise_on_the_calibration_images(pairs, max_error)
     if is_labeled.any():
         errors = int((~is_correct[is_labeled]).sum())
         assert threshold.error == errors / is_labeled.sum()
-        level = 1 - 0.05 / selective.search_steps(len(pairs))
+        level = 1 - 0.05 / selective.max_thresholds(len(pairs))
         assert threshold.bound == selective.error_bound(errors, int(is_labeled.sum()), level) <= max_error
     else:
         assert math.isinf(threshold.confidence)
@@ -91,11 +91,38 @@ def test_all_images_can_be_labeled():
 
 
 @pytest.mark.parametrize("max_error", [0.01, 0.05, 0.2])
-def test_fewest_images_for_an_error_limit(max_error):
+@pytest.mark.parametrize("confidence", [np.ones, lambda count: np.linspace(0, 1, count)])
+def test_fewest_images_for_an_error_limit(max_error, confidence):
     images = selective.min_images(max_error)
-    for count, is_possible in ((images, True), (images // 2, False)):
-        threshold = selective.find_threshold(np.ones(count, np.float32), np.ones(count, bool), max_error)
+    for count, is_possible in ((images, True), (images - 2, False)):
+        confidences = confidence(count).astype(np.float32)
+        threshold = selective.find_threshold(confidences, np.ones(count, bool), max_error)
         assert (threshold.coverage == 1) == is_possible
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500), st.floats(0.02, 0.5), st.integers(0, 3), st.randoms())
+def test_all_images_are_labeled_if_their_bound_allows_it(images, max_error, errors, random):
+    """A binary search alone can begin with too few images and never try all of them."""
+    is_correct = np.ones(images, bool)
+    is_correct[random.sample(range(images), min(errors, images))] = False
+    level = 1 - 0.05 / selective.max_thresholds(images)
+    bound = selective.error_bound(int((~is_correct).sum()), images, level)
+    threshold = selective.find_threshold(np.linspace(0, 1, images, dtype=np.float32), is_correct, max_error)
+    assert (threshold.coverage == 1) == (bound <= max_error)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500), st.floats(0.02, 0.5), st.integers(0, 500))
+def test_right_labels_are_found_if_there_are_enough(images, max_error, right):
+    """The most confident labels are right, the others wrong: exactly the right ones have no error."""
+    right = min(right, images)
+    confidences = np.linspace(0, 1, images, dtype=np.float32)
+    threshold = selective.find_threshold(confidences, np.arange(images) >= images - right, max_error)
+    level = 1 - 0.05 / selective.max_thresholds(images)
+    is_possible = right > 0 and selective.error_bound(0, right, level) <= max_error
+    assert (threshold.coverage > 0) == is_possible
+    assert not is_possible or threshold.coverage >= right / images
 
 
 def test_risk_coverage_curve():

@@ -84,11 +84,20 @@ def test_label_temperatures_minimize_the_cross_entropy_of_each_class():
     assert result[2] == 1
     for position in (0, 1):
         known = targets[:, position] >= 0
-        losses = [
-            temperature.sigmoid_loss(scaled[known, position], targets[known, position] == 1, result[position] * factor)
-            for factor in (0.99, 1, 1.01)
-        ]
+        signed = np.where(targets[known, position] == 1, -1, 1) * scaled[known, position].astype(np.float64)
+        losses = [np.logaddexp(0, signed / (result[position] * factor)).mean() for factor in (0.99, 1, 1.01)]
         assert losses[1] == min(losses)
+
+
+def test_a_label_that_the_logits_do_not_predict_does_not_stop_the_others():
+    random = np.random.default_rng(5)
+    logits = random.normal(size=(2000, 2)).astype(np.float32)
+    targets = (random.random(logits.shape) < expit(logits)).astype(np.int8)
+    targets[:, 1] = (random.random(2000) < expit(-logits[:, 1])).astype(np.int8)  # worse than chance
+    result = temperature.fit_label_temperatures(logits * 2, targets)
+    assert result[0] == pytest.approx(2, rel=0.15) and result[1] == 1
+    with pytest.raises(UsageError, match="chance"):
+        temperature.fit_label_temperatures(logits[:, 1:], targets[:, 1:])
 
 
 def test_thresholds_have_the_highest_f1():

@@ -181,6 +181,8 @@ def test_other_preprocessing_gives_a_warning(folder):
     result = densenet("predict", image, "--weights", weights, *options, "--preprocess", "pad")
     assert result.status == 0 and "Warning" in result.err and "squash" in result.err
     assert "Warning" not in densenet("predict", image, "--weights", weights, "--preprocess", "pad").err
+    result = densenet("predict", image, "--weights", weights, *options, "--exact")
+    assert result.status == 0 and "Warning" in result.err and "exact" in result.err
 
 
 @pytest.mark.skipif("bfloat16" not in precision.supported(), reason="this processor does not compute in bfloat16")

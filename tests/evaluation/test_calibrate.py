@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from densenet_cli import Classifier, UsageError
+from densenet_cli.calibration import record
 from densenet_cli.calibration.record import Calibration
-from densenet_cli.evaluation.calibrate import calibrate
+from densenet_cli.datasets import LabeledSource
+from densenet_cli.evaluation.calibrate import LogitCollector, calibrate
 from densenet_cli.images.sources import from_object
 from densenet_cli.weights import checkpoint
 from tests.support.calibration import SCALE, logits_of
@@ -244,6 +246,19 @@ def test_invalid_input(folder, tmp_path, case, status, text):
     assert result.status == status and text in result.err
     assert result.out == ""
     assert not output.exists() or output.read_bytes() == b"something"
+
+
+def test_too_many_images_are_refused_before_the_others_are_classified(folder, monkeypatch):
+    monkeypatch.setattr(record, "MAX_SCORES", 150 * 5)
+    weights = folder / "model.safetensors"
+    with Classifier(weights=weights) as classifier:
+        collector = LogitCollector(classifier)
+        paths = sorted((folder / "images").iterdir())
+        sources = [LabeledSource(str(path), str(path), "path", target=0) for path in paths]
+        with pytest.raises(UsageError, match="at most 150 images"):
+            for result in classifier.stream(sources, collector.outputs):
+                collector.add(result)
+    assert len(collector._logits) == 151
 
 
 def test_damaged_image(folder, tmp_path):

@@ -55,6 +55,21 @@ def test_mixup_averages_images_and_targets():
     assert min(shares) < 0.3 and max(shares) > 0.7
 
 
+def test_class_weights_apply_to_both_images_of_a_mix():
+    """The weighted loss of a mix is the mix of the weighted losses of its images, for any output of the network."""
+    weights, losses = np.linspace(0.2, 3, 10, dtype=np.float32), np.random.default_rng(0).random((8, 10))
+    for plain, mixed in mixes(mixup=0.4):
+        targets, totals = mixed.weighted_one_hot(weights)
+        np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+        own = weights[plain.targets] * losses[np.arange(8), plain.targets]
+        other = weights[plain.targets[mixed.partners]] * losses[np.arange(8), plain.targets[mixed.partners]]
+        expected = mixed.share * own + (1 - mixed.share) * other
+        np.testing.assert_allclose(totals * (targets * losses).sum(axis=1), expected, rtol=1e-5)
+        targets, totals = plain.weighted_one_hot(weights)
+        np.testing.assert_array_equal(targets, plain.one_hot(10))
+        np.testing.assert_array_equal(totals, weights[plain.targets])
+
+
 def test_cutmix_replaces_a_rectangle_whose_area_is_the_share_of_the_target():
     for plain, mixed in mixes(cutmix=1.0):
         is_replaced = (mixed.pixels != plain.pixels).any(axis=(0, 3))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from densenet_cli._types import BoolArray, FloatArray, IntArray
 
-SET_METHODS = ("lac", "raps")
 RAPS_PENALTY = 0.01
 """What each label after the first ``RAPS_FREE_LABELS`` adds to the score: lambda in the paper."""
 RAPS_FREE_LABELS = 5
@@ -61,7 +60,7 @@ def label_scores(probabilities: FloatArray, method: str) -> NDArray[np.float64]:
 
     Args:
         probabilities: Shape (..., classes).
-        method: One of ``SET_METHODS``.
+        method: ``lac`` or ``raps``.
 
     Returns:
         float64 of the same shape.
@@ -91,7 +90,7 @@ def label_set(probabilities: FloatArray, method: str, thresholds: float | NDArra
 
     Args:
         probabilities: Shape (..., classes).
-        method: One of ``SET_METHODS``.
+        method: ``lac`` or ``raps``.
         thresholds: The quantile, or one of each class for class-conditional sets.
     """
     is_in_set: BoolArray = label_scores(probabilities, method) <= thresholds

@@ -29,7 +29,7 @@ class LabelSets:
         calibration: The calibration of the model.
         names: Names of the classes, for messages.
         coverage: In (0, 1).
-        method: One of ``conformal.SET_METHODS``; ``lac`` for a multi-label model.
+        method: ``lac`` or ``raps``; ``lac`` for a multi-label model.
         by_class: See above.
 
     Raises:
@@ -113,21 +113,20 @@ class ErrorLimit:
         counts = [len(group[0]) for group in groups]
         self.coverage = sum(n * item.coverage for n, item in zip(counts, found, strict=True)) / max(1, sum(counts))
         self.thresholds = np.broadcast_to([item.confidence for item in found], calibration.classes)
-        self._by_class = len(groups) > 1
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences about classes that are never assigned, or that nothing is labeled at all."""
-        limit = f"an error of {self._max_error:g}"
+        limit = f"threshold keeps the error at or below {self._max_error:g}"
         missing = int(np.isinf(self.thresholds).sum())
         if missing == len(self.thresholds):
             hint = ""
             if self._images < (needed := selective.min_images(self._max_error)):
                 hint = f" This limit needs at least {needed:,} calibration images. The model has {self._images:,}."
-            return (f"No probability achieves {limit}, so that no image is labeled.{hint}",)
+            return (f"No {limit}, so no image is labeled.{hint}",)
         if missing:
             classes = plural(missing, "class", "classes")
-            return (f"For {classes}, no probability achieves {limit}, so that no image is labeled as such.",)
+            return (f"For {classes}, no {limit}, so no image gets such a label.",)
         return ()
 
     def __call__(self, probabilities: FloatArray) -> BoolArray:

@@ -142,7 +142,7 @@ class Calibration:
 
     Attributes:
         images: Number of calibration images.
-        date: When it was measured, as YYYY-MM-DD.
+        date: When it was measured, as YYYY-MM-DD. For a model of ``densenet train``, when the run started.
         accuracy: Share of the images whose most probable class is right. For a multi-label model, the share of right
             decisions about a class, with ``thresholds``.
         temperature: What the logits are divided by: one number, or one per class for a multi-label model.
@@ -187,7 +187,7 @@ class Calibration:
             UsageError: There are too few or too many images, or the model is not better than chance on them.
         """
         images, classes = logits.shape
-        check_image_count(images, classes if activation == "sigmoid" else len(Scores._fields))
+        check_image_count(images, classes, activation)
         if activation == "softmax":
             temperature: Any = fit_temperature(logits, targets)
             scores = Scores.of(to_probabilities(logits, activation, temperature), targets)
@@ -284,16 +284,19 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def check_image_count(images: int, numbers_per_image: int) -> None:
+def max_images(classes: int, activation: str) -> int:
+    """Return how many calibration images can be stored."""
+    return MAX_SCORES // (classes if activation == "sigmoid" else len(Scores._fields))
+
+
+def check_image_count(images: int, classes: int, activation: str) -> None:
     """Check that there are enough and not too many images. Raises ``UsageError``."""
     if images < MIN_IMAGES:
         raise UsageError(
             f"Calibration needs at least {MIN_IMAGES} labeled images that were not used for training; found {images:,}."
         )
-    if images * numbers_per_image > MAX_SCORES:
-        raise UsageError(
-            f"Calibration of this model uses at most {MAX_SCORES // numbers_per_image:,} images; found {images:,}."
-        )
+    if images > (maximum := max_images(classes, activation)):
+        raise UsageError(f"Calibration of this model uses at most {maximum:,} images; found {images:,}.")
 
 
 def _index_dtype(classes: int) -> str:

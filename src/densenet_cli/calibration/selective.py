@@ -67,10 +67,14 @@ def find_threshold(
     max_error: float,
     confidence_level: float = CONFIDENCE_LEVEL,
 ) -> ErrorThreshold:
-    """Return the lowest confidence with a bound of the error of at most ``max_error``, found by binary search.
+    """Return a low confidence with a bound of the error of at most ``max_error``.
 
-    The search tries up to floor(log2(n)) + 1 thresholds. The bounds share the probability to be wrong equally, so that
-    all of them hold together with probability ``confidence_level``.
+    All images are tried first, and then thresholds by binary search, of which each selects enough images to achieve
+    ``max_error`` if all of their labels are right. The bounds share the probability to be wrong equally, so that all of
+    them hold together with probability ``confidence_level``.
+
+    The result is not always the lowest possible threshold: the bound of fewer images can be higher although their error
+    is lower, and the search does not see this.
 
     Args:
         confidences: Confidence of each calibration image, in any order.
@@ -85,10 +89,10 @@ def find_threshold(
     order = np.asarray(confidences).argsort(kind="stable")
     values, wrong = np.asarray(confidences)[order], ~np.asarray(is_correct)[order]
     errors_from = np.append(wrong[::-1].cumsum()[::-1], 0)
-    step_level = 1 - (1 - confidence_level) / search_steps(images)
-    low, high = 0, images
+    step_level = 1 - (1 - confidence_level) / max_thresholds(images)
+    low, high = 0, images - _min_labeled(images, max_error, confidence_level) + 1
+    middle = 0
     while low < high:
-        middle = (low + high) // 2
         first = int(values.searchsorted(values[middle]))  # images with equal confidences are labeled together
         errors, count = int(errors_from[first]), images - first
         # The bound is larger than the error, and takes long to compute for many errors.
@@ -99,22 +103,28 @@ def find_threshold(
             high = middle
         else:
             low = middle + 1
+        middle = (low + high) // 2
     return best
 
 
-def search_steps(images: int) -> int:
-    """Return how many thresholds a binary search in ``images`` values tries at most: floor(log2(n)) + 1."""
-    return images.bit_length()
+def max_thresholds(images: int) -> int:
+    """Return how many thresholds ``find_threshold`` tries at most: the lowest, and floor(log2(n)) + 1 by search."""
+    return images.bit_length() + 1
+
+
+def _min_labeled(images: int, max_error: float, confidence_level: float) -> int:
+    """Return the number of labels, all of them right, whose bound is at most ``max_error``."""
+    return math.ceil(math.log((1 - confidence_level) / max_thresholds(images)) / math.log1p(-max_error))
 
 
 def min_images(max_error: float, confidence_level: float = CONFIDENCE_LEVEL) -> int:
     """Return the number of correctly labeled calibration images from which ``max_error`` can be achieved."""
     images = 1
     for _ in range(50):
-        needed = math.log((1 - confidence_level) / search_steps(images)) / math.log1p(-max_error)
+        needed = _min_labeled(images, max_error, confidence_level)
         if images >= needed:
             return images
-        images = math.ceil(needed)
+        images = needed
     return images
 
 

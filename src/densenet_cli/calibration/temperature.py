@@ -53,12 +53,6 @@ def softmax_loss(logits: FloatArray, targets: IntArray, temperature: float = 1.0
     return float(losses.mean())
 
 
-def sigmoid_loss(logits: FloatArray, is_positive: BoolArray, temperature: float = 1.0) -> float:
-    """Return the mean binary cross-entropy in nats of the logits of one class, shape (n,)."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    return float(np.logaddexp(0, np.where(is_positive, -scaled, scaled)).mean())
-
-
 def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
     """Return the temperature that minimizes the negative log-likelihood of softmax(logits / temperature).
 
@@ -69,7 +63,7 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
         targets: The class of each image.
 
     Raises:
-        UsageError: The model is not better than chance, so that no temperature below ``MAX_TEMPERATURE`` is best.
+        UsageError: The model is not better than chance: no temperature below ``MAX_TEMPERATURE`` is best.
     """
     values = np.asarray(logits, np.float64)
     values = values - values.max(axis=1, keepdims=True)
@@ -88,16 +82,18 @@ def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
 def fit_label_temperatures(logits: FloatArray, targets: IntArray) -> NDArray[np.float64]:
     """Return the temperature of each class of a multi-label model, which minimizes its binary cross-entropy.
 
-    It is 1 for a class with fewer than ``MIN_EXAMPLES`` positive or negative images, or that the logits separate.
+    It is 1 for a class with fewer than ``MIN_EXAMPLES`` positive or negative images, that the logits separate, or for
+    which the logits are not better than chance.
 
     Args:
         logits: Shape (images, classes).
         targets: 1 for a class of the image, 0 for another class, and -1 if it is unknown; shape (images, classes).
 
     Raises:
-        UsageError: The logits of a class are not better than chance.
+        UsageError: The logits are not better than chance for any of the other classes.
     """
     temperatures = np.ones(logits.shape[1])
+    failure: UsageError | None = None
     for position in range(logits.shape[1]):
         is_known = targets[:, position] >= 0
         is_positive = targets[is_known, position] == 1
@@ -108,7 +104,12 @@ def fit_label_temperatures(logits: FloatArray, targets: IntArray) -> NDArray[np.
         def slope(inverse: float, values: NDArray[Any] = values, is_positive: BoolArray = is_positive) -> float:
             return float(((_sigmoid(values * inverse) - is_positive) * values).mean())
 
-        temperatures[position] = _find_temperature(slope)
+        try:
+            temperatures[position] = _find_temperature(slope)
+        except UsageError as error:
+            failure = error
+    if failure and (temperatures == 1).all():
+        raise failure
     return temperatures
 
 
@@ -145,7 +146,7 @@ def _find_temperature(slope: Any) -> float:
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     if slope(low) >= 0:
         raise UsageError(
-            "The model is not better than chance on these images. Check that their labels are those of the model."
+            "The model is not better than chance on these images. Train it longer, or check the labels of the images."
         )
     for _ in range(100):
         middle = (low * high) ** 0.5

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from densenet_cli.cli.console import printable, stdout_console
 from densenet_cli.cli.render import create_table, fixed_column, heading, number_column, text_column
-from densenet_cli.text import plural
+from densenet_cli.text import join_names, plural
 
 if TYPE_CHECKING:
     from densenet_cli.evaluation.calibrate import CalibrationReport
@@ -45,7 +45,14 @@ def print_calibration(report: CalibrationReport, labels: Labels, output: Path) -
         console.print(table)
         if len(rows) > MAX_CLASSES:
             console.print(f"  and {len(rows) - MAX_CLASSES:,} more labels", style="dim")
+        if unchanged := [printable(label.name) for label, temperature, _ in rows if temperature == 1]:
+            names = join_names(unchanged)
+            console.print(
+                f"  No temperature could be measured for {names}: too few images with or without the label, all of "
+                "them right, or not better than chance.",
+                style="yellow",
+            )
     elif calibration.temperature == 1:
-        console.print("  All labels are right, so that no temperature can be measured.", style="yellow")
+        console.print("  All labels are right, so no temperature can be measured.", style="yellow")
     console.print()
     console.print(Text(f"Wrote {printable(str(output))}", overflow="fold"))

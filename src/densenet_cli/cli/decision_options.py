@@ -29,20 +29,20 @@ def decision_options(function: F) -> F:
             "--max-error",
             type=FloatRange(0, 1, min_open=True, max_open=True),
             metavar="SHARE",
-            help="Label an image only if, with 95% confidence, at most SHARE of the labeled images are wrong, such as "
-            "0.05. Mark the others as unsure.",
+            help="Label only images with confident predictions, so that with 95% confidence, at most SHARE of the "
+            "labels are wrong, such as 0.05. The others are unsure.",
         ),
         decision_option(
             "--set-method",
             type=click.Choice(SET_METHODS),
-            help="How --coverage forms sets: lac (the smallest on average), or raps (of similar sizes).  "
-            "[default: lac]",
+            help="How --coverage forms sets: lac (the smallest on average), or raps (never empty).  [default: lac]",
         ),
         decision_option(
             "--coverage",
             type=FloatRange(0, 1, min_open=True, max_open=True),
             metavar="SHARE",
-            help="Return a set of labels, too, which contains the true label for SHARE of the images, such as 0.95.",
+            help="Form a set of labels for each image, which contains the true label for at least SHARE of the images, "
+            "such as 0.95.",
         ),
     ):
         function = decorator(function)

@@ -7,6 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from densenet_cli.datasets.base import Dataset
 from densenet_cli.datasets.tables import (
@@ -24,6 +27,9 @@ from densenet_cli.paths import PathNormalizer
 from densenet_cli.storage import redact
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.textfiles import Table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SEPARATOR = "|"
 """Between the labels in a cell."""
@@ -49,6 +55,13 @@ class MultiLabelSource(Source):
 
     positives: frozenset[int] = frozenset()
     unknown: frozenset[int] = frozenset()
+
+    def targets(self, classes: int) -> NDArray[np.int8]:
+        """Return 1 for each class of the image, -1 if it is unknown, and else 0: shape (classes,)."""
+        targets = np.zeros(classes, np.int8)
+        targets[list(self.positives)] = 1
+        targets[list(self.unknown)] = -1
+        return targets
 
 
 class MultiLabelTable:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.calibration.record import Calibration, check_image_count, today
+from densenet_cli.calibration.record import MIN_IMAGES, Calibration, check_image_count, today
 from densenet_cli.calibration.temperature import (
     expected_calibration_error,
-    sigmoid_loss,
     softmax_loss,
     to_probabilities,
 )
@@ -80,32 +79,30 @@ class LogitCollector:
         self.failures: list[tuple[str, Failure]] = []
 
     def add(self, result: Result[Any]) -> None:
-        """Add the result of one image."""
+        """Add the result of one image. Raises ``UsageError`` if there are too many."""
         if result.error:
             self.failures.append((result.source.name, Failure.of(result.error)))
             return
         logits = result.outputs["logits"]
         source: Any = result.source
         if self._classifier.config.is_multi_label:
-            targets = np.zeros(len(logits), np.int8)
-            targets[list(source.positives)] = 1
-            targets[list(source.unknown)] = -1
-            self._targets.append(targets)
+            self._targets.append(source.targets(len(logits)))
         else:
             self._targets.append(source.target)
         self._logits.append(logits.copy())  # The row may be a view of a batch.
+        if len(self._logits) > MIN_IMAGES:
+            check_image_count(len(self._logits), len(logits), self._classifier.config.activation)
 
     def report(self) -> CalibrationReport:
         """Calibrate the classifier.
 
         Raises:
             DensenetError: No image could be classified.
-            UsageError: There are too few or too many images, or the model is not better than chance on them.
+            UsageError: There are too few images, or the model is not better than chance on them.
         """
         if not self._logits:
             failed = f": {plural(len(self.failures), 'image')} failed" if self.failures else ""
             raise DensenetError(f"No images to calibrate with{failed}.")
-        check_image_count(len(self._logits), 1)
         classifier = self._classifier
         logits, targets = np.stack(self._logits), np.array(self._targets)
         preprocessing = classifier.preprocessing.to_dict()
@@ -170,12 +167,4 @@ def _measure(logits: FloatArray, targets: IntArray, activation: str, temperature
         is_correct: BoolArray = probabilities.argmax(axis=1) == targets
         loss = softmax_loss(logits, targets, float(temperature))
         return Fit(loss, expected_calibration_error(probabilities.max(axis=1), is_correct))
-    losses, errors = [], []
-    for position in range(logits.shape[1]):
-        is_known = targets[:, position] >= 0
-        if not is_known.any():
-            continue
-        is_positive = targets[is_known, position] == 1
-        losses.append(sigmoid_loss(logits[is_known, position], is_positive, float(temperature[position])))
-        errors.append(expected_calibration_error(probabilities[is_known, position], is_positive))
-    return Fit(float(np.mean(losses)), float(np.mean(errors)))
+    return Fit.of_labels(probabilities, targets)

@@ -153,10 +153,7 @@ class MultiLabelAccumulator:
         self.images += 1
         self._without_mistake += not outcome.is_mistake
         probabilities = result.outputs["probabilities"]
-        targets = np.zeros(len(probabilities), np.int8)
-        targets[list(outcome.positives)] = 1
-        targets[list(result.source.unknown)] = -1
-        self._targets.append(targets)
+        self._targets.append(result.source.targets(len(probabilities)))
         self._probabilities.append(probabilities.copy())  # The row may be a view of a batch.
         if self._classifier.calibration:
             self._uncalibrated.append(result.outputs["raw_probabilities"].copy())

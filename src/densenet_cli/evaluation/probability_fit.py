@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from densenet_cli.calibration.temperature import expected_calibration_error
+from densenet_cli.calibration.temperature import BINS, expected_calibration_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from densenet_cli._types import FloatArray
 
-BINS = 15
 BIN_EDGES = tuple(edge / BINS for edge in range(BINS + 1))
 """Edges of the confidence bins. A bin contains its upper edge but not its lower one."""
 

@@ -124,6 +124,17 @@ class Batch(NamedTuple):
         one_hot = np.eye(classes, dtype=np.float32)[self.targets]
         return self.mix(one_hot)
 
+    def weighted_one_hot(self, class_weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the targets of images as probabilities, and the weights of their losses, (n,).
+
+        The weight of a class is that of its share of a mixed image, because cross-entropy is linear in the targets:
+        the weighted loss is ``share * w_i * loss_i + (1 - share) * w_j * loss_j``.
+        """
+        weights = class_weights[self.targets]
+        shares = self.mix(np.eye(len(class_weights), dtype=np.float32)[self.targets] * weights[:, np.newaxis])
+        weights = self.mix(weights)
+        return shares / weights[:, np.newaxis], weights
+
     def mix(self, values: FloatArray) -> FloatArray:
         """Mix values of the images, (n, ...), like the images."""
         if self.partners is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from densenet_cli.calibration.record import Calibration
+from densenet_cli.calibration.record import MIN_IMAGES, Calibration
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,5 +49,6 @@ def calibrate(logits: FloatArray, targets: IntArray, settings: Settings, date: s
     try:
         calibration = Calibration.fit(logits, targets, activation, settings.preprocessing.to_dict(), date)
     except UsageError as error:
-        return CalibrationResult(note=f"The model is not calibrated. {error}")
+        hint = " Use more validation images." if len(targets) < MIN_IMAGES else ""
+        return CalibrationResult(note=f"The model is not calibrated. {error}{hint}")
     return CalibrationResult(calibration)

@@ -142,28 +142,31 @@ class TrainingRun:
 
     def _train_epoch(self) -> None:
         """Train on the remaining batches of the epoch, or until ``stop`` is called."""
-        last_saved = time.monotonic()
+        last_saved = started = time.monotonic()
         for batch in self.batches.epoch(self.state.epoch, self.state.batch):
-            self._train_step(batch)
+            self._train_step(batch, started)
             if self._stop_requested:
                 self.save()
                 return
-            if time.monotonic() - last_saved > self.options.save_every:
+            started = time.monotonic()  # The time of a step includes the wait for its batch.
+            if started - last_saved > self.options.save_every:
                 self.save()
-                last_saved = time.monotonic()
+                last_saved = started = time.monotonic()
 
     def step(self, batch: Batch, learning_rate: float) -> StepResult:
         """Change the weights of the network by a step, but not the state."""
         self._network.optimizer.learning_rate = learning_rate
         self._network.reset_metrics()
-        one_hot = batch.one_hot(len(self._labels))
-        weights = batch.mix(self._class_weights[batch.targets]) if self._class_weights is not None else None
-        logs = self._network.train_on_batch(batch.pixels, one_hot, weights, return_dict=True)
+        weights = None
+        if self._class_weights is None:
+            targets = batch.one_hot(len(self._labels))
+        else:
+            targets, weights = batch.weighted_one_hot(self._class_weights)
+        logs = self._network.train_on_batch(batch.pixels, targets, weights, return_dict=True)
         return StepResult(float(logs["loss"]), float(logs["accuracy"]))
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Batch, started: float) -> None:
         settings, state = self.settings, self.state
-        started = time.monotonic()
         step = state.epoch * len(self.batches) + state.batch + 1
         learning_rate = settings.learning_rate_at(step / len(self.batches))
         result = self.step(batch, learning_rate)
