@@ -153,6 +153,23 @@ def test_features_are_cached_and_continued(digits, tmp_path, settings, monkeypat
     assert len(decoded) == 700
 
 
+def test_cached_features_depend_on_the_decoded_scale_and_the_interpolation(digits, tmp_path, settings):
+    """Crops of a smaller area need larger images. In ``keras`` mode, only views use the interpolation."""
+    cache = tmp_path / "images"
+    for values, changes in (
+        ({"then_unfreeze": True}, {"crop_area": 0.01}),
+        ({"then_unfreeze": True}, {"sizes": (Phase(64, 1),)}),
+        ({"preprocess": "keras", "views": 2}, {"interpolation": "bicubic"}),
+    ):
+        files = []
+        for changed in (values, values | changes):
+            session.fit_head(
+                run_paths(digits, tmp_path / "run"), replace(settings, **changed), RunOptions(), overwrite=True
+            )
+            files.append(set(cache.glob("*.features")))
+        assert files[1] - files[0], changes
+
+
 def test_views(digits, settings):
     decoded = DecodedOnDemand([str(digits / "2" / "001.png")], 16)[0]
     mirrored = replace(settings, flip=True)
@@ -171,9 +188,7 @@ def test_features_are_those_of_embed(digits, start, settings, tmp_path):
 
     subset = Subset(DecodedOnDemand(names, 16), np.arange(5), np.zeros(5, np.int64))
     with Classifier(weights=start, preprocess="squash") as classifier:
-        values, errors = features.compute_features(
-            subset, names, 1, classifier, settings, tmp_path, lambda done, total: None
-        )
+        values, errors = features.compute_features(subset, 1, classifier, settings, tmp_path, lambda done, total: None)
         expected = [classifier.embed(name).vector for name in names]
     assert not errors
     np.testing.assert_allclose(values[:, 0], expected, 1e-5, 1e-6)
@@ -266,7 +281,7 @@ def test_then_unfreeze_is_not_worse_and_can_be_resumed(digits, tmp_path, setting
             assert rate > 1
         states.append(load_state(paths.output))
         accuracy = checkpoint.read(paths.output / "model.safetensors").metadata.accuracy["validation"]["top1"]
-        assert accuracy == states[-1].best_accuracy >= head.metrics.top1
+        assert accuracy == states[-1].best_score >= head.metrics.top1
     for name, array in states[0].arrays.items():
         assert array.tobytes() == states[1].arrays[name].tobytes(), name
 

@@ -62,15 +62,15 @@ def test_a_run_learns_digits_in_under_a_minute(finished, table):
     output, seconds = finished
     state = load_state(output)
     assert seconds < 60
-    assert state.best_accuracy > 0.9
+    assert state.best_score > 0.9
     model = checkpoint.read(output / "model.safetensors")
     assert model.config.is_multi_label
     assert [label.name for label in model.metadata.labels] == list(CLASSES)
     metrics = model.metadata.accuracy["validation"]
-    assert metrics["mean_average_precision"] == state.best_accuracy
+    assert metrics["mean_average_precision"] == state.best_score
     assert metrics["images"] == 120 and metrics["accuracy"] > 0.85
     log = np.genfromtxt(output / "log.csv", delimiter=",", names=True)
-    assert log["val_map"].max() == pytest.approx(state.best_accuracy, abs=1e-5)
+    assert log["val_map"].max() == pytest.approx(state.best_score, abs=1e-5)
     assert np.isnan(log["val_top5"]).all()
     calibration = Calibration.from_dict(model.metadata.calibration, len(CLASSES))
     assert calibration.images == state.calibration_images == 120
@@ -149,11 +149,11 @@ def test_then_unfreeze_is_not_worse(table, tmp_path, keras):
         sizes=(Phase(32, 1),), learning_rate=10.0, warmup=0, class_weights=True,
     )  # fmt: skip
     with session.open_run(run_paths(table, tmp_path / "run"), settings, RunOptions()) as run:
-        score = run.state.best_accuracy
+        score = run.state.best_score
         assert score > 0.9
         with contextlib.suppress(UsageError):  # the loss is infinite
             run.train()
-    assert load_state(tmp_path / "run").best_accuracy >= score
+    assert load_state(tmp_path / "run").best_score >= score
     model = checkpoint.read(tmp_path / "run" / "model.safetensors")
     assert model.metadata.accuracy["validation"]["mean_average_precision"] >= score
 

@@ -79,12 +79,12 @@ def finished(digits, tmp_path_factory, keras) -> tuple[Path, RunState, float]:
 
 def test_a_run_learns_digits_in_under_a_minute(finished):
     output, state, seconds = finished
-    assert state.best_accuracy > 0.9
+    assert state.best_score > 0.9
     assert seconds < 60
     model = checkpoint.read(output / "model.safetensors")
     assert model.config == SETTINGS.config(10)
     assert [label.name for label in model.metadata.labels] == [str(digit) for digit in range(10)]
-    assert model.metadata.accuracy["validation"]["top1"] == state.best_accuracy
+    assert model.metadata.accuracy["validation"]["top1"] == state.best_score
     assert model.metadata.accuracy["validation"]["images"] == 200
     assert model.metadata.training["seed"] == SETTINGS.seed
 
@@ -94,7 +94,7 @@ def test_the_log_has_a_row_per_epoch(finished):
     rows = np.genfromtxt(output / "log.csv", delimiter=",", names=True)
     assert rows["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
     assert rows["size"].tolist() == [12, 12, 16, 16, 16, 16]
-    assert rows["val_accuracy"].max() == pytest.approx(state.best_accuracy)
+    assert rows["val_accuracy"].max() == pytest.approx(state.best_score)
     assert rows["learning_rate"][-1] == 0
 
 
@@ -118,7 +118,7 @@ def test_the_model_is_calibrated_on_its_validation_images(digits, finished, tmp_
     assert result.status == 0, result.err
     actual, expected = (Calibration.from_dict(checkpoint.read(file).metadata.calibration, 10) for file in (path, again))
     assert actual.images == expected.images == state.calibration_images == 200
-    assert actual.accuracy == expected.accuracy == state.best_accuracy
+    assert actual.accuracy == expected.accuracy == state.best_score
     assert actual.temperature == pytest.approx(expected.temperature, rel=1e-4)
     np.testing.assert_array_equal(actual.scores.targets, expected.scores.targets)
     np.testing.assert_allclose(actual.scores.confidences, expected.scores.confidences, atol=1e-5)
@@ -431,6 +431,22 @@ def test_skipped_images_are_counted_and_listed(digits, tmp_path, keras, cache_li
     assert (training["skipped"], training["skipped_images"]) == (5, expected)
 
 
+def test_a_run_with_skipped_images_can_be_resumed_with_another_cache_limit(digits, tmp_path, keras):
+    """The images for training and validation stay the same, and so does the result."""
+    folder = tmp_path / "digits"
+    shutil.copytree(digits, folder)
+    for number in range(0, 100, 9):
+        (folder / "3" / f"{number:03}.png").write_bytes(b"no image")
+    settings, options = replace(SHORT, averaging=16), RunOptions(skip_unreadable=True)
+    complete = train(run_paths(folder, tmp_path / "complete"), settings, options=options)
+    paths = run_paths(folder, tmp_path / "stopped")
+    train(paths, settings, stop_at=(1, 9), options=replace(options, cache_limit=0))
+    resumed = train(paths, settings, options=options, resume=True)
+    assert_same_arrays(resumed, complete)
+    rows = [[{**row, "seconds": 0, "skipped": 0} for row in state.history] for state in (complete, resumed)]
+    assert rows[0] == rows[1] and resumed.skipped == complete.skipped
+
+
 def test_the_command_prints_the_number_of_skipped_images(digits, tmp_path, keras):
     folder = tmp_path / "digits"
     shutil.copytree(digits, folder)
@@ -475,11 +491,13 @@ def test_ctrl_c_saves_and_resuming_needs_no_settings(digits, tmp_path, keras, mo
     arguments = [str(digits), "-o", str(tmp_path / "run")]
     with monkeypatch.context() as patched:
         patched.setattr(train, "show_step", lambda _, info: _interrupt_at(info.batch, 4))
+        options = ["--cache-limit", "0", "--cache", str(tmp_path / "cache"), "--skip-unreadable"]
         first = CliRunner().invoke(
-            train.train, [*arguments, "--config", str(tmp_path / "recipe.toml")], standalone_mode=False
+            train.train, [*arguments, "--config", str(tmp_path / "recipe.toml"), *options], standalone_mode=False
         )
     assert first.return_value == 130
-    assert "--resume" in first.output
+    command = first.output.rpartition("run: ")[2]
+    assert all(text in command for text in ("--resume", "--cache-limit 0", f"--cache {tmp_path}", "--skip-unreadable"))
     state = load_state(tmp_path / "run")
     assert (state.epoch, state.batch) == (0, 4)
     second = CliRunner().invoke(train.train, [*arguments, "--resume"], standalone_mode=False)

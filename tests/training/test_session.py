@@ -188,6 +188,17 @@ def test_a_run_is_not_overwritten(tmp_path):
     assert (paths.output / run_files.STATE_FILE).read_bytes() == before
 
 
+def test_a_model_without_a_state_is_not_overwritten(tmp_path):
+    """There is nothing to resume: the model is that of ``freeze`` all, or the run was killed before its first state."""
+    paths, _ = start_run(tmp_path)
+    (paths.output / run_files.STATE_FILE).unlink()
+    (paths.output / run_files.MODEL_FILE).write_bytes(b"a model")
+    with pytest.raises(UsageError, match="`overwrite`") as raised, session.open_run(paths, SETTINGS, RunOptions()):
+        pass
+    assert "`resume`" not in str(raised.value)
+    assert (paths.output / run_files.MODEL_FILE).read_bytes() == b"a model"
+
+
 def test_resuming_with_other_settings(tmp_path):
     paths, before = start_run(tmp_path)
     message = error_of(paths, replace(SETTINGS, seed=9, learning_rate=0.3), resume=True)
@@ -233,6 +244,33 @@ def test_resuming_from_a_damaged_state(tmp_path):
         (paths.output / run_files.STATE_FILE).write_bytes(damaged)
         assert "damaged" in error_of(paths, resume=True)
         gc.collect()  # A file that was left open is a ResourceWarning here, which fails the test.
+
+
+@pytest.mark.parametrize("skipped", [{}, {"cat/0.png": "no image"}])
+@pytest.mark.parametrize("preprocess", ["squash", "keras"])
+def test_a_state_of_the_first_version(tmp_path, monkeypatch, preprocess, skipped):
+    """It is continued, unless its validation images would be others."""
+    paths, _ = start_run(tmp_path)
+    written: dict[str, object] = {}
+    monkeypatch.setattr(run_files, "asdict", lambda state: written | {"skipped": dict(state.skipped)})
+    state = run_files.load_state(paths.output)
+    written |= {**vars(state), "settings": {**state.settings, "preprocess": preprocess}, "best_accuracy": 0.5}
+    for name in ("version", "best_score", "arrays"):
+        del written[name]
+    state.skipped = skipped
+    run_files.save_state(paths.output, state)
+    if skipped or preprocess == "keras":
+        assert "earlier version" in error_of(paths, replace(SETTINGS, preprocess=preprocess), resume=True)
+    else:
+        state = run_files.load_state(paths.output)
+        assert (state.best_score, state.version) == (0.5, run_files.STATE_VERSION)
+
+
+def test_a_state_of_a_later_version(tmp_path):
+    paths, _ = start_run(tmp_path)
+    state = run_files.load_state(paths.output)
+    run_files.save_state(paths.output, replace(state, version=run_files.STATE_VERSION + 1))
+    assert "another version" in error_of(paths, resume=True)
 
 
 def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):

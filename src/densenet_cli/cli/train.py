@@ -215,12 +215,14 @@ def train(
         arguments = [*_image_arguments(run_paths), "-o", str(output), "--resume"]
         arguments += ["--skip-unreadable"] * skip_unreadable
         arguments += ["--tensorboard", str(tensorboard)] if tensorboard else []
+        arguments += ["--cache", str(cache)] if cache else []
+        arguments += ["--cache-limit", str(cache_limit)] if cache_limit != RunOptions.cache_limit else []
         continued = shlex.join(["densenet", "train", *arguments])
         echo_error(f"Interrupted. The state is saved. To continue, run: {printable(continued)}")
         return 130
     state = run.state
     epoch = f"epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the fitted head"
-    score = state.best_accuracy if state.best_accuracy >= 0 else math.nan
+    score = state.best_score if state.best_score >= 0 else math.nan
     _echo_result(output, score, epoch, len(state.skipped), state.calibration_images, score_name)
     return 0
 

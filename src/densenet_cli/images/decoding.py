@@ -106,8 +106,8 @@ def load_bytes(
 def decode(
     source: Source,
     min_side: int | None = None,
-    budget: DecodeBudget | None = None,
     notes: set[str] | None = None,
+    as_is: bool = False,
 ) -> DecodedImage:
     """Decode one image to RGB, whole and upright. Thread-safe.
 
@@ -115,14 +115,14 @@ def decode(
         source: The image.
         min_side: Decode a large JPEG at a reduced scale that keeps this many pixels of the shorter side. None for full
             scale.
-        budget: Memory shared with the images of other threads until the image is decoded.
         notes: A set to which those of ``NOTES`` that apply are added.
+        as_is: Decode as ``keras`` mode does: no EXIF rotation, no white background.
 
     Raises:
         ImageError: One of its subclasses, and nothing else, whatever the image.
     """
-    request = _DecodeRequest(lambda decoded: decoded, min_side, notes=set() if notes is None else notes)
-    return guard(lambda: _load(source, request, budget))[0]
+    request = _DecodeRequest(lambda image: image, min_side, as_is=as_is, notes=set() if notes is None else notes)
+    return guard(lambda: _load(source, request, None))[0]
 
 
 @dataclass(frozen=True)

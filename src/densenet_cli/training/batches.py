@@ -64,6 +64,10 @@ class Subset:
         """Return the images for which ``mask``, bool (n,), is true."""
         return Subset(self.images, self.indices[mask], self.targets[mask])
 
+    def readable(self) -> Subset:
+        """Return the images that can be decoded, as far as this is known."""
+        return self.select(~np.isin(self.indices, list(self.images.errors())))
+
 
 def held_out_count(class_size: int, per_class: int) -> int:
     """Return how many images of a class are held out for validation."""
@@ -149,7 +153,8 @@ class TrainingBatches:
         subset: The images to train on.
         settings: The settings of the run.
         threads: Number of threads that prepare batches.
-        skip_unreadable: Replace an image that cannot be decoded by another one of its class.
+        skip_unreadable: Replace an image that cannot be decoded by another one of its class. With several labels per
+            image, it is one with the same labels if possible.
     """
 
     def __init__(self, subset: Subset, settings: Settings, threads: int, skip_unreadable: bool = False) -> None:
@@ -174,25 +179,29 @@ class TrainingBatches:
         pixels = np.empty((len(members), size, size, 3), np.uint8)
         for row, member in enumerate(members):
             generator = np.random.default_rng((settings.seed, epoch, member))
-            pixels[row] = augment(self._image(member, generator), size, settings, generator)
+            members[row], image = self._decode(member, generator)
+            pixels[row] = augment(image, size, settings, generator)
         normalized, targets = normalize(pixels, settings.mean, settings.std), self._subset.targets[members]
         if not settings.mixup and not settings.cutmix:
             return Batch(normalized, targets)
         mixed = mix(normalized, settings, np.random.default_rng((settings.seed, epoch, number, MIXING_STREAM)))
         return Batch(mixed.pixels, targets, mixed.partners, mixed.share)
 
-    def _image(self, member: int, generator: np.random.Generator) -> DecodedImage:
+    def _decode(self, member: int, generator: np.random.Generator) -> tuple[int, DecodedImage]:
+        """Return an image and its number in the subset, which is ``member`` unless the image is replaced."""
         images, indices, targets = self._subset.images, self._subset.indices, self._subset.targets
         try:
-            return images[indices[member]]
+            return member, images[indices[member]]
         except ImageError:
             if not self._skip_unreadable:
                 raise
         is_same = (targets == targets[member]).reshape(len(targets), -1).all(axis=1)
-        same_class = generator.permutation(np.flatnonzero(is_same))
-        for other in same_class[same_class != member]:
+        candidates = generator.permutation(np.flatnonzero(is_same))
+        if targets.ndim == 2:  # labels that no other image may have
+            candidates = np.concatenate([candidates, generator.permutation(np.flatnonzero(~is_same))])
+        for other in candidates[candidates != member]:
             try:
-                return images[indices[other]]
+                return other, images[indices[other]]
             except ImageError:
                 continue
         raise ImageError("No image of the class can be decoded.")

@@ -30,15 +30,16 @@ if TYPE_CHECKING:
     from densenet_cli.classifier import Classifier
     from densenet_cli.images.preprocessing import DecodedImage
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Must be increased if the same images and settings give other features. Cached ones then become stale."""
 
 
 def make_views(decoded: DecodedImage, member: int, views: int, settings: Settings) -> UInt8Array:
     """Return the network's input for an image and ``views`` copies of it, uint8 (1 + views, size, size, 3).
 
-    The first is what ``predict`` sees. The second is its mirror image, unless the settings exclude flips. The others
-    are augmented as for training. They depend on the seed and on ``member``, the number of the image.
+    The first is what ``predict`` sees, up to the scale of the decoded JPEG if crops need more. The second is its
+    mirror image, unless the settings exclude flips. The others are augmented as for training. They depend on the seed
+    and on ``member``, the number of the image.
     """
     pixels = [preprocess(decoded, settings.preprocessing)[0]]
     for view in range(1, views + 1):
@@ -52,7 +53,6 @@ def make_views(decoded: DecodedImage, member: int, views: int, settings: Setting
 
 def compute_features(
     subset: Subset,
-    paths: Sequence[str],
     views: int,
     classifier: Classifier,
     settings: Settings,
@@ -63,7 +63,6 @@ def compute_features(
 
     Args:
         subset: The images.
-        paths: The path of each image of ``subset.images``.
         views: Number of augmented copies of each image, see ``make_views``.
         classifier: The network.
         settings: The settings of the run.
@@ -79,7 +78,7 @@ def compute_features(
     """
     shape = (1 + views, embedding_size(classifier.config))
     row_size = 4 * shape[0] * shape[1]
-    base = folder / _cache_key([paths[index] for index in subset.indices], views, classifier, settings)
+    base = folder / _cache_key(subset, views, classifier, settings)
     part, complete = base.with_suffix(".features-part"), base.with_suffix(".features")
     errors: dict[int, str] = {}
 
@@ -123,15 +122,15 @@ def compute_features(
     return features, errors
 
 
-def _cache_key(paths: Sequence[str], views: int, classifier: Classifier, settings: Settings) -> str:
+def _cache_key(subset: Subset, views: int, classifier: Classifier, settings: Settings) -> str:
     """Return a file name that depends on the image files, the network, and everything between them."""
     values: list[object] = [FEATURES_VERSION, EMITTER_VERSION, PIXELS_VERSION, repr(settings.preprocessing)]
-    values += [FileIdentity.of(classifier.weights).key(), classifier.precision]
+    values += [FileIdentity.of(classifier.weights).key(), classifier.precision, subset.images.min_side]
     if views:
         values += [views, settings.flip, settings.augmentation, settings.crop_area, settings.unresized]
-        values += [settings.randaugment, settings.erase, settings.seed]
+        values += [settings.randaugment, settings.erase, settings.seed, settings.interpolation]
     digest = hashlib.sha256(json.dumps(values).encode())
-    for path in paths:
+    for path in (subset.images.paths[index] for index in subset.indices):
         try:
             digest.update(FileIdentity.of(path).key().encode())
         except OSError:

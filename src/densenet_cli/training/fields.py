@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, NamedTuple
 
 from densenet_cli.errors import UsageError
@@ -50,6 +50,17 @@ def check_type(name: str, value: Any, expected: type) -> None:
         is_valid = type(value) is expected or (expected is float and type(value) is int)
     if not is_valid:
         raise UsageError(f"The setting {name} must be {_TYPE_NAMES.get(expected, 'a list of numbers')}, not {value!r}.")
+
+
+def check_values(settings: Any) -> None:
+    """Check the fields of a dataclass that have choices or a range. Raises ``UsageError``."""
+    for described in fields(settings):
+        value = getattr(settings, described.name)
+        choices, allowed = described.metadata.get("choices"), described.metadata.get("range")
+        if choices and value not in choices:
+            raise UsageError(f"`{described.name}` must be one of {', '.join(choices)}, not {value!r}.")
+        if allowed and not allowed.contains(value):
+            raise UsageError(f"`{described.name}` must be {allowed}, not {value}.")
 
 
 def check_randaugment(values: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,6 @@ class FittedHead:
 def fit_head(
     training: Subset,
     validation: Subset,
-    paths: tuple[Sequence[str], Sequence[str]],
     labels: Labels,
     settings: Settings,
     options: RunOptions,
@@ -60,7 +58,6 @@ def fit_head(
 
     Args:
         training, validation: The images.
-        paths: The path of each image of ``training.images`` and of ``validation.images``.
         labels: The labels of the classes.
         settings: The settings of the run.
         options: The options of the run.
@@ -89,11 +86,10 @@ def fit_head(
             )
             for precision in dict.fromkeys(precisions)
         }
-        for subset, subset_paths, views, precision in zip(subsets, paths, (settings.views, 0), precisions, strict=True):
+        for subset, views, precision in zip(subsets, (settings.views, 0), precisions, strict=True):
             first = len(training) * bool(features)
             values, subset_errors = compute_features(
                 subset,
-                subset_paths,
                 views,
                 classifiers[precision],
                 settings,

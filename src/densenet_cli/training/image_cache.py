@@ -52,17 +52,37 @@ CHUNK_PER_THREAD = 32
 class Images(Protocol):
     """Decoded images by index. Indexing raises ``ImageError`` if the image cannot be decoded."""
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """Paths of the image files."""
+
+    @property
+    def min_side(self) -> int | None:
+        """Large JPEGs are decoded at a reduced scale that keeps this many pixels of the shorter side, if not None."""
+
+    def errors(self) -> dict[int, str]:
+        """Return the index and error message of each image that is already known not to be decodable."""
+
     def __getitem__(self, index: int, /) -> DecodedImage: ...
 
 
 def open_images(
-    paths: Sequence[str], min_side: int, folder: Path, max_megabytes: int, threads: int, progress: ProgressCallback
+    paths: Sequence[str],
+    min_side: int | None,
+    folder: Path,
+    max_megabytes: int,
+    threads: int,
+    progress: ProgressCallback,
+    *,
+    as_is: bool = False,
 ) -> Images:
     """Return decoded images: from a cache file, which is written if it is missing, or decoded on demand.
 
     Args:
         paths: Paths of the image files.
-        min_side: Large JPEGs are decoded at a reduced scale whose shorter side has at least this many pixels.
+        min_side: Large JPEGs are decoded at a reduced scale whose shorter side has at least this many pixels. None for
+            full scale.
+        as_is: Decode as ``keras`` mode does: no EXIF rotation, no white background.
         folder: Folder of the cache files.
         max_megabytes: Maximum size of a cache file. If it would be larger, images are decoded on demand.
         threads: Number of decoding threads.
@@ -71,29 +91,34 @@ def open_images(
     Raises:
         OutputError: The cache file cannot be written.
     """
-    images = DecodedOnDemand(paths, min_side)
-    base = folder / _cache_key(paths, min_side)
+    images = DecodedOnDemand(paths, min_side, as_is)
+    base = folder / _cache_key(paths, min_side, as_is)
     if not _is_complete(base, len(paths)):
         if max_megabytes == 0 or _estimate_size(images, len(paths)) > max_megabytes * MEGABYTE:
             return images
         with output_errors(folder):
             _write_cache(base, images, len(paths), threads, progress)
-    return MappedImages(base)
+    return MappedImages(base, paths, min_side)
 
 
 class DecodedOnDemand:
     """Images that are decoded each time they are requested."""
 
-    def __init__(self, paths: Sequence[str], min_side: int) -> None:
-        self._paths = paths
-        self._min_side = min_side
+    def __init__(self, paths: Sequence[str], min_side: int | None, as_is: bool = False) -> None:
+        self.paths = paths
+        self.min_side = min_side
+        self._as_is = as_is
         self._reported: set[str] = set()
 
+    def errors(self) -> dict[int, str]:
+        """Return nothing: no image has been decoded."""
+        return {}
+
     def __getitem__(self, index: int, /) -> DecodedImage:
-        path = self._paths[index]
+        path = self.paths[index]
         notes: set[str] = set()
         try:
-            decoded = decode(Source(path, path, "path"), self._min_side, notes=notes)
+            decoded = decode(Source(path, path, "path"), self.min_side, notes=notes, as_is=self._as_is)
         except ImageError as error:
             raise type(error)(f"{to_unicode(path)}: {error}") from None
         if "more_pages" in notes and path not in self._reported:
@@ -105,7 +130,9 @@ class DecodedOnDemand:
 class MappedImages:
     """Images in a memory-mapped file. The operating system keeps the pages in use in memory."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, paths: Sequence[str], min_side: int | None) -> None:
+        self.paths = paths
+        self.min_side = min_side
         pixels = base.with_suffix(".pixels")
         self._pixels = np.memmap(pixels, np.uint8, "r") if pixels.stat().st_size else np.zeros(0, np.uint8)
         self._records: RecordArray = np.frombuffer(base.with_suffix(".index").read_bytes(), RECORD)
@@ -136,9 +163,15 @@ class SkippableImages:
     """
 
     def __init__(self, images: Images, names: Sequence[str], skipped: dict[str, str]) -> None:
+        self.paths = images.paths
+        self.min_side = images.min_side
         self._images = images
         self._names = names
         self._skipped = skipped
+
+    def errors(self) -> dict[int, str]:
+        """Return the errors of the images."""
+        return self._images.errors()
 
     def __getitem__(self, index: int, /) -> DecodedImage:
         try:
@@ -155,9 +188,9 @@ class SkippableImages:
             self._skipped[name] = message
 
 
-def _cache_key(paths: Sequence[str], min_side: int) -> str:
+def _cache_key(paths: Sequence[str], min_side: int | None, as_is: bool) -> str:
     """Return a file name that depends on the image files, their contents, and how they are decoded."""
-    digest = hashlib.sha256(json.dumps([RECORD.descr, min_side, PIXELS_VERSION]).encode())
+    digest = hashlib.sha256(json.dumps([RECORD.descr, min_side, as_is, PIXELS_VERSION]).encode())
     for path in paths:
         try:
             digest.update(FileIdentity.of(path).key().encode())

@@ -235,9 +235,9 @@ class TrainingRun:
         state.epoch, state.batch = state.epoch + 1, 0
         state.loss, state.correct, state.images = 0.0, 0.0, 0
         is_comparable = not math.isnan(metrics.score)
-        if metrics.score > state.best_accuracy or not is_comparable:
+        if metrics.score > state.best_score or not is_comparable:
             state.best_epoch = state.epoch
-            state.best_accuracy = metrics.score if is_comparable else state.best_accuracy
+            state.best_score = metrics.score if is_comparable else state.best_score
             calibrated = calibrate(logits, targets, settings, state.date)
             state.calibration_images = calibrated.images
             if calibrated.note not in ("", state.calibration_note):

@@ -38,7 +38,8 @@ class RunOptions:
         cache_limit: Maximum size of the decoded images on disk in megabytes. A larger dataset is decoded again in every
             epoch.
         save_every: Seconds between two checkpoints of the state within an epoch.
-        skip_unreadable: Skip images that cannot be decoded.
+        skip_unreadable: Skip images that cannot be decoded: train on others instead, and do not validate on them.
+            Otherwise, they are errors.
         tensorboard: Folder for the metrics as event files of TensorBoard.
         on_message: Called with sentences about the images: what they are, what was skipped, and warnings.
         on_decoded: Called with the number of decoded images and the number of all images.

@@ -42,6 +42,10 @@ SKIPPED_FILE = "skipped.csv"
 SETTINGS_FILE = "settings.toml"
 RESULT_FILES = (STATE_FILE, MODEL_FILE, LOG_FILE, CURVES_FILE, SKIPPED_FILE)
 
+STATE_VERSION = 2
+"""Increment it if a state must not be continued as before. Version 1 split images after removing unreadable ones, and
+decoded validation images at another scale than ``predict``."""
+
 METADATA_ENTRY = "metadata"
 """Entry of the state file that contains everything except arrays, as JSON."""
 
@@ -91,8 +95,8 @@ class RunState:
         epoch, batch: The next batch to train on, both counted from 0.
         loss, correct, images: Sums over the images of the epoch so far.
         seconds: Training time so far.
-        best_accuracy: Highest validation accuracy so far, or mean average precision; -1 if there is none.
-        best_epoch: Epoch of the model, counted from 1: that of the highest validation accuracy, or the last one.
+        best_score: Highest validation accuracy so far, or mean average precision; -1 if there is none.
+        best_epoch: Epoch of the model, counted from 1: that of the best score, or the last one.
         calibration_images: Number of images that the model is calibrated on, 0 if it is not.
         calibration_note: Why a model could not be calibrated, which is reported once.
         date: When the run started (UTC), as YYYY-MM-DD.
@@ -100,6 +104,7 @@ class RunState:
         average_updates: Number of updates of the averaged weights.
         skipped: Images that could not be decoded and were skipped: name -> error message.
         history: A row of the log for each finished epoch.
+        version: ``STATE_VERSION``.
         arrays: Weights, optimizer variables, and averaged weights by name.
     """
 
@@ -112,7 +117,7 @@ class RunState:
     correct: float = 0.0
     images: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
+    best_score: float = -1.0
     best_epoch: int = 0
     calibration_images: int = 0
     calibration_note: str = ""
@@ -121,6 +126,7 @@ class RunState:
     average_updates: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    version: int = STATE_VERSION
     arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = field(default_factory=dict)
 
 
@@ -184,20 +190,38 @@ def load_state(folder: Path) -> RunState:
     """Load the state in ``folder``.
 
     Raises:
-        UsageError: There is no state, or it is damaged or of another version.
+        UsageError: There is no state, it is damaged, or another version of the program wrote it and would continue the
+            run differently.
     """
     path = folder / STATE_FILE
     try:
         # numpy does not close a file that it opened itself and cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        state = RunState(**json.loads(arrays.pop(METADATA_ENTRY).tobytes()))
+        state = RunState(**_upgrade(json.loads(arrays.pop(METADATA_ENTRY).tobytes())))
     except FileNotFoundError:
         raise UsageError(f"There is no run to resume in {folder}.") from None
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is damaged or was written by another version ({error}).") from None
+    if state.version == 1:
+        settings = Settings.from_dict(state.settings)
+        if state.skipped or "nearest" in (settings.interpolation, settings.preprocessing.interpolation):
+            raise UsageError(
+                f"The run in {folder} was started by an earlier version, which split or decoded its images in another "
+                "way. Use `overwrite` to start again."
+            )
+        state.version = STATE_VERSION
     state.arrays = arrays
     return state
+
+
+def _upgrade(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a state with the fields of the current version, unless it is an unknown one."""
+    if metadata.setdefault("version", 1) == 1:
+        metadata["best_score"] = metadata.pop("best_accuracy")
+    elif metadata["version"] != STATE_VERSION:
+        raise ValueError(f"version {metadata['version']}")
+    return metadata
 
 
 def write_log(folder: Path, history: list[dict[str, float]]) -> None:

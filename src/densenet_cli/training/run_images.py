@@ -16,9 +16,9 @@ from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.text import join_names, plural, to_unicode
 from densenet_cli.training.batches import Subset, held_out_count, split_validation
-from densenet_cli.training.image_cache import MappedImages, SkippableImages, open_images
+from densenet_cli.training.image_cache import Images, SkippableImages, open_images
 from densenet_cli.training.image_list import ImageList, list_images, unreadable_images_message
-from densenet_cli.training.multi_label import MultiLabelImageList, list_multi_label_images
+from densenet_cli.training.multi_label import list_multi_label_images
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.run_files import RunPaths
 from densenet_cli.training.settings import Settings
@@ -52,7 +52,7 @@ def list_datasets(
     if settings.multi_label:
         return _list_multi_label_datasets(train, val, csv, settings, options, on_message)
     training = list_images(open_dataset(train, csv, options))
-    _describe_training(training, settings, on_message)
+    _describe_training(training, settings, on_message, val is not None)
     if val is None:
         return training, None
     if Path(val).is_dir():
@@ -75,7 +75,7 @@ def _list_multi_label_datasets(
     if csv is None or (val is not None and Path(val).is_dir()):
         raise UsageError("`multi_label` needs a table of images and their labels (`csv`), not class folders.")
     training = list_multi_label_images(csv, train, options)
-    _describe_training(training, settings, on_message)
+    _describe_training(training, settings, on_message, val is not None)
     if val is None:
         return training, None
     validation = list_multi_label_images(val, train, options, training.classes)
@@ -83,14 +83,16 @@ def _list_multi_label_datasets(
     return training, validation
 
 
-def _describe_training(training: ImageList, settings: Settings, on_message: Callable[[str], None]) -> None:
-    _describe("Training", training, on_message)
+def _describe_training(
+    training: ImageList, settings: Settings, on_message: Callable[[str], None], has_validation: bool
+) -> None:
+    _describe("Training:" if has_validation else "Found", training, on_message)
     if not settings.class_weights and (warning := training.imbalance_warning()):
         on_message(warning)
 
 
 def _describe_validation(validation: ImageList, training: ImageList, on_message: Callable[[str], None]) -> None:
-    _describe("Validation", validation, on_message)
+    _describe("Validation:", validation, on_message)
     if common := validation.count_common(training):
         on_message(
             f"Warning: {plural(common, 'validation image is', 'validation images are')} also used for training, so the "
@@ -99,37 +101,37 @@ def _describe_validation(validation: ImageList, training: ImageList, on_message:
 
 
 def _describe(use: str, images: ImageList, on_message: Callable[[str], None]) -> None:
-    on_message(f"{use}: {images.describe()}.")
+    on_message(f"{use} {images.describe()}.")
     for warning in images.warnings:
         on_message(warning)
 
 
-def check_validation(
+def _check_validation(
     training: Subset,
     validation: Subset,
     classes: tuple[str, ...],
     settings: Settings,
-    on_message: Callable[[str], None],
+    options: RunOptions,
+    is_held_out: bool,
 ) -> None:
     """Say how many images there are for validation, and which classes have none.
 
     Raises:
         UsageError: There are none, and ``patience`` needs them.
     """
-    if training.images is validation.images and len(validation):
+    if is_held_out and len(validation):
         limit = (
             f"{settings.validation * len(classes):,}" if settings.multi_label else f"{settings.validation:,} per class"
         )
-        on_message(
-            f"Validation: {plural(len(validation), 'image')}, at most {limit}, held out from the training images."
-        )
+        options.on_message(f"Validation: {plural(len(validation), 'image')}, at most {limit}, held out from training.")
     if not len(validation):
         if settings.patience:
             raise UsageError(PATIENCE_ERROR)
-        on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
+        options.on_message("Warning: No images are left for validation. The model of the last epoch is kept.")
     elif missing := sorted(_present_classes(training) - _present_classes(validation)):
         names = join_names([classes[target] for target in missing])
-        on_message(f"Warning: {plural(len(missing), 'class has', 'classes have')} no validation images: {names}.")
+        count = plural(len(missing), "class has", "classes have")
+        options.on_message(f"Warning: {count} no validation images: {names}.")
 
 
 def _present_classes(subset: Subset) -> set[int]:
@@ -156,47 +158,77 @@ def open_subsets(
     options: RunOptions,
     skipped: dict[str, str],
 ) -> tuple[Subset, Subset]:
-    """Return the training and the validation images. Images that cannot be decoded are added to ``skipped``."""
+    """Return the training and the validation images, and say how many there are for validation.
+
+    Validation images are decoded as ``predict`` decodes them.
+
+    Images that cannot be decoded stay in the subsets, so these do not depend on ``options``. Those that are known at
+    this point are added to ``skipped``.
+
+    Raises:
+        UnreadableImageError: An image cannot be decoded and ``options.skip_unreadable`` is false, or no training image
+            of a class can be.
+        UsageError: There are no validation images, and ``patience`` needs them.
+    """
+
+    def open_all(image_list: ImageList, indices: IntArray, min_side: int | None) -> Images:
+        # Features are computed in one pass over the images.
+        limit = 0 if settings.is_head_only and not settings.then_unfreeze else options.cache_limit
+        image_paths = [image_list.paths[index] for index in indices]
+        as_is = settings.preprocess == "keras"
+        images = open_images(
+            image_paths, min_side, paths.cache, limit, options.threads, options.on_decoded, as_is=as_is
+        )
+        errors = images.errors()
+        if errors and not options.skip_unreadable:
+            raise UnreadableImageError(unreadable_images_message(list(errors.values()), len(image_paths)))
+        if not options.skip_unreadable:
+            return images
+        names = _relative_names(image_list)
+        skippable = SkippableImages(images, [names[index] for index in indices], skipped)
+        for index, message in errors.items():
+            skippable.skip(index, message)
+        return skippable
+
+    min_side, training_side = settings.preprocessing.min_decoded_side, _min_training_side(settings)
+    everything = np.arange(len(training))
+    subset = Subset(open_all(training, everything, training_side), everything, training.target_array())
+    if validation is not None:
+        everything = np.arange(len(validation))
+        images = open_all(validation, everything, min_side)
+        subsets = subset, Subset(images, everything, validation.target_array())
+    else:
+        subsets = split_validation(subset, len(training.classes), settings.validation, settings.seed)
+        if min_side != training_side and len(subsets[1]):
+            held_out = subsets[1]
+            images = open_all(training, held_out.indices, min_side)
+            subsets = subsets[0], Subset(images, np.arange(len(held_out)), held_out.targets)
+    readable = subsets[0].readable(), subsets[1].readable()
+    if not settings.multi_label:
+        for target in sorted(set(subsets[0].targets.tolist()) - set(readable[0].targets.tolist())):
+            raise UnreadableImageError(f"No training image of the class {training.classes[target]!r} can be decoded.")
+    _check_validation(*readable, training.classes, settings, options, is_held_out=validation is None)
+    return subsets
+
+
+def _min_training_side(settings: Settings) -> int | None:
+    """Return the minimum shorter side of a training JPEG decoded at reduced scale, in pixels. None: full scale only.
+
+    Neither the smallest random crop nor the center crop may be enlarged. For ``nearest`` interpolation, pixels must not
+    be averages. Features need at least the pixels of ``predict``.
+    """
+    inference_side = settings.preprocessing.min_decoded_side
+    if settings.is_head_only and not settings.views and not settings.then_unfreeze:
+        return inference_side
+    if settings.interpolation == "nearest" or (settings.is_head_only and inference_side is None):
+        return None
     max_size = max(settings.input_size, *(phase.size for phase in settings.sizes))
-    # Neither the smallest random crop nor the center crop may enlarge a JPEG decoded at reduced scale.
-    center_crop = min(settings.crop_ratio or 1, 224 / 256)
-    min_side = math.ceil(max_size / min(math.sqrt(settings.crop_area), center_crop))
-    # Features are computed in one pass over the images.
-    cache_limit = 0 if settings.is_head_only and not settings.then_unfreeze else options.cache_limit
-    subsets = []
-    for image_list in filter(None, (training, validation)):
-        images = open_images(image_list.paths, min_side, paths.cache, cache_limit, options.threads, options.on_decoded)
-        errors = images.errors() if isinstance(images, MappedImages) else {}
-        readable = _readable_indices(image_list, errors, options.skip_unreadable)
-        if options.skip_unreadable:
-            images = SkippableImages(images, _relative_names(image_list), skipped)
-            for index, message in errors.items():
-                images.skip(index, message)
-        subsets.append(Subset(images, readable, image_list.target_array()[readable]))
-    if validation is None:
-        return split_validation(subsets[0], len(training.classes), settings.validation, settings.seed)
-    return subsets[0], subsets[1]
+    min_fraction = min(math.sqrt(settings.crop_area), settings.crop_ratio or 1, 224 / 256)
+    side = math.ceil(max_size / min_fraction)
+    return max(side, inference_side or 0) if settings.is_head_only else side
 
 
 def _relative_names(image_list: ImageList) -> list[str]:
     """Return the path of each image from the name of the dataset's folder, such as ``photos/cat/1.jpg``."""
     name = Path(image_list.folder).absolute().name
     return [to_unicode(os.path.normpath(f"{name}/{path}")) for path in image_list.names()]
-
-
-def _readable_indices(image_list: ImageList, errors: dict[int, str], skip_unreadable: bool) -> IntArray:
-    """Return the indices of the images without an error.
-
-    Raises:
-        UnreadableImageError: An image cannot be decoded and ``skip_unreadable`` is false, or a class has no other
-            images.
-    """
-    if errors and not skip_unreadable:
-        raise UnreadableImageError(unreadable_images_message(list(errors.values()), len(image_list)))
-    readable = np.setdiff1d(np.arange(len(image_list)), np.fromiter(errors, np.int64, len(errors)))
-    if isinstance(image_list, MultiLabelImageList):
-        return readable
-    readable_targets = {image_list.targets[index] for index in readable}
-    for target in sorted(set(image_list.targets) - readable_targets):
-        raise UnreadableImageError(f"No image of the class {image_list.classes[target]!r} can be decoded.")
-    return readable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +21,7 @@ from densenet_cli.training.batches import Subset
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, RunState
-from densenet_cli.training.run_images import (
-    PATIENCE_ERROR,
-    check_validation,
-    count_validation,
-    list_datasets,
-    open_subsets,
-)
+from densenet_cli.training.run_images import PATIENCE_ERROR, count_validation, list_datasets, open_subsets
 from densenet_cli.training.settings import FROM_SCRATCH, Settings
 
 if TYPE_CHECKING:
@@ -94,7 +88,7 @@ def open_run(
             else:
                 state.calibration_images, state.calibration_note = head.calibrated.images, head.calibrated.note
                 if not math.isnan(head.metrics.score):
-                    state.best_accuracy = head.metrics.score
+                    state.best_score = head.metrics.score
         recipes.write(paths.output / run_files.SETTINGS_FILE, settings)
         run = TrainingRun(settings, opened.labels, *opened.subsets, state, paths.output, options, initial_arrays)
         if head is not None:
@@ -128,9 +122,7 @@ def _fit_head(
 ) -> FittedHead:
     from densenet_cli.training import head_fit
 
-    return head_fit.fit_head(
-        *opened.subsets, opened.image_paths, opened.labels, settings, options, paths.cache, offline
-    )
+    return head_fit.fit_head(*opened.subsets, opened.labels, settings, options, paths.cache, offline)
 
 
 def _write_head(paths: RunPaths, opened: _OpenedRun, settings: Settings, head: FittedHead) -> None:
@@ -190,7 +182,6 @@ class _OpenedRun(NamedTuple):
         labels: The labels of the classes.
         fingerprint: Fingerprint of the datasets.
         subsets: The training images and the validation images.
-        image_paths: The path of each image of ``subsets[n].images``.
         skipped: Images that could not be decoded and were skipped.
     """
 
@@ -199,7 +190,6 @@ class _OpenedRun(NamedTuple):
     labels: Labels
     fingerprint: str
     subsets: tuple[Subset, Subset]
-    image_paths: tuple[Sequence[str], Sequence[str]]
     skipped: dict[str, str]
 
 
@@ -214,10 +204,8 @@ def _open(
     is_changed = False
     if state:
         is_changed = _change_settings(state, settings)
-    elif not overwrite and any((paths.output / name).exists() for name in (run_files.STATE_FILE, run_files.MODEL_FILE)):
-        raise UsageError(
-            f"There is a run in {paths.output}. Use `resume` to continue it or `overwrite` to start again."
-        )
+    elif not overwrite:
+        _check_unused(paths.output)
     _check_output(paths)
     if options.tensorboard:
         tensorboard.check_folder(options.tensorboard, resume=resume, overwrite=overwrite)
@@ -231,10 +219,16 @@ def _open(
     with _lock(paths.output):
         skipped = state.skipped if state else {}
         subsets = open_subsets(paths, training, validation, settings, options, skipped)
-        check_validation(*subsets, training.classes, settings, options.on_message)
         class_labels = labels.from_class_names(training.classes)
-        image_paths = (training.paths, (validation or training).paths)
-        yield _OpenedRun(state, is_changed, class_labels, fingerprint, subsets, image_paths, skipped)
+        yield _OpenedRun(state, is_changed, class_labels, fingerprint, subsets, skipped)
+
+
+def _check_unused(output: Path) -> None:
+    """Raise ``UsageError`` if the output folder contains a run or a model."""
+    if (output / run_files.STATE_FILE).exists():
+        raise UsageError(f"There is a run in {output}. Use `resume` to continue it or `overwrite` to start again.")
+    if (output / run_files.MODEL_FILE).exists():
+        raise UsageError(f"There is a model in {output}. Use `overwrite` to replace it.")
 
 
 def _check_output(paths: RunPaths) -> None:

@@ -11,7 +11,7 @@ from densenet_cli.images.normalization import MEAN, STD, check_normalization
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MODES, Preprocessing
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import STEMS, DenseNetConfig
-from densenet_cli.training.fields import Range, check_randaugment, check_type, setting
+from densenet_cli.training.fields import Range, check_randaugment, check_type, check_values, setting
 from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 
 FROM_SCRATCH = "scratch"
@@ -237,13 +237,7 @@ class Settings:
         _ = self.preprocessing  # checks the values together
         # Raises UsageError if an image is too small.
         list_layers(self.config(classes=2), min(self.input_size, *(phase.size for phase in self.sizes)))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            choices, allowed = field.metadata.get("choices"), field.metadata.get("range")
-            if choices and value not in choices:
-                raise UsageError(f"`{field.name}` must be one of {', '.join(choices)}, not {value!r}.")
-            if allowed and not allowed.contains(value):
-                raise UsageError(f"`{field.name}` must be {allowed}, not {value}.")
+        check_values(self)
         stages = [*(f"conv{stage}" for stage in range(1, len(self.blocks) + 2)), FREEZE_ALL]
         if self.freeze and self.freeze not in stages:
             raise UsageError(f"`freeze` must be one of {', '.join(stages)}, not {self.freeze!r}.")
