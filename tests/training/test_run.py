@@ -469,6 +469,35 @@ def test_a_loss_that_diverges_ends_the_run(digits, tmp_path, keras):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("validation", [20, 0])
+@pytest.mark.parametrize(("name", "value"), [("kernel", math.nan), ("moving_variance", math.inf)])
+def test_a_model_that_overflows_in_the_last_step_of_an_epoch(
+    digits, tmp_path, keras, monkeypatch, name, value, validation
+):
+    """The loss of the step is still finite, and with an infinite variance, even the logits are."""
+    settings = replace(SHORT, validation=validation)
+    with session.open_run(run_paths(digits, tmp_path / "run"), settings, RunOptions()) as run:
+        original, network = run.step, run._network
+
+        def step(batch, learning_rate):
+            result = original(batch, learning_rate)
+            if run.state.batch == len(run.batches) - 1:
+                for variable in network.weights:
+                    if variable.name == name:
+                        variable.assign(np.full(variable.shape, value))
+            return result
+
+        monkeypatch.setattr(run, "step", step)
+        with pytest.raises(UsageError, match=r"epoch 1.*`learning_rate`"):
+            run.train()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_logits_that_are_not_numbers_are_not_correct():
+    logits = np.array([[0, 1], [np.nan, np.nan], [1, 0]], np.float32)
+    assert run_files.ValidationMetrics.of_logits(logits, np.array([1, 0, 0])).top1 == pytest.approx(2 / 3)
+
+
 def test_an_unreadable_image_saves_the_state_and_the_run_can_be_resumed(digits, tmp_path, keras):
     copy = tmp_path / "digits"
     shutil.copytree(digits, copy)

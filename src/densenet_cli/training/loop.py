@@ -171,10 +171,7 @@ class TrainingRun:
         learning_rate = settings.learning_rate_at(step / len(self.batches))
         result = self.step(batch, learning_rate)
         if not np.isfinite(result.loss):
-            raise UsageError(
-                f"The loss became NaN or infinite in epoch {state.epoch + 1}. Start again with a lower "
-                "`learning_rate` or a longer `warmup`."
-            )
+            raise self._divergence_error()
         state.loss += result.loss * len(batch.targets)
         state.correct += result.accuracy * len(batch.targets)
         state.images += len(batch.targets)
@@ -186,6 +183,12 @@ class TrainingRun:
         elapsed = time.monotonic() - started
         state.seconds += elapsed
         self._report_step(elapsed)
+
+    def _divergence_error(self) -> UsageError:
+        return UsageError(
+            f"The loss became NaN or infinite in epoch {self.state.epoch + 1}. Start again with a lower "
+            "`learning_rate` or a longer `warmup`."
+        )
 
     def _report_step(self, elapsed: float) -> None:
         settings, state = self.settings, self.state
@@ -216,10 +219,16 @@ class TrainingRun:
         )
 
     def _finish_epoch(self) -> None:
-        """Validate, write the model if it is the best so far or cannot be compared, and write the log and the state."""
+        """Validate, write the model if it is the best so far or cannot be compared, and write the log and the state.
+
+        Raises ``UsageError`` if the model is not finite, which the loss of the last step does not show.
+        """
         settings, state = self.settings, self.state
         started = time.monotonic()
         metrics, logits, targets = self._validate()
+        arrays = keras_ops.get_arrays(self._averaged_network)
+        if not all(np.isfinite(values).all() for named in arrays.values() for values in (*named.values(), logits)):
+            raise self._divergence_error()
         state.seconds += time.monotonic() - started
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
@@ -245,7 +254,7 @@ class TrainingRun:
                 state.calibration_note = calibrated.note
             run_files.write_model(
                 self._folder,
-                keras_ops.get_arrays(self._averaged_network),
+                arrays,
                 self._labels,
                 settings,
                 metrics,

@@ -164,7 +164,7 @@ class ValidationMetrics:
         logits -= logits.max(axis=1, keepdims=True)
         target_logits = logits[np.arange(count), targets]
         losses = np.log(np.exp(logits).sum(axis=1)) - target_logits
-        ranks = (logits > target_logits[:, None]).sum(axis=1)
+        ranks = (~(logits <= target_logits[:, None])).sum(axis=1)  # NaN never counts as correct
         top1, top5 = (int((ranks < k).sum()) / count for k in (1, 5))
         return cls(count, sum(losses.tolist()) / count, top1, top5)
 
