@@ -19,7 +19,7 @@ from densenet_cli.training.image_cache import DecodedOnDemand
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, load_state
-from densenet_cli.training.settings import BACKBONE_RATE, FINE_TUNING_RATE
+from densenet_cli.training.settings import BACKBONE_RATE, HEAD_ONLY_RATE
 from densenet_cli.weights import checkpoint, safetensors
 from tests.support.command import densenet
 from tests.support.networks import unscaled_arrays
@@ -257,7 +257,7 @@ def test_then_unfreeze_starts_from_the_fitted_head(digits, tmp_path, settings, k
     assert row["val_accuracy"] == head["top1"]
 
 
-@pytest.mark.parametrize("rate", [FINE_TUNING_RATE, 50.0])
+@pytest.mark.parametrize("rate", [HEAD_ONLY_RATE, 50.0])
 def test_then_unfreeze_is_not_worse_and_can_be_resumed(digits, tmp_path, settings, keras, rate):
     """Also if training destroys the model."""
     head, _ = session.fit_head(run_paths(digits, tmp_path / "head"), settings, RunOptions())
@@ -289,13 +289,15 @@ def test_then_unfreeze_is_not_worse_and_can_be_resumed(digits, tmp_path, setting
 def test_the_defaults_of_the_recipe(start):
     settings = recipes.resolve({}, {"freeze": "all", "start": start})
     assert settings.is_head_only and not settings.is_frozen_at(0)
-    assert settings.learning_rate < SETTINGS.learning_rate
+    assert settings.learning_rate == HEAD_ONLY_RATE < SETTINGS.learning_rate
     assert recipes.resolve({"learning_rate": 0.5}, {"freeze": "all", "start": start}).learning_rate == 0.5
     assert recipes.resolve({}, {"freeze": "all"}).start == "121"
     assert recipes.resolve({}, {"freeze": "all", "variant": "tiny"}).start == "tiny"
 
 
-@pytest.mark.parametrize("values", [{"views": 1}, {"then_unfreeze": True}, {"freeze": "all", "unfreeze_after": 1}])
+@pytest.mark.parametrize(
+    "values", [{"views": 1}, {"then_unfreeze": True}, {"freeze": "all", "unfreeze_after": 1}, {"unfreeze_after": 2}]
+)
 def test_invalid_combinations(start, values):
     with pytest.raises(UsageError, match=f"`{list(values)[-1]}`"):
         replace(SETTINGS, start=start, **values)

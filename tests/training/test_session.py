@@ -18,6 +18,7 @@ from densenet_cli.training.image_list import list_images
 from densenet_cli.training.options import RunOptions
 from densenet_cli.training.phases import parse_sizes
 from densenet_cli.training.run_files import RunPaths
+from densenet_cli.training.settings import Settings
 from tests.training.images import SETTINGS
 
 
@@ -254,7 +255,8 @@ def test_a_state_of_the_first_version(tmp_path, monkeypatch, preprocess, skipped
     written: dict[str, object] = {}
     monkeypatch.setattr(run_files, "asdict", lambda state: written | {"skipped": dict(state.skipped)})
     state = run_files.load_state(paths.output)
-    written |= {**vars(state), "settings": {**state.settings, "preprocess": preprocess}, "best_accuracy": 0.5}
+    written |= {**vars(state), "best_accuracy": 0.5}
+    written["settings"] = {**state.settings, "preprocess": preprocess, "unfreeze_after": 3}
     for name in ("version", "best_score", "arrays"):
         del written[name]
     state.skipped = skipped
@@ -264,6 +266,7 @@ def test_a_state_of_the_first_version(tmp_path, monkeypatch, preprocess, skipped
     else:
         state = run_files.load_state(paths.output)
         assert (state.best_score, state.version) == (0.5, run_files.STATE_VERSION)
+        assert Settings.from_dict(state.settings) == SETTINGS
 
 
 def test_a_state_of_a_later_version(tmp_path):

@@ -11,13 +11,13 @@ import pytest
 
 from densenet_cli import variants
 from densenet_cli.classifier import Classifier
-from densenet_cli.errors import CheckpointError, UsageError
+from densenet_cli.errors import CheckpointError, OutputError, UsageError
 from densenet_cli.images.normalization import MEAN, STD
 from densenet_cli.images.preprocessing import Preprocessing
 from densenet_cli.topology import DenseNetConfig
 from densenet_cli.training import recipes
 from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
-from densenet_cli.training.settings import DEFAULT_EPOCHS, PREPROCESSING, Settings
+from densenet_cli.training.settings import DEFAULT_EPOCHS, HEAD_ONLY_RATE, PREPROCESSING, Settings
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.support.networks import unscaled_arrays
@@ -107,6 +107,19 @@ def test_unknown_names_and_wrong_types_are_rejected(values):
 
 def test_an_integer_is_accepted_for_a_float():
     assert Settings.from_dict({"learning_rate": 1}).learning_rate == 1
+
+
+def test_a_full_disk_keeps_the_last_recipe(tmp_path, monkeypatch):
+    path = tmp_path / "settings.toml"
+    recipes.write(path, Settings(seed=1))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        recipes.write(path, Settings(seed=2))
+    assert recipes.read(path)["seed"] == 1
 
 
 def test_settings_survive_a_round_trip_through_a_file(tmp_path):
@@ -288,9 +301,9 @@ def test_the_help_shows_the_defaults():
     words = words.partition("Options:")[2]
     for name, value in (
         ("batch-size", defaults.batch_size),
-        ("learning-rate", defaults.learning_rate),
+        ("learning-rate", f"{defaults.learning_rate}, or {HEAD_ONLY_RATE} with --freeze all"),
         ("averaging", defaults.averaging),
-        ("label-smoothing", defaults.label_smoothing),
+        ("label-smoothing", f"{defaults.label_smoothing}, or 0 with --multi-label"),
         ("crop-area", defaults.crop_area),
         ("validation", defaults.validation),
         ("epochs", DEFAULT_EPOCHS),

@@ -1,4 +1,4 @@
-"""``densenet train``: train or fine-tune a model on class folders."""
+"""``densenet train``: train or fine-tune a model."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def train(
     offline: bool,
     **options: Any,
 ) -> int:
-    """Train a model on images in class folders, or fine-tune one with --from.
+    """Train a model on images in class folders or a table, or fine-tune one with --from.
 
     FOLDER contains one folder of images per class, or the folders train and val with such class folders. The first two
     examples are enough for most uses. Other commands use the result with --weights run/model.safetensors.

@@ -128,8 +128,8 @@ class MultiLabelMetrics:
         images: Number of images. If it is 0, the metrics are NaN.
         loss: Mean binary cross-entropy in nats, without label smoothing and class weights.
         accuracy: Fraction of correct decisions at a probability of 0.5.
-        mean_average_precision: Mean over the classes that an image has.
-        mean_roc_auc: Mean over the classes that an image has and another one does not have.
+        mean_average_precision, mean_roc_auc: Means over the classes that at least one image has, and at least one image
+            does not have.
     """
 
     images: int

@@ -11,6 +11,7 @@ from densenet_cli import variants
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import format_values
 from densenet_cli.model_preprocessing import check_range, is_same
+from densenet_cli.output.atomic import write_file
 from densenet_cli.paths import is_hub_url
 from densenet_cli.text import to_unicode
 from densenet_cli.textfiles import read_text
@@ -19,9 +20,9 @@ from densenet_cli.training.phases import Phase, format_sizes, parse_sizes
 from densenet_cli.training.settings import (
     ARCHITECTURE,
     BACKBONE_RATE,
-    FINE_TUNING_RATE,
     FREEZE_ALL,
     FROM_SCRATCH,
+    HEAD_ONLY_RATE,
     PREPROCESSING,
     Settings,
 )
@@ -36,10 +37,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, settings: Settings) -> None:
-    """Write settings to a file that ``read`` reads. Raises ``OSError``."""
+    """Write settings to a file that ``read`` reads. Raises ``OutputError``."""
     # JSON strings, numbers, booleans, and lists are also valid TOML.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.to_dict().items()]
-    path.write_text("".join(lines), "utf-8")
+    write_file(path, "".join(lines).encode())
 
 
 def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = False) -> Settings:
@@ -64,7 +65,7 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
         values = {**_network_settings(variants.get(variant).config), **values}
     if values.get("freeze") == FREEZE_ALL:
         values.setdefault("start", variant or variants.DEFAULT)
-        values.setdefault("learning_rate", FINE_TUNING_RATE)
+        values.setdefault("learning_rate", HEAD_ONLY_RATE)
     if values.get("multi_label"):
         values.setdefault("label_smoothing", 0.0)  # it would shift the probabilities of rare classes
     start = values.get("start", FROM_SCRATCH)

@@ -219,6 +219,8 @@ def _upgrade(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of a state with the fields of the current version, unless it is an unknown one."""
     if metadata.setdefault("version", 1) == 1:
         metadata["best_score"] = metadata.pop("best_accuracy")
+        if not metadata["settings"].get("freeze"):
+            metadata["settings"]["unfreeze_after"] = 0  # It had no effect. Now it is an error.
     elif metadata["version"] != STATE_VERSION:
         raise ValueError(f"version {metadata['version']}")
     return metadata

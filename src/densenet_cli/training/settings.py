@@ -19,8 +19,9 @@ FREEZE_ALL = "all"
 BACKBONE_RATE = 0.1
 """The default of ``backbone_rate`` for a run that starts from a checkpoint."""
 
-FINE_TUNING_RATE = 0.01
-"""The default learning rate after a head was fitted to the features of the backbone."""
+HEAD_ONLY_RATE = 0.01
+"""The default of ``learning_rate`` if the run starts by fitting a head (``is_head_only``)."""
+
 DEFAULT_EPOCHS = 30
 """Used if neither epochs nor sizes are given."""
 
@@ -76,7 +77,12 @@ class Settings:
     )
     batch_size: int = setting(64, "Images per step.", "Schedule", metavar="N", range=Range(2, 1e6))
     learning_rate: float = setting(
-        0.1, "Peak learning rate.", "Schedule", metavar="RATE", range=Range(0, 1e3, min_open=True)
+        0.1,
+        "Peak learning rate.",
+        "Schedule",
+        metavar="RATE",
+        range=Range(0, 1e3, min_open=True),
+        shown_default=f"0.1, or {HEAD_ONLY_RATE} with --freeze all",
     )
     backbone_rate: float = setting(
         1.0,
@@ -88,7 +94,7 @@ class Settings:
     )
     clip_norm: float = setting(
         0.0,
-        "Limit the norm of the gradients.",
+        "Limit the global norm of the gradients.",
         "Optimizer",
         metavar="NORM",
         range=Range(0, 1e6),
@@ -102,7 +108,14 @@ class Settings:
     weight_decay: float = setting(
         1e-4, "L2 regularization of kernels.", "Optimizer", metavar="DECAY", range=Range(0, 1)
     )
-    label_smoothing: float = setting(0.1, "Label smoothing.", "Labels and loss", metavar="FRACTION", range=Range(0, 1))
+    label_smoothing: float = setting(
+        0.1,
+        "Label smoothing.",
+        "Labels and loss",
+        metavar="FRACTION",
+        range=Range(0, 1),
+        shown_default="0.1, or 0 with --multi-label",
+    )
     augmentation: str = setting(
         "crop",
         "Random resized crops, padded crops (as in the DenseNet paper), or none.",
@@ -118,7 +131,7 @@ class Settings:
     )
     unresized: float = setting(
         0.0,
-        "Cut this fraction of the crops without resizing.",
+        "Cut this fraction of the crops from the decoded image, without resizing.",
         "Augmentation",
         metavar="FRACTION",
         range=Range(0, 1, max_open=False),
@@ -127,7 +140,7 @@ class Settings:
     flip: bool = setting(True, "Do not flip half of the images horizontally.", "Augmentation")
     mixup: float = setting(
         0.0,
-        "Average pairs of images, with shares from Beta(ALPHA, ALPHA), such as 0.2.",
+        "Average pairs of images (not with --multi-label), with shares from Beta(ALPHA, ALPHA), such as 0.2.",
         "Augmentation",
         metavar="ALPHA",
         range=Range(0, 100),
@@ -135,7 +148,7 @@ class Settings:
     )
     cutmix: float = setting(
         0.0,
-        "Paste a rectangle of another image, with areas from Beta(ALPHA, ALPHA), such as 1.",
+        "Paste a rectangle of another image (not with --multi-label), with areas from Beta(ALPHA, ALPHA), such as 1.",
         "Augmentation",
         metavar="ALPHA",
         range=Range(0, 100),
@@ -157,11 +170,7 @@ class Settings:
         shown_default="off",
     )
     averaging: int = setting(
-        500,
-        "Average the weights over this many steps (0: off).",
-        "Optimizer",
-        metavar="STEPS",
-        range=Range(0, 1e9),
+        500, "Average the weights over this many steps (0: off).", "Optimizer", metavar="STEPS", range=Range(0, 1e9)
     )
     class_weights: bool = setting(False, "Weight classes by inverse frequency.", "Labels and loss")
     multi_label: bool = setting(
@@ -184,11 +193,7 @@ class Settings:
         metavar="STAGE",
     )
     views: int = setting(
-        0,
-        "Augmented copies of each image to add.",
-        "New head only (--freeze all)",
-        metavar="N",
-        range=Range(0, 1000),
+        0, "Augmented copies of each image to add.", "New head only (--freeze all)", metavar="N", range=Range(0, 1000)
     )
     then_unfreeze: bool = setting(False, "Continue by training all layers.", "New head only (--freeze all)")
     unfreeze_after: int = setting(
@@ -243,11 +248,13 @@ class Settings:
             raise UsageError(f"`freeze` must be one of {', '.join(stages)}, not {self.freeze!r}.")
         if self.freeze and self.start == FROM_SCRATCH:
             raise UsageError("`freeze` requires `start`: there are no trained weights to freeze.")
-        if self.is_head_only and self.unfreeze_after:
-            raise UsageError("`unfreeze_after` needs a stage in `freeze`. With all, use `then_unfreeze`.")
         check_randaugment(self.randaugment)
         requirements = {
             "unresized": (self.augmentation == "crop", "requires `augmentation` crop"),
+            "unfreeze_after": (
+                self.freeze not in ("", FREEZE_ALL),
+                "requires a stage in `freeze`, such as conv4. With all, use `then_unfreeze`",
+            ),
             **dict.fromkeys(("mixup", "cutmix"), (not self.multi_label, "does not support `multi_label`")),
             **dict.fromkeys(("views", "then_unfreeze"), (self.is_head_only, "requires `freeze` all")),
         }
