@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from densenet_cli.training import binary_regression
+from densenet_cli.training import binary_regression, regularization
 from densenet_cli.training.multi_label import balance_weights
 from tests.training.test_logistic_regression import standardize
 
@@ -25,7 +25,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_the_solution_is_that_of_scikit_learn(digits, monkeypatch, strength, is_balanced):
     features, targets = digits[0][:600], digits[1][:600]
-    monkeypatch.setattr(binary_regression, "REGULARIZATIONS", (strength,))
+    monkeypatch.setattr(regularization, "REGULARIZATIONS", (strength,))
     balance = balance_weights(targets) if is_balanced else None
     models = binary_regression.fit(features[:, None], targets, balance)
     assert models.regularizations == (strength,) * 3
@@ -55,7 +55,7 @@ def test_each_class_has_the_regularization_with_the_lowest_loss(digits):
 
 def test_views_count_as_parts_of_their_image(digits, monkeypatch):
     """Repeating each image changes nothing."""
-    monkeypatch.setattr(binary_regression, "REGULARIZATIONS", (0.1,))
+    monkeypatch.setattr(regularization, "REGULARIZATIONS", (0.1,))
     features, targets = digits[0][:200, None], digits[1][:200]
     single = binary_regression.fit(features, targets)
     repeated = binary_regression.fit(np.repeat(features, 3, axis=1), targets)

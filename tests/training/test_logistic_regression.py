@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from densenet_cli.training import logistic_regression
+from densenet_cli.training import binary_regression, logistic_regression, regularization
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def test_a_feature_that_hardly_varies_has_little_influence(digits):
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_the_solution_is_that_of_scikit_learn(digits, monkeypatch, strength, weighted):
     features, targets = digits[0][:600], digits[1][:600]
-    monkeypatch.setattr(logistic_regression, "REGULARIZATIONS", (strength,))
+    monkeypatch.setattr(regularization, "REGULARIZATIONS", (strength,))
     weights = np.linspace(0.5, 3, 10).astype(np.float32) if weighted else None
     model = logistic_regression.fit(features[:, None], targets, 10, weights)
-    assert model.regularization == strength
+    assert model.regularizations == (strength,)
     sample_weights = weights[targets] / weights[targets].mean() if weighted else None
     reference = LogisticRegression(C=1 / (strength * 600), tol=1e-10, max_iter=10_000)
     reference.fit(standardize(features), targets, sample_weights)
@@ -56,23 +56,35 @@ def test_the_solution_is_that_of_scikit_learn(digits, monkeypatch, strength, wei
 def test_the_regularization_has_the_lowest_loss(digits):
     features, targets = digits[0][:300], digits[1][:300]
     model = logistic_regression.fit(features[:, None], targets, 10)
-    assert model.losses[model.regularization] == min(model.losses.values())
-    assert 1e-5 < model.regularization < 10, "neither end of the range"
+    (strength,) = model.regularizations
+    assert model.losses[strength] == min(model.losses.values())
+    assert 1e-5 < strength < 10, "neither end of the range"
     assert (model.logits(digits[0][300:]).argmax(axis=1) == digits[1][300:]).mean() > 0.85
     again = logistic_regression.fit(features[:, None], targets, 10)
     assert again.kernel.tobytes() == model.kernel.tobytes()
+
+
+def test_the_cross_validation_weights_images_as_the_objective_does(digits, monkeypatch):
+    """If only one class counts, a model that always predicts it has no loss. Binary regressions do the same."""
+    monkeypatch.setattr(regularization, "REGULARIZATIONS", (0.1,))
+    features, targets = digits[0][:300, None], (digits[1][:300] == 3).astype(np.int64)
+    weights = np.array([1, 1e-6], np.float32)
+    multinomial = logistic_regression.fit(features, targets, 2, weights)
+    binary = binary_regression.fit(features, targets[:, None], weights[:, None])
+    for model in (multinomial, binary):
+        assert 0 < model.losses[0.1][0] < 0.01
 
 
 def test_noise_gets_the_strongest_regularization():
     generator = np.random.default_rng(0)
     features = generator.normal(size=(60, 1, 40)).astype(np.float32)
     model = logistic_regression.fit(features, generator.integers(0, 3, 60), 3)
-    assert model.regularization >= 1
+    assert model.regularizations[0] >= 1
 
 
 def test_views_count_as_parts_of_their_image(digits, monkeypatch):
     """Repeating each image changes nothing."""
-    monkeypatch.setattr(logistic_regression, "REGULARIZATIONS", (0.1,))
+    monkeypatch.setattr(regularization, "REGULARIZATIONS", (0.1,))
     features, targets = digits[0][:200, None], digits[1][:200]
     single = logistic_regression.fit(features, targets, 10)
     repeated = logistic_regression.fit(np.repeat(features, 3, axis=1), targets, 10)
