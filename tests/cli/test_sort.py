@@ -78,7 +78,36 @@ def test_folders_are_those_of_predict(folder, images, tmp_path, options):
     assert {path.name for path in into.rglob("*.xmp")} == {"001.xmp", "002.png.xmp"}
     assert tree(images) == before
     assert densenet("sort", "--undo", into).status == 0
-    assert tree(into) == {} and tree(images) == before
+    assert not into.exists() and tree(images) == before
+
+
+@pytest.mark.parametrize("action", ["--copy", "--move", "--link"])
+def test_sidecars_that_are_sources(folder, images, tmp_path, action):
+    """A shell that expands ``images/*`` passes the sidecar files, too. They are no images, and no errors."""
+    weights, into = folder / "calibrated.safetensors", tmp_path / "sorted"
+    (images / "001.aae").write_text("edits of 001")
+    before = tree(images)
+    (images / "broken.jpg").unlink()
+    result = densenet("sort", *sorted(images.iterdir()), "--into", into, "--weights", weights, action)
+    assert result.status == 0 and "with 3 sidecar files" in result.out and not result.err
+    placed = {path.name: path.parent.name for path in into.rglob("*.*") if path.name[0] != "."}
+    assert len(placed) == 103 and "failed" not in placed.values()
+    assert placed["001.xmp"] == placed["001.aae"] == placed["001.png"]
+    assert placed["002.png.xmp"] == placed["002.png"]
+    assert densenet("sort", "--undo", into).status == 0
+    assert tree(images) == {name: content for name, content in before.items() if name != "broken.jpg"}
+
+
+def test_undo_of_a_renamed_folder(folder, images, tmp_path):
+    """Its copies are not where the journal says, so nothing is restored and the journal is kept."""
+    into, renamed = tmp_path / "sorted", tmp_path / "renamed"
+    densenet("sort", images, "--into", into, "--weights", folder / "calibrated.safetensors")
+    into.rename(renamed)
+    result = densenet("sort", "--undo", renamed)
+    assert result.status == 2 and str(into) in result.err and "Restored" not in result.out
+    assert len(tree(renamed)) == 103
+    renamed.rename(into)
+    assert densenet("sort", "--undo", into).status == 0 and not into.exists()
 
 
 def test_groups(folder, images, tmp_path):

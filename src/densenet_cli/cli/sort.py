@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +86,9 @@ def sort(
 ) -> int:
     """Place images in folders named after their labels.
 
-    SOURCE is an image, a folder (searched recursively), or a glob. Images whose label is not sure enough go to the
-    folder unsure; --max-error, --min-prob, or --coverage (a set of one label) decides. Images that cannot be read go to
-    the folder failed. No file is overwritten or lost. After an interruption, the same command continues.
+    SOURCE is an image, a folder (searched recursively), or a glob. Images whose label is not confident enough go to
+    the folder unsure; --max-error, --min-prob, or --coverage (a set of one label) decides. Images that cannot be read
+    go to the folder failed. No file is overwritten or lost. After an interruption, the same command continues.
 
     \b
     Examples:
@@ -110,20 +110,22 @@ def sort(
         raise click.UsageError("--by group and --groups require each other.")
     sources = expand_sources(source, files_from, null, suffix, offline=model["offline"])
     from densenet_cli.output.checks import check_output_folder
+    from densenet_cli.sorting.folders import class_folders
     from densenet_cli.sorting.journal import Journal
-    from densenet_cli.sorting.sorter import Sorter, class_folders
+    from densenet_cli.sorting.sorter import Sorter
 
     if not dry_run:
         check_output_folder(into)
     classifier = create_classifier(**model)
     if classifier.config.is_multi_label:
-        raise UsageError("A multi-label model gives an image several labels, so that its images cannot be sorted.")
+        raise UsageError("A multi-label model gives an image several labels, so its images cannot be sorted.")
     predictor = classifier.predictor(
         1, min_prob, coverage=coverage, set_method=set_method, max_error=max_error, by_class=by_class
     )
     for warning in predictor.warnings:
         echo_info(warning)
     folders = class_folders(classifier.labels, by, None if groups is None else _read_groups(groups))
+    skipped = [] if dry_run else _finish_interrupted(into, action)
     files = _list_files(sources)
     if dry_run:
         sorter = Sorter(into, action, None)
@@ -131,14 +133,9 @@ def sort(
         for _ in sorter.place(placements):
             pass
     else:
-        from densenet_cli.output.atomic import output_errors
-
-        with output_errors(into):
-            into.mkdir(parents=True, exist_ok=True)
         with Journal(into) as journal:
             sorter = Sorter(into, action, journal)
-            if count := sorter.finish_pending():
-                echo_info(f"Finished {plural(count, 'file')} of an interrupted run.")
+            sorter.report.skipped += skipped
             failed, placements = _plan(classifier, predictor, files, sorter, folders)
             from densenet_cli.cli.progress import ProgressBar
 
@@ -160,6 +157,20 @@ def _check_only_undo() -> None:
             raise click.UsageError(f"--undo cannot be used with {options.get(name, parameter.opts[0])}.")
 
 
+def _finish_interrupted(into: Path, action: str) -> list[tuple[str, str]]:
+    """Finish what an interrupted run began, before images are listed. Return the path and reason of skipped files."""
+    from densenet_cli.sorting.journal import JOURNAL_NAME, Journal
+    from densenet_cli.sorting.sorter import Sorter
+
+    if not (into / JOURNAL_NAME).exists():
+        return []
+    with Journal(into) as journal:
+        sorter = Sorter(into, action, journal)
+        if count := sorter.finish_pending():
+            echo_info(f"Finished {plural(count, 'file')} of an interrupted run.")
+        return sorter.report.skipped
+
+
 def _list_files(sources: Iterable[Source]) -> list[Source]:
     """Return all sources. Raises ``UsageError`` for one that is not a file, before any image is classified."""
     files = []
@@ -178,17 +189,19 @@ def _list_files(sources: Iterable[Source]) -> list[Source]:
 
 
 def _plan(
-    classifier: Any, predictor: Any, files: Iterable[Source], sorter: Sorter, folders: dict[int, str]
+    classifier: Any, predictor: Any, files: Sequence[Source], sorter: Sorter, folders: dict[int, str]
 ) -> tuple[int, list[Placement]]:
     """Classify the images that are not placed yet. Return how many failed, and where each one belongs."""
     import os
 
     from densenet_cli.cli.progress import ProgressBar
-    from densenet_cli.sorting.sorter import Placement, choose_folder
+    from densenet_cli.sorting.folders import choose_folder
+    from densenet_cli.sorting.sorter import Placement
 
     failed = 0
     placements = []
-    remaining = (file for file in files if not sorter.is_done(file.name))
+    names = sorter.remaining([file.name for file in files])
+    remaining = (file for file in files if file.name in names)
     with NoteCounter(has_pages=False) as notes, ProgressBar("count") as progress:
         for result in classifier.stream(remaining):
             notes.add(result.notes)
@@ -219,7 +232,7 @@ def _read_groups(file: str) -> dict[str, str]:
 def _undo(folder: Path) -> int:
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.sorting.journal import Journal
-    from densenet_cli.sorting.sorter import undo
+    from densenet_cli.sorting.undoing import undo
 
     with Journal(folder, create=False) as journal, ProgressBar("count") as progress:
         restored, left = undo(journal, lambda: progress.advance("files"))

@@ -1,46 +1,30 @@
-"""Places images and their sidecar files in folders by label, with a journal, and undoes it."""
+"""Places images and their sidecar files in folders, with a journal."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from densenet_cli.errors import UsageError
 from densenet_cli.output.atomic import output_errors
-from densenet_cli.sorting.journal import Journal
-from densenet_cli.sorting.transfer import ChangedFileError, Operation, UnreadableFileError, content_hash, same_content
-from densenet_cli.text import to_unicode
-
-if TYPE_CHECKING:
-    from densenet_cli.labels import ClassLabel, Labels
-    from densenet_cli.results import Prediction
-
-UNSURE, FAILED, OTHER = "unsure", "failed", "other"
-"""Folders of images without a label, of images that cannot be read, and of labels that are in no group."""
-FOLDER_NAMES = ("label", "id", "group")
-
-SIDECAR_SUFFIXES = frozenset((".xmp", ".aae"))
-RAW_SUFFIXES = frozenset(
-    (
-        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
-        *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
-    )
+from densenet_cli.sorting.journal import BATCH_SIZE, Journal
+from densenet_cli.sorting.sidecars import SidecarFinder
+from densenet_cli.sorting.transfer import (
+    Operation,
+    UnreadableFileError,
+    check_readable,
+    content_hash,
+    same_content,
 )
-BATCH_SIZE = 50
-"""Images whose operations are recorded together, with one write to the disk."""
-MAX_NAME_BYTES = 150
-"""Length of a folder's name."""
+from densenet_cli.sorting.undoing import undo_operations
+
 MAX_FILE_NAME = 255
 """Bytes that file systems accept in a file name."""
-_RESERVED = re.compile(r'[\x00-\x1f\x7f<>:"/|?*\\]')
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
 class Placement(NamedTuple):
@@ -63,7 +47,7 @@ class SortReport:
         placed: Folder -> number of images placed in it.
         sidecars: Number of sidecar files placed.
         identical: Images that are already there under the same name.
-        skipped: Path and reason of each image that was left where it is.
+        skipped: Path and reason of each file that was left where it is.
     """
 
     placed: Counter[str] = field(default_factory=Counter)
@@ -72,63 +56,10 @@ class SortReport:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def class_folders(labels: Labels, by: str, groups: Mapping[str, str] | None = None) -> dict[int, str]:
-    """Return the folder of each class, by the index of its label. No two classes share one, except by group.
-
-    Args:
-        labels: The labels of the model.
-        by: One of ``FOLDER_NAMES``.
-        groups: Label -> folder, for ``group``. Other labels go to ``OTHER``.
-
-    Raises:
-        UsageError: A class has no id, or a group names a label that the model does not have.
-    """
-    if by == "group":
-        groups = groups or {}
-        if unknown := groups.keys() - {label.name for label in labels}:
-            raise UsageError(f"{to_unicode(min(unknown))!r} is not a label of the model.")
-        return {label.index: _safe_path(groups.get(label.name, OTHER)) for label in labels}
-    if by == "id" and any(label.id is None for label in labels):
-        raise UsageError("The labels of the model have no ids. Use `by` label.")
-    names = {label.index: safe_name(_name(label, by)) for label in labels}
-    taken = Counter(name.casefold() for name in (*names.values(), UNSURE, FAILED))
-    return {index: f"{name} ({index})" if taken[name.casefold()] > 1 else name for index, name in names.items()}
-
-
-def _name(label: ClassLabel, by: str) -> str:
-    return label.id or "" if by == "id" else label.name
-
-
-def safe_name(name: str) -> str:
-    """Return a folder name for a label that every operating system accepts."""
-    name = _RESERVED.sub("_", to_unicode(name)).strip().rstrip(".")
-    while len(name.encode()) > MAX_NAME_BYTES:
-        name = name[:-1]
-    return f"{name}_" if not name or name.startswith(".") or _DEVICES.fullmatch(name) else name
-
-
-def _safe_path(path: str) -> str:
-    return "/".join(safe_name(part) for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")) or OTHER
-
-
-def choose_folder(prediction: Prediction, folders: Mapping[int, str]) -> str:
-    """Return the folder of an image: that of its label, or ``UNSURE`` or ``FAILED``.
-
-    The label is the most probable one, if it reaches the minimum probability and the error limit. If there is a set, it
-    must contain only this label.
-    """
-    if prediction.error:
-        return FAILED
-    if prediction.unsure or not prediction.scores:
-        return UNSURE
-    best = prediction.scores[0].index
-    if prediction.set is not None and [score.index for score in prediction.set] != [best]:
-        return UNSURE
-    return folders[best]
-
-
 class Sorter:
     """Places images below a folder.
+
+    An image and its sidecar files are placed together or not at all.
 
     Args:
         folder: The folder, created if it is missing.
@@ -140,35 +71,45 @@ class Sorter:
         self._folder = os.path.abspath(folder)
         self._action = action
         self._journal = journal
+        self._sidecars = SidecarFinder()
         self._reserved: dict[str, str] = {}
         """Target in lower case, because some file systems ignore case -> source."""
         self._planned: set[str] = set()
-        earlier = [item for n, item in enumerate(journal.operations) if n not in journal.void] if journal else []
-        self._targets = {operation.target for operation in earlier}
-        self._sources = {operation.source: operation for operation in earlier}
         self.report = SortReport()
 
+    @cached_property
+    def _earlier(self) -> tuple[dict[str, Operation], set[str]]:
+        """What earlier runs placed: source -> operation, and all targets. First used after ``finish_pending``."""
+        journal = self._journal
+        earlier = [journal.operations[number] for number in journal.select("done")] if journal else []
+        return {operation.source: operation for operation in earlier}, {operation.target for operation in earlier}
+
     def finish_pending(self) -> int:
-        """Finish the operations that an earlier run began. Return their number."""
-        numbers = list(self._journal.pending) if self._journal else []
-        self._perform(numbers)
-        return len(numbers)
+        """Finish what an earlier run began, or an ``undo``. Return the number of files that were placed or restored."""
+        if not self._journal:
+            return 0
+        restored, left = undo_operations(self._journal, self._journal.select("undoing"))
+        self.report.skipped += left
+        return restored + len(self._perform(self._journal.select("pending")))
+
+    def remaining(self, paths: Sequence[str]) -> set[str]:
+        """Return the images to classify and place: not those that are done, nor sidecar files of other images."""
+        sidecars: set[str] = set()
+        for path in paths:
+            with suppress(OSError):  # a folder that cannot be listed
+                sidecars.update(self._sidecars.find(os.path.abspath(path)))
+        return {path for path in paths if os.path.abspath(path) not in sidecars and not self.is_done(path)}
 
     def is_done(self, path: str) -> bool:
-        """Return whether an earlier run placed this file, or it is a placed one."""
+        """Return whether an earlier run placed this file, wherever its copy is now, or it is a placed one."""
         path = os.path.abspath(path)
-        operation = self._sources.get(path)
+        operations, targets = self._earlier
+        operation = operations.get(path)
         if operation is None:
-            return path in self._targets
-        if not os.path.lexists(operation.target):
-            return False
+            return path in targets
         if operation.action == "move":
             return not os.path.lexists(path)
-        if operation.action == "link":
-            return True
-        with suppress(OSError):  # classifying it reports the reason
-            return same_content(path, operation.target)
-        return False
+        return operation.is_source_unchanged()
 
     def place(self, placements: Iterable[Placement]) -> Iterator[Placement]:
         """Place images, and yield each one once it is placed or skipped.
@@ -183,7 +124,7 @@ class Sorter:
             try:
                 operations += self._plan(placement)
             except OSError as error:  # it cannot be compared with a file of the same name
-                self._skip(placement.source, error)
+                self._skip(placement.source, error, placement.source)
             if len(batch) >= BATCH_SIZE:
                 self._execute(operations)
                 yield from batch
@@ -202,30 +143,56 @@ class Sorter:
             return []
         if source in self._planned or self.is_done(source):
             return []
+        members = [source, *self._find_sidecars(source)]
+        for path in members:
+            try:
+                check_readable(path)
+            except OSError as error:
+                self._skip(placement.source, error, path)
+                return []
         folder = os.path.join(self._folder, *placement.folder.split("/"))
-        sidecars = [path for path in find_sidecars(source) if self._action != "move" or path not in self._planned]
-        names = [os.path.basename(path) for path in (source, *sidecars)]
+        targets = self._choose_targets(members, folder)
+        if targets is None:
+            return []
+        self._planned.update(members)
+        operations = []
+        for path, target in targets.items():
+            self._reserved[target.casefold()] = path
+            status = os.stat(path)
+            image = "" if path == source else source
+            operations.append(Operation(self._action, path, target, status.st_size, status.st_mtime_ns, image))
+        return operations
+
+    def _find_sidecars(self, source: str) -> list[str]:
+        """Return the sidecar files to place with an image. Only the first of several images can move one."""
+        sidecars = self._sidecars.find(source)
+        if self._action != "move":
+            return sidecars
+        sidecars = [path for path in sidecars if path not in self._planned]
+        links = [path for path in sidecars if os.path.islink(path)]
+        self._planned.update(links)
+        self.report.skipped.extend((path, "It is a symbolic link.") for path in links)
+        return [path for path in sidecars if path not in links]
+
+    def _choose_targets(self, members: Sequence[str], folder: str) -> dict[str, str] | None:
+        """Return the target of an image and of each sidecar file, or None if the image is not to be placed.
+
+        A sidecar file that several images share is copied or linked once.
+        """
+        names = [os.path.basename(path) for path in members]
         stem = os.path.splitext(names[0])[0]
-        for suffix in self._suffixes(source):
+        for suffix in self._suffixes(members[0]):
             targets = [os.path.join(folder, name) for name in _add_suffix(names, stem, suffix)]
             others = [self._occupant(target) for target in targets]
-            if others[0] and os.path.isfile(others[0]) and _is_same(source, others[0]):
-                self.report.identical.append(placement.source)
-                return []
-            if not any(others):
-                break
-        else:
-            self.report.skipped.append((placement.source, "Other files have all names for it."))
-            return []
-        self._planned.update((source, *sidecars))
-        self._reserved.update(
-            (target.casefold(), path) for target, path in zip(targets, (source, *sidecars), strict=True)
-        )
-        self.report.placed[placement.folder] += 1
-        self.report.sidecars += len(sidecars)
-        sizes = [os.path.getsize(path) for path in (source, *sidecars)]
-        members = zip((source, *sidecars), targets, sizes, strict=True)
-        return [Operation(self._action, path, target, size) for path, target, size in members]
+            if others[0] and os.path.isfile(others[0]) and _is_same(members[0], others[0]):
+                self.report.identical.append(members[0])
+                return None
+            free = {path: target for path, target, other in zip(members, targets, others, strict=True) if not other}
+            taken = [(path, other) for path, other in zip(members, others, strict=True) if other]
+            if members[0] in free and (self._action != "move" or not taken) and all(_is_same(*pair) for pair in taken):
+                return free
+        self.report.skipped.append((members[0], "All candidate names are taken by other files."))
+        return None
 
     def _occupant(self, target: str) -> str | None:
         """Return the file that has the name ``target`` or will get it, or None."""
@@ -239,39 +206,62 @@ class Sorter:
             yield f"-{digest[:length]}"
 
     def _execute(self, operations: Sequence[Operation]) -> None:
-        if not self._journal or not operations:
-            return
-        with output_errors(self._folder):
-            for folder in dict.fromkeys(os.path.dirname(operation.target) for operation in operations):
-                self._journal.create_folder(folder)
-        start = len(self._journal.operations)
-        self._journal.begin(operations)
-        self._perform(range(start, start + len(operations)))
+        if self._journal and operations:
+            with output_errors(self._folder):
+                for folder in dict.fromkeys(os.path.dirname(operation.target) for operation in operations):
+                    self._journal.create_folder(folder)
+            start = len(self._journal.operations)
+            self._journal.begin(operations)
+            operations = [
+                self._journal.operations[number] for number in self._perform(range(start, start + len(operations)))
+            ]
+        for operation in operations:
+            if operation.image:
+                self.report.sidecars += 1
+            else:
+                folder = os.path.relpath(os.path.dirname(operation.target), self._folder)
+                self.report.placed[folder.replace(os.sep, "/")] += 1
 
-    def _perform(self, numbers: Iterable[int]) -> None:
-        assert self._journal or not numbers
+    def _perform(self, numbers: Iterable[int]) -> list[int]:
+        """Perform operations of the journal. Return the numbers of those that placed a file."""
+        assert self._journal
         done: list[int] = []
         try:
-            for number in numbers:
-                operation = self._journal.operations[number]  # type: ignore[union-attr]
-                with output_errors(operation.target, "Run the command again to continue."):
-                    try:
-                        operation.perform()
-                        done.append(number)
-                    except (FileExistsError, FileNotFoundError, UnreadableFileError) as error:
-                        # Another program was faster, or the file cannot be read.
-                        self._journal.give_up(number)  # type: ignore[union-attr]
-                        self._skip(operation.source, error)
+            for group in self._journal.groups(numbers):
+                done += self._perform_group(self._journal, group)
         finally:
             if done:
-                self._journal.finish(done)  # type: ignore[union-attr]
+                self._journal.finish(done)
+        return done
 
-    def _skip(self, path: str, error: OSError) -> None:
-        self.report.skipped.append((path, f"{error.strerror or error}."))
+    def _perform_group(self, journal: Journal, numbers: list[int]) -> list[int]:
+        """Place an image and its sidecar files. If one of them cannot be placed, the others are restored."""
+        image = journal.operations[numbers[0]].source
+        for position, number in enumerate(numbers):
+            operation = journal.operations[number]
+            with output_errors(operation.target, "Run the command again to continue."):
+                try:
+                    operation.perform()
+                except (FileExistsError, FileNotFoundError, UnreadableFileError) as error:
+                    # Another program was faster, or the file cannot be read.
+                    self._skip(image, error, operation.source)
+                    journal.mark({"undoing": numbers[:position], "void": numbers[position:]}, durable=True)
+                    self.report.skipped += undo_operations(journal, numbers[:position])[1]
+                    return []
+        return numbers
+
+    def _skip(self, image: str, error: OSError, path: str) -> None:
+        """Report an image that is not placed because of an error of its file or of a sidecar file, ``path``."""
+        reason = f"{error.strerror or error}."
+        if os.path.basename(path) != os.path.basename(image):
+            reason = f"Its sidecar file {os.path.basename(path)} cannot be placed: {reason}"
+        self.report.skipped.append((image, reason))
 
 
 def _is_same(source: str, other: str) -> bool:
     """Return whether two files have the same content. One that cannot be read differs from the source."""
+    if source == other:
+        return True
     try:
         return same_content(source, other)
     except OSError:
@@ -285,57 +275,3 @@ def _add_suffix(names: Sequence[str], stem: str, suffix: str) -> list[str]:
     while suffix and stem and len(os.fsencode(stem)) + max(len(os.fsencode(rest)) for rest in rests) > MAX_FILE_NAME:
         stem = stem[:-1]
     return [stem + rest for rest in rests]
-
-
-def undo(journal: Journal, progress: Callable[[], object] = lambda: None) -> tuple[int, list[tuple[str, str]]]:
-    """Restore every file that was placed, the last one first. The journal is deleted if all were restored.
-
-    Returns:
-        Number of restored files, and the path and reason of each file that was left where it is.
-    """
-    restored, left = 0, []
-    for number in reversed(range(len(journal.operations))):
-        operation = journal.operations[number]
-        if number in journal.void:
-            continue
-        try:
-            operation.undo()
-            restored += 1
-        except ChangedFileError as error:
-            left.append((operation.target, f"{error.strerror}."))
-        except OSError as error:
-            left.append((operation.target, f"{error.strerror or error}."))
-        progress()
-    for folder in reversed(journal.folders):
-        with suppress(OSError):  # it contains other files
-            os.rmdir(folder)
-    if not left:
-        journal.remove()
-    return restored, left
-
-
-def find_sidecars(path: str) -> list[str]:
-    """Return the files that belong to an image: ``.xmp`` and ``.aae`` files, and the raw file of a JPEG.
-
-    Their names are that of the image with another or a further extension, in upper or lower case.
-    """
-    folder, name = os.path.split(path)
-    stem, suffix = os.path.splitext(name)
-    suffixes = SIDECAR_SUFFIXES | (RAW_SUFFIXES if suffix.lower() in (".jpg", ".jpeg", ".jpe") else frozenset())
-    found = [
-        other
-        for base, accepted in ((stem, suffixes), (name, SIDECAR_SUFFIXES))
-        for other in _names_by_stem(folder).get(base, ())
-        if os.path.splitext(other)[1].lower() in accepted
-    ]
-    return [os.path.join(folder, other) for other in found if os.path.isfile(os.path.join(folder, other))]
-
-
-@lru_cache(maxsize=64)
-def _names_by_stem(folder: str) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SIDECAR_SUFFIXES or suffix.lower() in RAW_SUFFIXES:
-            names.setdefault(stem, []).append(name)
-    return names

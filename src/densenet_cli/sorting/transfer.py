@@ -20,10 +20,12 @@ from densenet_cli.output.atomic import sync, write_all
 ACTIONS = ("copy", "move", "link")
 TEMP_PREFIX = ".densenet-part-"
 CHUNK_SIZE = 1 << 20
+MTIME_TOLERANCE = 2_000_000_000
+"""Nanoseconds. Some file systems store modification times in units of two seconds."""
 
 
 class ChangedFileError(OSError):
-    """A file is not what the journal says, so that it is left as it is."""
+    """A file is not what the journal says, and is left as it is."""
 
 
 class UnreadableFileError(OSError):
@@ -38,12 +40,22 @@ class Operation(NamedTuple):
         source: Absolute path of the file.
         target: Absolute path of the new file.
         size: Size of the source in bytes.
+        mtime: Modification time of the source in nanoseconds before it was placed, None if unknown.
+        image: For a sidecar file, the source of its image. Empty for an image.
     """
 
     action: str
     source: str
     target: str
     size: int
+    mtime: int | None = None
+    image: str = ""
+
+    def is_source_unchanged(self) -> bool:
+        """Return whether the source still is the file that was copied or linked, by size and modification time."""
+        with suppress(OSError):
+            return self._matches(os.stat(self.source), self.mtime)
+        return False
 
     def perform(self) -> None:
         """Place the file. If an earlier call was interrupted, finish it.
@@ -54,7 +66,7 @@ class Operation(NamedTuple):
             OSError: The file cannot be placed. The source is then unchanged.
         """
         if self.action == "link":
-            if not (os.path.islink(self.target) and os.readlink(self.target) == self.source):
+            if not self._is_linked():
                 os.symlink(self.source, self.target)
             return
         _remove_leftovers(self.target, self.size)
@@ -64,6 +76,26 @@ class Operation(NamedTuple):
         else:
             move(self.source, self.target)
 
+    def check_placed(self, mtime: int | None) -> None:
+        """Check that the target is the file that a finished ``perform`` left, without reading it.
+
+        Args:
+            mtime: Modification time of the target in nanoseconds when it was placed, None if unknown.
+
+        Raises:
+            ChangedFileError: The target is missing or another file. Of a copy, only the size is compared.
+        """
+        if not os.path.lexists(self.target):
+            if self.action == "move" and os.path.lexists(self.source):
+                return  # it was moved back
+            raise ChangedFileError(errno.ENOENT, "It is missing")
+        if self.action == "link":
+            is_same = self._is_linked()
+        else:
+            is_same = self._matches(os.lstat(self.target), mtime if self.action == "move" else None)
+        if not is_same:
+            raise ChangedFileError(errno.EEXIST, "It was changed or replaced")
+
     def undo(self) -> None:
         """Restore the state before ``perform``, whether or not it was finished, or partly undone already.
 
@@ -72,13 +104,17 @@ class Operation(NamedTuple):
             OSError: The file cannot be restored.
         """
         if self.action == "link":
-            if os.path.islink(self.target) and os.readlink(self.target) == self.source:
+            if self._is_linked():
                 os.unlink(self.target)
+            elif os.path.lexists(self.target):
+                raise ChangedFileError(errno.EEXIST, "It was replaced")
             return
         _remove_leftovers(self.target, self.size)
         if self.action == "copy":
             if os.path.lexists(self.target):
-                if not (os.path.isfile(self.source) and same_content(self.source, self.target)):
+                if not os.path.isfile(self.source):
+                    raise ChangedFileError(errno.ENOENT, "Its original is missing")
+                if not same_content(self.source, self.target):
                     raise ChangedFileError(errno.EEXIST, "It differs from its original")
                 os.unlink(self.target)
                 _sync_folder(self.target)
@@ -91,6 +127,13 @@ class Operation(NamedTuple):
             move(self.target, self.source)
         elif not os.path.lexists(self.source):
             raise ChangedFileError(errno.ENOENT, "It is missing")
+
+    def _is_linked(self) -> bool:
+        return os.path.islink(self.target) and os.readlink(self.target) == self.source
+
+    def _matches(self, status: os.stat_result, mtime: int | None) -> bool:
+        is_same_time = mtime is None or abs(status.st_mtime_ns - mtime) <= MTIME_TOLERANCE
+        return stat.S_ISREG(status.st_mode) and status.st_size == self.size and is_same_time
 
 
 def move(source: str, target: str) -> None:
@@ -140,6 +183,12 @@ def same_content(first: str, second: str) -> bool:
                 return False
             if not chunk:
                 return True
+
+
+def check_readable(path: str) -> None:
+    """Raise an ``OSError`` if a file cannot be opened for reading."""
+    with open(path, "rb"):
+        pass
 
 
 def content_hash(path: str) -> str:
