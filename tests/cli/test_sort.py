@@ -98,6 +98,21 @@ def test_sidecars_that_are_sources(folder, images, tmp_path, action):
     assert tree(images) == {name: content for name, content in before.items() if name != "broken.jpg"}
 
 
+def test_dry_run_knows_earlier_runs(folder, images, tmp_path):
+    into = tmp_path / "sorted"
+    command = ["sort", images, "--into", into, "--weights", folder / "calibrated.safetensors"]
+    densenet(*command)
+    next(into.rglob("001.png")).unlink()
+    shutil.copy(images / "001.png", images / "new.png")
+    with (into / ".densenet-sort.jsonl").open("a") as journal:
+        journal.write('{"incomplete')
+    before = tree(into)
+    dry = densenet(*command, "--dry-run")
+    assert dry.status == 0 and "1 image to place" in " ".join(dry.out.split()) and tree(into) == before
+    result = densenet(*command)
+    assert result.status == 0 and "1 image placed" in " ".join(result.out.split())
+
+
 def test_undo_of_a_renamed_folder(folder, images, tmp_path):
     """Its copies are not where the journal says, so nothing is restored and the journal is kept."""
     into, renamed = tmp_path / "sorted", tmp_path / "renamed"

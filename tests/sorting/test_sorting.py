@@ -257,6 +257,22 @@ def test_placed_images_are_done(folders, action):
     assert set(tree(target)) == {*SORTED, "cat/2.png"} - {"unsure/2.png", "dog/3.png"}
 
 
+@pytest.mark.parametrize("action", ["copy", "move", "link"])
+def test_folder_below_the_sources(tmp_path, action):
+    """Images that the user moved from one folder to another are not placed again."""
+    source = write_files(tmp_path / "photos")
+    target = source / "sorted"
+    run(source, target, action)
+    (target / "unsure/2.png").rename(target / "cat/2.png")
+    before = tree(source)
+    names = [path.relative_to(source).as_posix() for path in target.rglob("*.png")]
+    assert "sorted/cat/2.png" in names
+    assert run(source, target, action, dict.fromkeys(names, "unsure")).report.placed == {}
+    assert tree(source) == before
+    (target / "new.jpg").write_bytes(b"new")
+    assert run(source, target, action, {"sorted/new.jpg": "cat"}).report.placed == {"cat": 1}
+
+
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_changed_source_is_another_image(tmp_path, change):
     source, target = write_files(tmp_path / "photos"), tmp_path / "sorted"

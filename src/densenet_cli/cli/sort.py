@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def sort(
     sources = expand_sources(source, files_from, null, suffix, offline=model["offline"])
     from densenet_cli.output.checks import check_output_folder
     from densenet_cli.sorting.folders import class_folders
-    from densenet_cli.sorting.journal import Journal
+    from densenet_cli.sorting.journal import JOURNAL_NAME, Journal
     from densenet_cli.sorting.sorter import Sorter
 
     if not dry_run:
@@ -127,21 +128,16 @@ def sort(
     folders = class_folders(classifier.labels, by, None if groups is None else _read_groups(groups))
     skipped = [] if dry_run else _finish_interrupted(into, action)
     files = _list_files(sources)
-    if dry_run:
-        sorter = Sorter(into, action, None)
+    needs_journal = not dry_run or (into / JOURNAL_NAME).exists()
+    with Journal(into) if needs_journal else nullcontext() as journal:
+        sorter = Sorter(into, action, journal, dry_run)
+        sorter.report.skipped += skipped
         failed, placements = _plan(classifier, predictor, files, sorter, folders)
-        for _ in sorter.place(placements):
-            pass
-    else:
-        with Journal(into) as journal:
-            sorter = Sorter(into, action, journal)
-            sorter.report.skipped += skipped
-            failed, placements = _plan(classifier, predictor, files, sorter, folders)
-            from densenet_cli.cli.progress import ProgressBar
+        from densenet_cli.cli.progress import ProgressBar
 
-            with ProgressBar("count") as progress:
-                for _ in sorter.place(placements):
-                    progress.advance("placed")
+        with ProgressBar("count") as progress:
+            for _ in sorter.place(placements):
+                progress.advance("planned" if dry_run else "placed")
     _print_report(sorter.report, into, dry_run)
     return 1 if failed or sorter.report.skipped else 0
 
@@ -237,7 +233,7 @@ def _undo(folder: Path) -> int:
     with Journal(folder, create=False) as journal, ProgressBar("count") as progress:
         restored, left = undo(journal, lambda: progress.advance("files"))
     click.echo(f"Restored {plural(restored, 'file')}.")
-    _print_files("Left where they are", left)
+    _print_files("Not restored", left)
     return 1 if left else 0
 
 

@@ -64,13 +64,15 @@ class Sorter:
     Args:
         folder: The folder, created if it is missing.
         action: One of ``transfer.ACTIONS``.
-        journal: The journal of the folder, or None to change nothing (a dry run).
+        journal: The journal of the folder. None if there is none yet, for a dry run.
+        dry_run: Whether to change nothing.
     """
 
-    def __init__(self, folder: Path, action: str, journal: Journal | None) -> None:
+    def __init__(self, folder: Path, action: str, journal: Journal | None, dry_run: bool = False) -> None:
         self._folder = os.path.abspath(folder)
         self._action = action
         self._journal = journal
+        self._dry_run = dry_run
         self._sidecars = SidecarFinder()
         self._reserved: dict[str, str] = {}
         """Target in lower case, because some file systems ignore case -> source."""
@@ -78,11 +80,18 @@ class Sorter:
         self.report = SortReport()
 
     @cached_property
-    def _earlier(self) -> tuple[dict[str, Operation], set[str]]:
-        """What earlier runs placed: source -> operation, and all targets. First used after ``finish_pending``."""
+    def _earlier(self) -> dict[str, Operation]:
+        """What earlier runs placed: source -> operation. First used after ``finish_pending``."""
         journal = self._journal
         earlier = [journal.operations[number] for number in journal.select("done")] if journal else []
-        return {operation.source: operation for operation in earlier}, {operation.target for operation in earlier}
+        return {operation.source: operation for operation in earlier}
+
+    @cached_property
+    def _occupied(self) -> set[str]:
+        """Targets of earlier runs, and the folders that they created below that of the journal."""
+        folders = self._journal.folders if self._journal else []
+        below = {path for path in folders if path.startswith(os.path.join(self._folder, ""))}
+        return below | {operation.target for operation in self._earlier.values()}
 
     def finish_pending(self) -> int:
         """Finish what an earlier run began, or an ``undo``. Return the number of files that were placed or restored."""
@@ -101,12 +110,11 @@ class Sorter:
         return {path for path in paths if os.path.abspath(path) not in sidecars and not self.is_done(path)}
 
     def is_done(self, path: str) -> bool:
-        """Return whether an earlier run placed this file, wherever its copy is now, or it is a placed one."""
+        """Return whether an earlier run placed this file, wherever its copy is now, or it is where placed ones are."""
         path = os.path.abspath(path)
-        operations, targets = self._earlier
-        operation = operations.get(path)
+        operation = self._earlier.get(path)
         if operation is None:
-            return path in targets
+            return path in self._occupied or os.path.dirname(path) in self._occupied
         if operation.action == "move":
             return not os.path.lexists(path)
         return operation.is_source_unchanged()
@@ -206,7 +214,7 @@ class Sorter:
             yield f"-{digest[:length]}"
 
     def _execute(self, operations: Sequence[Operation]) -> None:
-        if self._journal and operations:
+        if self._journal and operations and not self._dry_run:
             with output_errors(self._folder):
                 for folder in dict.fromkeys(os.path.dirname(operation.target) for operation in operations):
                     self._journal.create_folder(folder)
