@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from densenet_cli.errors import OutputError, UsageError
+from densenet_cli.sorting import sorter as sorter_module
 from densenet_cli.sorting import transfer
 from densenet_cli.sorting.journal import JOURNAL_NAME, Journal
 from densenet_cli.sorting.sorter import Placement, Sorter
@@ -45,9 +46,11 @@ def test_sort_and_undo(folders, action):
 @needs_fork
 @pytest.mark.parametrize("undone_directly", [False, True])
 @pytest.mark.parametrize("action", ["copy", "move", "link"])
-def test_kill_at_every_moment(folders, action, undone_directly):
+def test_kill_at_every_moment(folders, action, undone_directly, monkeypatch):
     """No content is ever lost, the same command finishes, and ``undo`` restores everything."""
     source, target = folders
+    if undone_directly:
+        monkeypatch.setattr(sorter_module, "BATCH_SIZE", 2)
     count = 1
     while True:
         shutil.rmtree(source)

@@ -11,6 +11,7 @@ import pytest
 
 from densenet_cli.errors import UsageError
 from densenet_cli.sorting import journal as journal_module
+from densenet_cli.sorting import undoing
 from densenet_cli.sorting.journal import JOURNAL_NAME
 from densenet_cli.sorting.transfer import Operation
 from tests.support.sorting import FILES, SORTED, contents, killed, run, tree, undo_all, write_files
@@ -24,9 +25,11 @@ def photos(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("sorted_again", [False, True])
 @pytest.mark.parametrize("action", ["copy", "move", "link"])
-def test_kill_at_every_moment(folders, action, sorted_again):
+def test_kill_at_every_moment(folders, action, sorted_again, monkeypatch):
     """``undo`` continues, also if the images were sorted again in between."""
     source, target = folders
+    if sorted_again:
+        monkeypatch.setattr(undoing, "BATCH_SIZE", 2)
 
     def undo_or_fail():
         assert undo_all(target)[1] == {}
@@ -88,6 +91,9 @@ def test_the_only_copy_is_kept(photos, tmp_path):
     (photos / "a/1.jpg").write_bytes(b"FIRST")
     assert set(undo_all(tmp_path / "sorted")[1]) == {"unsure/2.png", "cat/1.jpg"}
     assert tree(tmp_path / "sorted") == {"unsure/2.png": b"third", "cat/1.jpg": b"first"}
+    (tmp_path / "sorted/cat/1.jpg").rename(tmp_path / "1.jpg")
+    left = undo_all(tmp_path / "sorted")[1]
+    assert left["cat/1.jpg"] == "It is missing." and set(left) == {"unsure/2.png", "cat/1.jpg"}
 
 
 def test_file_that_was_moved_back_is_restored(photos, tmp_path):
