@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 BUNDLED = Path(__file__).parents[1] / "src/densenet_cli/data/densenet-tiny.safetensors"
-CANDIDATES = [("squash", size) for size in (52, 56, 60, 64, 68, 72, 76)] + [("crop", size) for size in (56, 64, 72)]
+CANDIDATES = [("squash", size) for size in (56, 60, 64, 68, 72, 76, 80)] + [("crop", size) for size in (64, 72)]
 STATISTICS_IMAGES = 5_000
 """Training images for the statistics of the batch normalizations."""
 FULL_SCALE = 10**6

@@ -41,7 +41,8 @@ def main(results: Path, test: Path, logs: list[Path]) -> None:
     if logs:
         rows = [row for log in logs for row in csv.DictReader(log.open())]
         history = [
-            {key: float(value or "nan") for key, value in row.items()} | {"epoch": n} for n, row in enumerate(rows, start=1)
+            {key: float(value or "nan") for key, value in row.items()} | {"epoch": number}
+            for number, row in enumerate(rows, start=1)
         ]
         curves = _epochs(history)
         run_files.draw_curves(MODELS / "tiny-curves.png", history)
