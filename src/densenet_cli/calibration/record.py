@@ -187,7 +187,12 @@ class Calibration:
             UsageError: There are too few or too many images, or the model is not better than chance on them.
         """
         images, classes = logits.shape
-        check_image_count(images, classes, activation)
+        if images < MIN_IMAGES:
+            raise UsageError(
+                f"Calibration needs at least {MIN_IMAGES} labeled images that were not used for training; "
+                f"found {images:,}."
+            )
+        check_max_images(images, classes, activation)
         if activation == "softmax":
             temperature: Any = fit_temperature(logits, targets)
             scores = Scores.of(to_probabilities(logits, activation, temperature), targets)
@@ -284,18 +289,9 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def max_images(classes: int, activation: str) -> int:
-    """Return how many calibration images can be stored."""
-    return MAX_SCORES // (classes if activation == "sigmoid" else len(Scores._fields))
-
-
-def check_image_count(images: int, classes: int, activation: str) -> None:
-    """Check that there are enough and not too many images. Raises ``UsageError``."""
-    if images < MIN_IMAGES:
-        raise UsageError(
-            f"Calibration needs at least {MIN_IMAGES} labeled images that were not used for training; found {images:,}."
-        )
-    if images > (maximum := max_images(classes, activation)):
+def check_max_images(images: int, classes: int, activation: str) -> None:
+    """Check that the scores of the images can be stored. Raises ``UsageError`` if there are too many."""
+    if images > (maximum := MAX_SCORES // (classes if activation == "sigmoid" else len(Scores._fields))):
         raise UsageError(f"Calibration of this model uses at most {maximum:,} images; found {images:,}.")
 
 

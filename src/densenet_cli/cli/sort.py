@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,12 +126,15 @@ def sort(
     for warning in predictor.warnings:
         echo_info(warning)
     folders = class_folders(classifier.labels, by, None if groups is None else _read_groups(groups))
-    skipped = [] if dry_run else _finish_interrupted(into, action)
-    files = _list_files(sources)
-    needs_journal = not dry_run or (into / JOURNAL_NAME).exists()
-    with Journal(into) if needs_journal else nullcontext() as journal:
-        sorter = Sorter(into, action, journal, dry_run)
-        sorter.report.skipped += skipped
+    with ExitStack() as stack:
+        if (into / JOURNAL_NAME).exists():
+            sorter = Sorter(into, action, stack.enter_context(Journal(into)), dry_run)
+            if not dry_run and (count := sorter.finish_pending()):
+                echo_info(f"Finished {plural(count, 'file')} of an interrupted run.")
+            files = _list_files(sources)
+        else:
+            files = _list_files(sources)  # If one cannot be sorted, the folder is not created.
+            sorter = Sorter(into, action, None if dry_run else stack.enter_context(Journal(into)), dry_run)
         failed, placements = _plan(classifier, predictor, files, sorter, folders)
         from densenet_cli.cli.progress import ProgressBar
 
@@ -151,20 +154,6 @@ def _check_only_undo() -> None:
         if is_given and name not in ("undo", "quiet", "verbose"):
             options = {"source": "sources", "action": f"--{context.params['action']}"}
             raise click.UsageError(f"--undo cannot be used with {options.get(name, parameter.opts[0])}.")
-
-
-def _finish_interrupted(into: Path, action: str) -> list[tuple[str, str]]:
-    """Finish what an interrupted run began, before images are listed. Return the path and reason of skipped files."""
-    from densenet_cli.sorting.journal import JOURNAL_NAME, Journal
-    from densenet_cli.sorting.sorter import Sorter
-
-    if not (into / JOURNAL_NAME).exists():
-        return []
-    with Journal(into) as journal:
-        sorter = Sorter(into, action, journal)
-        if count := sorter.finish_pending():
-            echo_info(f"Finished {plural(count, 'file')} of an interrupted run.")
-        return sorter.report.skipped
 
 
 def _list_files(sources: Iterable[Source]) -> list[Source]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -30,6 +30,9 @@ from densenet_cli.textfiles import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+UNKNOWN = -1
+"""Target of a class that an image may or may not have."""
 
 SEPARATOR = "|"
 """Between the labels in a cell."""
@@ -57,11 +60,16 @@ class MultiLabelSource(Source):
     unknown: frozenset[int] = frozenset()
 
     def targets(self, classes: int) -> NDArray[np.int8]:
-        """Return 1 for each class of the image, -1 if it is unknown, and else 0: shape (classes,)."""
-        targets = np.zeros(classes, np.int8)
-        targets[list(self.positives)] = 1
-        targets[list(self.unknown)] = -1
-        return targets
+        """Return the targets of the image. See ``target_row``."""
+        return target_row(classes, self.positives, self.unknown)
+
+
+def target_row(classes: int, positives: Collection[int], unknown: Collection[int]) -> NDArray[np.int8]:
+    """Return 1 for each class that an image has, ``UNKNOWN`` if that is unknown, and else 0: shape (classes,)."""
+    targets = np.zeros(classes, np.int8)
+    targets[list(positives)] = 1
+    targets[list(unknown)] = UNKNOWN
+    return targets
 
 
 class MultiLabelTable:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densenet_cli.calibration.record import MIN_IMAGES, Calibration, check_image_count, today
+from densenet_cli.calibration.record import Calibration, check_max_images, today
 from densenet_cli.calibration.temperature import (
     expected_calibration_error,
     softmax_loss,
@@ -90,8 +90,7 @@ class LogitCollector:
         else:
             self._targets.append(source.target)
         self._logits.append(logits.copy())  # The row may be a view of a batch.
-        if len(self._logits) > MIN_IMAGES:
-            check_image_count(len(self._logits), len(logits), self._classifier.config.activation)
+        check_max_images(len(self._logits), len(logits), self._classifier.config.activation)
 
     def report(self) -> CalibrationReport:
         """Calibrate the classifier.

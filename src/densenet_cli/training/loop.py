@@ -227,7 +227,8 @@ class TrainingRun:
         started = time.monotonic()
         metrics, logits, targets = self._validate()
         arrays = keras_ops.get_arrays(self._averaged_network)
-        if not all(np.isfinite(values).all() for named in arrays.values() for values in (*named.values(), logits)):
+        weights = (values for named in arrays.values() for values in named.values())
+        if not all(np.isfinite(values).all() for values in (logits, *weights)):
             raise self._divergence_error()
         state.seconds += time.monotonic() - started
         row: dict[str, float] = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from densenet_cli import labels
 from densenet_cli.datasets import DatasetOptions, MultiLabelTable
-from densenet_cli.datasets.multi_label import NO_LABEL, SEPARATOR, VALUES
+from densenet_cli.datasets.multi_label import NO_LABEL, SEPARATOR, UNKNOWN, VALUES, target_row
 from densenet_cli.datasets.tables import LABEL_COLUMNS, PATH_COLUMNS, open_table, table_folder
 from densenet_cli.errors import UsageError
 from densenet_cli.evaluation.ranking import RankingCurve
@@ -23,9 +23,6 @@ from densenet_cli.training.image_list import MAX_CLASSES, ImageList, check_local
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray, IntArray
     from densenet_cli.textfiles import Table
-
-UNKNOWN = -1
-"""Target of a class that an image may or may not have."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,7 @@ class MultiLabelImageList(ImageList):
         """Return the targets, int64 (images, classes): 1, 0, or ``UNKNOWN``."""
         targets = np.zeros((len(self), len(self.classes)), np.int64)
         for row, positives, unknown in zip(targets, self.positives, self.unknown, strict=True):
-            row[list(positives)] = 1
-            row[list(unknown)] = UNKNOWN
+            row[:] = target_row(len(row), positives, unknown)
         return targets
 
     def fingerprint(self) -> str:
