@@ -33,7 +33,7 @@ OUTPUTS = ("probabilities", "logits")
 
 
 class OnnxExporter:
-    """Exporter for ``.onnx``. See ``formats.Exporter``."""
+    """Exporter for ``.onnx``. See ``exporter.Exporter``."""
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the ONNX file."""
@@ -116,7 +116,7 @@ def _prepend_normalization(graph: onnx.GraphProto, preprocessing: Preprocessing)
 
 
 class SafetensorsExporter:
-    """Exporter for ``.safetensors``. See ``formats.Exporter``."""
+    """Exporter for ``.safetensors``. See ``exporter.Exporter``."""
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the safetensors file."""

@@ -61,7 +61,7 @@ def _normalize(x: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
 
 
 class KerasExporter:
-    """Exporter for ``.keras``. See ``formats.Exporter``.
+    """Exporter for ``.keras``. See ``exporter.Exporter``.
 
     The format has no place for metadata, so the description is an additional file in the archive, which Keras ignores.
     """
@@ -85,7 +85,7 @@ class KerasExporter:
 
 
 class SavedModelExporter:
-    """Exporter for SavedModel folders, with the description among the assets. See ``formats.Exporter``.
+    """Exporter for SavedModel folders, with the description among the assets. See ``exporter.Exporter``.
 
     The signature ``serving_default`` maps ``pixels`` (batch, size, size, channels) to ``probabilities`` (batch,
     classes). The loaded object can also be called. Its attributes ``description`` and ``labels`` are the description's

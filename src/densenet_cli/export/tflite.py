@@ -45,7 +45,7 @@ Fields = Mapping[int, Any]
 
 
 class TFLiteExporter:
-    """Exporter for ``.tflite``. See ``formats.Exporter``."""
+    """Exporter for ``.tflite``. See ``exporter.Exporter``."""
 
     def write(self, model: ExportedModel, path: Path) -> None:
         """Write the TFLite file."""
