@@ -197,6 +197,14 @@ def test_graph_that_is_deleted_before_it_is_loaded(weights, emitted):
     np.testing.assert_allclose(engine.run(IMAGES)["probabilities"], expected, atol=1e-6)
 
 
+def test_graph_that_is_deleted_between_the_sessions(weights, emitted):
+    """The session for single images is created first, the one for several calls at the same time when it is needed."""
+    engine = engines.create("onnx", weights, TINY, threads=2)
+    expected = engine.run(IMAGES)["probabilities"]
+    shutil.rmtree(graph_cache.graphs_dir())
+    np.testing.assert_allclose(engine.run(IMAGES, alone=False)["probabilities"], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("source", ["cache", "memory", "checkpoint"])
 def test_head_equals_that_of_the_checkpoint(weights, monkeypatch, source):
     """It comes from the cached graph, from memory, or, if the cached graph was deleted, from the checkpoint."""

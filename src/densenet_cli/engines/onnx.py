@@ -47,15 +47,17 @@ class OnnxEngine:
     def load(self) -> None:
         """Create the session."""
         with self._lock:
-            if self._multi_threaded is not None:
-                return
-            try:
-                self._multi_threaded = _session(self._graph, self._threads)
-            except Exception:  # ONNX Runtime has no specific class for a graph that another process has just removed
-                if not self._graph.optimized:
-                    raise
-                self._graph = graph_cache.create_graph(*self._checkpoint)
-                self._multi_threaded = _session(self._graph, self._threads)
+            if self._multi_threaded is None:
+                self._multi_threaded = self._create_session(self._threads)
+
+    def _create_session(self, threads: int) -> Any:
+        try:
+            return _session(self._graph, threads)
+        except Exception:  # ONNX Runtime has no specific class for a graph that another process has just removed
+            if not self._graph.optimized:
+                raise
+            self._graph = graph_cache.create_graph(*self._checkpoint)
+            return _session(self._graph, threads)
 
     def run(
         self, batch: Pixels, outputs: tuple[str, ...] = ("probabilities",), *, alone: bool = True
@@ -74,7 +76,7 @@ class OnnxEngine:
     def _get_single_threaded(self) -> Any:
         with self._lock:
             if self._single_threaded is None:
-                self._single_threaded = _session(self._graph, 1)
+                self._single_threaded = self._create_session(1)
             return self._single_threaded
 
     def head(self) -> Arrays:
