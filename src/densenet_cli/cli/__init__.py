@@ -88,7 +88,7 @@ def densenet() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit with status 0, 1, 2, 3, 4, or 130 (``docs/reference/output.md``)."""
+    """Run the command and exit with status 0, 1, 2, 3, 4, or 130 (``docs/reference/exit-statuses.md``)."""
     # The interpreter's garbage collection at exit takes a tenth of the time of classifying one image.
     atexit.register(gc.freeze)
     # NumPy's BLAS would start one spinning thread per core, and no command multiplies matrices with it.

@@ -15,10 +15,8 @@ from densenet_cli.images.archives.archive import OpenArchive
 from densenet_cli.images.archives.contents import ReadContents, StreamOpener, open_archive
 from densenet_cli.images.archives.members import MAX_PATH_LENGTH, normalize
 from densenet_cli.images.walking import SUFFIXES, SYSTEM_FOLDERS, Entry, SkippedFiles, has_image_suffix
-from densenet_cli.paths import expand_braces, is_archive, is_remote
+from densenet_cli.paths import is_archive, is_remote
 from densenet_cli.text import plural
-
-__all__ = ["expand_archive", "expand_archive_file", "expand_braces", "is_archive"]
 
 
 def expand_archive(
