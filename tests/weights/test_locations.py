@@ -87,6 +87,7 @@ def test_names_of_models(tmp_path, monkeypatch):
     assert model_name("hf://timm/densenet121.ra_in1k@v1/x.bin") == "densenet121.ra_in1k"
     snapshot = create(tmp_path / "models--timm--densenet121.ra_in1k" / "snapshots" / "5f", "model.safetensors")
     assert model_name(snapshot) == "densenet121.ra_in1k"
+    assert model_name(create(tmp_path / "run" / "snapshots" / "epoch10", "model.safetensors")) == "epoch10"
 
 
 @pytest.mark.parametrize("url", ["hf://nothing", "https://huggingface.co/timm/densenet121.ra_in1k"])

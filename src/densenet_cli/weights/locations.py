@@ -59,7 +59,8 @@ def model_name(weights: PathLike) -> str:
     path = Path(text)
     if path.is_dir():
         path = Path(normalize_path(text, str(Path.cwd())))
-        if path.parent.name == "snapshots":  # in the cache of the Hub, the folder is named after the commit
+        # In the cache of the Hub, models--ORGANIZATION--NAME/snapshots/COMMIT, the folder is named after the commit.
+        if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
             return path.parents[1].name.rpartition("--")[2]
         return path.name
     name = path.name.removesuffix(".index.json")
