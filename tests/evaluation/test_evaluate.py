@@ -125,6 +125,14 @@ def test_summary(weights, images):
     assert "Top-5" not in densenet("evaluate", images, "--weights", weights, "--restrict").out
 
 
+def test_accuracies_and_their_intervals_are_on_one_line(weights, images, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = densenet("evaluate", images, "--weights", weights).out.splitlines()
+    for name in ("Top-1 accuracy", "Top-5 accuracy"):
+        (line,) = (line for line in lines if name in line)
+        assert line.count("%") == 4
+
+
 def test_restrict(weights, images, expected):
     report = report_of(images, "--weights", weights, "--restrict")
     _, targets, probabilities = expected
@@ -315,6 +323,21 @@ def test_invalid_output_files(weights, images, tmp_path):
         result = densenet("evaluate", images, "--weights", weights, *arguments)
         assert (result.status, result.out) == (status, "")
         assert words in result.err
+
+
+def test_plots_of_another_kind_of_model_are_ignored(weights, images, tmp_path):
+    (tmp_path / "roc_curves.png").write_text("x")
+    arguments = ("evaluate", images, "--weights", weights, "--plots", tmp_path)
+    assert densenet(*arguments).status == 0
+    assert densenet(*arguments).status == 2
+    assert (tmp_path / "roc_curves.png").read_text() == "x"
+
+
+def test_existing_plots_are_found_before_the_weights(images, tmp_path):
+    (tmp_path / "risk_coverage_curve.png").write_text("x")
+    result = densenet("evaluate", images, "--variant", "121", "--offline", "--plots", tmp_path)
+    assert result.status == 2
+    assert "risk_coverage_curve.png" in result.err
 
 
 def test_names_have_the_form_of_predict():

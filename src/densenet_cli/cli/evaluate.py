@@ -133,8 +133,12 @@ def evaluate(
         worst = Mistakes()
     check_access([folder, csv], model["offline"])
     options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None, model["offline"])
-    images = open_dataset(folder, csv, options) if model["weights"] is None else None
+    images: Dataset | None = None
+    if model["weights"] is None:
+        outputs.check_plots(is_multi_label=False)
+        images = open_dataset(folder, csv, options)
     classifier = create_classifier(**model)
+    outputs.check_plots(classifier.config.is_multi_label)
     evaluation: _Evaluation
     if classifier.config.is_multi_label:
         evaluation = _evaluate_multi_label(classifier, folder, csv, options, restrict, min_prob)

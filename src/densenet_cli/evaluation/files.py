@@ -14,7 +14,7 @@ from densenet_cli.evaluation.multi_label_report import MultiLabelReport
 from densenet_cli.evaluation.report import EvaluationReport
 from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.output.atomic import output_errors, write_file
-from densenet_cli.output.checks import check_output_file, format_from_suffix
+from densenet_cli.output.checks import check_output_file, check_output_folder, format_from_suffix
 from densenet_cli.text import csv_line, escape_name, shortest_float, to_unicode
 
 PLOTS = {
@@ -26,7 +26,7 @@ MULTI_LABEL_PLOTS = {
     "roc_curves.png": "draw_roc_curves",
     "precision_recall_curves.png": "draw_precision_recall_curves",
 }
-"""File name -> function in ``plots``, by name, so that ``check`` does not import matplotlib."""
+"""File name -> function in ``plots``, by name, so that ``check_plots`` does not import matplotlib."""
 
 MISTAKE_COLUMNS = (
     "source",
@@ -61,7 +61,7 @@ class EvaluationFiles:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Check the paths before any work.
+        """Check the paths before any work, except for the plots, whose names depend on the kind of model.
 
         Raises:
             UsageError: A suffix is wrong or a file exists.
@@ -72,7 +72,12 @@ class EvaluationFiles:
                 format_from_suffix(path, {format_name: f".{format_name}"})
                 check_output_file(path, self.overwrite)
         if self.plots:
-            for name in (*PLOTS, *MULTI_LABEL_PLOTS):
+            check_output_folder(self.plots)
+
+    def check_plots(self, is_multi_label: bool) -> None:
+        """Check the plots of a kind of model. Raises the errors of ``check``."""
+        if self.plots:
+            for name in _plots(is_multi_label):
                 check_output_file(self.plots / name, self.overwrite, create_folder=True)
 
     def write(self, report: EvaluationReport | MultiLabelReport, mistakes: Sequence[Any]) -> None:
@@ -96,7 +101,7 @@ class EvaluationFiles:
 
             with output_errors(self.plots):
                 self.plots.mkdir(parents=True, exist_ok=True)
-            for name, function in (MULTI_LABEL_PLOTS if is_multi_label else PLOTS).items():
+            for name, function in _plots(is_multi_label).items():
                 write_file(self.plots / name, getattr(plots, function)(report))
 
 
@@ -140,6 +145,10 @@ def multi_label_mistakes_to_csv(outcomes: Iterable[MultiLabelOutcome], labels: L
                 repr(shortest_float(mistake.probability)),
             )
         )
+
+
+def _plots(is_multi_label: bool) -> dict[str, str]:
+    return MULTI_LABEL_PLOTS if is_multi_label else PLOTS
 
 
 def _label_fields(label: ClassLabel) -> tuple[str, str, str]:
