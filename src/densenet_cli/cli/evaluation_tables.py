@@ -153,4 +153,4 @@ def _decimals(value: float | None, decimals: int = 3) -> str:
 
 def _with_interval(proportion: Proportion) -> tuple[str, str]:
     low, high = proportion.interval
-    return f"{proportion.value:.2%}", f"95% confidence interval {low:.2%} to {high:.2%}"
+    return f"{proportion.value:.2%}", f"95% CI {low:.2%} to {high:.2%}"
