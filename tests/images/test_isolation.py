@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +24,13 @@ from densenet_cli.errors import (
     IsolationError,
     UnreadableImageError,
 )
-from densenet_cli.images import decoding
+from densenet_cli.images import decoding, reading
 from densenet_cli.images.isolation import WorkerPool, worker
 from densenet_cli.images.memory import DecodeBudget
 from densenet_cli.images.preprocessing import MODES, Preprocessing
 from densenet_cli.images.previews import PREVIEWS, DisplayImage
-from densenet_cli.images.sources import Source, from_object
+from densenet_cli.images.sources import Source, expand, from_object
+from tests.support.archives import write_tar
 from tests.support.decoders.pillow_heif import BEHAVIORS, heic
 from tests.support.images import ENCODINGS, encode, photograph, rotated
 
@@ -285,6 +287,41 @@ def test_processes_share_a_budget_and_waiting_for_it_does_not_count_as_decoding(
             time.sleep(1.5)
             assert not (tmp_path / "mark").exists()
         assert is_decoded(result.result(20))
+
+
+def test_memory_for_members_of_archives_is_limited(start_pool, tmp_path, monkeypatch):
+    image = encode(photograph(size=(40, 30)), "PNG")
+    archive = write_tar(tmp_path / "photos.tar", *((f"{number}.png", image) for number in range(8)))
+    sources = list(expand([str(archive)]))
+    size = sources[0].origin.size
+    monkeypatch.setattr(reading, "MEMBER_MEMORY", DecodeBudget(1))
+    reading.MEMBER_MEMORY.bytes = reading.MEMBER_MEMORY._free = 2 * size
+    read, held, lock = reading.read_source, set(), threading.Lock()
+    max_held = 0
+
+    def read_source(source):
+        nonlocal max_held
+        with lock:
+            held.add(source.name)
+            max_held = max(max_held, len(held))
+        return read(source)
+
+    load = worker.Worker.load
+
+    def end(self, source, *arguments):
+        time.sleep(0.05)
+        try:
+            return load(self, source, *arguments)
+        finally:
+            with lock:
+                held.discard(source.name)
+
+    monkeypatch.setattr(reading, "read_source", read_source)
+    monkeypatch.setattr(worker.Worker, "load", end)
+    pool = start_pool()
+    with ThreadPoolExecutor(8) as executor:
+        assert len(list(executor.map(lambda source: pool.load(source, PREPROCESSING), sources))) == 8
+    assert max_held == 2
 
 
 @pytest.mark.parametrize("late", [0.1, 100])

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from densenet_cli import Classifier, storage
-from densenet_cli.errors import DownloadFailedError, SourceNotFoundError, SourceUnreadableError
+from densenet_cli.errors import DownloadFailedError, SourceNotFoundError, SourceUnreadableError, UnreadableImageError
 from densenet_cli.images.archives import index
 from densenet_cli.images.reading import read_source
 from densenet_cli.images.sources import expand, from_object
-from tests.support.archives import FORMATS, pack, write_tar
+from tests.support.archives import FORMATS, pack, write_tar, write_zip
 from tests.support.command import densenet
 from tests.support.images import encode, photograph
 from tests.support.s3 import Fault
@@ -76,6 +76,29 @@ def test_globs_braces_folders_and_members(bucket):
     ]
     assert read_all(*expected) == read_all(*archives)
     assert read_all(*expected[::-1]) == read_all(*archives)
+
+
+def test_braces_before_a_member(bucket):
+    expected = [name for name in read_all(f"{bucket}/x.tar", f"{bucket}/x.zip") if "/1/" in name]
+    assert list(read_all(f"{bucket}/x.{{tar,zip}}/1")) == expected
+    assert list(read_all(f"{bucket}/x.{{tar,zip}}/1/1.png")) == [f"{bucket}/x.tar/1/1.png", f"{bucket}/x.zip/1/1.png"]
+
+
+def test_braces_in_the_name_of_a_member(s3, tmp_path):
+    archive = write_tar(tmp_path / "x.tar", ("{a,b}.png", b"braces"), ("a.png", b"a"))
+    bucket = s3.bucket("images", {"x.tar": archive.read_bytes()})
+    assert read_all(f"{bucket}/x.tar/{{a,b}}.png") == {f"{bucket}/x.tar/{{a,b}}.png": b"braces"}
+
+
+def test_a_damaged_member_is_the_error_of_that_member(s3, tmp_path):
+    archive = write_zip(tmp_path / "x.zip", *((f"{name}.png", name.encode() * 50) for name in "abc"), method=0)
+    archive.write_bytes(archive.read_bytes().replace(b"b" * 50, b"b" * 49 + b"x"))
+    bucket = s3.bucket("images", {"x.zip": archive.read_bytes()})
+    a, b, c = expand([f"{bucket}/x.zip"])
+    assert (read_source(a), type(b.error), read_source(c)) == (b"a" * 50, UnreadableImageError, b"c" * 50)
+    assert b.name == f"{bucket}/x.zip/b.png"
+    (listed,) = expand([b.name])
+    assert (listed.name, type(listed.error)) == (b.name, UnreadableImageError)
 
 
 @pytest.mark.parametrize("name", ["x.tar/none.png", "x.tar/none/", "none.tar", "none.tar/a.png"])

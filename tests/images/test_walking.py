@@ -84,7 +84,12 @@ class TestFolders:
         assert [source.name for source in expand(["p/*"], suffixes=["raw"])][-1] == "p/q/e.raw"
         assert [source.name for source in expand(["p"], suffixes=[""])] == ["p/a.jpg", "p/d"]
 
-    @pytest.mark.parametrize("suffix", [".tar.gz", "a/b", "/", "*.x.y", ".."])
+    def test_extensions_of_archives(self, cwd):
+        touch(cwd, "p/a.tar.gz", "p/b.gz", "p/c.TAR.XZ", "p/d.tgz")
+        found = expand(["p"], suffixes=["tar.gz", ".tar.xz"], archives=False)
+        assert [source.name for source in found] == ["p/a.tar.gz", "p/c.TAR.XZ"]
+
+    @pytest.mark.parametrize("suffix", [".jpg.gz", "a/b", "/", "*.x.y", ".."])
     def test_additional_extensions_are_checked(self, suffix):
         with pytest.raises(UsageError, match="suffix"):
             expand(["p"], suffixes=[suffix])

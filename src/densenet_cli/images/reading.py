@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -58,13 +58,16 @@ def open_source(source: Source) -> Iterator[EncodedImage]:
     if source.kind == "path":
         with open_file(source.origin) as stream:
             yield EncodedImage(stream, os.fstat(stream.fileno()).st_size, bytes_in_memory=0)
-    elif source.kind == "member":
-        with MEMBER_MEMORY.reserve(source.origin.size):
-            data = read_source(source)
-            yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
     else:
-        data = read_source(source)
-        yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
+        with hold_source(source) as data:
+            yield EncodedImage(io.BytesIO(data), len(data), bytes_in_memory=len(data))
+
+
+@contextmanager
+def hold_source(source: Source) -> Iterator[bytes]:
+    """Read a source and hold its bytes, for which ``MEMBER_MEMORY`` is reserved. See ``read_source``."""
+    with MEMBER_MEMORY.reserve(source.origin.size) if source.kind == "member" else nullcontext():
+        yield read_source(source)
 
 
 def read_source(source: Source) -> bytes:

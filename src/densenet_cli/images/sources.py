@@ -116,13 +116,22 @@ def _expand(
 def _expand_braces(arguments: Iterable[str]) -> Iterator[str | Source]:
     """Replace names that contain braces by those that they stand for, unless there is a file of that name."""
     for argument in arguments:
-        if "{" not in argument or (not is_url(argument) and (os.path.lexists(argument) or split_member(argument))):
+        if "{" not in argument or _has_literal_braces(argument):
             yield argument
         elif any(islice(expand_braces(argument), MAX_NAMES, None)):
             error = SourceNotFoundError(f"No such file or folder. The braces stand for more than {MAX_NAMES:,} names.")
             yield argument if is_url(argument) else from_entry(Entry(argument, error))
         else:
             yield from expand_braces(argument)
+
+
+def _has_literal_braces(argument: str) -> bool:
+    """Return whether there is a file of this name, or an archive whose name has no braces before a member's name."""
+    if is_url(argument):
+        return False
+    if is_remote(argument):
+        return "{" not in next((archive for archive, _ in split_archives(argument)), "{")
+    return os.path.lexists(argument) or split_member(argument) is not None
 
 
 def read_list(file: IO[bytes], null: bool = False) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
-from densenet_cli.paths import is_remote, split_page
+from densenet_cli.paths import ARCHIVE_SUFFIXES, is_remote, split_page
 from densenet_cli.text import plural, to_unicode
 
 SUFFIXES = frozenset(
@@ -32,6 +32,9 @@ SYSTEM_FOLDERS = frozenset(
     )
 )
 """Folders that archive tools, operating systems, and file servers create, in lower case. Their images are copies."""
+
+DOUBLE_SUFFIXES = frozenset(suffix for suffix in ARCHIVE_SUFFIXES if suffix.count(".") > 1)
+"""Extensions of archives that consist of two."""
 
 RECURSIVE = "**"
 
@@ -120,14 +123,17 @@ def image_suffixes(extra: Collection[str] = ()) -> frozenset[str]:
     names = {suffix.lower().removeprefix(".") for suffix in extra}
     suffixes = {f".{name}" if name else "" for name in names}
     for suffix in suffixes:
-        if os.path.splitext(f"x{suffix}") != ("x", suffix):
+        if os.path.splitext(f"x{suffix}") != ("x", suffix) and suffix not in ARCHIVE_SUFFIXES:
             raise UsageError(f"`suffix` must be a file name extension such as .img, not {suffix!r}.")
     return SUFFIXES.union(suffixes)
 
 
 def has_image_suffix(path: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Return whether a file name has an image extension, in upper or lower case."""
-    return os.path.splitext(path)[1].lower() in suffixes
+    path = path.lower()
+    return os.path.splitext(path)[1] in suffixes or any(
+        suffix in suffixes and path.endswith(suffix) for suffix in DOUBLE_SUFFIXES
+    )
 
 
 def is_ignored(name: str) -> bool:

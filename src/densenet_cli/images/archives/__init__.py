@@ -8,7 +8,6 @@ their number.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from functools import partial
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, guard
 from densenet_cli.images.archives.archive import OpenArchive
@@ -51,19 +50,17 @@ def expand_archive(
                 member = guard(lambda: next(members, None))
                 if member is None:
                     break
-                path = member.path
-                if not search.is_image(path):
+                if not search.is_image(member.path):
                     continue
-                error = member.find_error(path)
-                contents = None if error else guard(partial(archive.read, member))
+                entry = archive.entry(member, f"{name}/{member.path[:MAX_PATH_LENGTH]}")
             except ImageError as failure:
                 is_empty = False
                 yield Entry(name, failure.with_traceback(None))
                 break
             is_empty = False
-            yield Entry(f"{name}/{path[:MAX_PATH_LENGTH]}", error, contents=contents)
-            if isinstance(contents, ReadContents):
-                contents.release()
+            yield entry
+            if isinstance(entry.contents, ReadContents):
+                entry.contents.release()
     if is_empty:
         yield search.empty_entry(name)
     if any(search.skipped):

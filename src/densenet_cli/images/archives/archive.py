@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Self
 
-from densenet_cli.errors import SourceUnreadableError
+from densenet_cli.errors import SourceUnreadableError, UnreadableImageError, guard
 from densenet_cli.images.archives.compression import (
     CompressedFile,
     DecompressedStream,
@@ -24,6 +25,7 @@ from densenet_cli.images.archives.contents import (
 )
 from densenet_cli.images.archives.members import Member
 from densenet_cli.images.files import MAX_STREAM_BYTES
+from densenet_cli.images.walking import Entry
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
@@ -86,12 +88,26 @@ class OpenArchive:
 
             yield from read_tar(stream, open_stream, file_size)
 
-    def read(self, member: Member) -> TarContents | ZipContents | ReadContents:
-        """Return the contents of the member that was yielded last, which are read if this must happen in order.
+    def entry(self, member: Member, path: str) -> Entry:
+        """Return the entry of the member that was yielded last, whose contents are read if this must happen in order.
+
+        It has an error if the member must not be read, or is damaged.
+
+        Args:
+            member: The member.
+            path: What to call it.
 
         Raises:
-            ImageError: They cannot be read.
+            ImageError: The archive cannot be read any further.
         """
+        if error := member.find_error(member.path):
+            return Entry(path, error)
+        try:
+            return Entry(path, contents=guard(partial(self._read, member)))
+        except UnreadableImageError as damage:
+            return Entry(path, damage.with_traceback(None))
+
+    def _read(self, member: Member) -> TarContents | ZipContents | ReadContents:
         if not self._in_order:
             return member.contents
         assert self._stream is not None

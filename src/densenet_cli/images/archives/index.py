@@ -16,8 +16,6 @@ from densenet_cli.images.archives.contents import (
     LocalFile,
     ReadContents,
     RemoteFile,
-    TarContents,
-    ZipContents,
     open_archive,
 )
 from densenet_cli.images.archives.members import Member, normalize
@@ -101,13 +99,15 @@ class _Index:
         """See ``find_member``."""
         if member := self._members.get(path):
             is_read_in_order = not isinstance(member.contents.open_stream, LocalFile)
-            return _entry(member, ReadContents(member.contents) if is_read_in_order else member.contents)
+            contents = ReadContents(member.contents) if is_read_in_order else member.contents
+            error = member.find_error(member.path)
+            return Entry(member.path, error, contents=None if error else contents)
         if member := self._walk_to(path):
-            return _entry(member, None if member.find_error(path) else self._archive.read(member))
+            return self._archive.entry(member, member.path)
         if not self._has_all:
             self._start()
             if member := self._walk_to(path):
-                return _entry(member, None if member.find_error(path) else self._archive.read(member))
+                return self._archive.entry(member, member.path)
         if self._error:
             raise self._error
         return None
@@ -127,8 +127,3 @@ class _Index:
             self._error = error
         self.close()
         return None
-
-
-def _entry(member: Member, contents: TarContents | ZipContents | ReadContents | None) -> Entry:
-    error = member.find_error(member.path)
-    return Entry(member.path, error, contents=None if error else contents)

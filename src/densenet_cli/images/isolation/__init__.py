@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.isolation.worker import Worker
     from densenet_cli.images.preprocessing import Preprocessing
     from densenet_cli.images.previews import Preview
-    from densenet_cli.images.sources import Kind, Source
+    from densenet_cli.images.sources import Source
 
 MAX_START_ATTEMPTS = 3
 """Attempts to start a process. The first can fail because memory is short."""
@@ -74,17 +74,23 @@ class WorkerPool:
     def _load_in_worker(
         self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None
     ) -> decoding.Loaded:
-        kind: Kind = "path" if source.kind == "path" else "bytes"
+        if source.kind != "path":
+            with reading.hold_source(source) as data:
+                return self._send(replace(source, kind="bytes", origin=data), preprocessing, preview)
         try:
-            origin = os.fsencode(source.origin) if kind == "path" else reading.read_source(source)
+            origin = os.fsencode(source.origin)
         except UnicodeEncodeError:  # no file can have this name, and decoding.load reports that
             return decoding.load(source, preprocessing, self._budget, preview)
+        return self._send(replace(source, origin=origin), preprocessing, preview)
+
+    def _send(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> decoding.Loaded:
+        """Decode a path or bytes in a worker."""
         animation = source.location if isinstance(source.location, reading.Animation) else None
         while True:
             worker = self._acquire(animation)
             is_first = worker.images == 0
             try:
-                return worker.load(replace(source, kind=kind, origin=origin), preprocessing, preview)
+                return worker.load(source, preprocessing, preview)
             except (DecoderCrashedError, DecodingTimedOutError) as error:
                 # An earlier image may have corrupted the process. Retry in a fresh one to find out.
                 if is_first or isinstance(error, DecodingTimedOutError):
