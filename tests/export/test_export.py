@@ -77,7 +77,7 @@ def test_a_model_without_labels(folder, tmp_path):
     result = run("--weights", path, "--labels", labels, "-o", folder / "plain.onnx", "--overwrite")
     assert result.status == 0 and "no labels" not in result.err
     metadata = onnxruntime.InferenceSession(folder / "plain.onnx").get_modelmeta().custom_metadata_map
-    assert set(metadata) == {"model", "config", "preprocessing", "labels"}  # no WordNet ids
+    assert set(metadata) == {"model", "config", "preprocessing", "labels", "indices"}  # no WordNet ids
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ class ExportedModel:
     def description(self) -> dict[str, Any]:
         """The description as JSON values, with the same keys in every format (see the reference of ``export``).
 
-        ``model``, ``config``, and ``preprocessing`` always; ``labels`` and ``wordnet_ids`` if the model has them.
+        ``model``, ``config``, and ``preprocessing`` always; ``labels``, ``indices``, and ``wordnet_ids`` (None for
+        labels without one) if the model has them.
         ``preprocessing`` has ``mode``, ``input_size``, ``resize``, ``resize_size``, ``crop``, ``pad_color`` (mode
         ``pad`` only), ``interpolation``, ``antialias``, ``exif_rotation``, ``color``, ``color_profile``,
         ``divide_by``, ``mean``, ``std``, and ``normalization_included``.
@@ -69,7 +70,8 @@ class ExportedModel:
         }
         if self.labels:
             description["labels"] = [label.name for label in self.labels]
-            if all(label.id for label in self.labels):
+            description["indices"] = [label.index for label in self.labels]
+            if any(label.id for label in self.labels):
                 description["wordnet_ids"] = [label.id for label in self.labels]
         return description
 

@@ -93,19 +93,27 @@ def parse_description(text: bytes) -> ModelMetadata:
         preprocessing = values["preprocessing"]
         mode, size = _check_type(preprocessing["mode"], str), _check_type(preprocessing["input_size"], int)
         resize_size = _check_type(preprocessing["resize_size"], int)
-        names, ids = _check_type(values.get("labels"), list), _check_type(values.get("wordnet_ids"), list)
         if mode not in MODES or not 1 <= size <= resize_size <= MAX_INPUT_SIZE / MIN_CROP_RATIO:
             raise ValueError(f"mode is {mode!r:.60}, input_size is {size}")
         ratio = crop_ratio(size, resize_size) if mode == "crop" else None
         fields = _parse_preprocessing({**preprocessing, "preprocess": mode, "crop_ratio": ratio}, channels=3)
-        labels = names and from_class_names(ids or names)
-        if labels and ids and any(label.id is None for label in labels):
-            labels = tuple(ClassLabel(n, *label) for n, label in enumerate(zip(ids, names, strict=True)))
-        if labels:
-            labels = _parse_labels([(label.index, label.id, label.name) for label in labels], len(names))
-        return ModelMetadata(labels, mode, size, **fields)
+        return ModelMetadata(_parse_described_labels(values), mode, size, **fields)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"The description is malformed ({type(error).__name__}: {error}).") from error
+
+
+def _parse_described_labels(values: dict[str, Any]) -> Labels | None:
+    """Return the labels in a description. Those of older versions do not contain the indices."""
+    names, ids, indices = (_check_type(values.get(key), list) for key in ("labels", "wordnet_ids", "indices"))
+    if not names:
+        return None
+    if indices is None:
+        imagenet_labels = from_class_names(ids or names)
+        if not ids or [(label.id, label.name) for label in imagenet_labels] == list(zip(ids, names, strict=True)):
+            ids, names = [label.id for label in imagenet_labels], [label.name for label in imagenet_labels]
+            indices = [label.index for label in imagenet_labels]
+    count = len(names)
+    return _parse_labels(list(zip(indices or range(count), ids or [None] * count, names, strict=True)), count)
 
 
 def _check_type(value: Any, *expected: type) -> Any:
