@@ -259,7 +259,20 @@ class TestChoice:
         } & set(files)
         server.hub.requests.clear()
         assert hub.get_files(URL) == path
-        assert bool(server.requests) == (expected not in ("pytorch_model.bin", "model.weights.h5"))
+        assert server.requests == []
+        assert hub.status(HubUrl(REPOSITORY), "x").state == "ready"
+
+    def test_a_file_that_was_named_does_not_replace_the_chosen_one(self, serve):
+        """Also if the first download of the chosen one fails."""
+        server = serve({"best.keras": b"k" * 9000, "last.pth": b"p" * 9000})
+        server.cdn_handlers += [servers.serving(b"damaged")] * 9
+        error_message()
+        server.cdn_handlers.clear()
+        assert hub.get_files(f"{URL}/last.pth").name == "last.pth"
+        server.hub.requests.clear()
+        for _ in range(2):
+            assert hub.get_files(URL).name == "best.keras"
+        assert server.requests.count("GET best.keras") == 1
 
     def test_several_checkpoints(self, serve):
         serve({"a.pth": b"a", "b.pth": b"b"})

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densenet_cli.errors import WeightsUnavailableError
+from densenet_cli.errors import CheckpointError, WeightsUnavailableError
 from densenet_cli.text import join_names
 from densenet_cli.weights.file_identity import FileStatus, cached_checksum, compute_checksum
 from densenet_cli.weights.folders import FIXED_NAMES, choose_checkpoint, companions, list_shards
@@ -65,13 +65,25 @@ def find_cached(target: HubUrl) -> list[Path]:
     commit = cache.commit(target.revision)
     if commit is None:
         return []
-    for file in (target.file,) if target.file else FIXED_NAMES:
-        if cache.path(commit, file).is_file():
-            paths = _required_paths(cache, commit, file)
-            return paths if all(path.is_file() for path in paths) else []
-        if not cache.is_known_to_be_absent(commit, file):
-            return []  # Only the Hub knows whether there is a preferred file.
-    return []
+    file = target.file or _choose_cached(cache, commit)
+    if not file or not cache.path(commit, file).is_file():
+        return []
+    paths = _required_paths(cache, commit, file)
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _choose_cached(cache: RepositoryCache, commit: str) -> str | None:
+    """Return the name of the checkpoint of a commit, or None if only the Hub knows it."""
+    for name in FIXED_NAMES:
+        if cache.path(commit, name).is_file():
+            return name
+        if not cache.is_known_to_be_absent(commit, name):
+            return None
+    # A download has stored that all of these names are absent, after it stored the file that it chose among all files.
+    try:
+        return choose_checkpoint(cache.files(commit), f"The folder {cache.folder}")
+    except CheckpointError:
+        return None
 
 
 def _required_paths(cache: RepositoryCache, commit: str, file: str) -> list[Path]:

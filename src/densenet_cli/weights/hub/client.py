@@ -6,6 +6,7 @@ The token of the user is sent to the host of the Hub only, not to the one that i
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -99,6 +100,9 @@ class HubClient:
                 self._fetch_if_present(companion, remote.commit)
             for shard in list_shards(path, file):
                 self._fetch(shard, self._request(shard, remote.commit), self._progress)
+            if not self._target.file:
+                for name in takewhile(lambda name: name != file, FIXED_NAMES):
+                    self._cache.mark_absent(remote.commit, name)
             self._cache.set_commit(self._target.revision, remote.commit)
             return path
         except TransferError as error:
@@ -119,12 +123,7 @@ class HubClient:
         self._file = None
         names, commit = self._list_files()
         file = choose_checkpoint(names, f"The repository {self._target}")
-        remote = self._request(file, commit)
-        for name in FIXED_NAMES:
-            if name == file:
-                break
-            self._cache.mark_absent(remote.commit, name)
-        return file, remote
+        return file, self._request(file, commit)
 
     def _list_files(self) -> tuple[list[str], str]:
         """Return the names of the files that are not in subfolders, and the commit."""
