@@ -99,21 +99,23 @@ def test_a_file_that_was_cut_at_any_byte_is_completed(output: Path, monkeypatch:
 
 @pytest.mark.parametrize("format_name", RESUMABLE)
 @settings(deadline=None, max_examples=60)
-@given(images=st.lists(st.tuples(names, texts, st.integers(0, 3)), max_size=6), data=st.data())
+@given(images=st.lists(st.tuples(names, texts, st.integers(0, 3), st.integers(1, 2)), max_size=6), data=st.data())
 def test_any_names_and_labels_cut_at_any_byte(
     format_name: str,
-    images: list[tuple[str, str, int]],
+    images: list[tuple[str, str, int, int]],
     data: st.DataObject,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = tmp_path_factory.mktemp("resume") / f"out.{format_name}"
-    sources = [Source(name) for name, _, _ in images]
-    predictions = [
-        Prediction(name, text, tuple(Score(rank, 0, None, text, 0.5) for rank in range(1, count + 1)))
+    # All images of a name have the same result.
+    results = {
+        name: Prediction(name, text, tuple(Score(rank, 0, None, text, 0.5) for rank in range(first, count + 1)))
         if count < 3
         else Prediction(name, text, error=Failure("UnreadableImage", text))
-        for name, text, count in images
-    ]
+        for name, text, count, first in images
+    }
+    sources = [Source(name) for name, *_ in images]
+    predictions = [results[source.name] for source in sources]
 
     def run_all(**options: bool) -> None:
         with open_records(path, format_name, SETTINGS, **options) as records:
@@ -197,6 +199,45 @@ class TestFewerRowsThanTopK:
         self.run(path, ["a", "bad", "b", "coffee"])
         assert self.run(path, ["a", "bad", "b"], resume=True, retry_errors=True) == ["bad"]
         assert names_in(path) == ["a", "b", "bad", "coffee"]
+
+
+RANKS: dict[str, tuple[int, ...]] = {"a": (2, 3), "b": (1, 3), "c": (2,), "bad": (), "d": (2, 3), "e": (3,)}
+
+
+class TestRanksThatAreLeftOut:
+    """Classes can have different minimum probabilities, so the first rank of a CSV record can be larger than 1."""
+
+    def run(self, path: Path, names: list[str], **options: bool) -> list[str]:
+        done = []
+        with open_records(path, "csv", SETTINGS | {"top_k": 3}, **options) as records:
+            for source in records.pending(map(Source, names)):
+                scores = tuple(Score(rank, rank, None, "label", 0.5) for rank in RANKS[source.name])
+                error = None if scores else Failure("UnreadableImage", "No image.")
+                records.write(Prediction(source.name, "m", scores, error))
+                done.append(source.name)
+        return done
+
+    @pytest.mark.parametrize(
+        "names",
+        [list("abcde"), list("ddaaccbbe"), ["bad", "d", "bad", "bad", "a"], ["e", "e", "d"]],
+        ids=" ".join,
+    )
+    def test_a_file_that_was_cut_at_any_byte_is_completed(self, names: list[str], tmp_path: Path) -> None:
+        path = tmp_path / "out.csv"
+        self.run(path, names)
+        complete = path.read_bytes()
+        for cut in range(len(complete) + 1):
+            path.write_bytes(complete[:cut])
+            self.run(path, names, resume=True)
+            assert path.read_bytes() == complete, f"cut at byte {cut}: {complete[:cut]!r}"
+        assert self.run(path, names, resume=True) == []
+
+    def test_a_rank_that_is_no_number_is_damage(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.csv"
+        self.run(path, ["a", "b"])
+        path.write_bytes(path.read_bytes().replace(b",3,3,", b",three,3,", 1))
+        with pytest.raises(OutputError, match="damaged"):
+            self.run(path, ["a", "b"], resume=True)
 
 
 def names_in(table: Path) -> list[str]:

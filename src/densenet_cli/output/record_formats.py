@@ -93,7 +93,9 @@ def _read_json_lines(file: BinaryIO, start: int, _max_rows: int | None) -> Itera
 
 
 def _read_csv(file: BinaryIO, start: int, max_rows: int | None) -> Iterator[StoredRecord]:
-    """Read records in CSV. A record begins at each row whose rank is 1 or empty.
+    """Read records in CSV. A record begins where the source changes or the rank does not increase.
+
+    Its first rank can be larger than 1, because classes can have different minimum probabilities.
 
     The last record of an interrupted file may lack rows without a trace, because a minimum probability leaves out rows
     as well. Such a record is ambiguous.
@@ -101,26 +103,26 @@ def _read_csv(file: BinaryIO, start: int, max_rows: int | None) -> Iterator[Stor
     import csv
 
     record: StoredRecord | None = None
-    last_rank = ""
+    last_rank = 0  # of a row without a rank, which is a record of its own
     for line in _csv_lines(file):
         try:
             row = _parse_csv_row(line)
-            source, _, rank, *_, error, _, _, _ = row
+            source, _, column, *_, error, _, _, _ = row
+            rank = int(column or 0)
         except (ValueError, csv.Error):
             raise InvalidRecordError(start) from None
-        is_first = rank in ("", "1")
-        if len(row) != len(CSV_COLUMNS) or not (last_rank or is_first):
+        if len(row) != len(CSV_COLUMNS):
             raise InvalidRecordError(start)
         stop = start + len(line)
-        if is_first:
+        if record and record.source == source and rank > last_rank > 0:
+            record = record._replace(stop=stop)
+        else:
             if record:
                 yield record
             record = StoredRecord(start, stop, source, error != "")
-        elif record:
-            record = record._replace(stop=stop)
         last_rank = rank
         start = stop
-    if record and last_rank in ("", str(max_rows)):
+    if record and last_rank in (0, max_rows):
         yield record
     elif record and file.tell() == start:  # an incomplete row after it could be one of its own
         yield record._replace(ambiguous=True)
