@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from densenet_cli.engines import graph_cache, onnx
-from densenet_cli.paths import checkpoints_dir, images_dir
+from densenet_cli.output import remote
+from densenet_cli.output.atomic import locked
+from densenet_cli.paths import checkpoints_dir, images_dir, staging_dir
 from tests.support.checkpoints import write_legacy_h5
 from tests.support.command import densenet
 from tests.support.images import photograph
@@ -79,3 +83,51 @@ def test_other_files_are_shown_and_pruned(find_folder, name):
     assert str(folder) in result.out and "3.0 MB" in result.out
     assert densenet("cache", "--prune").status == 0
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("find_folder", [graph_cache.graphs_dir, images_dir, checkpoints_dir])
+def test_files_that_cannot_be_removed(find_folder, monkeypatch):
+    path = find_folder() / "damaged"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    original = Path.unlink
+
+    def unlink(self, missing_ok=False):
+        if self == path:
+            raise PermissionError(1, "Operation not permitted")
+        original(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    result = densenet("cache", "--prune")
+    assert result.status == 4
+    assert f"Cannot remove {path}" in result.err
+    assert path.exists()
+
+
+def test_staged_results_that_cannot_be_removed(monkeypatch):
+    folder = staging_dir() / "run"
+    (folder / "files").mkdir(parents=True)
+    (folder / "state.json").write_text('{"url": "s3://bucket/a.csv"}')
+    monkeypatch.setattr(remote.shutil, "rmtree", mock.Mock(side_effect=PermissionError(1, "Operation not permitted")))
+    result = densenet("cache", "--prune")
+    assert result.status == 4
+    assert str(folder) in result.err
+
+
+def test_staged_results_of_a_running_command_are_kept():
+    folder = staging_dir() / "run"
+    (folder / "files").mkdir(parents=True)
+    (folder / "state.json").write_text('{"url": "s3://bucket/a.csv"}')
+    with locked(folder / "lock"):
+        result = densenet("cache", "--prune")
+    assert result.status == 0
+    assert "s3://bucket/a.csv" in result.err
+    assert folder.exists()
+
+
+def test_files_that_disappear(monkeypatch):
+    images_dir().mkdir(parents=True)
+    (images_dir() / "gone").symlink_to("nowhere")
+    original = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda self: self.name == "gone" or original(self))
+    assert densenet("cache").status == 0

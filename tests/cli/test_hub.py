@@ -144,7 +144,8 @@ def test_cache_lists_and_removes_repositories(server, tmp_path):
         "models--a--bert",
         "models--b--my-DenseNet",
     ]
-    assert "is not in" in densenet("cache", "--remove", URL).err
+    result = densenet("cache", "--remove", URL)
+    assert result.status == 4 and "is not in" in result.err
 
 
 def test_cache_lists_used_repositories_with_other_names(server):

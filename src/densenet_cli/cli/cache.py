@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,22 @@ from densenet_cli.paths import checkpoints_dir, images_dir, is_hub_url, models_d
 from densenet_cli.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
     from densenet_cli.engines.cached_graphs import CacheEntry
+    from densenet_cli.output.remote import StagedRun
     from densenet_cli.weights.file_identity import FileStatus
     from densenet_cli.weights.hub.cache import CachedRepository
 
 
-@command(exit_statuses={0: "success", 2: "invalid usage", 3: "--verify found a damaged file", 130: "interrupted"})
+@command(
+    exit_statuses={
+        3: "--verify found a damaged file",
+        4: "a file cannot be removed, or output cannot be written",
+    }
+)
 @option(
     "--prune",
     is_flag=True,
@@ -65,15 +73,13 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
     from densenet_cli.weights.hub import cache as hub_cache
 
     repositories = [_parse_repository(url) for url in remove]
-    for repository in repositories:
-        _remove_repository(repository)
+    is_removed = [_remove_repository(repository) for repository in repositories]
     files = list(_weights(verify))
     graphs = list(cached_graphs.list_entries(verify))
     if prune:
         graphs = _prune_graphs(graphs)
-        _prune_files(images_dir())
-        _prune_files(checkpoints_dir())
-        _prune_staged()
+        is_removed += [graph.state == "current" for graph in graphs]
+        is_removed += [_prune_files(images_dir()), _prune_files(checkpoints_dir()), _prune_staged()]
         file_identity.prune_checksums()
     cached = list(hub_cache.list_densenets())
     if format_ == "json":
@@ -86,7 +92,9 @@ def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> i
         damaged += [str(blob) for repository in cached for blob in hub_cache.find_damaged(repository.folder)]
     for path in damaged:
         echo_error(f"Damaged: {printable(path)}")
-    return 3 if damaged and verify else 0
+    if damaged and verify:
+        return 3
+    return 0 if all(is_removed) else 4
 
 
 def _weights(verify: bool) -> Iterator[FileStatus]:
@@ -114,16 +122,27 @@ def _parse_repository(url: str) -> str:
     return target.repository
 
 
-def _remove_repository(repository: str) -> None:
+def _try_remove(name: str, remove: Callable[[], object]) -> bool:
+    """Remove something. If that fails, print the reason and return False."""
+    try:
+        remove()
+    except OSError as error:
+        echo_error(f"Cannot remove {printable(name)}: {error.strerror or error}.")
+        return False
+    return True
+
+
+def _remove_repository(repository: str) -> bool:
+    """Remove a repository from the cache of the Hub. Return whether it is removed."""
     from densenet_cli.weights.hub import cache as hub_cache
 
-    try:
-        size = hub_cache.remove(repository)
-        echo_info(f"Removed {repository} ({megabytes(size)}).")
-    except FileNotFoundError:
-        echo_error(f"{repository} is not in {printable(str(hub_cache.cache_dir()))}.")
-    except OSError as error:
-        echo_error(f"Cannot remove {repository}: {error.strerror or error}.")
+    def remove() -> None:
+        try:
+            echo_info(f"Removed {repository} ({megabytes(hub_cache.remove(repository))}).")
+        except FileNotFoundError:
+            raise OSError(f"it is not in {hub_cache.cache_dir()}") from None
+
+    return _try_remove(repository, remove)
 
 
 def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
@@ -132,50 +151,49 @@ def _prune_graphs(graphs: list[CacheEntry]) -> list[CacheEntry]:
 
     remaining, freed = [], 0
     for graph in graphs:
-        if graph.state == "current":
-            remaining.append(graph)
-            continue
-        try:
-            cached_graphs.remove(graph)
+        if graph.state != "current" and _try_remove(str(graph.folder), partial(cached_graphs.remove, graph)):
             freed += graph.size
-        except OSError as error:
-            echo_error(f"Cannot remove {printable(str(graph.folder))}: {error.strerror or error}.")
+        else:
             remaining.append(graph)
     echo_info(f"Removed {plural(len(graphs) - len(remaining), 'graph')} ({megabytes(freed)}).")
     return remaining
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in _files(folder))
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # deleted in the meantime
+                total += Path(parent, name).stat().st_size
+    return total
 
 
-def _prune_files(folder: Path) -> None:
-    """Remove the files below a folder. A run that has them open continues with them."""
-    for path in _files(folder):
-        try:
-            path.unlink()
-        except OSError as error:
-            echo_error(f"Cannot remove {printable(str(path))}: {error.strerror or error}.")
-    for path in sorted(folder.rglob("*"), reverse=True):
-        with suppress(OSError):
-            path.rmdir()
+def _prune_files(folder: Path) -> bool:
+    """Remove the files below a folder. Return whether all are removed. A run that has them open continues with them."""
+    is_removed = True
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(parent, name)
+            is_removed &= _try_remove(str(path), partial(path.unlink, missing_ok=True))
+        if Path(parent) != folder:
+            with suppress(OSError):
+                Path(parent).rmdir()
+    return is_removed
 
 
-def _prune_staged() -> None:
-    """Remove the results of unfinished runs that object storage has as well."""
+def _prune_staged() -> bool:
+    """Remove the results of unfinished runs that object storage has as well. Return whether all are removed."""
     from densenet_cli.output.remote import list_staged, remove_staged
 
-    for run in list_staged():
-        if run.is_uploaded:
-            try:
-                remove_staged(run)
-                echo_info(f"Removed staged results of {printable(run.url)} ({megabytes(run.size)}).")
-            except OSError as error:
-                echo_error(f"Cannot remove {printable(str(run.folder))}: {error.strerror or error}.")
+    def remove(run: StagedRun) -> None:
+        try:
+            remove_staged(run)
+            echo_info(f"Removed staged results of {printable(run.url)} ({megabytes(run.size)}).")
+        except BlockingIOError:
+            echo_info(f"Kept staged results of {printable(run.url)}: the run has not ended.")
+
+    is_removed = [_try_remove(str(run.folder), partial(remove, run)) for run in list_staged() if run.is_uploaded]
+    return all(is_removed)
 
 
 def megabytes(size: int) -> str:
