@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from densenet_cli.cli import COMMANDS, densenet
 from densenet_cli.cli import progress as progress_module
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, option, replace_parameters
+from densenet_cli.cli.command import EXIT_STATUSES, GLOBAL_GROUP, FloatRange, command, option, replace_parameters
 from densenet_cli.cli.console import echo_info
 from densenet_cli.cli.progress import ProgressBar
 from densenet_cli.errors import OutputError
@@ -74,6 +74,8 @@ def test_short_options_of_all_commands(name):
     result = CliRunner().invoke(densenet, [name, "-h"])
     assert result.exit_code == 0
     assert all(text in result.stdout for text in ("Examples:", f"{GLOBAL_GROUP}:", "Exit status:", "-h, --help"))
+    _, statuses = result.stdout.split("Exit status:\n")
+    assert [int(line.split()[0]) for line in statuses.splitlines() if line[2] != " "] == list(EXIT_STATUSES)
 
 
 def test_verbosity_belongs_to_one_run():

@@ -40,15 +40,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
 BATCH_SIZES = (1, 4, 8, 16)
 
 
-@command(
-    exit_statuses={
-        0: "success",
-        1: "with --agreement: some images failed",
-        2: "invalid usage",
-        3: "weights are unavailable or invalid",
-        130: "interrupted",
-    }
-)
+@command(exit_statuses={1: "with --agreement: some images failed; or an unexpected error"})
 @option(
     "--batch-size",
     "batch_sizes",

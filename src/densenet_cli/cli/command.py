@@ -19,15 +19,18 @@ GLOBAL_GROUP = "Global options"
 MAX_OPTION_WIDTH = 28
 """Columns of the longest option that still has its help text on the same line."""
 
-CLASSIFY_STATUSES = {
-    0: "all images were processed",
-    1: "some images failed",
+EXIT_STATUSES = {
+    0: "success",
+    1: "unexpected error",
     2: "invalid usage",
     3: "weights are unavailable or invalid",
     4: "output cannot be written",
     130: "interrupted",
 }
-"""Exit statuses of the commands that process images."""
+"""Every exit status of a command, and what it means unless the command states it more precisely."""
+
+CLASSIFY_STATUSES = {0: "all images were processed", 1: "some images failed, or an unexpected error"}
+"""What exit statuses mean for the commands that process images."""
 
 
 class Option(click.Option):
@@ -145,7 +148,7 @@ class Command(click.Command):
     """A command with grouped options, ``--quiet``, and ``--verbose``.
 
     Args:
-        exit_statuses: What each exit status means, for help.
+        exit_statuses: What exit statuses mean, for help, where ``EXIT_STATUSES`` is not precise enough.
     """
 
     def __init__(
@@ -157,7 +160,7 @@ class Command(click.Command):
     ) -> None:
         settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(name, params=[*(params or ()), *_common_options()], **settings)
-        self._exit_statuses = exit_statuses
+        self._exit_statuses = {**EXIT_STATUSES, **exit_statuses}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options group by group, in aligned columns."""

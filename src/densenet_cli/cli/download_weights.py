@@ -59,7 +59,6 @@ class PublishedWeights(click.ParamType):  # type: ignore[type-arg]
 @command(
     exit_statuses={
         0: "all weights are ready",
-        2: "invalid usage",
         3: "a download failed, or a file is missing or wrong",
         130: "interrupted; the next run continues",
     }

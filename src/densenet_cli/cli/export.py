@@ -17,10 +17,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
 @command(
     exit_statuses={
         0: "exported",
-        2: "invalid usage",
-        3: "weights are unavailable or invalid",
         4: "the file cannot be written, or differs from the model",
-        130: "interrupted",
     }
 )
 @output_option(

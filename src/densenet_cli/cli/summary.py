@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import click
 
 from densenet_cli import variants
-from densenet_cli.cli.command import command, format_option, option
+from densenet_cli.cli.command import EXIT_STATUSES, command, format_option, option
 from densenet_cli.cli.console import printable, stdout_console
 from densenet_cli.cli.model_options import model_options
 from densenet_cli.errors import CheckpointError, UsageError
@@ -48,7 +48,7 @@ MIN_WIDTHS = {"Layers": 78, "Kind": 76, "Mult-adds": 58, "Parameters": 45}
 """Columns of a terminal below which a column of the table is left out."""
 
 
-@command(exit_statuses={0: "success", 2: "invalid usage", 3: "weights are unavailable or invalid"})
+@command(exit_statuses=EXIT_STATUSES)
 @option(
     "--variant",
     type=click.Choice(list(variants.VARIANTS)),

@@ -34,10 +34,8 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 @command(
     exit_statuses={
         0: "training is finished",
-        1: "an image could not be decoded (see --skip-unreadable)",
-        2: "invalid usage",
+        1: "an image could not be decoded (see --skip-unreadable), or an unexpected error",
         3: "initial weights are unavailable or invalid",
-        4: "output cannot be written",
         130: "interrupted; the state is saved for --resume",
     }
 )
