@@ -218,6 +218,16 @@ class TestCache:
             monkeypatch.setenv(name, value.format(tmp_path))
         assert hub_cache.cache_dir() == tmp_path / expected
 
+    @pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])
+    def test_messages_name_the_variable_that_sets_the_location(self, serve, tmp_path, monkeypatch, variable):
+        serve()
+        (tmp_path / "file").touch()
+        monkeypatch.setenv(variable, str(tmp_path / "file" / "folder"))
+        assert f"Set {variable} to" in error_message()
+        monkeypatch.setenv(variable, "~nobody-with-this-name/folder")
+        with pytest.raises(UsageError, match=f"Set {variable} to"):
+            hub.get_files(URL)
+
     def test_cached_checkpoint_is_found_without_heavy_imports(self, serve, home):
         serve()
         hub.get_files(URL)
@@ -329,9 +339,10 @@ class TestOffline:
             monkeypatch.setenv(variable, "1")
         message = error_message(offline=not variable)
         assert server.requests == []
-        assert (variable is None) == ("`offline`" in message)
-        with pytest.raises(WeightsUnavailableError) if variable else pytest.MonkeyPatch.context():
-            hub.download(HubUrl(REPOSITORY))
+        assert message.endswith(f"by {variable or '`offline`'}.")
+        if variable:
+            with pytest.raises(WeightsUnavailableError, match=variable):
+                hub.download(HubUrl(REPOSITORY))
 
     def test_snapshot_without_its_config_is_not_used(self, serve):
         """timm downloads only the weights of models that it knows. Other preprocessing would be used without a word."""

@@ -29,18 +29,34 @@ ALGORITHMS = {64: "sha256", 40: "git-sha1"}
 """Number of hexadecimal digits of a blob's name -> algorithm of the checksum."""
 
 
+CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+
+
+def is_true(variable: str) -> bool:
+    """Return whether an environment variable is true, as ``huggingface_hub`` defines it."""
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def home_dir() -> Path:
     """Return the folder of Hugging Face: ``$HF_HOME``, default ``~/.cache/huggingface``.
 
     Raises:
         UsageError: There is no home folder.
     """
-    return _environment_path("HF_HOME") or (_environment_path("XDG_CACHE_HOME") or _expand("~/.cache")) / "huggingface"
+    return (
+        _environment_path("HF_HOME")
+        or (_environment_path("XDG_CACHE_HOME") or _expand("~/.cache", "HF_HOME")) / "huggingface"
+    )
 
 
 def cache_dir() -> Path:
     """Return the folder of the cache: ``$HF_HUB_CACHE``, default ``$HF_HOME/hub``. It may not exist."""
-    return _environment_path("HF_HUB_CACHE") or _environment_path("HUGGINGFACE_HUB_CACHE") or home_dir() / "hub"
+    return next(filter(None, map(_environment_path, CACHE_VARIABLES)), None) or home_dir() / "hub"
+
+
+def cache_variable() -> str:
+    """Return the environment variable that sets the folder of the cache."""
+    return next(filter(os.environ.get, CACHE_VARIABLES), "HF_HOME")
 
 
 def token_path() -> Path:
@@ -50,14 +66,14 @@ def token_path() -> Path:
 
 def _environment_path(name: str) -> Path | None:
     value = os.environ.get(name)
-    return _expand(value) if value else None
+    return _expand(value, name) if value else None
 
 
-def _expand(path: str) -> Path:
+def _expand(path: str, variable: str) -> Path:
     try:
         return Path(os.path.expandvars(path)).expanduser()
     except RuntimeError:
-        raise UsageError("There is no home folder. Set HF_HOME to a folder for the files of the Hub.") from None
+        raise UsageError(f"There is no home folder. Set {variable} to an absolute path.") from None
 
 
 def algorithm(checksum: str) -> str | None:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress
 
 
-def is_offline() -> bool:
-    """Return whether ``$HF_HUB_OFFLINE`` or ``$TRANSFORMERS_OFFLINE`` disables network access."""
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
+def offline_variable() -> str | None:
+    """Return the environment variable that disables network access, or None."""
+    variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    return variable if hub_cache.is_true(variable) else None
 
 
 def get_files(url: str | HubUrl, *, offline: bool = False, progress: DownloadProgress | None = None) -> Path:
@@ -41,7 +41,7 @@ def get_files(url: str | HubUrl, *, offline: bool = False, progress: DownloadPro
 
     Args:
         url: A URL. See ``parse_url`` for a string.
-        offline: Do not use the network. ``$HF_HUB_OFFLINE`` has the same effect.
+        offline: Do not use the network. ``$HF_HUB_OFFLINE`` and ``$TRANSFORMERS_OFFLINE`` have the same effect.
         progress: Called while the checkpoint is downloaded.
 
     Raises:
@@ -52,9 +52,10 @@ def get_files(url: str | HubUrl, *, offline: bool = False, progress: DownloadPro
     target = parse_url(url) if isinstance(url, str) else url
     paths = find_cached(target)
     if not paths:
-        if not (offline or is_offline()):
+        reason = "`offline`" if offline else offline_variable()
+        if not reason:
             return download(target, progress=progress)
-        paths = _find_offline(target, "`offline`" if offline else "HF_HUB_OFFLINE")
+        paths = _find_offline(target, reason)
     check_intact(target, paths)
     return paths[0]
 
@@ -191,8 +192,8 @@ def download(target: HubUrl, *, force: bool = False, progress: DownloadProgress 
         UsageError: ``$HF_ENDPOINT`` or the token is invalid.
         WeightsUnavailableError: The download fails.
     """
-    if is_offline():
-        raise WeightsUnavailableError(f"{target} was not downloaded: HF_HUB_OFFLINE disables downloads.")
+    if variable := offline_variable():
+        raise WeightsUnavailableError(f"{target} was not downloaded: {variable} disables downloads.")
     from densenet_cli.weights.hub.client import HubClient
 
     return HubClient(target, force, progress).download()

@@ -59,7 +59,7 @@ def read_token() -> str | None:
         UsageError: The token contains characters that are not allowed. The message does not contain it.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-    if not token and os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() not in ("1", "ON", "YES", "TRUE"):
+    if not token and not hub_cache.is_true("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         try:
             token = hub_cache.token_path().read_text("utf-8", "replace")
         except OSError:
@@ -109,7 +109,7 @@ class HubClient:
             raise WeightsUnavailableError(self._describe(error)) from error
         except OSError as error:
             full = f"The disk is full while {self._target} is downloaded to {self._cache.folder}."
-            raise storage_error(error, self._cache.folder, full, "HF_HOME") from error
+            raise storage_error(error, self._cache.folder, full, hub_cache.cache_variable()) from error
 
     def _choose_file(self) -> tuple[str, RemoteFile]:
         """Return the path of the checkpoint in the repository, and what the Hub states about it."""
