@@ -1,8 +1,8 @@
 """Agreement of bfloat16 with float32: ``agreement.py FOLDER [--quick] [--write]``.
 
 FOLDER contains class folders of images for ``tiny``, such as the validation images of Tiny ImageNet. A DenseNet-121
-with random weights, whose first labels are varied, is measured on photographs. ``--write`` updates the table in
-``docs/concepts/performance.md``. The exit status is 1 if less than 99% of the first labels of ``tiny`` are the same in
+with random weights, whose top-1 labels are varied, is measured on photographs. ``--write`` updates the table in
+``docs/concepts/performance.md``. The exit status is 1 if less than 99% of the top-1 labels of ``tiny`` are the same in
 bfloat16.
 """
 
@@ -51,15 +51,15 @@ def main() -> None:
     columns = (
         "bfloat16 compared with float32",
         "Images",
-        "Same first label",
-        "Same five first labels",
+        "Same top-1 label",
+        "Same top-5 labels",
         "Largest difference of a probability",
         "Mean of the largest difference per image",
         "Accuracy, and in float32",
     )
     note = (
         "`tiny` on images of Tiny ImageNet, and DenseNet-121 on photographs of 500x375. The features of a random "
-        "network differ little between photographs. Its head is scaled so that the first labels vary nevertheless, "
+        "network differ little between photographs. Its head is scaled so that the top-1 labels vary nevertheless, "
         "which also scales the rounding errors, so this case is much harder than a trained network."
     )
     table = Table("agreement", columns, tuple(rows), note)

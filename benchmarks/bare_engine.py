@@ -1,7 +1,7 @@
 """Inference throughput without files and decoding: ``bare_engine.py WEIGHTS IMAGES BATCH_SIZE...``.
 
 Prints JSON: images per second by batch size, with all threads on one batch (the usual way to call ONNX Runtime), and
-under ``one_image_per_thread`` with one image per thread, as ``densenet predict`` computes several images.
+under ``one_image_per_thread`` with one image per thread, as ``densenet predict`` processes several images.
 """
 
 import argparse

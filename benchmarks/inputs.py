@@ -110,7 +110,7 @@ def weights(path: Path) -> None:
 def varied_weights(path: Path, weights: str) -> None:
     """Shift and scale the logits of each class so that they are spread around 0 for photographs.
 
-    With random weights, all photographs have the same first label, so the first labels of any precision would agree.
+    With random weights, all photographs have the same top-1 label, so the top-1 labels of any precision would agree.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """How processes scale: cheap images with several threads, and a simulation of a server with many cores.
 
-The simulation replaces the time in C code (decoding and inference) by waits of its measured duration. They release
-Python's lock, as the C code does, and at most as many run at the same time as the server has cores. Everything else is
+The simulation replaces the time in C code (decoding and inference) by sleeps of its measured duration. They release
+the GIL, as the C code does, and at most as many run at the same time as the server has cores. Everything else is
 real: reading and decoding a small image, a network of a few layers, the threads, and the processes. All of it runs on
 the few cores of this machine, so several processes are faster on a real server.
 """

@@ -27,7 +27,7 @@ MIN_THROUGHPUT = 0.9
 
 
 def measure(inputs: Inputs, workload: Workload) -> list[Table]:
-    """Measure the time and the processor time of both, in turn."""
+    """Measure the time and the CPU time of both, in turn."""
     photographs = inputs.photographs(workload.count(1000, quick=60))
     weights = ["--weights", str(inputs.weights())]
     output, first, count = inputs.new_folder(), next(photographs.iterdir()), len(list(photographs.iterdir())) - 1
@@ -69,13 +69,13 @@ def measure(inputs: Inputs, workload: Workload) -> list[Table]:
     )
     columns = (
         *("Network", "Local, images/s", "S3, images/s", "Relative"),
-        *("More processor time per image", "Run with one image"),
+        *("Additional CPU time per image", "Run with one image"),
     )
     return [Table("object-storage", columns, tuple(rows), note, DOCUMENT)]
 
 
 class Sample(NamedTuple):
-    """Seconds of a run with one image, and more seconds and processor seconds for all images."""
+    """Seconds of a run with one image, and the additional seconds and CPU seconds for all images."""
 
     start: float
     seconds: float
@@ -83,7 +83,7 @@ class Sample(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Seconds and processor seconds of a command."""
+    """Seconds and CPU seconds of a command."""
 
     seconds: float
     busy: float

@@ -119,7 +119,7 @@ def _folder_table(
     note = (
         f"Medians of {rounds} rounds of one run each. The rates of commands include the start and end of the process. "
         "Memory is that of the main process."
-        + (f" PyTorch {torch_version} computes batches of 8 or 32, whichever is faster." if torch_version else "")
+        + (f" PyTorch {torch_version} processes batches of 8 or 32, whichever is faster." if torch_version else "")
     )
     return Table("precision", columns, tuple(rows), note)
 

@@ -1,6 +1,6 @@
 """Compare the published weights with the libraries that publish them: ``make check-published``. Needs internet access.
 
-The script downloads the weights of Keras and timm and verifies their checksums. It compares both engines with
+The script downloads the weights of Keras and timm and verifies their checksums. It compares all engines with
 ``keras.applications`` on the same pixels, and with timm (if it is installed) from image files to probabilities. It
 exits with status 1 if a difference exceeds the limits.
 
@@ -54,7 +54,7 @@ def load_reference(name: str) -> keras.Model:
 
 
 def check(name: str, images: Sequence[Path]) -> bool:
-    """Compare both engines with Keras, print the differences, and return whether they are within the limits."""
+    """Compare all engines with Keras, print the differences, and return whether they are within the limits."""
     variant = variants.get(name)
     path = store.download(variant)
     assert variant.weights
@@ -76,7 +76,7 @@ def check(name: str, images: Sequence[Path]) -> bool:
 
 
 def check_timm(name: str, images: Sequence[Path]) -> bool:
-    """Compare both engines with timm, or without it with each other, print the differences, and return the verdict.
+    """Compare all engines with timm, or without it with each other, print the differences, and return the verdict.
 
     Every side decodes, resizes, and crops the image files itself. Images with a color profile are left out, because
     timm ignores the profile.

@@ -36,9 +36,9 @@ class Classifier(ImageModel):
             precisions.
         precision: ``float32``, ``bfloat16`` (faster on processors with AMX), ``int8`` (faster on processors with VNNI),
             or ``auto`` for the faster one of the first two.
-        int8_images: Folder of at least 100 images like those to be classified. int8 requires it the first time, to
-            choose the ranges of values in the network, which are cached. It has nothing to do with ``calibration``.
-        allow_low_agreement: Accept int8 even if its first label is that of float32 for less than 97% of these images.
+        int8_images: Folder of at least 100 unlabeled images like those to be classified. int8 requires it the first
+            time, to measure the activation ranges, which are cached. It is unrelated to ``calibration``.
+        allow_low_agreement: Accept int8 even if its top-1 label is that of float32 for less than 97% of these images.
         preprocess: How to fit images to the input: ``crop``, ``squash``, ``pad``, or ``keras``. Defaults to the model's
             mode, or else ``crop``.
         input_size: Side of the square input in pixels. Defaults to the model's input size.
@@ -47,7 +47,7 @@ class Classifier(ImageModel):
         std: Standard deviation of each channel, likewise.
         interpolation: How to resize: ``bilinear``, ``bicubic``, or ``nearest``.
         crop_ratio: Fraction of the resized image's shorter side that ``crop`` keeps, at most 1.
-        activation: What makes probabilities of the outputs: ``softmax`` or, for independent classes, ``sigmoid``.
+        activation: Converts logits to probabilities: ``softmax`` or, for multi-label models, ``sigmoid``.
         uncalibrated: Ignore the calibration in the checkpoint, and report the network's own probabilities.
         exact: Decode large JPEGs at full scale.
         ten_crop: Average over ten crops of each image (``crop`` mode only).
@@ -56,7 +56,7 @@ class Classifier(ImageModel):
             bits, or ``LOW:HIGH``.
         pages: Which pages of a TIFF file, or frames of an animation, the methods for many images process: ``first``,
             with a note in the result if there are more, or ``all``.
-        batch_size: Number of images per batch, at least 1; 8 by default. Only ``tensorflow`` computes batches.
+        batch_size: Number of images per batch, at least 1; 8 by default. Only ``tensorflow`` processes batches.
         threads: Number of threads for decoding and for inference. Defaults to the number of cores.
         processes: Number of processes that share the threads when there are many images, at least 1. Defaults to 1, or
             more on machines with so many cores that one process cannot use them. ``close`` ends them.

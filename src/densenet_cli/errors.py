@@ -78,7 +78,7 @@ class IsolationError(DensenetError):
 
 
 class ProcessError(DensenetError):
-    """One of several processes that compute images cannot be started or has ended (``processes``)."""
+    """One of several processes that share the images cannot be started or has failed (``processes``)."""
 
 
 class ImageError(DensenetError):
@@ -115,7 +115,7 @@ class DownloadFailedError(ImageError):
 
 
 class DecoderCrashedError(ImageError):
-    """The worker process that decoded the image ended (``isolate``)."""
+    """The worker process that decoded the image crashed or was killed (``isolate``)."""
 
 
 class DecodingTimedOutError(ImageError):

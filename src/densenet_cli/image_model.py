@@ -180,7 +180,7 @@ class ImageModel:
             outputs: ``probabilities``, ``raw_probabilities`` (without calibration), ``logits``, or ``features``.
             preview: Kind of preview to add to results (``Thumbnail`` or ``DisplayImage``), or None.
             preview_limit: Number of results that get a preview, the first ones; None for all.
-            batch_size: Number of images per batch; None for the classifier's. Only TensorFlow computes batches. With
+            batch_size: Number of images per batch; None for the classifier's. Only TensorFlow processes batches. With
                 this argument or ``threads``, everything is computed in this process.
             threads: Number of decoding threads; None for the classifier's.
 

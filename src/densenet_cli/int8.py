@@ -1,6 +1,6 @@
 """Calibration of int8 on the user's images: the ranges of the activations, and the agreement with float32.
 
-Images are sampled from a folder. A third of them determines the ranges; on the others, the first labels in int8 and
+Images are sampled from a folder. A third of them determines the ranges; on the others, the top-1 labels in int8 and
 float32 are compared. The result is stored in the graph cache, under a key of the checkpoint, the preprocessing, and the
 identities of the images, so that later runs need no images.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from densenet_cli.images.sources import Source
 
 MIN_AGREEMENT = 0.97
-"""Share of identical first labels below which int8 is refused."""
+"""Share of identical top-1 labels below which int8 is refused."""
 
 MIN_IMAGES, MAX_IMAGES = 100, 768
 """Images to calibrate with. More change neither the ranges nor the measured agreement by much."""

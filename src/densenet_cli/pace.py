@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 CHEAP = 0.6e-3
-"""Processor time in seconds below which images are cheap: Python's lock lets only one thread work on them, and several
-would spend their time passing it on."""
+"""Processor time in seconds below which images are cheap: the GIL lets only one thread work on them, and several would
+spend their time passing it on."""
 
 SAMPLE = 32
 """Images after which the pipeline decides again whether they are cheap."""
@@ -22,7 +22,7 @@ MAX_BREAK = 1024
 """Limit of the samples between two trials to work with one thread."""
 
 LOCK_WAIT = 4
-"""Times its own processor time, and that of every other thread, that an image takes at most because of Python's lock.
+"""Times its own processor time, and that of every other thread, that an image takes at most because of the GIL.
 An image that takes longer waits for something else, such as a file server, and several threads can wait together."""
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from densenet_cli.pipeline import Result
 
 TOP_K = 5
-"""Classes per image by default, of a model whose classes exclude each other."""
+"""Classes per image by default, of a model whose classes are mutually exclusive."""
 MIN_PROB = 0.5
 """The probability from which an image has a class by default, of a multi-label model."""
 

@@ -61,7 +61,7 @@ ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "so
 """Activations of a head's hidden layers. The definitions are those of ``keras.activations`` with default arguments."""
 
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid")
-"""Functions from logits to probabilities: of classes that exclude each other, or of independent classes."""
+"""Activations that convert logits to probabilities: of mutually exclusive classes, or of independent classes."""
 
 
 class HeadLayer(NamedTuple):

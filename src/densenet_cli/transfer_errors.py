@@ -19,7 +19,7 @@ class TransferError(Exception):
     The message is a clause without the URL and without credentials, such as "the server returned 404 Not Found".
 
     Attributes:
-        transient: Whether the same request may succeed if it is repeated.
+        transient: Whether the same request may succeed if it is retried.
         status: The HTTP status, or None if there was no response.
         code: The reason that a Hugging Face Hub states, such as ``EntryNotFound``, or "".
     """

@@ -18,16 +18,16 @@ from tests.support.fake_classifier import FakeClassifier, labeled
 
 CROPS = 1500
 MIN_SAME_FIRST = 0.98
-"""Smallest share of crops with the same first label.
+"""Smallest share of crops with the same top-1 label.
 
 ``benchmarks/agreement.py`` requires 99% on validation images, which are not in this repository. The crops show parts of
-eight photographs, so the model is less sure, and its two first labels are more often almost equally probable: 98.8% to
-99.3% of them had the same first label, depending on the crops.
+eight photographs, so the model is less sure, and its two most probable labels are more often almost equally probable:
+98.8% to 99.3% of them had the same top-1 label, depending on the crops.
 """
 
 
 def test_counts():
-    """Four images with labels: equal, another first label, another top-5 set, and one that fails."""
+    """Four images with labels: equal, another top-1 label, another top-5 set, and one that fails."""
     reference = [np.array(row, np.float32) / 100 for row in ((40, 20, 15, 10, 9, 6), (40, 38, 9, 6, 4, 3))]
     reference += [reference[0], UnreadableImageError("damaged")]
     rows = [reference[0], reference[1][[1, 0, 2, 3, 4, 5]], reference[0][[0, 1, 2, 3, 5, 4]], reference[3]]

@@ -148,10 +148,10 @@ def test_engines_without_batches_have_no_batch_size(printed):
 def test_agreement_is_beside_throughput(printed):
     agreement = Agreement(images=8, same_first=7, same_top5=6, max_difference=0.1, mean_difference=0.01)
     report = make_report({(None, 2): USUAL}, precisions=BFLOAT16, agreement=agreement)
-    assert "same first label for 7 of 8 images" in " ".join(printed(report).split())
+    assert "same top-1 label for 7 of 8 images" in " ".join(printed(report).split())
     assert report.to_dict()["agreement"]["same_first_label"] == 7 / 8
     without = dataclasses.replace(report, agreement=None)
-    assert "same first label" not in printed(without) and without.to_dict()["agreement"] is None
+    assert "same top-1 label" not in printed(without) and without.to_dict()["agreement"] is None
 
 
 def test_one_setting_is_not_the_fastest(printed):

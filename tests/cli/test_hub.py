@@ -1,4 +1,4 @@
-"""Commands with models of the Hugging Face Hub, and with folders."""
+"""Commands with models from the Hugging Face Hub, and with folders."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_a_run_ends_with_its_cluster(densenet, images, weights, tmp_path):
         cluster.kill()
         result = densenet.finish(run)
     assert result.status == 1
-    assert "The cluster has ended" in result.err
+    assert "The Ray cluster stopped" in result.err
 
 
 @pytest.mark.usefixtures("decoders")

@@ -87,7 +87,7 @@ class RayCluster:
     def _read(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline().strip()
-        assert line, "The cluster has ended."
+        assert line, "The cluster stopped."
         return line
 
 

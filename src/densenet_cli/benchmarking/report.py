@@ -206,7 +206,7 @@ class BenchmarkReport:
         return list(dict.fromkeys(case.engine for case in self.times))
 
     def has_batches(self, engine: str) -> bool:
-        """Return whether an engine computes batches. Others compute one image per thread."""
+        """Return whether an engine processes batches. Others process one image per thread."""
         return BenchmarkCase(engine, self.threads_of(engine)[0], "end_to_end", None) not in self.times
 
     def threads_of(self, engine: str) -> list[int]:

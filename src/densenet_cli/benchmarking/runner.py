@@ -66,7 +66,7 @@ class BenchmarkPlan:
         options: Arguments of ``Classifier`` except ``batch_size`` and ``threads``; ``engine`` and ``precision`` are
             required.
         arguments: The same options as command-line arguments, except the engine, the precision, and those of int8.
-        batch_sizes: Batch sizes to measure, each with each number of threads, for an engine that computes batches.
+        batch_sizes: Batch sizes to measure, each with each number of threads, for an engine that processes batches.
         threads: Numbers of threads to measure.
         images: Image files; synthetic images if empty.
         seconds: Approximate duration. ``MIN_ROUNDS`` rounds are run regardless.

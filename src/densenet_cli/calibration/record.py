@@ -1,7 +1,7 @@
 """What calibration measures of a model, and its compact form in the metadata of a checkpoint.
 
-The arrays of scores are base64 text of little-endian numbers, 10 to 16 bytes per image for a model whose classes
-exclude each other, and about 4 bytes per image and class for a multi-label model. They are sorted, so that they do not
+The arrays of scores are base64 text of little-endian numbers, 10 to 16 bytes per image for a model whose classes are
+mutually exclusive, and about 4 bytes per image and class for a multi-label model. They are sorted, so that they do not
 reveal the order of the images. They suffice for any coverage and any limit of the error.
 """
 
@@ -40,7 +40,7 @@ MAX_SCORES = 1_000_000
 
 
 class Scores(NamedTuple):
-    """The calibration images of a model whose classes exclude each other, with calibrated probabilities.
+    """The calibration images of a model whose classes are mutually exclusive, with calibrated probabilities.
 
     Attributes:
         targets: Class of each image.
@@ -210,12 +210,12 @@ class Calibration:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether the classes do not exclude each other."""
+        """Whether the classes are not mutually exclusive."""
         return isinstance(self.temperature, tuple)
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of the logits: ``softmax`` or ``sigmoid``."""
+        """Activation that converts logits to probabilities: ``softmax`` or ``sigmoid``."""
         return "sigmoid" if self.is_multi_label else "softmax"
 
     def probabilities(self, logits: FloatArray) -> FloatArray:
@@ -224,7 +224,7 @@ class Calibration:
 
     @cached_property
     def scores(self) -> Scores:
-        """The scores of a model whose classes exclude each other."""
+        """The scores of a model whose classes are mutually exclusive."""
         return Scores.from_dict(self._stored_scores, self.images, self.classes)
 
     @cached_property

@@ -28,7 +28,7 @@ COMMANDS = {
     "embed": "Turn images into feature vectors for search.",
     "summary": "Show a model's layers, shapes, and parameters.",
     "evaluate": "Measure a model's accuracy on labeled images.",
-    "calibrate": "Make a model's probabilities match how often its labels are right.",
+    "calibrate": "Calibrate a model's probabilities on labeled images.",
     "train": "Train or fine-tune a model on folders of labeled images.",
     "export": "Convert a model to ONNX, TensorFlow, LiteRT, or PyTorch.",
     "benchmark": "Measure a model's speed and memory use.",

@@ -46,7 +46,7 @@ BATCH_SIZES = (1, 4, 8, 16)
     "batch_sizes",
     type=IntList(1, 4096),
     metavar="N,...",
-    help="Batch sizes to measure, only with --engine tensorflow or --compare. Other engines compute one image per "
+    help="Batch sizes to measure, only with --engine tensorflow or --compare. Other engines process one image per "
     f"thread.  [default: {','.join(map(str, BATCH_SIZES))}]",
 )
 @option(

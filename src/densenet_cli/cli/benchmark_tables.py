@@ -38,7 +38,7 @@ def print_report(report: BenchmarkReport) -> None:
     if report.agreement:
         precision = report.precisions[report.engines[0]]
         same = _share(report.agreement.same_first, report.agreement.images)
-        console.print(f"{precision} and float32 have the same first label for {same} images.")
+        console.print(f"{precision} and float32 have the same top-1 label for {same} images.")
     quartiles = ", with the interquartile range in parentheses" if _shows_quartiles(console) else ""
     console.print(f"Medians of {report.rounds} rounds{quartiles}.", style="dim")
     if len(report.engines) > 1:
@@ -178,8 +178,8 @@ def print_agreement(model: str, engine: str, precision: str, folder: str, agreem
     table.add_column()
     table.add_column(justify="right")
     table.add_column(justify="right")
-    rows = [("Same first label", agreement.same_first, agreement.images)]
-    rows.append(("Same five first labels, in any order", agreement.same_top5, agreement.images))
+    rows = [("Same top-1 label", agreement.same_first, agreement.images)]
+    rows.append(("Same top-5 labels, in any order", agreement.same_top5, agreement.images))
     if agreement.labeled:
         rows.append((f"Accuracy in {precision}", agreement.correct, agreement.labeled))
         rows.append(("Accuracy in float32", agreement.reference_correct, agreement.labeled))

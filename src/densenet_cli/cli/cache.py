@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 def cache(prune: bool, verify: bool, remove: tuple[str, ...], format_: str) -> int:
     """Show what is stored on this machine: published weights, graphs, and decoded images.
 
-    Graphs are networks that ONNX Runtime has optimized. Decoded images are those of training sets. Both can be
-    deleted at any time, because they are created again when needed. Published weights are never deleted
-    automatically.
+    Graphs are networks that ONNX Runtime has optimized or OpenVINO has compiled. Decoded images are those of training
+    sets. Both can be deleted at any time, because they are created again when needed. Published weights are never
+    deleted automatically.
 
     Staged results are those of unfinished runs with --output in object storage. --resume continues them.
 

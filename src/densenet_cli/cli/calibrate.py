@@ -1,4 +1,4 @@
-"""``densenet calibrate``: make a model's probabilities match how often its labels are right."""
+"""``densenet calibrate``: calibrate a model's probabilities on labeled images."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def calibrate(
     overwrite: bool,
     **model: Any,
 ) -> int:
-    """Make a model's probabilities match how often its labels are right.
+    """Calibrate a model's probabilities on labeled images.
 
     FOLDER contains one folder per class, as for densenet evaluate. Use images that are like those to be classified and
     were not used for training: at least 100, better 1,000 or more. The output is the same model with a temperature,
-    which all commands then apply, and with what predict --coverage and --max-error need.
+    which all commands apply, and with the data that predict --coverage and --max-error need.
 
     \b
     Examples:

@@ -88,7 +88,7 @@ def download_weights(
 
     Files are stored where Keras and huggingface_hub store them: in $KERAS_HOME/models (default: ~/.keras/models) and
     $HF_HUB_CACHE (default: ~/.cache/huggingface/hub). Verified files are not downloaded again, and an interrupted
-    download is continued. For a revision of the Hub, the newest commit is downloaded.
+    download is continued. For a revision on the Hub, the newest commit is downloaded.
 
     \b
     States in the table:

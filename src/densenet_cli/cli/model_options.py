@@ -65,9 +65,8 @@ MODEL_OPTIONS = {
         "--int8-images",
         type=LocalPath(exists=True, file_okay=False),
         metavar="DIR",
-        help="At least 100 images like those to be classified, without labels. --precision int8 takes the ranges of "
-        "values in the network from them, and caches these for later runs. (This is not the calibration of "
-        "probabilities, which densenet calibrate does.)",
+        help="At least 100 unlabeled images like those to be classified. --precision int8 measures the activation "
+        "ranges on them and caches the ranges for later runs. (This is unrelated to densenet calibrate.)",
     ),
     "allow_low_agreement": model_option(
         "--allow-low-agreement",
@@ -77,7 +76,7 @@ MODEL_OPTIONS = {
     "activation": model_option(
         "--activation",
         type=click.Choice(OUTPUT_ACTIVATIONS),
-        help="What makes probabilities of the model's outputs: softmax, or sigmoid for independent classes.  "
+        help="Activation that converts logits to probabilities: softmax, or sigmoid for a multi-label model.  "
         "[default: as --weights states, or softmax]",
     ),
     "uncalibrated": model_option(
@@ -160,7 +159,7 @@ MODEL_OPTIONS = {
         default=BATCH_SIZE,
         show_default=True,
         metavar="N",
-        help="Number of images per batch, only with --engine tensorflow. Other engines compute one image per thread.",
+        help="Number of images per batch, only with --engine tensorflow. Other engines process one image per thread.",
     ),
     "threads": performance_option(
         "--threads",

@@ -147,7 +147,7 @@ def _follow(job: Job, plan: Any, folder: PartFolder, parts: int, finished: Any, 
 
 def _end_without_cluster() -> None:
     """End this process, in any thread. Without its cluster, Ray waits and then ends it without a message."""
-    echo_error("Error: The cluster has ended. Finished parts are kept. Use --resume to continue.")
+    echo_error("Error: The Ray cluster stopped. Finished parts are kept. Use --resume to continue.")
     sys.stderr.flush()
     os._exit(1)
 

@@ -70,7 +70,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
     "--tensorboard",
     type=LocalPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write the metrics for TensorBoard into this folder, which is for one run.",
+    help="Write TensorBoard logs to this folder. Use one folder per run.",
 )
 @settings_options
 @option(

@@ -1,4 +1,4 @@
-"""Labeled images: class folders, also in archives, and tables of paths and labels.
+"""Labeled images: class folders, including those in archives, and tables of paths and labels.
 
 Evaluation and training share these readers.
 """
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def open_dataset(folder: str | None, csv: str | None, options: DatasetOptions | None = None) -> Dataset:
-    """Open class folders, also in an archive, or a table if ``csv`` is given, whose paths then start from ``folder``.
+    """Open class folders or an archive of them, or the table ``csv``, whose paths then start from ``folder``.
 
     Raises:
         UsageError: Neither is given, the folder is already split (see ``find_splits``), or it cannot be used (see

@@ -266,5 +266,5 @@ def check_single_labels(dataset: Dataset, labels: Labels, assumes_softmax: bool 
         if SEPARATOR in name and not resolver.candidates(name):
             raise UsageError(
                 f"The {dataset.description} give an image several labels ({name!r}), but the classes of the model "
-                f"exclude each other.{SIGMOID_HINT if assumes_softmax else ' Use a multi-label model.'}"
+                f"are mutually exclusive.{SIGMOID_HINT if assumes_softmax else ' Use a multi-label model.'}"
             )

@@ -95,7 +95,7 @@ def available_cores() -> int:
 
 
 CORES_PER_PROCESS = {"float32": 32, "bfloat16": 16, "int8": 24}
-"""Precision -> number of cores that one process can use: Python's lock allows no more. Measured with DenseNet-121 by
+"""Precision -> number of cores that one process can use: the GIL allows no more. Measured with DenseNet-121 by
 ``benchmarks/many_cores.py``, and for int8 estimated from the time of an image."""
 
 

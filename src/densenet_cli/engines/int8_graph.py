@@ -1,8 +1,9 @@
 """Quantization of an ONNX graph to int8: which convolutions, with which ranges of values.
 
 All convolutions are quantized except the first one and those of the head, where rounding costs the most agreement.
-Their weights get a scale per output channel, and their inputs a scale and a zero point per tensor. Their sums, batch
-norms, and concatenations stay in float32: rounding the sums would change as many labels as all else, and save no time.
+Their weights get a scale per output channel, and their inputs a scale and a zero point per tensor. Their outputs, batch
+norms, and concatenations stay in float32: rounding the outputs would change as many labels as all else, and save no
+time.
 
 The values of an activation are rounded to 256 steps between the ends of its range, and clipped there. A range is taken
 from images: of the minima and maxima of each image, it is the percentiles of ``PERCENTILE``. Two numbers per image and
@@ -44,7 +45,7 @@ class Quantization(NamedTuple):
 
     Attributes:
         ranges: The range of each activation.
-        identical: The number of images whose first label is that of float32.
+        identical: The number of images whose top-1 label is that of float32.
         images: The number of images that this was measured on, which did not determine the ranges.
     """
 
@@ -54,7 +55,7 @@ class Quantization(NamedTuple):
 
     @property
     def agreement(self) -> float:
-        """The share of images whose first label is that of float32."""
+        """The share of images whose top-1 label is that of float32."""
         return self.identical / self.images
 
     @property
@@ -63,7 +64,7 @@ class Quantization(NamedTuple):
         return digest(json.dumps(self.ranges, sort_keys=True).encode())
 
     def __str__(self) -> str:
-        return f"int8 agrees with float32 on the first label of {self.agreement:.1%} of {self.images} images"
+        return f"int8 agrees with float32 on the top-1 label of {self.agreement:.1%} of {self.images} images"
 
 
 def _convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -24,7 +24,7 @@ MODEL_FILE, DATA_FILE = "model.onnx", "model.data"
 class OnnxEngine:
     """Implements ``engines.Engine``. If the graph is cached, creating the engine only reads the cache entry.
 
-    All threads compute a single image together, for the lowest latency. If there are more, each thread computes one at
+    All threads process a single image together, for the lowest latency. If there are more, each thread processes one at
     a time: no thread waits for another within an image, which increases the throughput by 10%.
     """
 

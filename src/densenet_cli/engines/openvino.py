@@ -162,7 +162,7 @@ class _Network:
         self.run(example, tuple(self._indices))
 
     def run(self, image: Pixels, outputs: tuple[str, ...]) -> tuple[FloatArray, ...]:
-        """Compute one image, (1, height, width, channels). Thread-safe."""
+        """Process one image, (1, height, width, channels). Thread-safe."""
         # The request uses the memory of the pixels. Those of a worker process cannot be written to, which it requires.
         pixels = np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         request = self._requests.get()

@@ -34,7 +34,7 @@ def expand_path(path: str, suffixes: frozenset[str], open_archives: bool = True)
     """Yield a file, the images in a folder or an archive, the matches of a glob, or one error.
 
     Args:
-        path: The path or URL, also of a folder in an archive.
+        path: The path or URL, including that of a folder in an archive.
         suffixes: File name extensions of images.
         open_archives: Whether to yield the images in archives instead of the archives.
     """

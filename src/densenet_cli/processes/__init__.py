@@ -1,4 +1,4 @@
-"""Several processes that compute images, for machines with more cores than Python's lock lets one process use.
+"""Several processes that share the images, for machines with more cores than the GIL lets one process use.
 
 Python code of one process runs on one core at a time, which limits a process to 2,000 to 4,000 images per second. Here
 each process has the model and a share of the threads. All map the same weights, and share the memory for decoding.

@@ -1,4 +1,4 @@
-"""A process that computes images: receives sources and sends results until the parent ends."""
+"""A process that runs the model: receives sources and sends results until the parent ends."""
 
 from __future__ import annotations
 

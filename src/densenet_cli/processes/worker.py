@@ -1,4 +1,4 @@
-"""The parent's end of one process that computes images."""
+"""The parent's end of one process that runs the model."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class WorkerProcess:
             raise ProcessError("A process sent an invalid response.") from None
         if not is_open:
             raise ProcessError(
-                f"A process that computed images {describe_exit(self._process)}. Use fewer `processes`, or less memory "
+                f"One of the processes {describe_exit(self._process)}. Use fewer `processes`, or less memory "
                 "with `decode_memory`."
             )
         header = self._channel.header

@@ -55,7 +55,7 @@ def run(
         plan: The size of the workers.
         finished: The parts that are done already.
         on_stall: Called with a sentence when nothing has been finished for some time.
-        on_lost: Called, in another thread, when the cluster has ended. Ray then ends this process within half a minute.
+        on_lost: Called, in another thread, when the cluster stopped. Ray then ends this process within half a minute.
 
     Raises:
         ProcessError: A part kills its worker again and again.
@@ -78,7 +78,7 @@ def run(
             if fruitless == MAX_FRUITLESS_PASSES:
                 raise ProcessError(
                     f"{plural(len(missing), 'part')}, beginning with part {missing[0]}, could not be computed: in "
-                    f"{fruitless} attempts, the worker process ended, possibly because memory ran out. Use fewer "
+                    f"{fruitless} attempts, the worker process failed, possibly because memory ran out. Use fewer "
                     "`threads` or a smaller `decode_memory`, and `resume` to continue."
                 )
             before = len(done)

@@ -83,7 +83,7 @@ class Operation(NamedTuple):
             mtime: Modification time of the target in nanoseconds when it was placed, None if unknown.
 
         Raises:
-            ChangedFileError: The target is missing or another file. Of a copy, only the size is compared.
+            ChangedFileError: The target is missing or another file. For a copy, only the size is compared.
         """
         if not os.path.lexists(self.target):
             if self.action == "move" and os.path.lexists(self.source):

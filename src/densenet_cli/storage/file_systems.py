@@ -19,7 +19,7 @@ CONNECTIONS = 64
 
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 20
-"""Seconds without any data. The libraries repeat a request that failed, a few times."""
+"""Seconds without any data. The libraries retry a failed request a few times."""
 
 _ATTEMPTS = 3
 """Of botocore for each request, and of s3fs for each request and for reading the body of its response."""

@@ -2,7 +2,7 @@
 
 Most of the time of ``get_object`` goes into botocore's general handling of requests and responses: more than a small
 image takes to decode. A presigned URL is signed by the same client with the same credentials and is a plain HTTP
-request. Whatever goes wrong with it, the object is read again in the usual way, which repeats and reports errors.
+request. Whatever goes wrong with it, the object is read again in the usual way, which retries and reports errors.
 """
 
 from __future__ import annotations

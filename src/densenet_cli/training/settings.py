@@ -105,9 +105,7 @@ class Settings:
     )
     warmup: float = setting(1.0, "Epochs of linear warmup.", "Schedule", metavar="EPOCHS", range=Range(0, 1e6))
     momentum: float = setting(0.9, "Nesterov momentum.", "Optimizer", metavar="M", range=Range(0, 1))
-    weight_decay: float = setting(
-        1e-4, "L2 regularization of kernels.", "Optimizer", metavar="DECAY", range=Range(0, 1)
-    )
+    weight_decay: float = setting(1e-4, "L2 penalty for kernels.", "Optimizer", metavar="DECAY", range=Range(0, 1))
     label_smoothing: float = setting(
         0.1,
         "Label smoothing.",
@@ -137,7 +135,7 @@ class Settings:
         range=Range(0, 1, max_open=False),
         shown_default="off",
     )
-    flip: bool = setting(True, "Do not flip half of the images horizontally.", "Augmentation")
+    flip: bool = setting(True, "Disable random horizontal flips.", "Augmentation")
     mixup: float = setting(
         0.0,
         "Average pairs of images (not with --multi-label), with shares from Beta(ALPHA, ALPHA), such as 0.2.",
@@ -175,8 +173,8 @@ class Settings:
     class_weights: bool = setting(False, "Weight classes by inverse frequency.", "Labels and loss")
     multi_label: bool = setting(
         False,
-        'Train classes that do not exclude each other. Requires --csv with labels such as "cat|dog", '
-        "or with a column of 0 and 1 per class.",
+        "Train a multi-label model, whose classes are not mutually exclusive. Requires --csv with labels such as "
+        '"cat|dog", or with a column of 0 and 1 per class.',
         "Labels and loss",
     )
     start: str = setting(
@@ -188,14 +186,16 @@ class Settings:
     )
     freeze: str = setting(
         "",
-        "Freeze the layers up to this stage (conv1, conv2, ...). With all, only fit a new head, which is fast.",
+        "Freeze the layers up to and including this stage (conv1, conv2, ...). With all, only fit a new head (fast).",
         "Initial weights",
         metavar="STAGE",
     )
     views: int = setting(
         0, "Augmented copies of each image to add.", "New head only (--freeze all)", metavar="N", range=Range(0, 1000)
     )
-    then_unfreeze: bool = setting(False, "Continue by training all layers.", "New head only (--freeze all)")
+    then_unfreeze: bool = setting(
+        False, "Continue by training all layers except batch normalization.", "New head only (--freeze all)"
+    )
     unfreeze_after: int = setting(
         0,
         "Unfreeze all layers after this many epochs.",

@@ -34,7 +34,7 @@ def describe_network(settings: Settings, classes: int) -> str:
     total = sum(prod(shape) for arrays in shapes.values() for shape in arrays.values())
     if settings.is_head_only:
         layers, trained = "the head", {HEAD}
-        after = ", then all layers except batch normalizations" * settings.then_unfreeze
+        after = ", then all layers except batch normalization" * settings.then_unfreeze
     else:
         trained = {layer for layer in shapes if not is_frozen(layer, settings.freeze)}
         layers = f"the layers after {settings.freeze}" if settings.freeze else "all layers"

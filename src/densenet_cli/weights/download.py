@@ -56,7 +56,7 @@ class ExpectedFile(NamedTuple):
 
 
 def retry(request: Callable[[], T]) -> T:
-    """Return the result of a request, which is repeated after transient errors. Raises ``TransferError``."""
+    """Return the result of a request, which is retried after transient errors. Raises ``TransferError``."""
     for delay in RETRY_DELAYS:
         try:
             return request()

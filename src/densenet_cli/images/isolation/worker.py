@@ -269,13 +269,13 @@ class _TimedConnection:
 
 
 def describe_exit(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a process that should have ended, and return how it did, as the predicate of a sentence."""
+    """Wait for a process that should have exited, and return how it did, as the predicate of a sentence."""
     try:
         status = process.wait(EXIT_TIMEOUT)
     except subprocess.TimeoutExpired:
         return "stopped responding"
     if status >= 0:
-        return f"ended with exit status {status}"
+        return f"stopped with exit status {status}"
     if status == -signal.SIGKILL:
         return "was killed (SIGKILL), possibly because memory ran out"
     with suppress(ValueError):

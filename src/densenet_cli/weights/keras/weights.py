@@ -1,7 +1,7 @@
 """Keras weights without a configuration: what the names of groups and arrays reveal.
 
 ``.weights.h5`` files and the weights-only ``.h5`` files of Keras 2 contain neither the order of the layers nor their
-arguments. The backbone has known names, or is identified by the order of creation. Of a head, one dense layer with at
+arguments. The backbone has known names, or is identified by the order of creation. A head of one dense layer with at
 most one batch normalization is determined; a larger one is not.
 """
 
@@ -44,7 +44,7 @@ class StoredWeights(NamedTuple):
     Attributes:
         backbone: The layers of the backbone, under the names of ``keras.applications``.
         others: The other layers with arrays.
-        classes: The classes of the other layers, also of those without arrays, such as ``flatten``.
+        classes: The classes of the other layers, including those without arrays, such as ``flatten``.
     """
 
     backbone: StoredLayers

@@ -49,7 +49,7 @@ def check_backbone(classes: Mapping[str, ModuleClass], features: str, stem: str 
 
 
 def _check_classes(classes: Mapping[str, ModuleClass], features: str) -> None:
-    """Check that a library's modules below ``features`` are of the classes in a DenseNet, also those with arrays."""
+    """Check that a library's modules below ``features`` are of the classes in a DenseNet, even those with arrays."""
     for name, module in classes.items():
         if name.startswith(features) and "." not in module.name and module.name not in LIBRARY_CLASSES:
             raise CheckpointError(
