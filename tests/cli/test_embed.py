@@ -122,6 +122,8 @@ def test_resume_adds_sources_and_retries_errors(weights, folder, output):
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume")
     assert result.status == 1  # the output still contains an error
     assert "2 sources already done" in result.err
+    result = densenet("embed", folder / "b.png", "-o", output, "--weights", weights, "--resume", "--retry-errors")
+    assert result.status == 1  # the image with the error is not among the sources
     Image.new("RGB", (40, 40)).save(folder / "broken.jpg")
     result = densenet("embed", folder, "-o", output, "--weights", weights, "--resume", "--retry-errors")
     assert result.status == 0

@@ -65,6 +65,20 @@ def test_resuming_reports_the_number_of_finished_sources(weights, images, tmp_pa
     assert "2 sources already done" in two.err
 
 
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_retrying_keeps_the_errors_of_sources_that_are_not_given_again(weights, images, tmp_path, name):
+    (tmp_path / "bad.png").touch()
+    output = tmp_path / name
+    arguments = ["predict", "--weights", weights, "-o", output, "-k", 1]
+    assert densenet(*arguments, tmp_path / "bad.png", images[0]).status == 1
+    before = output.read_bytes()
+    assert densenet(*arguments, images[1], "--resume", "--retry-errors").status == 1
+    assert output.read_bytes().startswith(before)
+    images[0].rename(tmp_path / "bad.png")
+    assert densenet(*arguments, tmp_path / "bad.png", "--resume", "--retry-errors").status == 0
+    assert b'error":' not in output.read_bytes() and b"Unreadable" not in output.read_bytes()
+
+
 def test_a_missing_output_folder_precedes_missing_weights(images, tmp_path):
     result = densenet("predict", images[0], "--offline", "-o", tmp_path / "missing" / "x.csv")
     assert result.status == 4

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,6 +30,12 @@ PREDICTIONS = [
     Prediction("b\n.jpg", "m", error=Failure("UnreadableImage", "No image.")),
     Prediction("c.jpg", "m"),
 ]
+
+
+class Named(NamedTuple):
+    """A source."""
+
+    name: str
 
 
 def file_writer(path: Path, **options: Any) -> RecordWriter:
@@ -191,7 +197,10 @@ def test_a_second_run_on_the_same_file_is_an_error(tmp_path: Path) -> None:
             for prediction in PREDICTIONS:
                 records.write(prediction)
         with file_writer(path, resume=True, retry_errors=True) as records:
-            records.write(PREDICTIONS[2])  # the file has been replaced by one without its error record
+            before = path.stat().st_ino
+            assert list(records.pending([Named("b\n.jpg")])) == [Named("b\n.jpg")]
+            records.write(PREDICTIONS[1])
+            assert path.stat().st_ino != before, "the file has been replaced by one without its error record"
             assert "another run is writing it" in pool.apply(enter, (path,))
         assert pool.apply(enter, (path,)) == "entered"
 

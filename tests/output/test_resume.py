@@ -222,7 +222,10 @@ class TestRanksThatAreLeftOut:
         [list("abcde"), list("ddaaccbbe"), ["bad", "d", "bad", "bad", "a"], ["e", "e", "d"]],
         ids=" ".join,
     )
-    def test_a_file_that_was_cut_at_any_byte_is_completed(self, names: list[str], tmp_path: Path) -> None:
+    def test_a_file_that_was_cut_at_any_byte_is_completed(
+        self, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.fsync", lambda _: None)
         path = tmp_path / "out.csv"
         self.run(path, names)
         complete = path.read_bytes()
@@ -299,6 +302,35 @@ def test_failed_sources_at_the_start(output: Path) -> None:
     run(output, sources)
     assert run(output, sources, resume=True, retry_errors=True) == ["bad1"]
     assert run(output, sources, resume=True) == []
+
+
+def test_an_error_record_whose_source_is_not_given_again_stays(output: Path) -> None:
+    run(output, [Source(name) for name in ("bad1", "a", "bad2", "b", "bad3")])
+    complete = output.read_bytes()
+    assert run(output, [Source("a")], resume=True, retry_errors=True) == []
+    assert output.read_bytes() == complete
+    sources = [Source(name) for name in ("bad2", "c")]
+    with open_records(output, output.suffix[1:], SETTINGS, resume=True, retry_errors=True) as records:
+        assert (records.recorded, records.recorded_errors) == (2, 3)
+        for source in records.pending(sources):
+            records.write(predict(source))
+        assert records.recorded_errors == 2
+    expected = output.with_stem("expected")
+    run(expected, [Source(name) for name in ("bad1", "a", "b", "bad3", "c", "bad2")])
+    assert output.read_bytes() == expected.read_bytes()
+
+
+def test_of_two_error_records_of_a_source_that_is_given_once_one_stays(output: Path) -> None:
+    run(output, [Source(name) for name in ("bad", "a", "bad")])
+    assert run(output, [Source("bad")], resume=True, retry_errors=True) == ["bad"]
+    assert run(output, [Source("bad")] * 3, resume=True) == ["bad"]
+
+
+def test_a_run_that_ends_before_it_retries_keeps_the_error_records(output: Path) -> None:
+    sources = [Source(name) for name in ("bad1", "a", "bad2", "b")]
+    run(output, sources)
+    assert run(output, [*sources, Source("c")], stop_after=1, resume=True, retry_errors=True) == ["c"]
+    assert run(output, [*sources, Source("c")], resume=True) == []
 
 
 def test_only_failed_sources(output: Path) -> None:

@@ -282,6 +282,18 @@ def test_failed_sources_are_processed_again_last(output: Path) -> None:
     assert [record["row"] for record in listing(output)] == list(range(len(NAMES)))
 
 
+def test_an_error_whose_source_is_not_given_again_stays(output: Path) -> None:
+    run(output)
+    complete = files(output)
+    assert run(output, SOURCES[:1], resume=True, retry_errors=True) == []
+    assert files(output) == complete
+    with open_vectors(output, SETTINGS, WIDTH, resume=True, retry_errors=True) as writer:
+        (source,) = writer.pending([Source("bad 2")])
+        writer.write(embed(source, repaired=True))
+    assert (writer.failed, writer.rows) == (1, len(GOOD) + 1)
+    assert [record["source"] for record in listing(output) if "error" in record] == ["bad 1"]
+
+
 def test_resuming_a_complete_file_changes_nothing(output: Path) -> None:
     run(output)
     complete = files(output)

@@ -184,7 +184,7 @@ def predict(
                 )
             )
             echo_resumed(writer.recorded)
-            sources, failed = writer.pending(sources), writer.recorded_errors
+            sources = writer.pending(sources)
             write: Callable[[Prediction], object] = writer.write
         else:
             from densenet_cli.cli.render import print_prediction
@@ -202,6 +202,8 @@ def predict(
                 failed += 1
                 echo_image_error(prediction.source, prediction.error)
             progress.advance("images")
+        if as_records:
+            failed += writer.recorded_errors
     return 1 if failed else 0
 
 

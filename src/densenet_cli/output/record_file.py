@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,6 @@ class FileWriter:
         retry_errors: bool = False,
     ) -> None:
         self.recorded = 0
-        self.recorded_errors = 0
         self.folder = self._working_directory = os.getcwd()
         self._key = SourceKeys(self.folder)
         self._path = path
@@ -70,6 +70,8 @@ class FileWriter:
         self._overwrite = overwrite
         self._retry_errors = retry_errors
         self._state = ResumeState()
+        self._retried: Counter[int] = Counter()
+        """Key of a source -> number of its error records to remove. Known when ``pending`` has seen all sources."""
         self._ambiguous_data = b""
         """The bytes of the ambiguous record. They are written again unless its source gets a new record."""
         self._started = False
@@ -109,15 +111,20 @@ class FileWriter:
                 file.seek(ambiguous.start)
                 self._ambiguous_data = file.read(ambiguous.stop - ambiguous.start)
         self.recorded = sum(self._state.done.values())
-        self.recorded_errors = self._state.errors
+
+    @property
+    def recorded_errors(self) -> int:
+        """Number of error records of earlier runs that stay. See ``RecordWriter``."""
+        return self._state.errors + len(self._state.retriable) - self._retried.total()
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
-        """Yield the sources without a record, in order, and then those whose error records are dropped.
+        """Yield the sources without a record, in order, and then those to retry, whose error records are removed.
 
         A source that is given twice gets two records. All spellings of a path are the same source. If relative names
         in the file do not start at the working directory, relative names of new sources are made absolute.
         """
-        done, retried = self._state.done.copy(), self._state.retried.copy()
+        done, retried = self._state.done.copy(), Counter[int]()
+        retriable = Counter(key for key, _, _ in self._state.retriable)
         ambiguous = self._state.ambiguous
         last = []
         for source in sources:
@@ -125,13 +132,14 @@ class FileWriter:
             key = self._key(escape_name(name))
             if done.get(key):
                 done[key] -= 1
-            elif retried.get(key):
-                retried[key] -= 1
+            elif retried[key] < retriable[key]:
+                retried[key] += 1
                 last.append(_rename(source, name))
             else:
                 if ambiguous and self._key(ambiguous.source) == key:
                     name = unescape_name(ambiguous.source)
                 yield _rename(source, name)
+        self._retried = retried
         yield from last
 
     def _recorded_name(self, name: str) -> str:
@@ -148,6 +156,8 @@ class FileWriter:
         """Write a record that is encoded already. Raises OutputError."""
         with self._output_errors():
             self._start()
+            if self._retried and self._key(escape_name(source)) in self._retried:
+                self._remove_retried()
             self._append(record)
         if (ambiguous := self._state.ambiguous) and self._key(ambiguous.source) == self._key(escape_name(source)):
             self._ambiguous_data = b""
@@ -174,25 +184,30 @@ class FileWriter:
             sync_path(self._target.parent)
 
     def _start(self) -> None:
-        """Reduce the file to what is kept, before the first record of this run."""
+        """Reduce the file to its complete records, before the first record of this run."""
         if self._started:
             return
         size = self._state.size
-        if self._state.has_gaps:
-            self._compact()
-        else:
-            self._file.truncate(size)
+        self._file.truncate(size)
         if size == 0:
             sync(self._file)
             write_settings(self._path, self._settings, self.folder)
         self._end = size
         self._started = True
 
-    def _compact(self) -> None:
-        """Replace the file by a new one with only the ranges to keep."""
+    def _remove_retried(self) -> None:
+        """Replace the file by a new one without the error records of the sources that are processed again."""
+        ranges, start = [], 0
+        retried = self._retried.copy()
+        for key, error_start, error_stop in self._state.retriable:
+            if retried[key]:
+                retried[key] -= 1
+                ranges.append((start, error_start))
+                start = error_stop
+        ranges.append((start, self._end))
 
         def chunks() -> Iterator[bytes]:
-            for start, stop in self._state.ranges:
+            for start, stop in ranges:
                 self._file.seek(start)
                 while start < stop:
                     chunk = self._file.read(min(_CHUNK_SIZE, stop - start))
@@ -205,6 +220,10 @@ class FileWriter:
         compacted = replace_file(self._target, chunks(), mode)
         self._file.close()
         self._file = compacted
+        self._end = sum(stop - start for start, stop in ranges)
+        self._state.errors = self.recorded_errors
+        self._state.retriable.clear()
+        self._retried.clear()
 
     def _append(self, record: str) -> None:
         prefix = self._format.separator if self._end else self._format.head

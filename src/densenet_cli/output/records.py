@@ -34,12 +34,14 @@ class RecordWriter(Protocol):
     """A writer of records, to be used as a context manager.
 
     Attributes:
-        recorded: Number of records that were there before this run. Their sources are not ``pending``.
-        recorded_errors: Number of error records among them.
+        recorded: Number of records that were there before this run and whose sources are not ``pending``.
     """
 
     recorded: int
-    recorded_errors: int
+
+    @property
+    def recorded_errors(self) -> int:
+        """Number of error records that were there before this run and stay. Known when ``pending`` has ended."""
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
         """Yield the sources that have no record yet, in the order in which their records must be written."""
@@ -167,7 +169,7 @@ def open_records(
         stream: A binary stream, None for standard output.
         resume: Continue ``output`` if it contains records.
         overwrite: Replace ``output`` if it exists, when the first record is written.
-        retry_errors: With ``resume``, drop the error records and process their sources again, last.
+        retry_errors: With ``resume``, process the sources of error records again, last, and remove these records.
 
     Raises:
         UsageError, OutputError: See ``check_records``. Entering the writer raises them too, see ``FileWriter``.

@@ -60,39 +60,22 @@ class SourceKeys:
 
 @dataclass(slots=True)
 class ResumeState:
-    """What to keep of a file of records.
+    """What a file of records contains.
 
     Attributes:
-        ranges: The bytes to keep, as (start, stop), in order and not adjacent.
+        size: Number of bytes to keep: those of all records but the ambiguous one.
         done: Key of a source (``SourceKeys``) -> number of its records. A hundred thousand take about 10 MB, and two of
             them share a key with a probability below 10**-9.
-        retried: The same for error records that are dropped.
-        errors: Number of error records that are kept.
+        retriable: The error records whose sources are processed again, if they are given: key, start, and stop.
+        errors: Number of the other error records.
         ambiguous: The last record, if it may be incomplete. It is not counted in the other attributes.
     """
 
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    size: int = 0
     done: dict[int, int] = field(default_factory=dict)
-    retried: dict[int, int] = field(default_factory=dict)
+    retriable: list[tuple[int, int, int]] = field(default_factory=list)
     errors: int = 0
     ambiguous: StoredRecord | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of bytes to keep."""
-        return sum(stop - start for start, stop in self.ranges)
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether bytes between those to keep are dropped."""
-        return bool(self.ranges) and self.ranges[-1][1] > self.size
-
-    def keep(self, start: int, stop: int) -> None:
-        """Keep bytes after the others."""
-        if self.ranges and self.ranges[-1][1] == start:
-            start = self.ranges.pop()[0]
-        if start < stop:
-            self.ranges.append((start, stop))
 
 
 def read_state(
@@ -112,7 +95,7 @@ def read_state(
         format_name: A key of ``RECORD_FORMATS`` that can be resumed.
         key: Returns the key of an escaped name.
         max_rows: Maximum number of CSV rows per record, None if unknown.
-        retry_errors: Whether to drop the error records.
+        retry_errors: Whether to process the sources of error records again.
 
     Raises:
         OutputError: The file is not one of records, or is damaged before its end.
@@ -128,26 +111,24 @@ def read_state(
         raise OutputError(
             f"{name} does not start like a .{format_name} file of this version. Use `overwrite` to replace it."
         )
-    state.keep(0, len(head))
+    state.size = len(head)
     try:
         for record in format_.read(file, len(head), max_rows):
             if record.ambiguous:
                 state.ambiguous = record
-            elif record.failed and retry_errors:
-                _count(state.retried, key(record.source))
+                break
+            state.size = record.stop
+            source_key = key(record.source)
+            if record.failed and retry_errors:
+                state.retriable.append((source_key, record.start, record.stop))
             else:
-                state.keep(record.start, record.stop)
-                _count(state.done, key(record.source))
+                state.done[source_key] = state.done.get(source_key, 0) + 1
                 state.errors += record.failed
     except InvalidRecordError as error:
         raise OutputError(
             f"{name} is damaged: there is no record at byte {error.offset}. Use `overwrite` to replace it."
         ) from None
     return state
-
-
-def _count(counts: dict[int, int], key: int) -> None:
-    counts[key] = counts.get(key, 0) + 1
 
 
 def settings_path(output: Path) -> Path:

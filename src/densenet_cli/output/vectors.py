@@ -129,15 +129,19 @@ class VectorWriter:
 
     Attributes:
         recorded: Number of sources that were done before this run.
-        failed: Number of sources with an error instead of a vector, in earlier runs too.
         rows: Number of vectors in the file. Known once it is assembled.
     """
 
     def __init__(self, records: FileWriter) -> None:
         self._records = records
         self.recorded = records.recorded
-        self.failed = records.recorded_errors
+        self._failed = 0
         self.rows = 0
+
+    @property
+    def failed(self) -> int:
+        """Number of sources with an error instead of a vector, in earlier runs too."""
+        return self._failed + self._records.recorded_errors
 
     def pending(self, sources: Iterable[N]) -> Iterator[N]:
         """Yield the sources that are not done yet, in the order in which they must be written."""
@@ -145,7 +149,7 @@ class VectorWriter:
 
     def write(self, record: VectorRecord) -> None:
         """Write the vector or the error of a source. Raises OutputError."""
-        self.failed += record.error is not None
+        self._failed += record.error is not None
         self._records.write_encoded(record.source, _encode_part(record))
 
 
