@@ -137,6 +137,14 @@ def test_the_mode_can_be_chosen():
         choose(preprocess="pad", crop_ratio=0.9)
 
 
+def test_the_interpolation_of_mode_keras_is_not_that_of_other_modes():
+    metadata = replace(TIMM, preprocess="keras", interpolation="nearest", crop_ratio=None)
+    preprocessing, assumptions = choose(metadata, preprocess="crop")
+    assert preprocessing.interpolation == "bilinear" and "interpolation" in names(assumptions)
+    assert choose(metadata, preprocess="squash", interpolation="bicubic")[0].interpolation == "bicubic"
+    assert choose(metadata)[0].interpolation == "nearest"
+
+
 class TestGrayscale:
     def test_needs_a_mean_and_std(self):
         for options in ({}, {"mean": 0.5}, {"std": 0.5}):

@@ -107,7 +107,7 @@ def resolve(
     else:
         input_size = options.input_size
         _check_input_size(input_size, choose, config)
-    interpolation = choose("interpolation", "nearest" if mode == "keras" else metadata.interpolation, "bilinear")
+    interpolation = choose("interpolation", _stated_interpolation(metadata, mode), "bilinear")
     crop_ratio = options.crop_ratio
     if mode == "crop":
         is_test_size = metadata.test_crop_ratio is not None and input_size == metadata.test_input_size
@@ -129,6 +129,13 @@ def resolve(
         std=std,
     )
     return preprocessing, () if file is None else tuple(choose.assumptions)
+
+
+def _stated_interpolation(metadata: ModelMetadata, mode: str) -> str | None:
+    """Return the interpolation that a file states for a mode. That of mode ``keras`` is part of the mode."""
+    if mode == "keras":
+        return "nearest"
+    return None if metadata.preprocess == "keras" else metadata.interpolation
 
 
 class _Choice:
