@@ -543,6 +543,29 @@ class TestSpellings:
         monkeypatch.chdir(folder)
         assert run(output, [Source("photos/1.jpg"), Source("1.jpg")], resume=True) == []
 
+    @pytest.mark.parametrize(
+        ("name", "recorded"),
+        [
+            ("../photos/./3.jpg", "{folder}/photos/3.jpg"),
+            ("..//4.jpg", "{folder}/4.jpg"),
+            ("link/../5.jpg", "{folder}/photos/link/../5.jpg"),
+            ("{folder}/photos/../6.jpg", "{folder}/photos/../6.jpg"),
+            ("s3://bucket/a/../b.jpg", "s3://bucket/a/../b.jpg"),
+            ("https://a.org/./b.jpg", "https://a.org/./b.jpg"),
+            ("-", "-"),
+        ],
+    )
+    def test_names_from_another_working_directory(
+        self, output: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, recorded: str
+    ) -> None:
+        """Relative names become absolute names without needless parts. Other names stay as they are."""
+        run(output, [Source("1.jpg")])
+        (folder / "elsewhere" / "below").mkdir(parents=True)
+        (folder / "photos" / "link").symlink_to("../elsewhere/below")
+        monkeypatch.chdir(folder / "photos")
+        done = run(output, [Source(name.format(folder=folder))], resume=True)
+        assert done == [recorded.format(folder=folder)]
+
     def test_a_moved_working_directory(self, output: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(output, [Source("photos/2.jpg")])
         folder.rename(folder.parent / "moved")

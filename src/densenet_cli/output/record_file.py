@@ -32,7 +32,7 @@ from densenet_cli.output.resume import (
     settings_path,
     write_settings,
 )
-from densenet_cli.paths import is_remote, is_stdin, is_url
+from densenet_cli.paths import PathNormalizer, is_stdin
 from densenet_cli.text import escape_name, to_unicode, unescape_name
 
 _CHUNK_SIZE = 1 << 20
@@ -61,6 +61,7 @@ class FileWriter:
         self.recorded = 0
         self.folder = self._working_directory = os.getcwd()
         self._key = SourceKeys(self.folder)
+        self._normalize = PathNormalizer(self._working_directory)
         self._path = path
         self._target = Path(os.path.realpath(path))
         self._format_name = format_name
@@ -143,10 +144,13 @@ class FileWriter:
         yield from last
 
     def _recorded_name(self, name: str) -> str:
-        """Return the name for the record of a source: absolute if relative names mean something else in the file."""
-        if self.folder == self._working_directory or is_stdin(name) or is_url(name) or is_remote(name):
+        """Return the name for the record of a source: absolute if relative names mean something else in the file.
+
+        An absolute name has no ``..``, except after a symbolic link or the name of an archive.
+        """
+        if self.folder == self._working_directory or is_stdin(name) or os.path.isabs(name):
             return name
-        return os.path.join(self._working_directory, name)
+        return self._normalize(name)
 
     def write(self, record: Record) -> None:
         """Write a record completely, or leave the file as it was and raise OutputError."""
