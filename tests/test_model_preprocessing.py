@@ -145,6 +145,18 @@ def test_the_interpolation_of_mode_keras_is_not_that_of_other_modes():
     assert choose(metadata)[0].interpolation == "nearest"
 
 
+def test_a_file_with_mode_crop_but_no_crop_ratio_states_the_default():
+    """``train`` and ``export`` write no crop ratio if it is the default."""
+    metadata = replace(TIMM, input_size=200, crop_ratio=None)
+    expected = choose(metadata)
+    assert expected[0].resize_side == 229 and "crop_ratio" not in names(expected[1])
+    assert choose(metadata, crop_ratio=0.875) == expected
+    with pytest.raises(UsageError, match=r"`crop_ratio`.* states 0\.875"):
+        choose(metadata, crop_ratio=0.5)
+    assert choose(replace(metadata, preprocess="squash"), preprocess="crop", crop_ratio=0.5)[0].crop_ratio == 0.5
+    assert choose(replace(metadata, preprocess=None), crop_ratio=0.5)[0].crop_ratio == 0.5
+
+
 class TestGrayscale:
     def test_needs_a_mean_and_std(self):
         for options in ({}, {"mean": 0.5}, {"std": 0.5}):

@@ -112,9 +112,10 @@ def resolve(
     if mode == "crop":
         is_test_size = metadata.test_crop_ratio is not None and input_size == metadata.test_input_size
         stated = metadata.test_crop_ratio if is_test_size else metadata.crop_ratio
-        if stated is not None or crop_ratio is not None or not metadata.preprocess:
-            chosen = choose("crop_ratio", stated, DEFAULT_CROP_RATIO)
-            crop_ratio = None if stated is None and crop_ratio is None else chosen
+        states_default = stated is None and metadata.preprocess == "crop"
+        is_default = states_default or (stated is None and crop_ratio is None)
+        chosen = choose("crop_ratio", DEFAULT_CROP_RATIO if states_default else stated, DEFAULT_CROP_RATIO)
+        crop_ratio = None if is_default else chosen
     mean, std = (
         _per_channel(choose, name, getattr(metadata, name), config.channels, default)
         for name, default in (("mean", MEAN), ("std", STD))

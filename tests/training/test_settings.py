@@ -210,6 +210,11 @@ def test_initial_weights_set_the_mode_and_the_sizes(tmp_path, freeze):
         recipes.resolve({}, {"start": start, "crop_ratio": 0.8})
     pad = recipes.resolve({"preprocess": "pad", "start": start}, freeze)
     assert pad.preprocessing == Preprocessing("pad", 20)
+    default = write_start(tmp_path, preprocess="crop")
+    assert recipes.resolve({}, {"start": default}).preprocessing == Preprocessing("crop", 16)
+    assert recipes.resolve({}, {"start": default, "crop_ratio": 0.875}).preprocessing.crop_ratio == 0.875
+    with pytest.raises(UsageError, match=r"`crop_ratio`.* states 0\.875"):
+        recipes.resolve({}, {"start": default, "crop_ratio": 0.8})
     tiny = recipes.resolve({}, {"start": "tiny", **freeze})
     assert tiny.preprocessing == replace(Classifier("tiny").preprocessing, exact=False)
     assert recipes.resolve({}, {"start": "tiny", "preprocess": "crop"}).preprocess == "crop"

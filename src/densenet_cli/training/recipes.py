@@ -10,6 +10,7 @@ from typing import Any
 from densenet_cli import variants
 from densenet_cli.errors import UsageError
 from densenet_cli.images.normalization import format_values
+from densenet_cli.images.preprocessing import DEFAULT_CROP_RATIO
 from densenet_cli.model_preprocessing import check_range, is_same
 from densenet_cli.output.atomic import write_file
 from densenet_cli.paths import is_hub_url
@@ -85,8 +86,9 @@ def resolve(recipe: dict[str, Any], options: dict[str, Any], offline: bool = Fal
     for name in PREPROCESSING:
         value = getattr(settings, name)
         if name in stated:
-            if not is_same(value, stated[name]):
-                shown = [format_values(item) if isinstance(item, tuple) else item for item in (value, stated[name])]
+            pair = [item or DEFAULT_CROP_RATIO for item in (value, stated[name])]  # a crop ratio of 0 is the default
+            if not is_same(*pair):
+                shown = [format_values(item) if isinstance(item, tuple) else item for item in pair]
                 raise UsageError(f"`{name}` is {shown[0]}, but {start} states {shown[1]}. Omit `{name}`.")
         elif name in values and name in ("mean", "std"):
             check_range(name, value)
@@ -163,7 +165,9 @@ def _read_start(start: str, offline: bool, input_size: int | None) -> tuple[Dens
     metadata = checkpoint.metadata
     names = PREPROCESSING if metadata.preprocess != "keras" else ("mean", "std")  # its resizing is that of the mode
     statements = {name: getattr(metadata, name) for name in ("preprocess", "input_size", *names)}
-    if input_size is not None and input_size == metadata.test_input_size:
+    if metadata.preprocess == "crop" and metadata.crop_ratio is None:
+        statements["crop_ratio"] = Settings.crop_ratio
+    if metadata.test_crop_ratio is not None and input_size == metadata.test_input_size:
         statements["crop_ratio"] = metadata.test_crop_ratio
     return checkpoint.config, {name: value for name, value in statements.items() if value is not None}
 
