@@ -18,7 +18,7 @@ from densenet_cli.evaluation.calibrate import LogitCollector, calibrate
 from densenet_cli.images.sources import from_object
 from densenet_cli.weights import checkpoint
 from tests.support.calibration import SCALE, logits_of
-from tests.support.checkpoints import write_torchvision
+from tests.support.checkpoints import write_small_variances, write_torchvision
 from tests.support.command import densenet
 from tests.support.networks import FINDINGS
 
@@ -152,6 +152,21 @@ def test_checkpoint_of_another_format(folder, tmp_path):
     )
     settings = {"labels": labels, "input_size": 32, "preprocess": "squash"}
     expected = probabilities(tmp_path / "torch.safetensors", folder / "images", **settings)
+    np.testing.assert_array_equal(probabilities(output, folder / "images", uncalibrated=True), expected)
+
+
+def test_checkpoint_with_small_variances(folder, tmp_path):
+    """They are smaller than the difference between PyTorch's epsilon and Keras'."""
+    stored = checkpoint.read(folder / "model.safetensors")
+    weights, output = tmp_path / "torch.safetensors", tmp_path / "c.safetensors"
+    write_small_variances(weights, stored.arrays, stored.config)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{label.name}\n" for label in stored.metadata.labels))
+    settings = {"labels": labels, "input_size": 32, "preprocess": "squash"}
+    options = ["--weights", weights, "--labels", labels, "--input-size", "32", "--preprocess", "squash"]
+    result = densenet("calibrate", folder / "images", "--csv", folder / "labels.csv", *options, "-o", output)
+    assert result.status == 0, result.err
+    expected = probabilities(weights, folder / "images", **settings)
     np.testing.assert_array_equal(probabilities(output, folder / "images", uncalibrated=True), expected)
 
 

@@ -303,6 +303,17 @@ def test_safetensors_have_the_description_and_are_a_checkpoint(exported, expecte
     np.testing.assert_allclose(np.stack(probabilities), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [FILES["safetensors"], FILES["keras"]])
+def test_small_variances(weights, tmp_path, photographs, name):
+    """They are smaller than the difference between PyTorch's epsilon and Keras'."""
+    support.write_small_variances(tmp_path / "torch", checkpoint.read(weights).arrays, TINY)
+    with Classifier(weights=tmp_path / "torch", input_size=32, exact=True) as classifier:
+        export(classifier, tmp_path / name)
+        expected = probabilities_of(classifier, photographs)
+    with Classifier(weights=tmp_path / name, exact=True) as exported:
+        np.testing.assert_array_equal(probabilities_of(exported, photographs), expected)
+
+
 def test_checkpoints_from_training_keep_the_epsilon_of_keras(weights):
     """The exporter's epsilon does not affect what ``densenet train`` writes."""
     with safe_open(weights, "numpy") as file:

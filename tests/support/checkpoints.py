@@ -127,6 +127,21 @@ def write_torchvision(path: Path | str, arrays: Arrays, config: DenseNetConfig, 
     save_file(torch_tensors(arrays, config, dtype), str(path), {"format": "pt"})
 
 
+def write_small_variances(path: Path | str, arrays: Arrays, config: DenseNetConfig) -> None:
+    """Write torchvision's format with the same outputs, but with variances that are less than the epsilons differ by.
+
+    Channels that are always 0 have such variances.
+    """
+    tensors = torch_tensors(arrays, config)
+    for name, variance in tensors.items():
+        if name.endswith("running_var"):
+            is_small = variance < 1e-5
+            small = np.where(is_small, np.resize(np.float32([1e-12, 0, 9e-9]), variance.shape), variance)
+            tensors[name.replace("running_var", "weight")] *= np.sqrt((small + 1e-5) / (variance + 1e-5))
+            variance[:] = small
+    save_file(tensors, str(path))
+
+
 def without(arrays: Arrays, *names: str) -> Arrays:
     """Return ``arrays`` without the named layers."""
     return {layer: layer_arrays for layer, layer_arrays in arrays.items() if layer not in names}

@@ -21,6 +21,7 @@ from densenet_cli.training.phases import Phase
 from densenet_cli.training.run_files import RunPaths, load_state
 from densenet_cli.training.settings import BACKBONE_RATE, HEAD_ONLY_RATE
 from densenet_cli.weights import checkpoint, safetensors
+from tests.support.checkpoints import write_small_variances
 from tests.support.command import densenet
 from tests.support.networks import unscaled_arrays
 from tests.training.images import CONFIG, SETTINGS, write_digits
@@ -193,6 +194,20 @@ def test_features_are_those_of_embed(digits, start, settings, tmp_path):
     assert not errors
     np.testing.assert_allclose(values[:, 0], expected, 1e-5, 1e-6)
     assert (values[:, 1] != values[:, 0]).any()
+
+
+def test_a_backbone_with_small_variances(digits, tmp_path):
+    """They are smaller than the difference between PyTorch's epsilon and Keras'."""
+    config = replace(CONFIG, stem="imagenet")
+    write_small_variances(tmp_path / "start.safetensors", unscaled_arrays(config), config)
+    arguments = ["--from", tmp_path / "start.safetensors", "--freeze", "all", "--input-size", "32"]
+    result = densenet("train", digits, "-o", tmp_path / "run", *arguments)
+    assert result.status == 0, result.err
+    vectors = []
+    for weights in (tmp_path / "start.safetensors", tmp_path / "run"):
+        with Classifier(weights=weights, input_size=32, preprocess="squash") as classifier:
+            vectors.append(classifier.embed(digits / "3" / "000.png").vector)
+    np.testing.assert_array_equal(*vectors)
 
 
 @pytest.mark.skipif("bfloat16" not in precision.supported(), reason="this processor does not compute in bfloat16")

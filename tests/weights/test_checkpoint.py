@@ -20,7 +20,7 @@ from densenet_cli.topology import BN_EPSILON, DenseNetConfig, HeadLayer
 from densenet_cli.weights import checkpoint, recognition, safetensors
 from densenet_cli.weights.contents import CheckpointContents, ModelMetadata
 from tests.support import checkpoints as support
-from tests.support.networks import unscaled_arrays
+from tests.support.networks import onnx_outputs, unscaled_arrays
 
 CONFIG = DenseNetConfig((2, 3), growth_rate=4, stem_width=6, classes=5)
 
@@ -196,6 +196,41 @@ def test_variances_are_adapted_to_our_epsilon(tmp_path, arrays):
     our_variance = checkpoint.read(path).arrays["conv1_bn"]["moving_variance"].astype(np.float64)
     np.testing.assert_allclose(our_variance + BN_EPSILON, torch_variance + 1e-5, rtol=1e-7)
     assert torch_variance.min() < 1e-5, "otherwise the epsilon would not matter"
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-7, 0.0])
+def test_small_variances_keep_their_scale(arrays, epsilon):
+    variance = np.array([1e-12, 1e-10, 9e-9, 2e-8, 1e-6, 1], np.float32)
+    gamma = arrays["conv1_bn"]["gamma"]
+    adapted = {"gamma": gamma, "moving_variance": variance}
+    checkpoint._adapt_batch_norm("conv1_bn", adapted, epsilon)
+    assert adapted["moving_variance"].min() == 0 and all(values.dtype == np.float32 for values in adapted.values())
+    actual = adapted["gamma"] / np.sqrt(adapted["moving_variance"].astype(np.float64) + BN_EPSILON)
+    np.testing.assert_allclose(actual, gamma / np.sqrt(variance.astype(np.float64) + epsilon), rtol=1e-6)
+    assert adapted["gamma"][-1] == gamma[-1]
+
+
+def test_variance_and_epsilon_of_0():
+    values = np.zeros(1, np.float32)
+    with pytest.raises(CheckpointError, match="bn"):
+        checkpoint._adapt_batch_norm("bn", {"gamma": values, "moving_variance": values}, 0.0)
+
+
+@pytest.mark.parametrize("layout", ["published.h5", "archive.keras", "ours.safetensors", "torch.safetensors"])
+def test_small_variances_are_written_and_read_with_the_same_outputs(tmp_path, arrays, layout):
+    support.write_small_variances(tmp_path / "start", arrays, CONFIG)
+    read = checkpoint.read(tmp_path / "start").arrays
+    start = {layer: {name: read[layer][name] for name in shapes} for layer, shapes in array_shapes(CONFIG).items()}
+    if layout == "torch.safetensors":
+        path = tmp_path / layout
+        path.write_bytes(safetensors.serialize(start, CONFIG, for_torch=True))
+        assert min(values.min() for name, values in load_file(path).items() if name.endswith("running_var")) >= 0
+    else:
+        path = write(tmp_path, layout, start)
+    images = np.random.default_rng(0).normal(0, 1, (2, 32, 32, 3)).astype(np.float32)
+    config = replace(CONFIG, input_size=32)
+    expected = onnx_outputs(start, config, images)
+    np.testing.assert_array_equal(onnx_outputs(checkpoint.read(path).arrays, config, images), expected)
 
 
 def test_metadata_round_trips(tmp_path, arrays):

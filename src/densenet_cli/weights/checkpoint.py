@@ -12,6 +12,7 @@ import stat
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, OUTPUT_ACTIVATIONS, DenseNetConfig
 from densenet_cli.weights import recognition, shards
 from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers
+
+if TYPE_CHECKING:
+    from densenet_cli._types import FloatArray
 
 MAX_FILE_SIZE = 2 << 30
 """Bytes. The largest network with the state of an optimizer needs less than a quarter."""
@@ -272,7 +276,7 @@ def _variant_hint(shapes: dict[str, ArrayShapes], expected: dict[str, ArrayShape
 
 
 def _read_arrays(stored: StoredLayers, contents: CheckpointContents) -> Arrays:
-    """Read and validate the values, and adapt the variances to ``BN_EPSILON``: variance + epsilon stays the same."""
+    """Read and validate the values, and adapt batch normalizations to ``BN_EPSILON``."""
     arrays: Arrays = {}
     for layer, stored_arrays in stored.items():
         bn_epsilon = contents.bn_epsilons.get(layer, contents.bn_epsilon)
@@ -282,10 +286,27 @@ def _read_arrays(stored: StoredLayers, contents: CheckpointContents) -> Arrays:
                 values = array.read()
             if not np.isfinite(values).all():
                 raise CheckpointError(f"Layer {layer}: {name} contains NaN or infinite values.")
-            if name == "moving_variance":
-                if values.min() < 0:
-                    raise CheckpointError(f"Layer {layer}: {name} contains negative values.")
-                if bn_epsilon != BN_EPSILON:
-                    values = (values.astype(np.float64) + (bn_epsilon - BN_EPSILON)).astype(np.float32)
+            if name == "moving_variance" and values.min() < 0:
+                raise CheckpointError(f"Layer {layer}: {name} contains negative values.")
             arrays[layer][name] = values
+        if "moving_variance" in arrays[layer] and bn_epsilon != BN_EPSILON:
+            _adapt_batch_norm(layer, arrays[layer], bn_epsilon)
     return arrays
+
+
+def _adapt_batch_norm(layer: str, arrays: dict[str, FloatArray], bn_epsilon: float) -> None:
+    """Change the variances of a layer so that variance + epsilon stays the same with ``BN_EPSILON``.
+
+    Variances that would be negative, which no checkpoint can contain, become 0, and gamma is scaled instead.
+    """
+    variance = arrays["moving_variance"].astype(np.float64)
+    adapted = (variance + (bn_epsilon - BN_EPSILON)).astype(np.float32)
+    is_negative = adapted < 0
+    if is_negative.any():
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            scaled = arrays["gamma"] * np.sqrt(BN_EPSILON / (variance + bn_epsilon))
+            arrays["gamma"] = np.where(is_negative, scaled, arrays["gamma"]).astype(np.float32)
+        if not np.isfinite(arrays["gamma"]).all():
+            raise CheckpointError(f"Layer {layer}: moving_variance and epsilon are 0.")
+        adapted[is_negative] = 0
+    arrays["moving_variance"] = adapted
