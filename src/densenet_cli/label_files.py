@@ -17,7 +17,7 @@ from densenet_cli import labels
 from densenet_cli._types import PathLike
 from densenet_cli.errors import UsageError
 from densenet_cli.labels import ClassLabel, Labels
-from densenet_cli.text import plural, to_unicode
+from densenet_cli.text import plural, quote, to_unicode
 from densenet_cli.textfiles import Table, read_text
 
 Entry: TypeAlias = tuple[str | None, str]
@@ -346,5 +346,5 @@ def _check_labels(entries: list[Entry], replaced: Labels | None) -> None:
 def _quote(value: Value) -> str:
     """Return the beginning of a text in quotes, or the type of another value, for messages."""
     if isinstance(value, str):
-        return repr(to_unicode(value[:MAX_QUOTED])) + "..." * (len(value) > MAX_QUOTED)
+        return quote(value[:MAX_QUOTED]) + "..." * (len(value) > MAX_QUOTED)
     return {list: "A list", tuple: "A mapping", type(None): "null"}.get(type(value), "A Boolean value")

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from densenet_cli.errors import UsageError
-from densenet_cli.text import to_unicode
+from densenet_cli.text import quote, to_unicode
 
 IMAGENET_FILE = Path(__file__).parent / "data" / "imagenet.tsv"
 
@@ -140,10 +140,10 @@ class ClassResolver:
         positions = self.candidates(name)
         if not positions:
             if similar := self._similar(name):
-                hint = f"Did you mean {' or '.join(map(repr, similar))}?"
+                hint = f"Did you mean {' or '.join(map(quote, similar))}?"
             else:
                 hint = f"{self._describe_names(name)} The classes are {self._list_classes()}."
-            raise UsageError(f"The model has no class {name!r}. {hint}")
+            raise UsageError(f"The model has no class {quote(name)}. {hint}")
         self._check_unambiguous(name, positions)
         return positions[0]
 
@@ -173,8 +173,8 @@ class ClassResolver:
             if rule != other_rule:
                 label = _describe(self._labels[positions[0]])
                 raise UsageError(
-                    f"Two of the {description} match {label}: {other!r} by its {other_rule} and {name!r} by its "
-                    f"{rule}. Rename or merge them."
+                    f"Two of the {description} match {label}: {quote(other)} by its {other_rule} and {quote(name)} by "
+                    f"its {rule}. Rename or merge them."
                 )
         return {name: positions[0] for name, (positions, _) in matches.items()}
 
@@ -182,7 +182,7 @@ class ClassResolver:
         if len(positions) > 1:
             choices = " and ".join(_describe(self._labels[position]) for position in positions)
             hint = f" {self._describe_names()}" if self._ids or self._has_indices else ""
-            raise UsageError(f"{name!r} matches {choices}.{hint}")
+            raise UsageError(f"{quote(name)} matches {choices}.{hint}")
 
     def _describe_names(self, *names: str) -> str:
         """Return how to name a class. ``names`` are those that match no class."""
@@ -199,7 +199,7 @@ class ClassResolver:
         listed = []
         for name in names[:MAX_LISTED]:
             similar = self._similar(name)[:1]
-            listed.append(f"{name!r} (did you mean {similar[0]!r}?)" if similar else repr(name))
+            listed.append(f"{quote(name)} (did you mean {quote(similar[0])}?)" if similar else quote(name))
         more = f", and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
         return ", ".join(listed) + more
 
@@ -226,9 +226,9 @@ def _are_imagenet(labels: Labels) -> bool:
 
 
 def _join(names: list[str]) -> str:
-    listed = ", ".join(map(repr, names[:MAX_LISTED]))
+    listed = ", ".join(map(quote, names[:MAX_LISTED]))
     return listed if len(names) <= MAX_LISTED else f"{listed}, and {len(names) - MAX_LISTED:,} more"
 
 
 def _describe(label: ClassLabel) -> str:
-    return f"{label.name!r} ({f'{label.id}, ' if label.id else ''}index {label.index})"
+    return f"{quote(label.name)} ({f'{label.id}, ' if label.id else ''}index {label.index})"

@@ -26,6 +26,12 @@ def to_printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in to_unicode(text))
 
 
+def quote(name: str) -> str:
+    """Return ``to_printable`` of a name in quotation marks, for a message."""
+    mark = '"' if "'" in name else "'"
+    return f"{mark}{to_printable(name)}{mark}"
+
+
 def escape_name(name: str) -> str:
     r"""Return a name as Unicode from which it can be restored: ``\`` as ``\\``, an undecodable byte as ``\xff``."""
     return to_unicode(name.replace("\\", "\\\\"))
@@ -93,7 +99,7 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
 
 def join_names(names: Sequence[str]) -> str:
     """Return names as text for a message: ``a``, ``a and b``, ``a, b, and c``, or five and how many more there are."""
-    listed = [to_unicode(name) for name in names[:MAX_LISTED]]
+    listed = [to_printable(name) for name in names[:MAX_LISTED]]
     if len(names) > MAX_LISTED:
         listed.append(f"{len(names) - MAX_LISTED:,} more")
     return f"{', '.join(listed[:-1])}{',' * (len(listed) > 2)} and {listed[-1]}" if len(listed) > 1 else "".join(listed)

@@ -14,7 +14,7 @@ from typing import IO
 
 from densenet_cli._types import PathLike
 from densenet_cli.errors import UsageError
-from densenet_cli.text import to_unicode
+from densenet_cli.text import quote, to_unicode
 
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
@@ -210,12 +210,12 @@ class Table:
         found = [position for position, name in enumerate(columns) if name in (names[:1] if is_preferred else names)]
         if len(found) == 1:
             return found[0]
-        listed = ", ".join(repr(to_unicode(column)) for column in self.columns[:MAX_LISTED]) or "nothing"
+        listed = ", ".join(quote(column) for column in self.columns[:MAX_LISTED]) or "nothing"
         listed += ", ..." * (len(columns) > MAX_LISTED)
         if found:
-            same = " and ".join(repr(to_unicode(self.columns[position])) for position in found)
+            same = " and ".join(quote(self.columns[position]) for position in found)
             hint = f"Choose one with `{kind}_column`." if has_parameter and not is_preferred else "Rename one of them."
             raise UsageError(f"{self._name} has {len(found)} {kind} columns: {same}. {hint}")
-        wanted = f"column {given!r}" if given is not None else f"{kind} column ({', '.join(names)})"
+        wanted = f"column {quote(given)}" if given is not None else f"{kind} column ({', '.join(names)})"
         hint = f" Set `{kind}_column`." if has_parameter and given is None else ""
         raise UsageError(f"{self._name} has no {wanted}. Its first line contains {listed}.{hint}")

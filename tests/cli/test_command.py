@@ -58,6 +58,7 @@ def test_library_errors_are_printed_with_options():
     assert result.stderr.splitlines()[-1] == "Error: x.csv exists. Use --overwrite to replace it."
     assert "Traceback" not in result.stderr
     assert "Traceback" in run("-o", "x.csv", "--verbose").stderr
+    assert run("-o", "x\ny.csv").stderr.splitlines()[-1].startswith(r"Error: x\ny.csv exists.")
 
 
 def test_help_lists_groups_in_order_and_exit_statuses():

@@ -219,6 +219,17 @@ def test_failed_and_ignored_images_are_reported(weights, images, tmp_path):
     assert "1 file " in skipped
 
 
+def test_a_name_with_a_line_break_stays_on_one_line(weights, images, tmp_path):
+    for name in ("hen", "gnu"):
+        shutil.copytree(images / name, tmp_path / "val" / name)
+    (tmp_path / "val" / "e\nmpty").mkdir()
+    arguments = ("evaluate", tmp_path / "val", "--weights", weights)
+    assert r"images: e\nmpty." in densenet(*arguments).err.splitlines()[0]
+    result = densenet("evaluate", tmp_path / "e\nmpty", "--weights", weights)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1 and r"e\nmpty" in result.err
+
+
 def test_a_folder_that_cannot_be_listed_is_a_failure(weights, images, monkeypatch):
     scandir = os.scandir
 

@@ -13,7 +13,7 @@ import click
 
 from densenet_cli import variants
 from densenet_cli.cli.command import command, format_option, option
-from densenet_cli.cli.console import echo_error, echo_info, printable, stdout_console
+from densenet_cli.cli.console import echo_error, echo_info, echo_lines, printable, stdout_console
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.paths import checkpoints_dir, images_dir, is_hub_url, models_dir, staging_dir
 from densenet_cli.text import plural
@@ -107,7 +107,7 @@ def _weights(verify: bool) -> Iterator[FileStatus]:
             try:
                 yield store.status(variant, recompute=verify)
             except WeightsUnavailableError as error:
-                echo_error(str(error))
+                echo_lines(str(error))
 
 
 def _parse_repository(url: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.console import Verbosity, echo_error, is_verbose, log_to_stderr
+from densenet_cli.cli.console import Verbosity, echo_lines, is_verbose, log_to_stderr, printable
 from densenet_cli.errors import DensenetError, ProcessError, WeightsUnavailableError
 from densenet_cli.paths import is_hub_url, is_remote
 
@@ -141,7 +141,7 @@ class CommandError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the message to standard error."""
-        echo_error(f"Error: {self.message}")
+        echo_lines(f"Error: {self.message}")
 
 
 class Command(click.Command):
@@ -189,7 +189,10 @@ class Command(click.Command):
                 import traceback
 
                 traceback.print_exception(error)
-            message = describe_weights_error(error) if isinstance(error, WeightsUnavailableError) else str(error)
+            if isinstance(error, WeightsUnavailableError):
+                message = describe_weights_error(error)
+            else:
+                message = printable(str(error))  # a single line
             if isinstance(error, ProcessError) and "resume" in ctx.params and ctx.params.get("output"):
                 message += " Finished results are kept. Continue with `resume`."
             raise CommandError(replace_parameters(message, self), error.exit_code) from error

@@ -157,7 +157,7 @@ def log_to_stderr() -> Iterator[None]:
 
     class StderrHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            echo_error(self.format(record))
+            echo_lines(self.format(record))
 
     logger, handler = logging.getLogger("densenet_cli"), StderrHandler(logging.INFO)
     level = logger.level
@@ -186,7 +186,12 @@ def echo_info(message: str) -> None:
 
 
 def echo_error(message: str) -> None:
-    """Print a message to standard error, without control characters."""
+    """Print a message to standard error, without control characters. A line break can only be part of a name."""
+    click.echo(printable(message), err=True)
+
+
+def echo_lines(message: str) -> None:
+    """Print a message of several lines to standard error, without other control characters."""
     click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 

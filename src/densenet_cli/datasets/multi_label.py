@@ -25,7 +25,7 @@ from densenet_cli.images.sources import Source, from_object
 from densenet_cli.labels import ClassResolver, Labels, normalize
 from densenet_cli.paths import PathNormalizer
 from densenet_cli.storage import redact
-from densenet_cli.text import join_names, plural, to_unicode
+from densenet_cli.text import join_names, plural, quote, to_unicode
 from densenet_cli.textfiles import Table
 
 if TYPE_CHECKING:
@@ -135,17 +135,19 @@ class MultiLabelTable:
             if position != path_position and self._resolver.candidates(name):
                 target = self._resolver.resolve(name)
                 if target in names:
-                    raise UsageError(f"Two columns of {self._name} match one class: {names[target]!r} and {name!r}.")
+                    raise UsageError(
+                        f"Two columns of {self._name} match one class: {quote(names[target])} and {quote(name)}."
+                    )
                 columns[position], names[target] = target, name
         label_columns = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
         if columns and label_columns:
             first = next(iter(names.values()))
             raise UsageError(
-                f"{self._name} has the column of labels {label_columns[0]!r} and the column {first!r}, which is named "
-                "like a class. Choose a column of labels with `label_column`, or rename it."
+                f"{self._name} has the column of labels {quote(label_columns[0])} and the column {quote(first)}, which "
+                "is named like a class. Choose a column of labels with `label_column`, or rename it."
             )
         if not columns and not label_columns:
-            listed = join_names([repr(name) for name in table.columns])
+            listed = join_names([quote(name) for name in table.columns])
             raise UsageError(
                 f"{self._name} has no label column ({', '.join(LABEL_COLUMNS)}), and no column is named like a class "
                 f"of the model. Its first line contains {listed}. Set `label_column`."
@@ -213,7 +215,7 @@ class MultiLabelTable:
             number = math.nan
         if number not in (UNCERTAIN, 0, 1):
             raise UsageError(
-                f"Line {line:,} of {self._name} has {to_unicode(text)!r} in the column {column!r}. Use 1 for images of "
+                f"Line {line:,} of {self._name} has {quote(text)} in the column {quote(column)}. Use 1 for images of "
                 "the class, 0 for others, or -1 if it is not certain."
             )
         return int(number)
@@ -265,6 +267,6 @@ def check_single_labels(dataset: Dataset, labels: Labels, assumes_softmax: bool 
     for name in dataset.classes:
         if SEPARATOR in name and not resolver.candidates(name):
             raise UsageError(
-                f"The {dataset.description} give an image several labels ({name!r}), but the classes of the model "
+                f"The {dataset.description} give an image several labels ({quote(name)}), but the classes of the model "
                 f"are mutually exclusive.{SIGMOID_HINT if assumes_softmax else ' Use a multi-label model.'}"
             )

@@ -17,7 +17,7 @@ from densenet_cli.images.sources import Source, from_object
 from densenet_cli.images.walking import describe_os_error
 from densenet_cli.paths import PathNormalizer, is_remote, is_url, local_path
 from densenet_cli.storage import join, read, redact
-from densenet_cli.text import plural, to_unicode
+from densenet_cli.text import plural, quote, to_unicode
 from densenet_cli.textfiles import Table, read_lines
 
 PATH_COLUMNS = ("path", "filename", "file_name", "filepath", "file_path", "file", "image", "image_path", "image index")
@@ -124,8 +124,8 @@ class LabelTable(Dataset):
                 self._repeated += 1
             else:
                 raise UsageError(
-                    f"Line {number:,} of {name} labels {to_unicode(path)} as {label!r}, but an earlier line labels it "
-                    f"as {labels[key]!r}."
+                    f"Line {number:,} of {name} labels {to_unicode(path)} as {quote(label)}, but an earlier line "
+                    f"labels it as {quote(labels[key])}."
                 )
 
     def images(self) -> Iterator[tuple[str, Source]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import UsageError
-from densenet_cli.text import to_unicode
+from densenet_cli.text import quote, to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli.labels import ClassLabel, Labels
@@ -37,7 +37,7 @@ def class_folders(labels: Labels, by: str, groups: Mapping[str, str] | None = No
     if by == "group":
         groups = groups or {}
         if unknown := groups.keys() - {label.name for label in labels}:
-            raise UsageError(f"{to_unicode(min(unknown))!r} is not a label of the model.")
+            raise UsageError(f"{quote(min(unknown))} is not a label of the model.")
         return {label.index: _safe_path(groups.get(label.name, OTHER)) for label in labels}
     if by == "id" and any(label.id is None for label in labels):
         raise UsageError("The labels of the model have no ids. Use `by` label.")

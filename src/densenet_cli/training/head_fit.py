@@ -15,6 +15,7 @@ from densenet_cli.classifier import Classifier
 from densenet_cli.engines.precision import choose as choose_precision
 from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.labels import Labels
+from densenet_cli.text import quote
 from densenet_cli.training import binary_regression, initial_weights, logistic_regression
 from densenet_cli.training.batches import Subset, class_weights
 from densenet_cli.training.calibration import CalibrationResult, calibrate
@@ -111,7 +112,7 @@ def fit_head(
         metrics = MultiLabelMetrics.of_logits(logits, targets[1])
     else:
         for target in sorted(set(training.targets.tolist()) - set(targets[0].tolist())):
-            raise UnreadableImageError(f"No training image of the class {labels[target].name!r} can be decoded.")
+            raise UnreadableImageError(f"No training image of the class {quote(labels[target].name)} can be decoded.")
         weights_by_class = class_weights(targets[0], len(labels)) if settings.class_weights else None
         model = logistic_regression.fit(features[0], targets[0], len(labels), weights_by_class, settings.seed)
         kernel, bias = model.kernel, model.bias

@@ -18,7 +18,7 @@ from densenet_cli.datasets import ClassFolders, Dataset
 from densenet_cli.errors import UsageError
 from densenet_cli.images.sources import Source
 from densenet_cli.paths import PathNormalizer
-from densenet_cli.text import join_names, plural, to_unicode
+from densenet_cli.text import join_names, plural, quote, to_unicode
 
 if TYPE_CHECKING:
     from densenet_cli._types import IntArray
@@ -87,11 +87,11 @@ class ImageList:
         largest, smallest = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
         high, low = sizes[largest], sizes[smallest]
         if not low:
-            return f"Warning: No training image has the class {smallest!r}."
+            return f"Warning: No training image has the class {quote(smallest)}."
         if high < MIN_IMBALANCE * low:
             return None
         return (
-            f"Warning: The class {largest!r} has {high / low:.0f} times as many images as {smallest!r}. "
+            f"Warning: The class {quote(largest)} has {high / low:.0f} times as many images as {quote(smallest)}. "
             "Consider `class_weights`."
         )
 
@@ -123,7 +123,8 @@ def list_images(dataset: Dataset | str, classes: tuple[str, ...] | None = None) 
         classes = dataset.classes
         if len(classes) < 2:
             raise UsageError(
-                f"There is only one class: {classes[0]!r} of the {dataset.description}. Training needs at least two."
+                f"There is only one class: {quote(classes[0])} of the {dataset.description}. Training needs at least "
+                "two."
             )
         warnings = check_names(classes, dataset.description)
         positions = {name: position for position, name in enumerate(classes)}
@@ -164,13 +165,13 @@ def check_names(classes: tuple[str, ...], description: str) -> list[str]:
     for name in classes:
         if not labels.is_valid(name):
             raise UsageError(
-                f"One of the {description} is not a valid label: {name!r}. Rename it. A label is UTF-8 text without "
-                "control characters."
+                f"One of the {description} is not a valid label: {quote(name)}. Rename it. A label is UTF-8 text "
+                "without control characters."
             )
         if nfc_names.setdefault(unicodedata.normalize("NFC", name), name) != name:
-            raise UsageError(f"Two of the {description} are {name!r} in different Unicode forms. Merge them.")
+            raise UsageError(f"Two of the {description} are {quote(name)} in different Unicode forms. Merge them.")
         if (other := names.setdefault(labels.normalize(name), name)) != name:
-            similar.append(f"{other!r}/{name!r}")
+            similar.append(f"{quote(other)}/{quote(name)}")
     if not similar:
         return []
     listed = join_names(similar)

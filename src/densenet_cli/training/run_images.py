@@ -14,7 +14,7 @@ import numpy as np
 from densenet_cli.datasets import DatasetOptions, find_splits, open_dataset
 from densenet_cli.errors import UnreadableImageError, UsageError
 from densenet_cli.paths import PathNormalizer
-from densenet_cli.text import join_names, plural, to_unicode
+from densenet_cli.text import join_names, plural, quote, to_unicode
 from densenet_cli.training.batches import Subset, held_out_count, split_validation
 from densenet_cli.training.image_cache import Images, SkippableImages, open_images
 from densenet_cli.training.image_list import ImageList, list_images, unreadable_images_message
@@ -206,7 +206,9 @@ def open_subsets(
     readable = subsets[0].readable(), subsets[1].readable()
     if not settings.multi_label:
         for target in sorted(set(subsets[0].targets.tolist()) - set(readable[0].targets.tolist())):
-            raise UnreadableImageError(f"No training image of the class {training.classes[target]!r} can be decoded.")
+            raise UnreadableImageError(
+                f"No training image of the class {quote(training.classes[target])} can be decoded."
+            )
     _check_validation(*readable, training.classes, settings, options, is_held_out=validation is None)
     return subsets
 
