@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from densenet_cli.output import remote
+from densenet_cli.output.staging import list_staged
 from densenet_cli.storage import file_systems
 from tests.support.command import Result, densenet, restore_sigint, run_process
 from tests.support.images import encode, photograph
@@ -575,4 +576,4 @@ def test_cache_shows_and_prunes_staged_results(s3_server, s3_proxy, photos, weig
     result = densenet("cache", "--prune")
     assert "s3://bucket/uploaded.jsonl" in result.err
     assert {path.parents[1].name for path in staged()} != set()
-    assert [run.url for run in remote.list_staged()] == ["s3://bucket/not-uploaded.jsonl"]
+    assert [run.url for run in list_staged()] == ["s3://bucket/not-uploaded.jsonl"]

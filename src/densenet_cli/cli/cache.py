@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from densenet_cli.engines.cached_graphs import CacheEntry
-    from densenet_cli.output.remote import StagedRun
+    from densenet_cli.output.staging import StagedRun
     from densenet_cli.weights.file_identity import FileStatus
     from densenet_cli.weights.hub.cache import CachedRepository
 
@@ -183,7 +183,7 @@ def _prune_files(folder: Path) -> bool:
 
 def _prune_staged() -> bool:
     """Remove the results of unfinished runs that object storage has as well. Return whether all are removed."""
-    from densenet_cli.output.remote import list_staged, remove_staged
+    from densenet_cli.output.staging import list_staged, remove_staged
 
     def remove(run: StagedRun) -> None:
         try:
@@ -203,7 +203,7 @@ def megabytes(size: int) -> str:
 
 def _to_json(files: list[FileStatus], cached: list[CachedRepository], graphs: list[CacheEntry]) -> dict[str, Any]:
     from densenet_cli.engines.graph_cache import graphs_dir
-    from densenet_cli.output.remote import list_staged
+    from densenet_cli.output.staging import list_staged
     from densenet_cli.weights.hub import cache as hub_cache
 
     return {
@@ -277,7 +277,7 @@ def _print_tables(files: list[FileStatus], cached: list[CachedRepository], graph
 def _print_staged(console: Console) -> None:
     """Print the results of unfinished runs that write to object storage, if there are any."""
     from densenet_cli.cli.render import create_table, number_column, text_column
-    from densenet_cli.output.remote import list_staged
+    from densenet_cli.output.staging import list_staged
 
     if not (runs := list_staged()):
         return

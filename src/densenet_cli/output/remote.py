@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import shutil
 import threading
@@ -20,12 +19,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from densenet_cli import storage
 from densenet_cli.errors import DensenetError, ImageError, OutputError, UsageError
-from densenet_cli.output.atomic import locked, output_errors, write_file
+from densenet_cli.output.atomic import locked, output_errors
 from densenet_cli.output.checks import file_exists_error
+from densenet_cli.output.staging import STATE_FILE, UploadState, identify
 from densenet_cli.paths import staging_dir
 
 UPLOAD_INTERVAL = 60.0
@@ -99,12 +99,9 @@ class RemoteOutput:
         self._can_resume = can_resume
         self._folder = staging_dir() / hashlib.sha256(self.url.encode(errors="surrogateescape")).hexdigest()[:16]
         self.path = self._folder / "files" / name
-        self._state = _State(self._folder / "state.json", self.url)
         self._stack = contextlib.ExitStack()
         self._stopped = threading.Event()
         self._uploading = threading.Lock()
-        self._uploaded: dict[str, tuple[int, int, int]] = {}
-        """File -> device, inode, and size of what this run uploaded."""
         self._is_replaced = False
 
     def __enter__(self) -> Self:
@@ -117,7 +114,7 @@ class RemoteOutput:
             stack.callback(_remove_if_empty, self.path.parent)
             with output_errors(self._folder):
                 self.path.parent.mkdir(exist_ok=True)
-            self._state.read()
+            self._state = UploadState(self._folder / STATE_FILE, self.url)
             self._prepare()
             self._stack = stack.pop_all()
         self._thread = threading.Thread(target=self._upload_repeatedly, daemon=True)
@@ -148,7 +145,9 @@ class RemoteOutput:
             shutil.rmtree(self.path.parent)
             self.path.parent.mkdir()
             # If this run is killed before it has uploaded anything, a file that it is to replace is not a change.
-            self._state.versions = {"": remote.version} if remote and not self._resume else {}
+            self._state.clear()
+            if remote and not self._resume:
+                self._state.versions[""] = remote.version
             self._state.write()
         if self._resume:
             self._download()
@@ -193,7 +192,7 @@ class RemoteOutput:
                 return
             if kind is None or not any(path.stat().st_size for path in self._staged()):
                 shutil.rmtree(self.path.parent, ignore_errors=True)
-                self._state.path.unlink(missing_ok=True)
+                self._state.clear()
 
     def replace_paths(self, message: str) -> str:
         """Return a message that names the URL instead of the file on this machine."""
@@ -235,43 +234,31 @@ class RemoteOutput:
             self._upload(suffix)
         for suffix in self._state.versions.keys() - set(existing) - {""}:
             storage.remove(self._url + suffix)
-            del self._state.versions[suffix]
+            self._forget(suffix)
         self._state.write()
 
     def _replace(self) -> None:
         """Delete a file that is overwritten before the settings of the new one are uploaded."""
         if self._overwrite and not self._is_replaced and self._files == RECORD_FILES:
             storage.remove(self._url)
-            self._state.versions.pop("", None)
+            self._forget("")
             self._state.write()
         self._is_replaced = True
 
+    def _forget(self, suffix: str) -> None:
+        """Note that a file is not in storage."""
+        self._state.versions.pop(suffix, None)
+        self._state.uploaded.pop(self._local(suffix).name, None)
+
     def _upload(self, suffix: str, size: int | None = None) -> None:
         path = self._local(suffix)
-        status = path.stat()
-        key = status.st_dev, status.st_ino, status.st_size if size is None else size
-        if self._uploaded.get(suffix) == key:
+        content = identify(path, size)
+        if self._state.uploaded.get(path.name) == content:
             return
         storage.upload(path, self._url + suffix, size)
-        self._uploaded[suffix] = key
-        uploaded = storage.status(self._url + suffix)
-        self._state.versions[suffix] = uploaded.version if uploaded else ""
-
-
-class _State:
-    """What this machine has uploaded: suffix -> version of the file in storage."""
-
-    def __init__(self, path: Path, url: str) -> None:
-        self.path, self._url = path, url
-        self.versions: dict[str, str] = {}
-
-    def read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self.versions = {str(key): str(value) for key, value in json.loads(self.path.read_bytes())["files"].items()}
-
-    def write(self) -> None:
-        content: dict[str, Any] = {"url": self._url, "files": self.versions}
-        write_file(self.path, json.dumps(content).encode())
+        status = storage.status(self._url + suffix)
+        self._state.versions[suffix] = status.version if status else ""
+        self._state.uploaded[path.name] = content
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -296,51 +283,3 @@ def _complete_size(path: Path) -> int:
 def _clause(error: Exception) -> str:
     message = str(error).rstrip(".")
     return message[:1].lower() + message[1:]
-
-
-class StagedRun(NamedTuple):
-    """What the staging folder holds of one output file.
-
-    Attributes:
-        folder: Its folder.
-        url: The URL of the output file, or "" if that is unknown.
-        size: The number of bytes.
-        is_uploaded: Whether storage has everything.
-    """
-
-    folder: Path
-    url: str
-    size: int
-    is_uploaded: bool
-
-
-def list_staged() -> list[StagedRun]:
-    """Return what the staging folder holds."""
-    runs = []
-    folder = staging_dir()
-    for state in sorted(folder.glob("*/state.json")) if folder.is_dir() else ():
-        with contextlib.suppress(OSError):
-            files = [path.stat() for path in (state.parent / "files").glob("*")]
-            uploaded = state.stat().st_mtime_ns
-            is_uploaded = all(file.st_mtime_ns <= uploaded for file in files)
-            runs.append(StagedRun(state.parent, _read_url(state), sum(file.st_size for file in files), is_uploaded))
-    return runs
-
-
-def _read_url(state: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(state.read_bytes())["url"])
-    return ""
-
-
-def remove_staged(run: StagedRun) -> None:
-    """Delete what is staged of a run.
-
-    Raises:
-        BlockingIOError: The run has not ended.
-        OSError: It cannot be deleted.
-    """
-    with locked(run.folder / "lock"):
-        shutil.rmtree(run.folder / "files")
-        (run.folder / "state.json").unlink()
-    run.folder.rmdir()
