@@ -98,7 +98,7 @@ def resolve(
             mean=metadata.mean or MEAN,
             std=metadata.std or STD,
         )
-    choose = _Choice(options, file)
+    choose = _Choice(options, file, metadata.uses_config_file)
     if config.classes:
         choose("activation", metadata.activation, config.activation)
     mode = options.preprocess or metadata.preprocess or choose("preprocess", None, "crop")
@@ -142,18 +142,11 @@ def _stated_interpolation(metadata: ModelMetadata, mode: str) -> str | None:
 class _Choice:
     """Chooses between what the file states, what the caller says, and a default, which it notes as an assumption."""
 
-    def __init__(self, options: ModelOptions, path: Path | None) -> None:
+    def __init__(self, options: ModelOptions, path: Path | None, uses_config_file: bool) -> None:
         self.options = options
         self.assumptions: list[str] = []
-        self._path = path
-
-    @property
-    def file(self) -> str:
+        self.file = to_unicode(str(path)) + " with its config.json" * uses_config_file if path else "the model"
         """What states the values, for messages."""
-        if self._path is None:
-            return "the model"
-        has_config = self._path.with_name("config.json").exists()
-        return to_unicode(str(self._path)) + " with its config.json" * has_config
 
     def __call__(self, name: str, stated: Any, default: Any) -> Any:
         value = getattr(self.options, name)

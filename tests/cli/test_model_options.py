@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_contradictions(image, options, values):
     result = densenet("predict", image, "--weights", FOLDER / "plain", *options)
     assert result.status == 2 and result.out == ""
     assert all(text in result.err for text in [options[0], "plain", *values])
+
+
+def test_contradictions_name_a_config_file_only_if_it_was_used(image, tmp_path):
+    keras_file, unpacked = extract("nested.keras", tmp_path), tmp_path / "unpacked"
+    with zipfile.ZipFile(keras_file) as archive:
+        archive.extractall(unpacked)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    densenet("export", "--variant", "tiny", "-o", tmp_path / "x.safetensors")
+    used = {FOLDER / "plain": True, unpacked: True, keras_file: False, tmp_path / "x.safetensors": False}
+    for weights, expected in used.items():
+        for _ in range(2):  # the second time from the cache
+            result = densenet("predict", image, "--weights", weights, "--mean", "0.1")
+            assert result.status == 2 and weights.name in result.err
+            assert ("config.json" in result.err) == expected
 
 
 @pytest.mark.parametrize(

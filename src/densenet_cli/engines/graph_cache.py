@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HEAD_FILE, ENTRY_FILE = "head.npy", "entry.json"
 TEMP_PREFIX = ".new-"
 """Prefix of the names of folders that are being written."""
-LAYOUT_VERSION = 10
+LAYOUT_VERSION = 11
 """Must be increased if the files in a folder change, or what is read from a checkpoint besides its arrays."""
 
 

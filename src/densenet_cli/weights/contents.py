@@ -43,6 +43,7 @@ class ModelMetadata:
         head_error: Why the head in the file is not supported. The network is read without it.
         notes: What the reader assumed or ignored, a sentence each.
         calibration: The result of ``Calibration.to_dict``, or None.
+        uses_config_file: Whether a ``config.json`` beside the checkpoint states a part of this.
     """
 
     labels: Labels | None = None
@@ -61,6 +62,7 @@ class ModelMetadata:
     head_error: str | None = None
     notes: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
+    uses_config_file: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values for JSON."""

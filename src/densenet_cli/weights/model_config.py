@@ -251,6 +251,7 @@ def _parse_metadata(
         test_input_size=test_size[1] if test_size else None,
         test_crop_ratio=(test_ratio or crop_ratio) if test_size and is_crop else None,
         notes=tuple(notes),
+        uses_config_file=True,
     )
 
 

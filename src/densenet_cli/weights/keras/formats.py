@@ -60,7 +60,11 @@ def open_contents(path: Path) -> Iterator[CheckpointContents]:
         with (path.parent / CONFIG_FILE).open("rb") as file:
             config = file.read(MAX_CONFIG_SIZE + 1)
     with hdf5.open_file(path) as root:
-        yield _archive_contents(root, config) if b"class_name" in config else _contents(root)
+        if b"class_name" not in config:
+            yield _contents(root)
+            return
+        contents = _archive_contents(root, config)
+        yield contents._replace(metadata=replace(contents.metadata, uses_config_file=True))
 
 
 @contextmanager
