@@ -11,10 +11,9 @@ from PIL import Image
 from sklearn import metrics
 
 from tests.report.conftest import read
-from tests.support.checkpoints import write_torchvision
 from tests.support.command import densenet
 from tests.support.images import noise_images
-from tests.support.networks import FINDINGS, TINY, multi_label_weights, probabilities_in, random_arrays, tiny_weights
+from tests.support.networks import FINDINGS, multi_label_weights, probabilities_in, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -189,18 +188,6 @@ def test_options_that_do_not_apply(weights, images, label_column, tmp_path):
         result = densenet("evaluate", *arguments)
         assert (result.status, result.out) == (2, ""), result.err
         assert words in result.err
-
-
-@pytest.mark.parametrize("table", ["path,label\n000.png,class 1|class 2\n", "path,class 1,class 2\n000.png,1,1\n"])
-def test_sigmoid_is_suggested_if_the_activation_is_assumed(images, tmp_path, table):
-    write_torchvision(tmp_path / "bare.safetensors", random_arrays(TINY), TINY)
-    (tmp_path / "t.csv").write_text(table)
-    arguments = ("evaluate", images, "--csv", tmp_path / "t.csv", "--weights", tmp_path / "bare.safetensors", "-q")
-    result = densenet(*arguments)
-    assert result.status == 2 and "--activation sigmoid" in result.err
-    result = densenet(*arguments, "--activation", "softmax")
-    assert result.status == 2 and "--activation" not in result.err
-    assert densenet(*arguments, "--activation", "sigmoid").status == 0
 
 
 def test_notes_have_no_trailing_spaces(weights, images, tmp_path):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,10 +21,6 @@ from densenet_cli.cli.options import (
     table_options,
 )
 from densenet_cli.text import to_unicode
-
-if TYPE_CHECKING:
-    from densenet_cli.classifier import Classifier
-    from densenet_cli.datasets import Dataset, DatasetOptions, MultiLabelTable
 
 
 @command()
@@ -87,10 +82,11 @@ def calibrate(
     options = dataset_options(suffix, path_column, label_column, csv is not None, csv is None, model["offline"])
     images = open_dataset(folder, csv, options) if model["weights"] is None else None
     classifier = create_classifier(**model, uncalibrated=True)
-    dataset, sources = _open_images(classifier, images, folder, csv, options)
+    from densenet_cli.cli.labeled_images import open_labeled_images
     from densenet_cli.evaluation.calibrate import LogitCollector, serialize_calibrated
     from densenet_cli.output.atomic import write_file
 
+    dataset, sources, _ = open_labeled_images(classifier, images, folder, csv, options)
     collector = LogitCollector(classifier)
     with NoteCounter() as notes, ProgressBar("count") as progress:
         for result in classifier.stream(select_pages(sources, model["pages"], model["offline"]), collector.outputs):
@@ -111,17 +107,3 @@ def calibrate(
 
         print_calibration(report, classifier.labels, output)
     return 1 if report.failures else 0
-
-
-def _open_images(
-    classifier: Classifier, images: Dataset | None, folder: str | None, csv: str | None, options: DatasetOptions
-) -> tuple[Dataset | MultiLabelTable, Iterator[Any]]:
-    from densenet_cli.datasets import check_single_labels, open_dataset, open_multi_label_table
-    from densenet_cli.labels import ClassResolver
-
-    if classifier.config.is_multi_label:
-        table = open_multi_label_table(folder, csv, classifier.labels, options)
-        return table, table.sources()
-    images = images or open_dataset(folder, csv, options)
-    check_single_labels(images, classifier.labels)
-    return images, images.sources(ClassResolver(classifier.labels).resolve_all(images.classes, images.description))

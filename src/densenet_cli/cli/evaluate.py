@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,9 +25,8 @@ from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
-    from densenet_cli.classifier import Classifier
-    from densenet_cli.datasets import Dataset, DatasetOptions, MultiLabelTable
-    from densenet_cli.evaluation import EvaluationReport, MetricsAccumulator, MultiLabelAccumulator, MultiLabelReport
+    from densenet_cli.datasets import Dataset
+    from densenet_cli.evaluation import EvaluationReport, MultiLabelReport
     from densenet_cli.report.evaluation import Mistakes
 
 
@@ -115,8 +113,10 @@ def evaluate(
     """
     if folder is None and csv is None:
         raise click.UsageError("No images given. Pass a folder that contains class folders, or use --csv.")
+    from densenet_cli.cli.labeled_images import open_labeled_images
     from densenet_cli.cli.progress import ProgressBar
     from densenet_cli.datasets import open_dataset, shown_name
+    from densenet_cli.evaluation import MetricsAccumulator, MultiLabelAccumulator
     from densenet_cli.evaluation.files import EvaluationFiles, report_to_json
     from densenet_cli.images.previews import Thumbnail
 
@@ -139,26 +139,27 @@ def evaluate(
         images = open_dataset(folder, csv, options)
     classifier = create_classifier(**model)
     outputs.check_plots(classifier.config.is_multi_label)
-    evaluation: _Evaluation
+    metrics: MetricsAccumulator | MultiLabelAccumulator
     if classifier.config.is_multi_label:
-        evaluation = _evaluate_multi_label(classifier, folder, csv, options, restrict, min_prob)
+        if restrict:
+            raise UsageError("`restrict` does not apply to a multi-label model, whose classes do not compete.")
+        labeled = open_labeled_images(classifier, images, folder, csv, options)
+        metrics = MultiLabelAccumulator(classifier, min_prob)
     else:
-        assumes_softmax = any(assumption.startswith("activation=") for assumption in classifier.assumptions)
-        try:
-            images = images or open_dataset(folder, csv, options)
-        except UsageError as error:
-            if assumes_softmax and csv:
-                _check_multi_label(classifier, folder, csv, options, error)
-            raise
-        evaluation = _evaluate_classes(classifier, images, restrict, min_prob, assumes_softmax)
+        if min_prob is not None:
+            raise UsageError("`min_prob` applies only to multi-label models.")
+        labeled = open_labeled_images(classifier, images, folder, csv, options)
+        restrict_to = sorted(set(labeled.positions.values())) if restrict else None
+        if restrict_to and len(restrict_to) == 1:
+            raise UsageError("`restrict` requires images of at least two classes.")
+        metrics = MetricsAccumulator(classifier, restrict_to)
 
-    metrics = evaluation.metrics
     wrong: list[Any] = []
     preview = Thumbnail if worst else None
     interrupted = False
     try:
         with NoteCounter() as notes, ProgressBar("count") as progress:
-            sources = select_pages(evaluation.sources, model["pages"], model["offline"])
+            sources = select_pages(labeled.sources, model["pages"], model["offline"])
             for result in classifier.stream(sources, metrics.outputs, preview=preview):
                 outcome = metrics.add(result)
                 notes.add(result.notes)
@@ -173,7 +174,7 @@ def evaluate(
         interrupted = True
         if not metrics.images:
             raise
-    for warning in evaluation.images.warnings():
+    for warning in labeled.dataset.warnings():
         echo_info(warning)
     report = metrics.report()
     settings = {
@@ -185,7 +186,7 @@ def evaluate(
         "calibrated": classifier.calibration is not None,
         **report.settings,
         "assumptions": list(classifier.assumptions),
-        **evaluation.settings,
+        **({} if classifier.config.is_multi_label else {"restrict": restrict}),
     }
     report = dataclasses.replace(report, settings=settings, is_interrupted=interrupted)
     if format_ == "json":
@@ -200,67 +201,6 @@ def evaluate(
     if interrupted:
         raise KeyboardInterrupt
     return 1 if report.failures else 0
-
-
-class _Evaluation(NamedTuple):
-    """What an evaluation needs: the images and their classes, and the metrics.
-
-    ``settings`` are those that the results depend on besides the model's.
-    """
-
-    images: Dataset | MultiLabelTable
-    sources: Iterator[Any]
-    metrics: MetricsAccumulator | MultiLabelAccumulator
-    settings: dict[str, Any]
-
-
-def _check_multi_label(
-    classifier: Classifier, folder: str | None, csv: str, options: DatasetOptions, error: UsageError
-) -> None:
-    """Raise an error with a hint if a table without single labels is one for a multi-label model."""
-    from densenet_cli.datasets import open_multi_label_table
-
-    try:
-        open_multi_label_table(folder, csv, classifier.labels, options)
-    except UsageError:
-        return
-    raise UsageError(f"{error} For a multi-label model, whose labels have a column each, use `activation` sigmoid.")
-
-
-def _evaluate_classes(
-    classifier: Classifier, images: Dataset, restrict: bool, min_prob: float | None, assumes_softmax: bool
-) -> _Evaluation:
-    from densenet_cli.datasets import check_single_labels
-    from densenet_cli.evaluation import MetricsAccumulator
-    from densenet_cli.labels import ClassResolver
-
-    if min_prob is not None:
-        raise UsageError("`min_prob` applies only to multi-label models.")
-    check_single_labels(images, classifier.labels, assumes_softmax)
-    positions = ClassResolver(classifier.labels).resolve_all(images.classes, images.description)
-    restrict_to = sorted(set(positions.values())) if restrict else None
-    if restrict_to and len(restrict_to) == 1:
-        raise UsageError("`restrict` requires images of at least two classes.")
-    metrics = MetricsAccumulator(classifier, restrict_to)
-    return _Evaluation(images, images.sources(positions), metrics, {"restrict": restrict})
-
-
-def _evaluate_multi_label(
-    classifier: Classifier,
-    folder: str | None,
-    csv: str | None,
-    options: DatasetOptions,
-    restrict: bool,
-    min_prob: float | None,
-) -> _Evaluation:
-    from densenet_cli.datasets import open_multi_label_table
-    from densenet_cli.evaluation import MultiLabelAccumulator
-
-    if restrict:
-        raise UsageError("`restrict` does not apply to a multi-label model, whose classes do not compete.")
-    images = open_multi_label_table(folder, csv, classifier.labels, options)
-    metrics = MultiLabelAccumulator(classifier, min_prob)
-    return _Evaluation(images, images.sources(), metrics, {})
 
 
 def _write_page(path: Path, report: EvaluationReport | MultiLabelReport, mistakes: Mistakes) -> None:
