@@ -4,8 +4,8 @@ So everything that holds for local files holds here: records are complete after 
 resumed, and a file has one writer. The staging folder is in the cache folder. Finished records are also uploaded now
 and then while a run continues, and when it ends, however it ends. The folder is removed when all files are uploaded.
 
-A resumed run continues the staged files. If the file in storage was changed since this machine uploaded it, for example
-by a run on another machine, it is downloaded instead.
+A resumed run continues the staged files, also if those in storage were deleted. If one of those was changed since this
+machine uploaded it, for example by a run on another machine, they are downloaded instead.
 """
 
 from __future__ import annotations
@@ -125,21 +125,27 @@ class RemoteOutput:
         """Check whether the file can be written, and let the staging folder contain what is to be continued."""
         storage.check_writable(self._url)
         try:
-            remote = storage.status(self._url)
+            statuses = {suffix: storage.status(self._url + suffix) for suffix in {"", *self._state.versions}}
         except ImageError as error:
             raise OutputError(f"Cannot write {self.url}: {_clause(error)}.") from None
+        remote = statuses[""]
         if remote and remote.is_folder:
             raise OutputError(f"Cannot write {self.url}: it is a folder.")
         if remote and remote.size and not (self._resume or self._overwrite):
             raise file_exists_error(self.url, self._can_resume)
         is_staged = any(path.stat().st_size for path in self._staged())
-        is_changed = self._is_changed(remote)
-        if is_staged and self._can_resume and not (self._resume or self._overwrite or is_changed):
+        if is_staged and self._can_resume and not (self._resume or self._overwrite):
             raise UsageError(
                 f"This machine has results of an unfinished run for {self.url}. Use `resume` to continue it, or "
                 "`overwrite` to discard it."
             )
+        versions = {suffix: status.version for suffix, status in statuses.items() if status and status.size}
+        is_changed = any(version != self._state.versions.get(suffix) for suffix, version in versions.items())
         if self._resume and is_staged and not is_changed:
+            for suffix in statuses.keys() - versions.keys():  # missing or empty: uploaded again
+                self._forget(suffix)
+            with output_errors(self._folder):
+                self._state.write()
             return
         with output_errors(self.url):
             shutil.rmtree(self.path.parent)
@@ -151,16 +157,6 @@ class RemoteOutput:
             self._state.write()
         if self._resume:
             self._download()
-
-    def _is_changed(self, remote: storage.FileStatus | None) -> bool:
-        """Return whether a file in storage is not the one that this machine has uploaded."""
-        if not self._state.versions:
-            return remote is not None
-        for suffix, version in self._state.versions.items():
-            status = remote if suffix == "" else storage.status(self._url + suffix)
-            if (status.version if status else "") != version:
-                return True
-        return "" not in self._state.versions and remote is not None
 
     def _download(self) -> None:
         for suffix in self._files:
