@@ -25,7 +25,7 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.output import atomic
 from densenet_cli.paths import cache_dir
 from densenet_cli.topology import DenseNetConfig
-from densenet_cli.weights.contents import ModelMetadata
+from densenet_cli.weights.contents import ModelMetadata, config_path
 from densenet_cli.weights.file_identity import FileIdentity, digest
 
 if TYPE_CHECKING:
@@ -200,13 +200,13 @@ def create_graph(
 
 def _files(weights: Path) -> Iterator[Path]:
     """Yield the files that a checkpoint consists of: its own, its shards, and the configuration beside it."""
-    if weights.name.endswith(".index.json"):
+    if weights.name.endswith(".index.json"):  # otherwise the module is not imported, for a fast start
         from densenet_cli.weights import shards
 
         yield from shards.checkpoint_files(weights)
     else:
         yield weights
-    configuration = weights.with_name("config.json")
+    configuration = config_path(weights)
     if configuration.exists():
         yield configuration
 

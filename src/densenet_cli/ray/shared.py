@@ -95,15 +95,14 @@ def _share(path: Path, name: str) -> SharedCheckpoint:
 
     import ray
 
+    from densenet_cli.weights.folders import companions
     from densenet_cli.weights.shards import checkpoint_files
 
     hashed = blake2b(digest_size=16)
     files: dict[str, bytes] = {}
     try:
         paths = checkpoint_files(path)
-        for beside in ("config.json", "metadata.json"):  # which describe the network in some formats
-            if (file := path.with_name(beside)).is_file() and file not in paths:
-                paths.append(file)
+        paths += [file for name in companions(path.name) if (file := path.with_name(name)).is_file()]
         for file in paths:
             files[file.name] = data = file.read_bytes()
             hashed.update(b"%s\0%d\0" % (os.fsencode(file.name), len(data)))

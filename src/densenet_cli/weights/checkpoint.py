@@ -21,7 +21,7 @@ from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import ArrayShapes
 from densenet_cli.topology import BN_EPSILON, OUTPUT_ACTIVATIONS, DenseNetConfig
 from densenet_cli.weights import recognition, shards
-from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers
+from densenet_cli.weights.contents import Arrays, Checkpoint, CheckpointContents, StoredLayers, config_path
 
 if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
@@ -163,7 +163,7 @@ def _with_model_config(
     opened: AbstractContextManager[CheckpointContents], path: Path
 ) -> AbstractContextManager[CheckpointContents]:
     """Add what the ``config.json`` beside a checkpoint states."""
-    if not path.with_name("config.json").exists():
+    if not config_path(path).exists():
         return opened
     from densenet_cli.weights import model_config
 

@@ -12,7 +12,14 @@ from densenet_cli.labels import ClassLabel, Labels
 from densenet_cli.topology import BN_EPSILON, DenseNetConfig, HeadLayer, Resize
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from densenet_cli._types import FloatArray
+
+CONFIG_FILE = "config.json"
+"""The description of a model, beside its checkpoint or in a ``.keras`` archive."""
+MAX_BN_EPSILON = 1e3
+"""Limit of the epsilon that a file states for a batch normalization."""
 
 Arrays = dict[str, dict[str, "FloatArray"]]
 """Layer name -> array name -> values in Keras' layout.
@@ -138,6 +145,11 @@ class CheckpointContents(NamedTuple):
     head: tuple[HeadLayer, ...] | None = None
     resize: Resize | None = None
     stem: str | None = None
+
+
+def config_path(checkpoint: Path) -> Path:
+    """Return the path of the ``config.json`` beside a checkpoint. It need not exist."""
+    return checkpoint.with_name(CONFIG_FILE)
 
 
 def damaged_file_error(error: Exception | str) -> CheckpointError:

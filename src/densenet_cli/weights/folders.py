@@ -8,6 +8,7 @@ from pathlib import Path
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.text import join_names
+from densenet_cli.weights.contents import CONFIG_FILE
 
 FIXED_NAMES = (
     "model.safetensors",
@@ -83,7 +84,7 @@ def choose_checkpoint(names: Iterable[str], location: str) -> str:
 def companions(file: str) -> list[str]:
     """Return the files with metadata that belong to a checkpoint. They need not exist."""
     folder, slash, name = file.rpartition("/")
-    names = ["config.json", "metadata.json"] if name == "model.weights.h5" else ["config.json"]
+    names = [CONFIG_FILE, "metadata.json"] if name == "model.weights.h5" else [CONFIG_FILE]
     return [f"{folder}{slash}{companion}" for companion in names]
 
 

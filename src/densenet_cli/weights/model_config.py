@@ -22,9 +22,8 @@ from densenet_cli.errors import CheckpointError
 from densenet_cli.images.normalization import MEAN, STD, format_values
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO
 from densenet_cli.labels import ClassLabel, Labels, from_class_names, is_valid
-from densenet_cli.weights.contents import CheckpointContents, ModelMetadata
+from densenet_cli.weights.contents import CONFIG_FILE, CheckpointContents, ModelMetadata, config_path
 
-FILE_NAME = "config.json"
 MAX_FILE_SIZE = 4 << 20
 """Bytes. The 21,843 classes of ImageNet with their descriptions take 3 MB."""
 MAX_CLASSES = 100_000
@@ -86,7 +85,7 @@ def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path
     Raises:
         CheckpointError: The file is malformed, contradicts the arrays, or states something that is not supported.
     """
-    path = weights.with_name(FILE_NAME)
+    path = config_path(weights)
     with opened as contents:
         if contents.config is not None:
             config, note = None, f"{path} was ignored because the checkpoint has its own configuration."
@@ -298,7 +297,7 @@ def _per_channel(
         raise ValueError(f"{key} is {str(numbers)[:60]}, not three numbers")
     if channels == 1 and len(numbers) == 3:
         notes.append(
-            f"{FILE_NAME} states {key} for three channels. The network has one and uses their mean, as in timm."
+            f"{CONFIG_FILE} states {key} for three channels. The network has one and uses their mean, as in timm."
         )
         return (sum(numbers) / 3,)
     return tuple(map(float, numbers)) * (channels // len(numbers))

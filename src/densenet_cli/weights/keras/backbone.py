@@ -12,6 +12,7 @@ from densenet_cli import topology
 from densenet_cli.errors import CheckpointError, UsageError
 from densenet_cli.layers import list_layers
 from densenet_cli.topology import BN_EPSILON, STEMS
+from densenet_cli.weights.contents import MAX_BN_EPSILON
 from densenet_cli.weights.keras.graph import Graph, LayerCall, check_channels_last
 from densenet_cli.weights.keras.head import activation_of
 from densenet_cli.weights.keras.serialization import printable
@@ -19,9 +20,6 @@ from densenet_cli.weights.recognition import BLOCK_LAYER
 
 OLD_LAYER_NAMES = {"conv1/conv": "conv1_conv", "conv1/bn": "conv1_bn", "fc1000": "predictions"}
 """Layer names in Keras 2 and in the published files -> in current versions of Keras."""
-
-
-MAX_EPSILON = 1e3
 
 
 class Backbone(NamedTuple):
@@ -189,7 +187,7 @@ class _Matcher:
 def check_batch_norm(call: LayerCall) -> float:
     """Return the epsilon of a batch normalization, which must use its moving statistics."""
     epsilon = call.config.get("epsilon", 1e-3)
-    if not isinstance(epsilon, float) or not 0 <= epsilon < MAX_EPSILON:
+    if not isinstance(epsilon, float) or not 0 <= epsilon < MAX_BN_EPSILON:
         raise CheckpointError(f"The layer {call} has the epsilon {printable(epsilon)}.")
     if call.arguments.get("training"):
         raise CheckpointError(

@@ -24,7 +24,14 @@ from typing import Any
 
 from densenet_cli.errors import CheckpointError
 from densenet_cli.weights import zip_archives
-from densenet_cli.weights.contents import CheckpointContents, StoredArray, StoredLayers, damaged_file_error
+from densenet_cli.weights.contents import (
+    CONFIG_FILE,
+    CheckpointContents,
+    StoredArray,
+    StoredLayers,
+    config_path,
+    damaged_file_error,
+)
 from densenet_cli.weights.keras import hdf5
 from densenet_cli.weights.keras import weights as keras_weights
 from densenet_cli.weights.keras.graph import LayerCall
@@ -35,7 +42,6 @@ from densenet_cli.weights.metadata import parse_description
 LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """The group with the layers in ``.weights.h5``: the current name, and that of Keras 2.12 and 2.13."""
 
-CONFIG_FILE = "config.json"
 DESCRIPTION_FILE = "densenet.json"
 """What ``densenet export`` adds to an archive. Keras ignores it, and does not keep it when a model is saved again."""
 MAX_ZIP_DIRECTORY = 1 << 18
@@ -56,8 +62,8 @@ def open_contents(path: Path) -> Iterator[CheckpointContents]:
     """
     _check_complete(path)
     config = b""
-    if path.name == zip_archives.KERAS_WEIGHTS and (path.parent / CONFIG_FILE).is_file():
-        with (path.parent / CONFIG_FILE).open("rb") as file:
+    if path.name == zip_archives.KERAS_WEIGHTS and config_path(path).is_file():
+        with config_path(path).open("rb") as file:
             config = file.read(MAX_CONFIG_SIZE + 1)
     with hdf5.open_file(path) as root:
         if b"class_name" not in config:

@@ -18,7 +18,7 @@ import numpy as np
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import DenseNetConfig, HeadLayer
-from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
+from densenet_cli.weights.contents import MAX_BN_EPSILON, CheckpointContents, ModelMetadata, StoredArray, StoredLayers
 from densenet_cli.weights.pytorch import backbone as torch_backbone
 from densenet_cli.weights.pytorch import heads as torch_heads
 from densenet_cli.weights.pytorch import other_arrays
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from densenet_cli._types import FloatArray
 
 TORCH_EPSILON = 1e-5
-MAX_EPSILON = 1e3
 MAX_TENSORS = 50_000
 MAX_NAME_LENGTH = 1_000
 MAX_LISTED_NAMES = 20
@@ -289,7 +288,7 @@ def _epsilon(classes: Mapping[str, ModuleClass] | None, module: str, name: str |
     value = classes[module].options.get("eps") if classes and module in classes else None
     if name is None or value is None:
         return {}
-    if type(value) not in (int, float) or not 0 <= value < MAX_EPSILON:
+    if type(value) not in (int, float) or not 0 <= value < MAX_BN_EPSILON:
         raise CheckpointError(f"The module {module!r:.100} has the epsilon {value!r:.50}.")
     return {name: float(value)}
 
