@@ -152,6 +152,17 @@ def config_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(CONFIG_FILE)
 
 
+def constant_array(shape: tuple[int, ...], value: float) -> StoredArray:
+    """Return an array that is not stored, because the layer does not use it: a bias of 0, for example."""
+
+    def read():  # type: ignore[no-untyped-def]
+        import numpy as np
+
+        return np.full(shape, value, np.float32)
+
+    return StoredArray(shape, "float32", read)
+
+
 def damaged_file_error(error: Exception | str) -> CheckpointError:
     """Return the error for a file that cannot be parsed, with the reason on one line."""
     reason = " ".join(str(error).split()) or type(error).__name__

@@ -27,6 +27,8 @@ DATA = Path(__file__).parents[2] / "data" / "torch"
 CONFIG = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
 NO_NORMALIZATION = Normalization()
 EXPECTED = np.load(DATA / "expected.npz")
+HEAD_NORMS = ("module.classifier.0", "module.classifier.3.1")
+"""The batch norms in the head of ``module-with-head.pth``."""
 NAMES = sorted(name for name in EXPECTED.files if not name.startswith("images"))
 
 
@@ -86,6 +88,39 @@ def test_whole_models_state_their_head_and_pooling():
     assert checkpoint.read(DATA / "module-deep-stem.pth").config.stem == "deep"
     assert checkpoint.read(DATA / "module-sequence.pth").metadata.activation == "sigmoid"
     assert checkpoint.read(DATA / "module-parts.pth").config.pooling == "max"
+
+
+def test_a_batch_norm_of_the_head_without_scale_and_offset():
+    """PyTorch's ``affine=False``: gamma is 1, and beta is 0."""
+    with torch_files.open_tensors(DATA / "module-with-head.pth") as (tensors, state):
+        unused = {f"{norm}.{array}" for norm in HEAD_NORMS for array in ("weight", "bias")}
+        assert unused < tensors.keys()
+        unscaled = {name: tensor for name, tensor in tensors.items() if name not in unused}
+        expected = torch_names.contents(tensors, 1 << 20, classes=state.classes)
+        actual = torch_names.contents(unscaled, 1 << 20, classes=state.classes)
+        assert actual.metadata.head_error is None and actual.head == expected.head
+        assert actual.layers.keys() == expected.layers.keys()
+        for name in ("head_1", "head_4"):
+            values = {array: stored.read() for array, stored in actual.layers[name].items()}
+            np.testing.assert_array_equal(values["gamma"], np.ones_like(values["moving_mean"]))
+            np.testing.assert_array_equal(values["beta"], np.zeros_like(values["moving_mean"]))
+
+
+@pytest.mark.parametrize("missing", [["running_mean", "running_var"], ["running_var"], None, ["other"]], ids=str)
+def test_the_backbone_of_a_model_with_an_incomplete_head_can_be_used(missing):
+    """A batch norm without statistics (``track_running_stats=False``) uses those of the batch."""
+    with torch_files.open_tensors(DATA / "module-with-head.pth") as (tensors, state):
+        module = HEAD_NORMS[0]
+        changed = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not (name.startswith(f"{module}.") and (missing is None or name.rpartition(".")[2] in missing))
+        }
+        if missing == ["other"]:
+            changed[f"{module}.weight_g"] = tensors[f"{module}.weight"]
+        contents = torch_names.contents(changed, 1 << 20, classes=state.classes)
+    assert repr(module) in contents.metadata.head_error
+    assert "predictions" not in contents.layers and "bn" in contents.layers
 
 
 @pytest.mark.parametrize(

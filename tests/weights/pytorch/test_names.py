@@ -259,6 +259,65 @@ def test_the_backbone_of_a_file_with_several_dense_layers_can_be_used(tmp_path, 
     assert_close(backbone.arrays, support.without(ARRAYS, "predictions"))
 
 
+FEATURES, CLASSES = TENSORS["classifier.weight"].shape[1], TENSORS["classifier.weight"].shape[0]
+
+
+@pytest.mark.parametrize("inner", ["classifier", "classifier.1"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("fc", (2, CLASSES)),
+        ("head.0", (2, FEATURES)),
+        ("head.0", (2, FEATURES * 49)),
+        ("head", (2, FEATURES + 5)),
+        ("attention", (1, FEATURES, 1, 1)),
+        ("semantic", (2, CLASSES)),
+    ],
+)
+def test_a_second_head_outside_the_network_is_rejected(tmp_path, name, shape, inner):
+    """The file does not state whether the layer follows the head of the network, replaces it, or is not used."""
+    tensors = renamed(TENSORS, lambda key: f"model.backbone.{key.replace('classifier', inner)}")
+    tensors |= {f"model.{name}.weight": np.ones(shape, np.float32), f"model.{name}.bias": np.ones(shape[0], np.float32)}
+    message = error_message(tmp_path, tensors)
+    assert repr(f"model.{name}") in message and repr(f"model.backbone.{inner}") in message
+    backbone = checkpoint.read(tmp_path / "x.safetensors", allow_unsupported_head=True)
+    assert backbone.config == replace(CONFIG, classes=0)
+    assert_close(backbone.arrays, support.without(ARRAYS, "predictions"))
+
+
+def test_the_backbone_of_a_file_with_two_larger_heads_can_be_used(tmp_path):
+    tensors = renamed(TENSORS, lambda key: f"backbone.{key.replace('classifier', 'classifier.0')}")
+    for head, inputs in (("backbone.classifier", 3), ("head", 2)):
+        tensors |= {f"{head}.1.{array}": VECTOR for array in ("weight", "bias", "running_mean", "running_var")}
+        tensors |= {f"{head}.3.weight": np.ones((2, inputs), np.float32), f"{head}.3.bias": VECTOR[:2]}
+    assert "'head.3'" in error_message(tmp_path, tensors)
+    backbone = checkpoint.read(tmp_path / "x.safetensors", allow_unsupported_head=True)
+    assert_close(backbone.arrays, support.without(ARRAYS, "predictions"))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"aux_classifier.weight": (2, FEATURES)},
+        {"model.AuxLogits.fc.weight": (CLASSES, FEATURES)},
+        {"ema.fc.weight": (CLASSES, FEATURES)},
+        {"model_ema.classifierweight": (CLASSES, FEATURES)},
+        {"center_loss.weight": (CLASSES, FEATURES)},
+        {"criterion.weight": (CLASSES, CLASSES)},
+        {"teacher.fc.weight": (CLASSES, 2 * FEATURES)},
+        {"perceptual.conv1.weight": (4, 3, 3, 3), "perceptual.fc.weight": (10, 8 * FEATURES)},
+        {"embedding.weight": (7, CLASSES + 1)},
+    ],
+    ids=lambda others: next(iter(others)),
+)
+def test_other_layers_outside_the_network_are_ignored(tmp_path, others):
+    """Averages, loss functions, auxiliary heads, and other networks that training checkpoints contain."""
+    tensors = renamed(TENSORS, lambda name: f"model.net.{name}")
+    loaded = read(tmp_path, {**tensors, **{name: np.ones(shape, np.float32) for name, shape in others.items()}})
+    assert_close(loaded.arrays)
+    assert all(name in loaded.metadata.notes[0] for name in others)
+
+
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("kernel", [np.ones((3, 3, 1, 1), np.float32), np.ones((2, 2), np.float32)])
 def test_other_layers_of_a_sequence_are_rejected(tmp_path, prefix, kernel):

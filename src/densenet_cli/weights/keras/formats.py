@@ -30,6 +30,7 @@ from densenet_cli.weights.contents import (
     StoredArray,
     StoredLayers,
     config_path,
+    constant_array,
     damaged_file_error,
 )
 from densenet_cli.weights.keras import hdf5
@@ -196,13 +197,11 @@ def _unused_arrays(call: LayerCall, arrays: dict[str, StoredArray]) -> dict[str,
     """Return constants for the arrays that a layer of the head does not have: no bias is a bias of 0."""
     names = array_names(call)
     if call.class_name == "Dense" and "bias" not in names and "kernel" in arrays:
-        return {"bias": keras_weights.constant_array(arrays["kernel"].shape[-1:], 0.0)}
+        return {"bias": constant_array(arrays["kernel"].shape[-1:], 0.0)}
     if call.class_name == "BatchNormalization" and "moving_mean" in arrays:
         shape = arrays["moving_mean"].shape
         constants = {"gamma": 1.0, "beta": 0.0}
-        return {
-            name: keras_weights.constant_array(shape, value) for name, value in constants.items() if name not in names
-        }
+        return {name: constant_array(shape, value) for name, value in constants.items() if name not in names}
     return {}
 
 

@@ -14,7 +14,13 @@ from typing import NamedTuple
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import BN_ARRAYS
 from densenet_cli.topology import HeadLayer
-from densenet_cli.weights.contents import CheckpointContents, ModelMetadata, StoredArray, StoredLayers
+from densenet_cli.weights.contents import (
+    CheckpointContents,
+    ModelMetadata,
+    StoredArray,
+    StoredLayers,
+    constant_array,
+)
 from densenet_cli.weights.keras.backbone import OLD_LAYER_NAMES
 from densenet_cli.weights.keras.hdf5 import Group
 from densenet_cli.weights.recognition import BLOCK_LAYER
@@ -123,17 +129,6 @@ def _order_head(
     position = 0 if channels == (kernel[0],) else 1
     head.insert(position, HeadLayer("batch_norm"))
     return tuple(head), {**predictions, f"head_{position + 1}": norms[0].arrays}
-
-
-def constant_array(shape: tuple[int, ...], value: float) -> StoredArray:
-    """Return an array that is not stored, because the layer does not use it: a bias of 0, for example."""
-
-    def read():  # type: ignore[no-untyped-def]
-        import numpy as np
-
-        return np.full(shape, value, np.float32)
-
-    return StoredArray(shape, "float32", read)
 
 
 def _pooling(weights: StoredWeights, dense: NamedArrays | None) -> str | None:

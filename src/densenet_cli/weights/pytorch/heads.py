@@ -86,7 +86,8 @@ def find_head(classes: Mapping[str, ModuleClass], dense: Sequence[str], features
         names = list(dict.fromkeys(name[:start] + name[start:].partition(".")[0] for name in others))
         if len(names) > 1:
             raise CheckpointError(
-                f"The model has several heads ({', '.join(f'{name!r:.100}' for name in names[:20])})."
+                f"The model has several heads ({', '.join(f'{name!r:.100}' for name in names[:20])}). The file does not"
+                " state how they are used. Save the modules that are used in an nn.Sequential."
             )
         if names[0] not in classes:
             raise CheckpointError(f"The class of {names[0]!r:.100} is missing.")

@@ -13,12 +13,17 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from densenet_cli.errors import CheckpointError
 from densenet_cli.layers import array_shapes
 from densenet_cli.topology import DenseNetConfig, HeadLayer
-from densenet_cli.weights.contents import MAX_BN_EPSILON, CheckpointContents, ModelMetadata, StoredArray, StoredLayers
+from densenet_cli.weights.contents import (
+    MAX_BN_EPSILON,
+    CheckpointContents,
+    ModelMetadata,
+    StoredArray,
+    StoredLayers,
+    constant_array,
+)
 from densenet_cli.weights.pytorch import backbone as torch_backbone
 from densenet_cli.weights.pytorch import heads as torch_heads
 from densenet_cli.weights.pytorch import other_arrays
@@ -143,19 +148,20 @@ def contents(
     head_error = None
     try:
         head = torch_heads.find_head(classes, heads, features) if classes else _single_layer(heads)
+        remaining = dict(others)
+        head_arrays = [_take_layer(remaining, layer, module) for layer, module in head.layers]
+        others = remaining
     except CheckpointError as error:  # the backbone alone can be used
-        head, head_error = HeadModules([], None, None), str(error)
+        head, head_arrays, head_error = HeadModules([], None, None), [], str(error)
         notes = [*notes, f"The network is read without its head. {head_error}"]
-        others = _without_head(others, heads, features)
+        branches = tuple(other_arrays.branch(features, name) for name in heads)
+        others = {name: arrays for name, arrays in others.items() if not f"{name}.".startswith(branches)}
     names = _head_names([layer for layer, _ in head.layers])
-    for name, (layer, module) in zip(names, head.layers, strict=True):
-        weight = others.get(module, {}).get("weight")
-        if weight and (layer.kind != "dense" or len(weight.shape) == 2):
-            _add_layer(backbone, name, module, _with_bias(others.pop(module)))
+    for name, (_, module), arrays in zip(names, head.layers, head_arrays, strict=True):
+        if arrays:
+            _add_layer(backbone, name, module, arrays)
             epsilons.update(_epsilon(classes, module, name))
-            scope = _common_prefix(scope, _parent(module))
-        elif layer.kind in ("dense", "batch_norm"):
-            raise CheckpointError(f"The weight of {module!r:.100} is missing or has another number of axes.")
+            scope = other_arrays.common_prefix(scope, _parent(module))
     other_arrays.check_temperature(others)
     normalization = other_arrays.read_normalization(others, channels, classes)
     other_arrays.check_layers(others, scope)
@@ -257,30 +263,24 @@ def _is_blur_filter(name: str, arrays: Tensors) -> bool:
 
 
 def _find_heads(modules: Modules, scope: str) -> list[str]:
-    """Return the layers with a matrix. Those outside ``scope`` count if there are none inside."""
+    """Return the layers with a matrix inside ``scope`` and those that may follow or replace them, else all others."""
     matrices = [name for name, arrays in modules.items() if "weight" in arrays and len(arrays["weight"].shape) == 2]
-    return [name for name in matrices if name.startswith(scope)] or matrices
+    inside = [name for name in matrices if name.startswith(scope)]
+    if not inside:
+        return matrices
+    features, classes = modules[inside[0]]["weight"].shape[1], modules[inside[-1]]["weight"].shape[0]
+    return inside + other_arrays.find_other_heads(modules, scope, features, classes)
 
 
 def _single_layer(heads: list[str]) -> HeadModules:
     """Return the head of a state dict: one dense layer or none."""
     if len(heads) > 1:
         raise CheckpointError(
-            f"It has several layers after the backbone ({_listed(heads)}). A state dict does not state what is computed"
-            " between them, such as an activation. Save the whole model with torch.save(model, path)."
+            f"It has several layers after the backbone ({_listed(heads)}). A state dict does not state which of them"
+            " are used, or what is computed between them. Save the whole model with torch.save(model, path), or remove"
+            " the layers that are not used."
         )
     return HeadModules([(HeadLayer("dense"), name) for name in heads], None, None)
-
-
-def _without_head(modules: Modules, heads: list[str], features: str) -> Modules:
-    """Return the modules without dense layers and those between them, which are in a module without the backbone."""
-    prefix = _parent(heads[0]) if heads else ""
-    for name in heads:
-        prefix = _common_prefix(prefix, name)
-    is_separate = not features.startswith(prefix)
-    return {
-        name: a for name, a in modules.items() if name not in heads and not (is_separate and name.startswith(prefix))
-    }
 
 
 def _epsilon(classes: Mapping[str, ModuleClass] | None, module: str, name: str | None) -> dict[str, float]:
@@ -299,12 +299,24 @@ def _head_names(layers: list[HeadLayer]) -> list[str]:
     return ["predictions" if number == last else f"head_{number + 1}" for number in range(len(layers))]
 
 
-def _with_bias(arrays: Tensors) -> Tensors:
-    """Add a bias of zeros to a dense layer without bias."""
-    if "bias" in arrays or len(arrays["weight"].shape) != 2:
-        return arrays
-    units = arrays["weight"].shape[:1]
-    return {**arrays, "bias": StoredArray(units, "float32", lambda: np.zeros(units, np.float32))}
+def _take_layer(modules: Modules, layer: HeadLayer, module: str) -> Tensors:
+    """Remove a layer of the head from ``modules``, and return its arrays. Those that it does not use are constants.
+
+    Raises:
+        CheckpointError: An array is missing, is not part of such a layer, or has another number of axes.
+    """
+    if layer.kind not in ("dense", "batch_norm"):
+        return {}
+    arrays = modules.pop(module, {})
+    is_norm = layer.kind == "batch_norm"
+    names, required = (NORM_ARRAYS, ["running_mean", "running_var"]) if is_norm else (HEAD_ARRAYS, ["weight"])
+    axes = [len(arrays[name].shape) for name in required if name in arrays]
+    if axes != ([1, 1] if is_norm else [2]) or not arrays.keys() <= names.keys():
+        shapes = ", ".join(f"{name!r:.50} {tensor.shape}" for name, tensor in arrays.items())
+        raise CheckpointError(f"The arrays of {module!r:.100} are not supported: {shapes or 'there are none'}.")
+    units = arrays[required[0]].shape[:1]
+    constants = {"weight": 1.0, "bias": 0.0} if is_norm else {"bias": 0.0}
+    return {**{name: constant_array(units, value) for name, value in constants.items()}, **arrays}
 
 
 def _in_keras_layout(tensor: StoredArray) -> StoredArray:
@@ -322,12 +334,6 @@ def _read(tensor: StoredArray) -> FloatArray:
 def _parent(name: str) -> str:
     """Return the prefix of the module that contains another: "model." of "model.features", "" of "features"."""
     return "".join(name.rpartition(".")[:2])
-
-
-def _common_prefix(first: str, second: str) -> str:
-    while first and not second.startswith(first):
-        first = _parent(first.removesuffix("."))
-    return first
 
 
 def _listed(names: list[str]) -> str:

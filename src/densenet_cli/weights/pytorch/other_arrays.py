@@ -26,6 +26,10 @@ MEAN_NAME = re.compile(rf"{_IMAGE}(?:mean|means|mu)")
 STD_NAME = re.compile(rf"{_IMAGE}(?:std|stds|stdev|std_dev|sigma)")
 TEMPERATURE_NAME = re.compile(r"(?:.*_)?(?:temperature|temp|logits?_scale)", re.IGNORECASE)
 TRAINING_MODULE = re.compile(r"loss|criterion|metric", re.IGNORECASE)
+TRAINING_BRANCH = re.compile(
+    rf"{TRAINING_MODULE.pattern}|(?:^|[._])aux|(?:^|[._])(?:ema|teacher)(?:$|[._])", re.IGNORECASE
+)
+"""Modules beside a network that do not change its outputs: also auxiliary heads, averages, and teachers."""
 NUMBERED_MODULE = re.compile(r"(.*[.]|)[0-9]+[.]", re.DOTALL)
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 REMEDY = "Remove them from the file, and pass `mean` and `std`."
@@ -60,6 +64,30 @@ def check_layers(modules: Modules, scope: str) -> None:
             raise CheckpointError(
                 f"Array {array!r:.200} is not part of a torchvision DenseNet. The file does not state how it is used."
             )
+
+
+def find_other_heads(modules: Modules, scope: str, features: int, classes: int) -> list[str]:
+    """Return the layers outside ``scope``, the prefix of the network, that may follow or replace its head.
+
+    Their input can be its logits, or its features: flattened, or together with others. Modules that are only used in
+    training, and other networks that take images, are left out.
+
+    Args:
+        modules: All layers that are not in the backbone.
+        scope: The prefix of the network.
+        features: The number of inputs of its head.
+        classes: The number of outputs of its head.
+    """
+    shapes = {name: a["weight"].shape for name, a in modules.items() if "weight" in a and not name.startswith(scope)}
+    networks = {branch(scope, name) for name, shape in shapes.items() if len(shape) == 4 and shape[1] == 3}
+    return [
+        name
+        for name, shape in shapes.items()
+        if len(shape) > 1
+        and (shape[1] == classes or shape[1] >= features)
+        and branch(scope, name) not in networks
+        and not TRAINING_BRANCH.search(name.removeprefix(common_prefix(scope, name)))
+    ]
 
 
 def check_temperature(modules: Modules) -> None:
@@ -148,3 +176,16 @@ def _read_values(array: StoredArray, channels: int) -> tuple[float, ...]:
 
 def _full_name(module: str, array: str) -> str:
     return f"{module}.{array}".removeprefix(".")
+
+
+def common_prefix(first: str, second: str) -> str:
+    """Return the longest prefix of ``first`` that ends with the name of a module and is a prefix of ``second``."""
+    while first and not second.startswith(first):
+        first = "".join(first.removesuffix(".").rpartition(".")[:2])
+    return first
+
+
+def branch(scope: str, name: str) -> str:
+    """Return the prefix of the outermost module that contains ``name``, but not the network below ``scope``."""
+    shared = common_prefix(scope, name)
+    return f"{shared}{name.removeprefix(shared).partition('.')[0]}."
