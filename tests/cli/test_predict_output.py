@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from densenet_cli.paths import staging_dir
 from densenet_cli.weights import file_identity
 from tests.support.command import densenet, run_process
+from tests.support.staging import storage_url
 
 
 @pytest.fixture
@@ -77,6 +79,17 @@ def test_retrying_keeps_the_errors_of_sources_that_are_not_given_again(weights, 
     images[0].rename(tmp_path / "bad.png")
     assert densenet(*arguments, tmp_path / "bad.png", "--resume", "--retry-errors").status == 0
     assert b'error":' not in output.read_bytes() and b"Unreadable" not in output.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "options"), [("r.json", []), ("r.jsonl", ["-k", 2])])
+def test_a_refused_resume_changes_nothing_in_object_storage(weights, images, tmp_path, name, options):
+    output = tmp_path / "storage" / name
+    arguments = ["predict", images[0], "--weights", weights, "-o", storage_url(tmp_path, name)]
+    assert densenet(*arguments, "-k", 1).status == 0
+    before = {path: path.stat().st_mtime_ns for path in output.parent.iterdir()}
+    assert densenet(*arguments, *(options or ["-k", 1]), "--resume").status == 2
+    assert {path: path.stat().st_mtime_ns for path in output.parent.iterdir()} == before
+    assert not list(staging_dir().iterdir())
 
 
 def test_a_missing_output_folder_precedes_missing_weights(images, tmp_path):

@@ -192,7 +192,8 @@ class FileWriter:
         if self._started:
             return
         size = self._state.size
-        self._file.truncate(size)
+        if os.fstat(self._file.fileno()).st_size > size:  # a file that stays as it is keeps its time
+            self._file.truncate(size)
         if size == 0:
             sync(self._file)
             write_settings(self._path, self._settings, self.folder)

@@ -103,6 +103,8 @@ class RemoteOutput:
         self._stopped = threading.Event()
         self._uploading = threading.Lock()
         self._is_replaced = False
+        self._downloaded: dict[str, list[int]] = {}
+        """Name of a file -> its ``identify`` when it was downloaded."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -156,13 +158,19 @@ class RemoteOutput:
                 self._state.versions[""] = remote.version
             self._state.write()
         if self._resume:
-            self._download()
+            try:
+                self._download()
+            except BaseException:
+                self._discard()
+                raise
 
     def _download(self) -> None:
         for suffix in self._files:
             if status := storage.status(self._url + suffix):
-                storage.download(self._url + suffix, self._local(suffix))
+                path = self._local(suffix)
+                storage.download(self._url + suffix, path)
                 self._state.versions[suffix] = status.version
+                self._state.uploaded[path.name] = self._downloaded[path.name] = identify(path)
         self._state.write()
 
     def _local(self, suffix: str) -> Path:
@@ -186,9 +194,14 @@ class RemoteOutput:
                     raise OutputError(message) from None
                 self._warn(message)
                 return
-            if kind is None or not any(path.stat().st_size for path in self._staged()):
-                shutil.rmtree(self.path.parent, ignore_errors=True)
-                self._state.clear()
+            written = [path for path in self._staged() if identify(path) != self._downloaded.get(path.name)]
+            if kind is None or not any(path.stat().st_size for path in written):
+                self._discard()
+
+    def _discard(self) -> None:
+        """Delete what is staged."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+        self._state.clear()
 
     def replace_paths(self, message: str) -> str:
         """Return a message that names the URL instead of the file on this machine."""
@@ -220,7 +233,7 @@ class RemoteOutput:
         self._state.write()
 
     def _upload_all(self) -> None:
-        """Upload all files, the output file last, and delete those that exist only while a run is not finished."""
+        """Upload all files that changed, the output file last, and delete those of an unfinished run."""
         existing = [suffix for suffix in self._files if self._local(suffix).is_file()]
         if not existing:
             return
