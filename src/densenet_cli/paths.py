@@ -54,6 +54,9 @@ def split_page(name: str) -> tuple[str, int] | None:
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 """File name extensions of archives, in lower case."""
 
+DOUBLE_SUFFIXES = tuple(suffix for suffix in ARCHIVE_SUFFIXES if suffix.count(".") > 1)
+"""Those that consist of two extensions."""
+
 _IN_ARCHIVE = re.compile(f"(?:{'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})/", re.IGNORECASE)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from densenet_cli.errors import EmptySourceError, ImageError, SourceNotFoundError, SourceUnreadableError, UsageError
-from densenet_cli.paths import ARCHIVE_SUFFIXES, is_remote, split_page
+from densenet_cli.paths import ARCHIVE_SUFFIXES, DOUBLE_SUFFIXES, is_remote, split_page
 from densenet_cli.text import plural, to_unicode
 
 SUFFIXES = frozenset(
@@ -32,9 +32,6 @@ SYSTEM_FOLDERS = frozenset(
     )
 )
 """Folders that archive tools, operating systems, and file servers create, in lower case. Their images are copies."""
-
-DOUBLE_SUFFIXES = frozenset(suffix for suffix in ARCHIVE_SUFFIXES if suffix.count(".") > 1)
-"""Extensions of archives that consist of two."""
 
 RECURSIVE = "**"
 
