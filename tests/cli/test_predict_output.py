@@ -113,7 +113,7 @@ def test_dash_is_standard_output(weights, images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [[], ["--format", "csv"], ["--overwrite"]])
-@pytest.mark.parametrize(("output", "message"), [("", "--output is empty"), ("/dev/stdout", "--output to -")])
+@pytest.mark.parametrize(("output", "message"), [("", "is empty"), ("/dev/stdout", "--output to -")])
 def test_invalid_output_names(weights, images, output, message, options):
     result = run_process("predict", images[0], "--weights", weights, "-o", output, *options)
     assert (result.returncode, result.stdout) == (2, "")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import LocalPath, command, output_option
+from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import (
@@ -20,6 +20,7 @@ from densenet_cli.cli.options import (
     suffix_option,
     table_options,
 )
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.text import to_unicode
 
 
@@ -31,7 +32,7 @@ from densenet_cli.text import to_unicode
     "-o",
     "--output",
     required=True,
-    type=LocalPath(dir_okay=False, path_type=Path),
+    type=OutputPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the calibrated model to FILE (.safetensors).",
 )

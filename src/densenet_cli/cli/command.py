@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from densenet_cli.cli.console import Verbosity, echo_lines, is_verbose, log_to_stderr, printable
+from densenet_cli.cli.output_paths import check_outputs
 from densenet_cli.errors import DensenetError, ProcessError, WeightsUnavailableError
 from densenet_cli.paths import is_hub_url, is_remote
 
@@ -183,6 +184,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises ``CommandError`` for a ``DensenetError``."""
         try:
+            check_outputs(ctx)
             return super().invoke(ctx)
         except DensenetError as error:
             if is_verbose():

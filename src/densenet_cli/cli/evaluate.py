@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, LocalPath, PathOrUrl, command, option, output_option
+from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import (
@@ -20,6 +20,7 @@ from densenet_cli.cli.options import (
     suffix_option,
     table_options,
 )
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
@@ -53,25 +54,25 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=PathOrUrl(dir_okay=False, path_type=Path),
+    type=OutputPath(can_be_remote=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the report to FILE as JSON. FILE can be a URL such as s3://bucket/report.json.",
 )
 @output_option(
     "--html",
-    type=LocalPath(dir_okay=False),
+    type=OutputPath(dir_okay=False),
     metavar="FILE",
     help="Write the report as an HTML page with images of the most confident mistakes.",
 )
 @output_option(
     "--mistakes",
-    type=LocalPath(dir_okay=False, path_type=Path),
+    type=OutputPath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write all mistakes to a CSV file, the most confident first.",
 )
 @output_option(
     "--plots",
-    type=LocalPath(file_okay=False, path_type=Path),
+    type=OutputPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write plots to FOLDER (PNG): a confusion matrix, a reliability diagram, and a risk-coverage curve, or for a "
     "multi-label model, ROC and precision-recall curves.",

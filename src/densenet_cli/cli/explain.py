@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import PathOrUrl, command, option, output_option
+from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=PathOrUrl(file_okay=False, path_type=Path),
+    type=OutputPath(can_be_remote=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write a PNG per image to FOLDER, under its path: photos/1.jpg becomes photos/1.jpg.png. FOLDER can be a URL "
     "such as s3://bucket/maps.",

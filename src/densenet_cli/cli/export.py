@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import LocalPath, command, output_option
+from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_info, printable
 from densenet_cli.cli.model_options import PREPROCESSING_OPTIONS, create_classifier, model_options
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.export.exporter import EXPORT_FORMATS
 
 
@@ -24,7 +25,7 @@ from densenet_cli.export.exporter import EXPORT_FORMATS
     "-o",
     "--output",
     required=True,
-    type=LocalPath(path_type=Path),
+    type=OutputPath(path_type=Path),
     metavar="PATH",
     help="File to write, or folder for saved-model.",
 )

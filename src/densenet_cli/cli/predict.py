@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, LocalPath, command, option, output_option
+from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options
 from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.output.record_formats import RECORD_FORMATS
@@ -55,14 +56,14 @@ if TYPE_CHECKING:
 @output_option(
     "-o",
     "--output",
-    type=click.Path(allow_dash=True),
+    type=OutputPath(can_be_remote=True, allow_dash=True),
     metavar="FILE",
     help="Write results to FILE (.json, .jsonl, or .csv; - for standard output; or a URL such as s3://bucket/FILE) and "
     "settings to FILE.meta.json. With --ray, a folder or URL for part files.",
 )
 @output_option(
     "--html",
-    type=LocalPath(dir_okay=False),
+    type=OutputPath(dir_okay=False),
     metavar="FILE",
     help="Write an HTML page that shows the images with their labels.",
 )

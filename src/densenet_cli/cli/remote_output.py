@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from densenet_cli.cli.command import replace_parameters
 from densenet_cli.cli.console import echo_error
-from densenet_cli.errors import UsageError
-from densenet_cli.paths import is_remote, split_member
+from densenet_cli.paths import is_remote
 
 if TYPE_CHECKING:
     from densenet_cli.output.remote import RemoteOutput
@@ -35,9 +32,6 @@ def uploads_output(kind: str, convert: Callable[[Any], Any] = str, *, can_resume
     def decorate(function: F) -> F:
         @wraps(function)
         def wrapper(*, output: Any, **options: Any) -> Any:
-            names = (*options.get("source", ()), *map(options.get, ("files_from", "folder", "csv")))
-            check_not_source("output", output, names)
-            check_not_source("html", options.get("html"), names)
             resume, overwrite, ray = options.get("resume", False), options["overwrite"], options.get("ray")
             # The command itself reports that both are given, and with --ray writes to storage.
             if not isinstance(output, str) or not is_remote(output) or (resume and overwrite) or ray is not None:
@@ -57,23 +51,6 @@ def uploads_output(kind: str, convert: Callable[[Any], Any] = str, *, can_resume
         return wrapper  # type: ignore[return-value]
 
     return decorate
-
-
-def check_not_source(parameter: str, output: Any, names: Iterable[str | None]) -> None:
-    """Raise ``UsageError`` if an existing output file is also a source, an archive that contains one, or a list."""
-    if not output:
-        return
-    is_url = is_remote(str(output))
-    if not is_url and not Path(output).is_file():
-        return
-    for name in filter(None, names):
-        path = (split_member(name) or (name,))[0]
-        is_same = path == output
-        if not is_url:
-            with suppress(OSError, ValueError):
-                is_same = Path(path).samefile(output)
-        if is_same:
-            raise UsageError(f"`{parameter}` is a file that the command reads. Choose another one.")
 
 
 def shown_path(path: str) -> str:

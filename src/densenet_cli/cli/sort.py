@@ -15,8 +15,8 @@ from densenet_cli.cli.console import echo_image_error, echo_info, printable, std
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
+from densenet_cli.cli.output_paths import OutputPath
 from densenet_cli.errors import UsageError
-from densenet_cli.paths import is_remote, is_url
 from densenet_cli.text import plural, to_unicode
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MAX_LISTED = 20
 @output_option(
     "--into",
     "into_folder",
-    type=click.Path(file_okay=False),
+    type=OutputPath(file_okay=False),
     metavar="DIR",
     help="Create the folders in DIR.",
 )
@@ -104,8 +104,6 @@ def sort(
         return _undo(undo)
     if into_folder is None:
         raise click.UsageError("No folder given. Use --into DIR.")
-    if is_remote(into_folder) or is_url(into_folder):
-        raise click.UsageError("--into must be a folder on this machine.")
     into = Path(into_folder)
     if (by == "group") != (groups is not None):
         raise click.UsageError("--by group and --groups require each other.")

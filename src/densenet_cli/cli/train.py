@@ -16,6 +16,7 @@ import click
 from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, LocalPath, command, input_option, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
+from densenet_cli.cli.output_paths import OutputPath, check_not_input
 from densenet_cli.cli.train_settings import settings_options
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import is_remote
@@ -52,7 +53,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 @output_option(
     "-o",
     "--output",
-    type=LocalPath(file_okay=False, path_type=Path),
+    type=OutputPath(file_okay=False, path_type=Path),
     required=True,
     metavar="FOLDER",
     help="Folder for the files of the run.",
@@ -68,7 +69,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 )
 @output_option(
     "--tensorboard",
-    type=LocalPath(file_okay=False, path_type=Path),
+    type=OutputPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write TensorBoard logs to this folder. Use one folder per run.",
 )
@@ -96,7 +97,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 )
 @option(
     "--cache",
-    type=LocalPath(file_okay=False, path_type=Path),
+    type=OutputPath(file_okay=False, path_type=Path),
     metavar="FOLDER",
     group="Performance",
     help="Folder for decoded images.  [default: in the user's cache]",
@@ -173,6 +174,10 @@ def train(
     run_paths = run_files.RunPaths(
         folder, val, output, cache or paths.images_dir(), Path(csv) if csv else None, dataset
     )
+    if not lr_find:
+        inputs = {"csv": csv, "val": val, "start": None if resume else settings.start}
+        for name in run_files.RESULT_FILES:
+            check_not_input("output", str(output / name), inputs)
     with ProgressBar("steps") as progress:
         run_options = RunOptions(
             threads=threads or available_cores(),
