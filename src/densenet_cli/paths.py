@@ -155,6 +155,14 @@ def is_stdin(name: str) -> bool:
     return name == "-" or (split_page(name) or ("",))[0] == "-"
 
 
+def working_directory() -> str:
+    """Return the working directory, or ``/`` if it was deleted: relative names then name nothing that exists."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.sep
+
+
 def normalize_path(path: str, folder: str) -> str:
     """Return an absolute path that is the same for all spellings of ``path``.
 
@@ -187,7 +195,7 @@ class PathNormalizer:
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self._folder = os.getcwd() if folder is None else folder
+        self._folder = working_directory() if folder is None else folder
         self._normalize_parent = lru_cache(maxsize=1024)(lambda parent: normalize_path(parent, self._folder))
 
     def __call__(self, path: str) -> str:

@@ -77,6 +77,36 @@ def test_no_home_folder(weights, image, tmp_path):
         assert status == 0 or "KERAS_HOME" in result.stderr
 
 
+@pytest.fixture
+def deleted_folder(tmp_path, monkeypatch):
+    """Make a folder that was deleted the working directory."""
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("predict", "-o", "g.csv"), ("predict", "-o", "g.jsonl"), ("embed", "-o", "g.npz"), ("explain", "-o", "maps")],
+    ids=str,
+)
+def test_a_deleted_working_directory(weights, image, tmp_path, deleted_folder, arguments):
+    command, option, name = arguments
+    result = densenet(command, image, "--weights", weights, option, tmp_path / name)
+    assert result.status == 0, result.err
+    assert (tmp_path / name).exists()
+    result = densenet(command, image, "--weights", weights, option, name)
+    assert result.status == 4
+    assert "working directory" in result.err
+
+
+def test_a_table_with_a_deleted_working_directory(image, tmp_path, deleted_folder):
+    (tmp_path / "t.csv").write_text(f"path,label\n{image},tench\n")
+    result = densenet("evaluate", "--csv", tmp_path / "t.csv", "--variant", "121", "--offline")
+    assert result.status == 3, result.err  # the table was read, and the weights are missing
+
+
 def test_control_characters_in_names_are_escaped(weights, image, tmp_path):
     hostile = tmp_path / "a\x1b[31mb\nc.h5"
     hostile.write_bytes(weights.read_bytes())

@@ -123,6 +123,11 @@ def file_exists_error(path: str | os.PathLike[str], can_resume: bool = False) ->
 
 
 def _check_folder(output: Path, folder: Path, create: bool) -> None:
+    if not folder.is_absolute():
+        try:
+            Path.cwd()
+        except OSError:
+            raise OutputError(f"Cannot write {_name(output)}: the working directory was deleted.") from None
     while create and not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.exists():

@@ -15,7 +15,7 @@ from densenet_cli import storage
 from densenet_cli.errors import ImageError, OutputError
 from densenet_cli.output.atomic import output_errors, write_file
 from densenet_cli.output.checks import check_output_folder, file_exists_error
-from densenet_cli.paths import normalize_path
+from densenet_cli.paths import normalize_path, working_directory
 from densenet_cli.text import to_unicode
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _path_parts(source: str) -> list[str]:
     if separator and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
         source = rest
     else:
-        folder = str(Path.cwd()).rstrip(os.sep) + os.sep
+        folder = working_directory().rstrip(os.sep) + os.sep
         path = normalize_path(source, folder)
         source = path.removeprefix(folder) if path.startswith(folder) else source
     parts = source.replace(os.sep, "/").split("/")

@@ -32,7 +32,7 @@ from densenet_cli.output.resume import (
     settings_path,
     write_settings,
 )
-from densenet_cli.paths import PathNormalizer, is_stdin
+from densenet_cli.paths import PathNormalizer, is_stdin, working_directory
 from densenet_cli.text import escape_name, to_unicode, unescape_name
 
 _CHUNK_SIZE = 1 << 20
@@ -59,7 +59,7 @@ class FileWriter:
         retry_errors: bool = False,
     ) -> None:
         self.recorded = 0
-        self.folder = self._working_directory = os.getcwd()
+        self.folder = self._working_directory = working_directory()
         self._key = SourceKeys(self.folder)
         self._normalize = PathNormalizer(self._working_directory)
         self._path = path

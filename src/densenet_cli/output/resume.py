@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from densenet_cli.errors import OutputError, UsageError
 from densenet_cli.output.atomic import replace_file
 from densenet_cli.output.record_formats import RECORD_FORMATS, InvalidRecordError, StoredRecord
-from densenet_cli.paths import PathNormalizer, is_stdin
+from densenet_cli.paths import PathNormalizer, is_stdin, working_directory
 from densenet_cli.text import to_unicode, unescape_name
 
 MAX_COMPARISON_LENGTH = 200
@@ -170,7 +170,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> str:
             f"{name} was written with other settings: {', '.join(differences)}. "
             "Use the same settings to continue it, or `overwrite` to replace it."
         )
-    return folder if isinstance(folder, str) and os.path.isdir(folder) else os.getcwd()
+    return folder if isinstance(folder, str) and os.path.isdir(folder) else working_directory()
 
 
 def compare_settings(settings: Mapping[str, Any], stored: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_cli.errors import UsageError
-from densenet_cli.paths import is_hub_url, is_remote, is_url, normalize_path
+from densenet_cli.paths import is_hub_url, is_remote, is_url, normalize_path, working_directory
 
 if TYPE_CHECKING:
     from densenet_cli._types import DownloadProgress, PathLike
@@ -58,7 +58,7 @@ def model_name(weights: PathLike) -> str:
         return hub_url.parse_url(text).name
     path = Path(text)
     if path.is_dir():
-        path = Path(normalize_path(text, str(Path.cwd())))
+        path = Path(normalize_path(text, working_directory()))
         # In the cache of the Hub, models--ORGANIZATION--NAME/snapshots/COMMIT, the folder is named after the commit.
         if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
             return path.parents[1].name.rpartition("--")[2]
