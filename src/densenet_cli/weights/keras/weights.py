@@ -30,8 +30,14 @@ ARRAY_NAMES = {"conv2d": ("kernel",), "batch_normalization": BN_ARRAYS, "dense":
 
 BACKBONE_LAYER = re.compile(r"conv1(_[23])?_(conv|bn)|pool\d+_(conv|bn)|bn")
 BACKBONE_ACTIVATION = re.compile(r"(conv|pool)\d.*relu|relu")
-POOLING_GROUPS = {"global_average_pooling2d": "avg", "global_max_pooling2d": "max", "flatten": "flatten"}
-PIXEL_GROUPS = ("rescaling", "normalization")
+POOLING_GROUPS = {
+    "global_average_pooling2d": "avg",
+    "global_max_pooling2d": "max",
+    "flatten": "flatten",
+    "avg_pool": "avg",  # the names in keras.applications
+    "max_pool": "max",
+}
+PIXEL_GROUPS = ("rescaling", "normalization", "resizing", "center_crop", "random_crop")
 ACTIVATION_GROUPS = ("activation", "re_lu", "leaky_re_lu", "elu", "p_re_lu", "thresholded_re_lu")
 DEFAULT_BN_EPSILON = 1e-3
 """The epsilon of Keras' BatchNormalization."""
@@ -73,16 +79,21 @@ def contents(weights: StoredWeights, file_size: int) -> CheckpointContents:
     dense = [other for other in others if "kernel" in other.arrays]
     norms = [other for other in others if "gamma" in other.arrays]
     has_own_names = len(others) > 1 and any(other.name == "predictions" for other in others)
-    if not dense or has_own_names or len(dense) + len(norms) < len(others):
+    if has_own_names or len(dense) + len(norms) < len(others) or (norms and not dense):
         # The validation reports layers that do not belong to a DenseNet.
-        return CheckpointContents({**weights.backbone, **{other.name: other.arrays for other in others}}, file_size)
-    head_error = None
+        return CheckpointContents(
+            {**weights.backbone, **{other.name: other.arrays for other in others}},
+            file_size,
+            metadata=ModelMetadata(notes=tuple(notes)),
+            pooling=_pooling(weights, None),
+        )
+    head_error = pooling = None
     try:
-        head, layers = _order_head(dense, norms, weights.classes)
+        head, layers = _order_head(dense, norms, weights.classes) if dense else ((), {})
+        pooling = _pooling(weights, dense[0] if len(head) == 1 else None)
     except CheckpointError as error:  # embeddings and training need no head
         head, layers, norms, head_error = (), {}, [], str(error)
         notes.append(f"The network is read without its head. {head_error}")
-    pooling = _pooling(weights, dense[0] if len(head) == 1 else None)
     if pooling is None:
         notes.append("The file does not state a pooling, so the average is assumed.")
     if norms:
