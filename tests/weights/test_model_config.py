@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from densenet_cli import Classifier
 from densenet_cli.errors import CheckpointError
 from densenet_cli.labels import ClassLabel, imagenet
+from densenet_cli.topology import DenseNetConfig
 from densenet_cli.weights import checkpoint, model_config, safetensors
 from tests.data.make_timm_folders import FOLDER
-from tests.support.networks import TINY, random_arrays
+from tests.support import checkpoints as support
+from tests.support.networks import TINY, random_arrays, unscaled_arrays
 
 INNER = {
     "input_size": [3, 224, 224],
@@ -125,6 +127,30 @@ class TestLabels:
     def test_gaps(self, tmp_path):
         labels = read(tmp_path, {**TIMM, "num_classes": 3, "label_names": {"0": "cat", "2": "dog"}}).metadata.labels
         assert [label.name for label in labels] == ["cat", "class 1", "dog"]
+
+    @pytest.mark.parametrize("names", [["cat", "dog", "emu"], {"0": "cat", "1": "dog", "2": "emu"}])
+    @pytest.mark.parametrize("key", ["label_names", "id2label"])
+    def test_without_a_number_of_classes(self, tmp_path, key, names):
+        """The names state it."""
+        config = read(tmp_path, {"architecture": "densenet121", key: names, "pretrained_cfg": {}})
+        assert config.classes == 3
+        assert [label.name for label in config.metadata.labels] == ["cat", "dog", "emu"]
+
+    def test_placeholders_do_not_state_a_number_of_classes(self, tmp_path):
+        names = {"0": "LABEL_0", "1": "LABEL_1"}
+        config = read(tmp_path, {"architecture": "densenet121", "id2label": names, "pretrained_cfg": {}})
+        assert (config.classes, config.metadata.labels) == (None, None)
+
+    @pytest.mark.parametrize("names", [["a"], ["a", "b", "c", "d"]])
+    def test_another_number_of_names_than_classes(self, tmp_path, names):
+        config = DenseNetConfig((1, 2), growth_rate=2, stem_width=4, classes=3)
+        support.write_torchvision(tmp_path / "x.safetensors", unscaled_arrays(config), config)
+        values = {"architecture": "densenet121", "model_args": {"block_config": [1, 2]}, "label_names": ["a", "b", "c"]}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert len(checkpoint.read(tmp_path / "x.safetensors").metadata.labels) == 3
+        (tmp_path / "config.json").write_text(json.dumps({**values, "label_names": names}))
+        with pytest.raises(CheckpointError, match=f"{len(names)} classes"):
+            checkpoint.read(tmp_path / "x.safetensors")
 
     @pytest.mark.parametrize(
         "names",

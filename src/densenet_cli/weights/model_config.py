@@ -106,8 +106,9 @@ def add_config(opened: AbstractContextManager[CheckpointContents], weights: Path
         for name, value, other in (
             ("stem", contents.stem, config.architecture.stem),
             ("pooling", contents.pooling, config.pooling),
+            ("activation", contents.metadata.activation, config.metadata.activation),
         ):
-            if value not in (None, other):
+            if None not in (value, other) and value != other:
                 raise CheckpointError(f"{path} states the {name} {other}, but the model in the checkpoint has {value}.")
         statements = {name: value for name, value in vars(config.metadata).items() if value}
         metadata = replace(
@@ -206,6 +207,8 @@ def _parse(values: dict[str, Any]) -> ModelConfig | None:
     if pooling is not None and pooling not in POOLINGS:
         raise ValueError(f"global_pool is {pooling[:40]!r}, not avg or max")
     metadata = _parse_metadata(values, merged, channels, input_size, classes)
+    if classes is None and metadata.labels:
+        classes = len(metadata.labels)
     return ModelConfig(architecture, channels, classes, POOLINGS[pooling or "avg"], metadata)
 
 
@@ -306,11 +309,15 @@ def _per_channel(
 def _labels(values: dict[str, Any], merged: dict[str, Any], classes: int | None) -> Labels | None:
     """Return the labels, or None. Raises ``TypeError`` or ``ValueError``."""
     names = merged.get("label_names") or merged.get("labels") or values.get("id2label")
-    if not names or not classes:
+    if not names or classes == 0:
         return None
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or len(names) > classes:
+    if not isinstance(names, dict):
+        raise TypeError(f"label_names is {str(names)[:40]!r}, not a list of names")
+    if classes is None:
+        classes = len(names)
+    if len(names) > classes:
         raise ValueError(f"label_names is not a list of {classes:,} names")
     by_position: dict[int, str] = {}
     for key, name in names.items():

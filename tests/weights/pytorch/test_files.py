@@ -153,6 +153,18 @@ def test_config_json_must_not_contradict_a_whole_model(tmp_path):
             assert "deep-blur" in error_message(tmp_path / "model.pth")
 
 
+def test_config_json_must_not_contradict_the_activation_of_a_whole_model(tmp_path):
+    shutil.copy(DATA / "module-sequence.pth", tmp_path / "model.pth")
+    configuration = {"architecture": "densenet121", "model_args": {"block_config": [1, 2]}, "num_classes": 3}
+    for problem in (None, "multi_label_classification"):
+        (tmp_path / "config.json").write_text(json.dumps({**configuration, "problem_type": problem}))
+        assert checkpoint.read(tmp_path / "model.pth").config.activation == "sigmoid"
+    configuration["problem_type"] = "single_label_classification"
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    message = error_message(tmp_path / "model.pth")
+    assert "softmax" in message and "sigmoid" in message
+
+
 def test_a_wrong_normalization_would_be_noticed(monkeypatch):
     monkeypatch.setattr("densenet_cli.weights.pytorch.other_arrays.Normalization", lambda *_, **__: NO_NORMALIZATION)
     assert np.abs(logits(DATA / "normalized.pth") - EXPECTED["normalized.pth"]).max() > 1e-2
