@@ -257,6 +257,21 @@ def test_a_keras_file_states_its_labels_and_preprocessing(exported, weights, exp
     np.testing.assert_allclose(np.stack(probabilities_of(classifier, photographs)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("std", [(0.002,) * 3, (0.0039215,) * 3, (1 / 255,) * 3, (0.002, 0.2, 0.3)], ids=str)
+def test_a_keras_file_states_a_small_standard_deviation(tmp_path, photographs, std):
+    """Without the description, such values would be those of pixels from 0 to 1."""
+    metadata = ModelMetadata(LABELS, "crop", mean=(0.4, 0.5, 0.6), std=std)
+    safetensors.write(tmp_path / "m.safetensors", random_arrays(TINY), TINY, metadata)
+    with Classifier(weights=tmp_path / "m.safetensors", exact=True) as classifier:
+        expected = probabilities_of(classifier, photographs)
+        export(classifier, tmp_path / "m.keras", with_preprocessing=True)
+    stated = checkpoint.read(tmp_path / "m.keras").metadata
+    assert stated.mean == pytest.approx(metadata.mean, rel=1e-6) and stated.std == pytest.approx(std, rel=1e-6)
+    assert stated.notes == ()
+    with Classifier(weights=tmp_path / "m.keras", exact=True) as exported:
+        np.testing.assert_allclose(probabilities_of(exported, photographs), expected, atol=1e-3)
+
+
 def test_safetensors_equal_a_torch_state_dict(exported, weights, tmp_path):
     """Compared with the support module's writer of torchvision files, which shares only the names with the exporter."""
     arrays = checkpoint.read(weights).arrays

@@ -52,20 +52,21 @@ class KerasModel(NamedTuple):
     metadata: ModelMetadata
 
 
-def read(model: Any, loss: Any, read_array: ReadArray) -> KerasModel:
+def read(model: Any, loss: Any, read_array: ReadArray, white: float | None = None) -> KerasModel:
     """Read the configuration of a model.
 
     Args:
         model: The parsed configuration.
         loss: The loss in the configuration of the training, or None.
         read_array: Returns the values of an array of a layer in the file.
+        white: The value of white in the input, or None to infer it from the pixel operations.
 
     Raises:
         CheckpointError: The model is not supported, or the configuration is malformed.
     """
     with malformed_config_errors():
         graph = build_graph(model)
-        stage = read_input_stage(graph, read_array)
+        stage = read_input_stage(graph, read_array, white)
         backbone = find_backbone(graph, stage.last)
         size = stage.resize.side if stage.resize else stage.size
         layers, epsilons = backbone.layers, own_epsilons(backbone.layers)

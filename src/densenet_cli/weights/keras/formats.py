@@ -45,6 +45,8 @@ LAYER_CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
 DESCRIPTION_FILE = "densenet.json"
 """What ``densenet export`` adds to an archive. Keras ignores it, and does not keep it when a model is saved again."""
+DESCRIBED_WHITE = 255.0
+"""The value of white in the input of an exported model that contains its preprocessing."""
 MAX_ZIP_DIRECTORY = 1 << 18
 """Bytes. The directory of three members has 200."""
 SHARD_NAME = re.compile(r"(.+)_\d{5}\.weights\.h5", re.ASCII)
@@ -89,7 +91,7 @@ def open_archive(path: Path) -> Iterator[CheckpointContents]:
         is_described = DESCRIPTION_FILE in members
         description = zip_archives.read_member(archive, DESCRIPTION_FILE, MAX_CONFIG_SIZE) if is_described else None
     with hdf5.open_file(weights) as root:
-        contents = _archive_contents(root, config)
+        contents = _archive_contents(root, config, DESCRIBED_WHITE if is_described else None)
         yield contents if description is None else _add_description(contents, description)
 
 
@@ -113,8 +115,11 @@ def _check_complete(path: Path) -> None:
         )
 
 
-def _archive_contents(root: Group, config: bytes | None) -> CheckpointContents:
-    """Return the contents of a ``.keras`` file, given its configuration, or None for a file without one."""
+def _archive_contents(root: Group, config: bytes | None, white: float | None = None) -> CheckpointContents:
+    """Return the contents of a ``.keras`` file, given its configuration, or None for a file without one.
+
+    See ``config.read`` for ``white``.
+    """
     if config is None:
         return _contents(root)
     from densenet_cli.weights.keras import config as keras_config
@@ -128,7 +133,7 @@ def _archive_contents(root: Group, config: bytes | None) -> CheckpointContents:
         raise damaged_file_error("the weights do not contain the layers of the model")
     compile_config = model.get("compile_config")
     loss = compile_config.get("loss") if isinstance(compile_config, dict) else None
-    return _configured_contents(model, loss, _NumberedArrays(container), root.file_size)
+    return _configured_contents(model, loss, _NumberedArrays(container), root.file_size, white)
 
 
 def _contents(root: Group) -> CheckpointContents:
@@ -154,7 +159,9 @@ def _layer_container(root: Group) -> Group | None:
     return next((root.group(name) for name in LAYER_CONTAINERS if root.has(name)), None)
 
 
-def _configured_contents(model: Any, loss: Any, layer_arrays: LayerArrays, file_size: int) -> CheckpointContents:
+def _configured_contents(
+    model: Any, loss: Any, layer_arrays: LayerArrays, file_size: int, white: float | None = None
+) -> CheckpointContents:
     from densenet_cli.weights.keras import config as keras_config
 
     def read_statistics(call: LayerCall, name: str) -> list[float]:
@@ -164,7 +171,7 @@ def _configured_contents(model: Any, loss: Any, layer_arrays: LayerArrays, file_
         values: list[float] = array.read().reshape(-1).tolist()
         return values
 
-    keras_model = keras_config.read(model, loss, read_statistics)
+    keras_model = keras_config.read(model, loss, read_statistics, white)
     layers: StoredLayers = {}
     for name, call in keras_model.layers.items():
         arrays = layer_arrays(call)

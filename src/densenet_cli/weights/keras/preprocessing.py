@@ -77,9 +77,9 @@ def chain(graph: Graph, call: LayerCall) -> Iterator[LayerCall]:
         yield call
 
 
-def read_input_stage(graph: Graph, read_array: ReadArray) -> InputStage:
-    """Read the layers up to the first convolution or padding."""
-    stage = _Stage(read_array)
+def read_input_stage(graph: Graph, read_array: ReadArray, white: float | None = None) -> InputStage:
+    """Read the layers up to the first convolution or padding. See ``config.read`` for ``white``."""
+    stage = _Stage(read_array, white)
     last = graph.input
     for call in chain(graph, graph.input):
         if call.class_name in ("Conv2D", "ZeroPadding2D"):
@@ -92,8 +92,9 @@ def read_input_stage(graph: Graph, read_array: ReadArray) -> InputStage:
 class _Stage:
     """Collects what the layers do: ``x`` becomes ``x * scale + offset``."""
 
-    def __init__(self, read_array: ReadArray) -> None:
+    def __init__(self, read_array: ReadArray, white: float | None) -> None:
         self.read_array = read_array
+        self.white = white
         self.scale: Vector = [1.0]
         self.offset: Vector = [0.0]
         self.size: int | None = None
@@ -247,7 +248,7 @@ class _Stage:
             return None, None
         if 0 in self.scale:
             raise CheckpointError("The layers before the first convolution multiply the pixels by 0.")
-        white = self._white()
+        white = self.white or self._infer_white()
         lengths = max(len(self.scale), len(self.offset))
         channels = self.channels or lengths
         if lengths > channels:  # Keras broadcasts, so that one channel becomes three.
@@ -261,7 +262,7 @@ class _Stage:
             raise damaged_file_error("the pixel operations have extreme values")
         return tuple(map(_rounded, mean)), tuple(map(_rounded, std))
 
-    def _white(self) -> float:
+    def _infer_white(self) -> float:
         """Return the value of white in the input: 255, as Keras loads images, unless the operations are for 0 to 1."""
         if max(map(abs, self.scale)) > 1:
             # A network whose first layers enlarge the range of values does not take values from 0 to 255.
