@@ -101,6 +101,12 @@ def test_a_deleted_working_directory(weights, image, tmp_path, deleted_folder, a
     assert "working directory" in result.err
 
 
+def test_a_missing_image_to_sort_in_a_deleted_working_directory(weights, tmp_path, deleted_folder):
+    result = densenet("sort", "missing.png", "--into", tmp_path / "sorted", "--weights", weights)
+    assert result.status == 1
+    assert "SourceNotFound" in result.err and "Internal error" not in result.err
+
+
 def test_a_table_with_a_deleted_working_directory(image, tmp_path, deleted_folder):
     (tmp_path / "t.csv").write_text(f"path,label\n{image},tench\n")
     result = densenet("evaluate", "--csv", tmp_path / "t.csv", "--variant", "121", "--offline")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densenet_cli.output.atomic import output_errors
+from densenet_cli.paths import working_directory
 from densenet_cli.sorting.journal import BATCH_SIZE, Journal
 from densenet_cli.sorting.sidecars import SidecarFinder
 from densenet_cli.sorting.transfer import (
@@ -69,7 +70,7 @@ class Sorter:
     """
 
     def __init__(self, folder: Path, action: str, journal: Journal | None, dry_run: bool = False) -> None:
-        self._folder = os.path.abspath(folder)
+        self._folder = _absolute(folder)
         self._action = action
         self._journal = journal
         self._dry_run = dry_run
@@ -106,12 +107,12 @@ class Sorter:
         sidecars: set[str] = set()
         for path in paths:
             with suppress(OSError):  # a folder that cannot be listed
-                sidecars.update(self._sidecars.find(os.path.abspath(path)))
-        return {path for path in paths if os.path.abspath(path) not in sidecars and not self.is_done(path)}
+                sidecars.update(self._sidecars.find(_absolute(path)))
+        return {path for path in paths if _absolute(path) not in sidecars and not self.is_done(path)}
 
     def is_done(self, path: str) -> bool:
         """Return whether an earlier run placed this file, wherever its copy is now, or it is where placed ones are."""
-        path = os.path.abspath(path)
+        path = _absolute(path)
         operation = self._earlier.get(path)
         if operation is None:
             return path in self._occupied or os.path.dirname(path) in self._occupied
@@ -142,7 +143,7 @@ class Sorter:
 
     def _plan(self, placement: Placement) -> list[Operation]:
         """Return the operations for an image and its sidecar files."""
-        source = os.path.abspath(placement.source)
+        source = _absolute(placement.source)
         if self._action == "move" and os.path.islink(source):
             self.report.skipped.append((placement.source, "It is a symbolic link."))
             return []
@@ -283,3 +284,8 @@ def _add_suffix(names: Sequence[str], stem: str, suffix: str) -> list[str]:
     while suffix and stem and len(os.fsencode(stem)) + max(len(os.fsencode(rest)) for rest in rests) > MAX_FILE_NAME:
         stem = stem[:-1]
     return [stem + rest for rest in rests]
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """Return ``os.path.abspath`` of a path, also if the working directory was deleted."""
+    return os.path.normpath(os.path.join(working_directory(), path))
