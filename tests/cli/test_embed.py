@@ -84,7 +84,7 @@ def test_command_and_api_are_bit_identical_for_any_batch_size(weights, folder, o
     ("arguments", "message"),
     [
         (["p", "-o", "x.csv"], ".npz, .npy, or .parquet"),
-        (["p", "-o", "-"], "extension"),
+        (["p", "-o", "-"], "Standard output is not supported"),
         (["p"], "Missing option '-o'"),
         (["-o", "x.npz"], "No source"),
         (["p", "-o", "x.npz", "--null"], "--null"),

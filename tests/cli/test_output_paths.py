@@ -107,8 +107,6 @@ def files(folder):
         "evaluate --csv t.csv --variant tiny --mistakes t.csv",
         "evaluate --csv t.csv --variant tiny --labels lab.json -o lab.json",
         "evaluate --csv t.csv --variant tiny --html t.csv",
-        "calibrate --csv t.csv --weights w.safetensors -o w.safetensors",
-        "calibrate --csv t.csv --weights model -o model/model.safetensors",
         "export --weights w.safetensors -o w.safetensors",
         "export --weights w.safetensors --labels lab.json -o lab.json --format safetensors",
         "train . -o run --freeze all --from run/model.safetensors",

@@ -32,7 +32,7 @@ from densenet_cli.text import to_unicode
     "-o",
     "--output",
     required=True,
-    type=OutputPath(dir_okay=False, path_type=Path),
+    type=OutputPath(can_replace="weights", dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write the calibrated model to FILE (.safetensors).",
 )

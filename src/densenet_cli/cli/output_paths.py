@@ -25,12 +25,14 @@ class OutputPath(click.Path):
 
     Args:
         can_be_remote: Whether it can also be a URL of object storage, which stays as it is.
+        can_replace: The parameter of an input that it may replace, because it is a new version of it, or None.
         settings: See ``click.Path``.
     """
 
-    def __init__(self, *, can_be_remote: bool = False, **settings: Any) -> None:
+    def __init__(self, *, can_be_remote: bool = False, can_replace: str | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self._can_be_remote = can_be_remote
+        self.can_replace = can_replace
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -52,18 +54,18 @@ class OutputPath(click.Path):
 
 def check_outputs(context: click.Context) -> None:
     """Raise ``UsageError`` if an existing output file of a command is also one of its inputs."""
-    outputs: dict[str, str] = {}
+    outputs: dict[str, tuple[str, str | None]] = {}
     inputs: dict[str, Any] = {}
     for param in context.command.params:
         name = str(param.name)
         if not (value := context.params.get(name)):
             continue
         if isinstance(param.type, OutputPath):
-            outputs[name] = str(value)
+            outputs[name] = str(value), param.type.can_replace
         elif isinstance(param.type, click.Path) or name in INPUTS:
             inputs[name] = value
-    for name, output in outputs.items():
-        check_not_input(name, output, inputs)
+    for name, (output, replaced) in outputs.items():
+        check_not_input(name, output, {key: value for key, value in inputs.items() if key != replaced})
 
 
 def check_not_input(parameter: str, output: str, inputs: Mapping[str, Any]) -> None:
