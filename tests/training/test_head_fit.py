@@ -59,7 +59,7 @@ def test_the_command_learns_digits_in_under_a_minute(digits, tmp_path):
     top1 = model.metadata.accuracy["validation"]["top1"]
     assert top1 > 0.9 and f"{top1:.1%}" in result.err and str(path) in result.err
     assert model.metadata.training["freeze"] == "all"
-    assert "DenseNet-tiny, 68 px" in result.err and "the head (" in result.err
+    assert "DenseNet-tiny, 72 px" in result.err and "the head (" in result.err
     with Classifier(weights=path) as classifier:
         assert classifier.preprocessing == Classifier("tiny").preprocessing
     backbone = checkpoint.read_backbone(Path(Classifier("tiny").weights)).arrays
