@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from densenet_cli.cli.command import FloatRange, LocalPath, command, describe_weights_error, format_option, option
+from densenet_cli.cli.command import FloatRange, command, describe_weights_error, format_option, option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options
+from densenet_cli.cli.path_types import FilePath
 from densenet_cli.engines import available_cores
 from densenet_cli.errors import WeightsUnavailableError
 from densenet_cli.text import to_unicode
@@ -66,7 +67,7 @@ BATCH_SIZES = (1, 4, 8, 16)
 @option("--compare", is_flag=True, help="Also measure the TensorFlow engine in float32 (takes several minutes).")
 @option(
     "--agreement",
-    type=LocalPath(exists=True, file_okay=False),
+    type=FilePath(exists=True, file_okay=False),
     metavar="FOLDER",
     help="Compare the predictions in --precision with those in float32 for the images in FOLDER, instead of measuring "
     "the speed. With class folders, also compare the accuracy.",

@@ -20,7 +20,7 @@ from densenet_cli.cli.options import (
     suffix_option,
     table_options,
 )
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.text import to_unicode
 
 

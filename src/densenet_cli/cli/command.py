@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,9 +11,9 @@ from typing import Any
 import click
 
 from densenet_cli.cli.console import Verbosity, echo_lines, is_verbose, log_to_stderr, printable
-from densenet_cli.cli.output_paths import check_outputs
+from densenet_cli.cli.path_types import check_outputs
 from densenet_cli.errors import DensenetError, ProcessError, WeightsUnavailableError
-from densenet_cli.paths import is_hub_url, is_remote
+from densenet_cli.paths import is_hub_url
 
 GLOBAL_GROUP = "Global options"
 MAX_OPTION_WIDTH = 28
@@ -83,30 +82,6 @@ class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic only sinc
             return value
         parts: list[Any] = str(value).split(",")
         return tuple(float(click.FLOAT.convert(part, param, ctx)) for part in parts)
-
-
-class PathOrUrl(click.Path):
-    """A path, or a URL of object storage, which stays as it is."""
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Return the path or the URL. Raises ``click.BadParameter``."""
-        if isinstance(value, str) and is_remote(value):
-            return value
-        return super().convert(value, param, ctx)
-
-
-class LocalPath(click.Path):
-    """A path on this machine."""
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Return the path. Raises ``click.BadParameter``."""
-        if isinstance(value, str) and is_remote(value):
-            self.fail("URLs are not supported. Choose a path on this machine.", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def _set_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -11,7 +11,7 @@ from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.cli.ray_options import PART_FORMATS, RayRequest, check_ray_options, ray_options
 from densenet_cli.cli.remote_output import shown_path, uploads_output
 from densenet_cli.text import plural

@@ -20,7 +20,7 @@ from densenet_cli.cli.options import (
     suffix_option,
     table_options,
 )
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.errors import UsageError
 from densenet_cli.text import to_unicode
@@ -139,7 +139,8 @@ def evaluate(
         outputs.check_plots(is_multi_label=False)
         images = open_dataset(folder, csv, options)
     classifier = create_classifier(**model)
-    outputs.check_plots(classifier.config.is_multi_label)
+    if images is None:
+        outputs.check_plots(classifier.config.is_multi_label)
     metrics: MetricsAccumulator | MultiLabelAccumulator
     if classifier.config.is_multi_label:
         if restrict:

@@ -17,7 +17,7 @@ from densenet_cli.cli.command import command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_fails, stdout_console
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.errors import UsageError
 
 if TYPE_CHECKING:

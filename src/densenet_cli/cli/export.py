@@ -11,7 +11,7 @@ import click
 from densenet_cli.cli.command import command, output_option
 from densenet_cli.cli.console import echo_info, printable
 from densenet_cli.cli.model_options import PREPROCESSING_OPTIONS, create_classifier, model_options
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.export.exporter import EXPORT_FORMATS
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from densenet_cli import engines, variants
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, LocalPath, input_option, option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatList, FloatRange, input_option, option
 from densenet_cli.cli.console import echo_info, is_verbose
+from densenet_cli.cli.path_types import FilePath
 from densenet_cli.engines import BATCH_SIZE
 from densenet_cli.images import DECODE_MEMORY, MAX_TIMEOUT
 from densenet_cli.images.preprocessing import INTERPOLATIONS, MAX_INPUT_SIZE, MIN_CROP_RATIO, MODES, PAGES, TRUNCATED
@@ -43,7 +44,7 @@ MODEL_OPTIONS = {
     ),
     "labels": model_option(
         "--labels",
-        type=LocalPath(exists=True, dir_okay=False),
+        type=FilePath(exists=True, dir_okay=False),
         metavar="FILE",
         help="Read class names from FILE (text, JSON, YAML, or CSV) instead of using the model's.",
     ),
@@ -63,7 +64,7 @@ MODEL_OPTIONS = {
     ),
     "int8_images": model_option(
         "--int8-images",
-        type=LocalPath(exists=True, file_okay=False),
+        type=FilePath(exists=True, file_okay=False),
         metavar="DIR",
         help="At least 100 unlabeled images like those to be classified. --precision int8 measures the activation "
         "ranges on them and caches the ranges for later runs. (This is unrelated to densenet calibrate.)",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from densenet_cli.cli.command import LocalPath, PathOrUrl, input_option
+from densenet_cli.cli.command import input_option
 from densenet_cli.cli.console import echo_info
+from densenet_cli.cli.path_types import FilePath
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import is_remote
 from densenet_cli.text import plural
@@ -46,7 +47,7 @@ def table_options(function: F) -> F:
         ),
         input_option(
             "--csv",
-            type=PathOrUrl(exists=True, dir_okay=False),
+            type=FilePath(can_be_remote=True, exists=True, dir_okay=False),
             metavar="FILE",
             help="Read images and their classes from a table, separated by commas, semicolons, or tabs. Paths are "
             "relative to FOLDER if given, or else to the table's folder.",
@@ -85,7 +86,7 @@ def source_options(function: F) -> F:
         ),
         input_option(
             "--files-from",
-            type=LocalPath(exists=True, dir_okay=False, allow_dash=True),
+            type=FilePath(exists=True, dir_okay=False, allow_dash=True),
             metavar="FILE",
             help="Read sources from FILE, one per line (- for standard input).",
         ),

@@ -16,7 +16,7 @@ from densenet_cli.cli.console import echo_image_error, echo_info, end_if_stdout_
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options, model_settings
 from densenet_cli.cli.options import NoteCounter, check_not_folder, echo_resumed, expand_sources, source_options
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.cli.ray_options import RayRequest, check_ray_options, ray_options
 from densenet_cli.cli.remote_output import uploads_output
 from densenet_cli.output.record_formats import RECORD_FORMATS

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from densenet_cli.cli.command import FloatRange, LocalPath, command, option, output_option
+from densenet_cli.cli.command import FloatRange, command, option, output_option
 from densenet_cli.cli.console import echo_image_error, echo_info, printable, stdout_console
 from densenet_cli.cli.decision_options import decision_options
 from densenet_cli.cli.model_options import create_classifier, model_options
 from densenet_cli.cli.options import NoteCounter, expand_sources, source_options
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import FilePath, OutputPath
 from densenet_cli.errors import UsageError
 from densenet_cli.text import plural, to_unicode
 
@@ -48,14 +48,14 @@ MAX_LISTED = 20
 )
 @output_option(
     "--groups",
-    type=LocalPath(exists=True, dir_okay=False),
+    type=FilePath(exists=True, dir_okay=False),
     metavar="FILE",
     help="Table with the columns label and folder, for --by group. Other labels go to the folder other.",
 )
 @output_option("--dry-run", is_flag=True, help="Only print how many images would go where.")
 @output_option(
     "--undo",
-    type=LocalPath(exists=True, file_okay=False, path_type=Path),
+    type=FilePath(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
     help="Restore everything that was sorted into DIR.",
 )

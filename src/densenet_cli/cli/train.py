@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, LocalPath, command, input_option, option, output_option
+from densenet_cli.cli.command import GLOBAL_GROUP, FloatRange, command, input_option, option, output_option
 from densenet_cli.cli.console import echo_error, echo_info, printable
 from densenet_cli.cli.options import dataset_options, suffix_option, table_options
-from densenet_cli.cli.output_paths import OutputPath, check_not_input
+from densenet_cli.cli.path_types import FilePath, OutputPath, check_not_input
 from densenet_cli.cli.train_settings import settings_options
 from densenet_cli.errors import UsageError
 from densenet_cli.paths import is_remote
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from densenet_cli.training.options import StepInfo
     from densenet_cli.training.run_files import RunPaths
 
-FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
+FOLDER = FilePath(exists=True, file_okay=False, path_type=Path)
 
 
 @command(
@@ -43,7 +43,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 @click.argument("folder", required=False, metavar="[FOLDER]", type=FOLDER)
 @option(
     "--config",
-    type=LocalPath(exists=True, dir_okay=False, path_type=Path),
+    type=FilePath(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Read settings from a recipe (TOML). Options take precedence: --no-NAME turns off a flag.",
 )
@@ -82,7 +82,7 @@ FOLDER = LocalPath(exists=True, file_okay=False, path_type=Path)
 )
 @option(
     "--val",
-    type=LocalPath(exists=True, path_type=Path),
+    type=FilePath(exists=True, path_type=Path),
     metavar="FOLDER|FILE",
     group="Validation",
     help="Validate on these class folders or this table instead of held-out images.",

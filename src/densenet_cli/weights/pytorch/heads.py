@@ -62,6 +62,11 @@ LAYERS: dict[str, Callable[[Mapping[str, Any]], HeadLayer]] = {
 }
 
 
+def parent(name: str) -> str:
+    """Return the prefix of the module that contains another: "model." of "model.features", "" of "features"."""
+    return "".join(name.rpartition(".")[:2])
+
+
 def find_head(classes: Mapping[str, ModuleClass], dense: Sequence[str], features: str) -> HeadModules:
     """Return the head of a model: the module with all dense layers, and what follows the network in a sequence.
 
@@ -74,7 +79,7 @@ def find_head(classes: Mapping[str, ModuleClass], dense: Sequence[str], features
         CheckpointError: The model has several heads, or the head contains another kind of module.
     """
     owner = features.removesuffix(".")
-    scope = "".join(owner.rpartition(".")[:2])
+    scope = parent(owner)
     pooling = timm_pooling(classes, scope)
     following, is_bare = _following_modules(classes, owner)
     if is_bare and following and classes[following[0]].name != "ReLU":

@@ -27,7 +27,7 @@ from densenet_cli.weights.contents import (
 from densenet_cli.weights.pytorch import backbone as torch_backbone
 from densenet_cli.weights.pytorch import heads as torch_heads
 from densenet_cli.weights.pytorch import other_arrays
-from densenet_cli.weights.pytorch.heads import HeadModules, ModuleClass
+from densenet_cli.weights.pytorch.heads import HeadModules, ModuleClass, parent
 from densenet_cli.weights.pytorch.other_arrays import Modules, Tensors
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def contents(
     if classes:
         torch_backbone.check_backbone(classes, features, stem)
         stem = stem or ("deep" if f"{features}conv1" in classes else None)
-    scope = _parent(features.removesuffix("."))
+    scope = parent(features.removesuffix("."))
     heads = _find_heads(others, scope)
     head_error = None
     try:
@@ -161,7 +161,7 @@ def contents(
         if arrays:
             _add_layer(backbone, name, module, arrays)
             epsilons.update(_epsilon(classes, module, name))
-            scope = other_arrays.common_prefix(scope, _parent(module))
+            scope = other_arrays.common_prefix(scope, parent(module))
     other_arrays.check_temperature(others)
     normalization = other_arrays.read_normalization(others, channels, classes)
     other_arrays.check_layers(others, scope)
@@ -329,11 +329,6 @@ def _in_keras_layout(tensor: StoredArray) -> StoredArray:
 def _read(tensor: StoredArray) -> FloatArray:
     values = tensor.read()
     return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
-
-
-def _parent(name: str) -> str:
-    """Return the prefix of the module that contains another: "model." of "model.features", "" of "features"."""
-    return "".join(name.rpartition(".")[:2])
 
 
 def _listed(names: list[str]) -> str:

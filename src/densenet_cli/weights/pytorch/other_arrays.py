@@ -14,7 +14,7 @@ from typing import NamedTuple
 from densenet_cli.errors import CheckpointError
 from densenet_cli.images.normalization import MEAN, format_values
 from densenet_cli.weights.contents import StoredArray
-from densenet_cli.weights.pytorch.heads import ModuleClass
+from densenet_cli.weights.pytorch.heads import ModuleClass, parent
 
 Tensors = dict[str, StoredArray]
 """Name -> array in PyTorch's layout."""
@@ -181,7 +181,7 @@ def _full_name(module: str, array: str) -> str:
 def common_prefix(first: str, second: str) -> str:
     """Return the longest prefix of ``first`` that ends with the name of a module and is a prefix of ``second``."""
     while first and not second.startswith(first):
-        first = "".join(first.removesuffix(".").rpartition(".")[:2])
+        first = parent(first.removesuffix("."))
     return first
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from densenet_cli.cli import COMMANDS
 from densenet_cli.cli import densenet as group
-from densenet_cli.cli.output_paths import OutputPath
+from densenet_cli.cli.path_types import OutputPath
 from densenet_cli.weights import safetensors
 from densenet_cli.weights.contents import ModelMetadata
 from tests.conftest import SAMPLES

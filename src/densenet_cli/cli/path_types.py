@@ -1,4 +1,4 @@
-"""Files and folders that a command writes: which names are accepted, and that none of them is a file that it reads."""
+"""Paths of files and folders: which names a command accepts, and that it does not write to a file that it reads."""
 
 from __future__ import annotations
 
@@ -20,18 +20,42 @@ INPUTS = ("source", *CHECKPOINTS)
 """Parameters that name files to read, apart from those whose type is ``click.Path``."""
 
 
-class OutputPath(click.Path):
-    """A file or folder to write.
+LOCAL_ONLY = "URLs are not supported. Choose a path on this machine."
+
+
+class FilePath(click.Path):
+    """A file or folder.
 
     Args:
         can_be_remote: Whether it can also be a URL of object storage, which stays as it is.
-        can_replace: The parameter of an input that it may replace, because it is a new version of it, or None.
         settings: See ``click.Path``.
     """
 
-    def __init__(self, *, can_be_remote: bool = False, can_replace: str | None = None, **settings: Any) -> None:
+    def __init__(self, *, can_be_remote: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
         self._can_be_remote = can_be_remote
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path or the URL. Raises ``click.BadParameter``."""
+        if isinstance(value, str) and is_remote(value):
+            if self._can_be_remote:
+                return value
+            self.fail(LOCAL_ONLY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputPath(FilePath):
+    """A file or folder to write.
+
+    Args:
+        can_replace: The parameter of an input that it may replace, because it is a new version of it, or None.
+        settings: See ``FilePath``.
+    """
+
+    def __init__(self, *, can_replace: str | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.can_replace = can_replace
 
     def convert(
@@ -43,12 +67,9 @@ class OutputPath(click.Path):
             self.fail("The name is empty.", param, ctx)
         if name == "-" and not self.allow_dash:
             self.fail("Standard output is not supported. Choose a path, such as ./- for this name.", param, ctx)
-        if is_remote(name) and self._can_be_remote:
-            return name
-        if is_remote(name) or is_url(name) or is_hub_url(name) or name[:5].lower() == "file:":
-            if self._can_be_remote:
-                self.fail("This URL cannot be written. Choose a path or a URL of object storage.", param, ctx)
-            self.fail("URLs are not supported. Choose a path on this machine.", param, ctx)
+        if not is_remote(name) and (is_url(name) or is_hub_url(name) or name[:5].lower() == "file:"):
+            remote = "This URL cannot be written. Choose a path or a URL of object storage."
+            self.fail(remote if self._can_be_remote else LOCAL_ONLY, param, ctx)
         return super().convert(value, param, ctx)
 
 
