@@ -185,6 +185,26 @@ def test_first_calls_from_many_threads_do_not_deadlock(weights):
     assert run_script(script, weights, cwd=Path(__file__).parents[2]) == "finished\n"
 
 
+SIGNAL = """
+import pathlib, signal, sys, numpy
+from densenet_cli import engines
+from tests.support.networks import TINY
+pixels = numpy.zeros((1, 32, 32, 3), numpy.float32)
+first, second = (engines.create("openvino", pathlib.Path(sys.argv[1]), TINY, 1) for _ in range(2))
+first.run(pixels)
+second.run(pixels)
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_handled_after_engines_were_deleted(weights):
+    """OpenVINO's CPU plugin would leave a signal stack that does not exist: the signal would end the process."""
+    assert run_script(SIGNAL, weights, cwd=Path(__file__).parents[2]) == "handled\n"
+
+
 IMPORT = """
 import json, os, socket, sys
 writes, connections = [], []

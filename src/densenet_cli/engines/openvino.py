@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,6 +47,25 @@ def import_openvino() -> Any:
     finally:
         del sys.modules[converter]
     return openvino
+
+
+def get_core() -> Any:
+    """Return the process' only ``openvino.Core``, which is never deleted. Thread-safe.
+
+    The CPU plugin of a core replaces the signal stack (``sigaltstack``) of the thread that loads it, and restores the
+    previous one when it is unloaded. With two plugins, that can be the stack of the first one, which no longer exists:
+    then the next signal, such as Ctrl-C, ends the process with SIGSEGV or overwrites other memory.
+    """
+    with _core_lock:
+        return _create_core()
+
+
+_core_lock = threading.Lock()
+
+
+@cache
+def _create_core() -> Any:
+    return import_openvino().Core()
 
 
 class OpenVinoEngine:
@@ -99,7 +119,6 @@ class OpenVinoEngine:
         return network
 
     def _compile(self, batch: Pixels) -> _Network:
-        openvino = import_openvino()
         assert (self._precision == "int8") == (self.quantization is not None)
         is_uint8 = batch.dtype == np.uint8
         compiler = Compiler(self._precision, batch.shape[1:], is_uint8, self.normalization, self.quantization)
@@ -111,9 +130,9 @@ class OpenVinoEngine:
         }
         try:
             path = str(graph_cache.convert_graph(self._graph, compiler).model)
-            compiled = openvino.Core().import_model(io.BytesIO(Path(path).read_bytes()), "CPU", options)
+            compiled = get_core().import_model(io.BytesIO(Path(path).read_bytes()), "CPU", options)
         except (OSError, RuntimeError):  # the cache cannot be written, or another process has just changed it
-            compiled = openvino.Core().compile_model(compiler.build(self.get_model()), "CPU", options)
+            compiled = get_core().compile_model(compiler.build(self.get_model()), "CPU", options)
         return _Network(compiled, self._threads, batch[:1])
 
     def get_model(self) -> str | bytes:
@@ -232,7 +251,7 @@ class Compiler:
             graph = int8_graph.load_model(model)
             int8_graph.quantize(graph, self.quantization.ranges)
             model = graph.SerializeToString()
-        built = openvino.Core().read_model(model)
+        built = get_core().read_model(model)
         height, width, channels = self.shape
         built.reshape([1, channels, height, width])
         steps = PrePostProcessor(built)
@@ -246,6 +265,6 @@ class Compiler:
 
     def write(self, model: str | bytes, folder: Path) -> tuple[str, ...]:
         """See ``graph_cache.GraphMaker.write``."""
-        compiled = import_openvino().Core().compile_model(self.build(model), "CPU", self.options)
+        compiled = get_core().compile_model(self.build(model), "CPU", self.options)
         (folder / "model.blob").write_bytes(compiled.export_model().getvalue())
         return ("model.blob",)

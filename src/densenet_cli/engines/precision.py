@@ -58,9 +58,9 @@ def supported() -> tuple[str, ...]:
     elif find_spec("openvino") is None:
         has_bfloat16 = False
     else:
-        from densenet_cli.engines.openvino import import_openvino
+        from densenet_cli.engines.openvino import get_core
 
-        has_bfloat16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bfloat16 = "BF16" in get_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     is_supported = {
         "float32": True,
         "bfloat16": has_bfloat16,
