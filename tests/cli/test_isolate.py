@@ -140,7 +140,7 @@ def running(weights, folder, tmp_path):
             start_new_session=True,
         )
         processes.append(process)
-        wait_for(mark.exists)
+        wait_for(lambda: mark.exists() and mark.read_text())
         return process, psutil.Process(process.pid).children(), mark
 
     yield start

@@ -260,6 +260,18 @@ def test_a_process_killed_between_two_images_is_replaced(pool, children):
     assert is_decoded(decode(pool, "decode"))
 
 
+def test_a_crash_is_retried_once_in_a_new_process(pool, tmp_path, children):
+    """A second process that has decoded images could be corrupted, too."""
+    with ThreadPoolExecutor(3) as threads:
+        while len(used := {child.pid for child in children()}) < 2:  # each has decoded an image
+            list(threads.map(lambda _: decode(pool, "decode slowly"), range(3)))
+    mark = tmp_path / "mark"
+    assert outcome(pool.load, heic("abort", mark=mark))[0] is DecoderCrashedError
+    first, second = map(int, mark.read_text().split())
+    assert first in used
+    assert second not in used
+
+
 def test_several_images_at_the_same_time(pool, children):
     behaviors = [
         "abort",

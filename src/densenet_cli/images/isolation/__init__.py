@@ -86,8 +86,9 @@ class WorkerPool:
     def _send(self, source: Source, preprocessing: Preprocessing, preview: type[Preview] | None) -> decoding.Loaded:
         """Decode a path or bytes in a worker."""
         animation = source.location if isinstance(source.location, reading.Animation) else None
+        fresh = False
         while True:
-            worker = self._acquire(animation)
+            worker = self._acquire(animation, fresh=fresh)
             is_first = worker.images == 0
             try:
                 return worker.load(source, preprocessing, preview)
@@ -97,16 +98,17 @@ class WorkerPool:
                     if animation:
                         animation.failed = source.page
                     raise
+                fresh = True
             finally:
                 self._release(worker)
 
-    def _acquire(self, animation: reading.Animation | None) -> Worker:
-        """Return a worker that is ready, if possible one that has the animation open."""
+    def _acquire(self, animation: reading.Animation | None, *, fresh: bool) -> Worker:
+        """Return a worker that is ready: a new one, or if possible one that has the animation open."""
         for _ in range(MAX_START_ATTEMPTS):
             with self._lock:
                 if self._is_closed:
                     raise IsolationError("The classifier is closed.")
-                worker = self._take_idle(animation) if self._idle else self._start()
+                worker = self._start() if fresh or not self._idle else self._take_idle(animation)
             try:
                 worker.wait_until_ready()
                 return worker
