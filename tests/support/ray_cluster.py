@@ -133,6 +133,9 @@ def main(folder: str, *cpus: str) -> None:
     """Run a cluster until standard input ends."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints
+    # Ray writes the address to this folder. Some versions do not create it.
+    os.environ["RAY_TMPDIR"] = folder
+    os.mkdir(os.path.join(folder, "ray"))
     from ray.cluster_utils import Cluster
 
     common = {"include_dashboard": False, "temp_dir": folder}
