@@ -55,7 +55,7 @@ done("Select the top 5 classes")
 from densenet_cli.cli.console import stdout_console  # noqa: E402
 from densenet_cli.cli.render import print_prediction  # noqa: E402
 
-print_prediction(stdout_console(), prediction)
+print_prediction(stdout_console(), prediction, min_prob=0.0)
 done("Import Rich, print the table")
 
 import json  # noqa: E402

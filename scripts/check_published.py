@@ -11,11 +11,11 @@ measures them.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def check_timm(name: str, images: Sequence[Path]) -> bool:
         with Classifier(weights=url, engine=engine_name, exact=True) as classifier:
             pixels = np.concatenate([classifier.load(image) for image in images])
             results[engine_name] = tuple(classifier.run(pixels, ("probabilities", "logits")).values())
-    if importlib.util.find_spec("timm"):
+    if find_spec("timm"):
         expected, expected_logits = run_timm(path, images)
     else:
         print("  timm is not installed: the engines are compared with each other")

@@ -110,7 +110,9 @@ def test_usage_errors_come_before_weights_are_needed(folder, monkeypatch, argume
 
 
 def test_a_missing_optional_package(folder, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: None if module == "ai_edge_litert" else object())
+    monkeypatch.setattr(
+        "densenet_cli.output.checks.find_spec", lambda module: None if module == "ai_edge_litert" else object()
+    )
     result = run("--variant", "121", "--offline", "-o", folder / "x.tflite")
     assert result.status == 2
     assert "pip install ai-edge-litert" in result.err

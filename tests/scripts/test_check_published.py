@@ -64,14 +64,14 @@ def hub(monkeypatch):
 
 
 def test_engines_are_compared_without_timm(script, hub, photographs, monkeypatch, capsys):
-    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(script, "find_spec", lambda name: None)
     assert script.check_timm("densenet121.tv_in1k", photographs[:2])
     assert "timm is not installed" in capsys.readouterr().out
 
 
 def test_difference_from_timm_fails(script, hub, photographs, monkeypatch, capsys):
     outputs = np.full((2, 10), 0.1, np.float32), np.arange(20, dtype=np.float32).reshape(2, 10)
-    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(script, "find_spec", lambda name: name)
     monkeypatch.setattr(script, "run_timm", lambda path, images: outputs)
     assert not script.check_timm("densenet121.tv_in1k", photographs[:2])
     assert "FAILED" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from densenet_cli.errors import OutputError, UsageError
@@ -77,8 +78,6 @@ def check_package(module: str, package: str, purpose: str) -> None:
     Raises:
         UsageError: The module is missing.
     """
-    from importlib.util import find_spec
-
     if find_spec(module) is None:
         raise UsageError(f"{purpose} needs another package. Run: pip install {package}")
 
