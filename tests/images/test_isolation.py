@@ -33,6 +33,7 @@ from densenet_cli.images.sources import Source, expand, from_object
 from tests.support.archives import write_tar
 from tests.support.decoders.pillow_heif import BEHAVIORS, heic
 from tests.support.images import ENCODINGS, encode, photograph, rotated
+from tests.support.processes import wait_for
 
 DECODERS = Path(__file__).parents[1] / "support" / "decoders"
 PREPROCESSING = Preprocessing(input_size=32)
@@ -80,13 +81,6 @@ def outcome(load, image, preprocessing=PREPROCESSING):
 
 def decode(pool, behavior, color=GRAY):
     return outcome(pool.load, heic(behavior, color))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 def is_decoded(result, color=GRAY):

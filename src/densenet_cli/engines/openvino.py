@@ -49,6 +49,9 @@ def import_openvino() -> Any:
     return openvino
 
 
+_core_lock = threading.Lock()
+
+
 def get_core() -> Any:
     """Return the process' only ``openvino.Core``, which is never deleted. Thread-safe.
 
@@ -58,9 +61,6 @@ def get_core() -> Any:
     """
     with _core_lock:
         return _create_core()
-
-
-_core_lock = threading.Lock()
 
 
 @cache
